@@ -1,0 +1,144 @@
+"""What an attack is: a threat model and an ``invert``. Chunking, resuming, rendering and scoring are done once, here.
+
+Items (one item = one reconstruction to make, i.e. one identity and restart) are independent by contract: the reconstruction of an item
+depends on the victim, the prior, the hyperparameters and the item's own random stream, never on the chunk it was computed in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from midre_exp import checkpoint
+from midre_exp.errors import ConfigError
+from midre_exp.priors.base import Prior
+from midre_exp.runtime import Runtime
+from midre_exp.seeding import Streams
+from midre_exp.threat import LabelVictim, ScoreVictim, Threat, WhiteBoxVictim
+
+AnyVictim = WhiteBoxVictim | ScoreVictim | LabelVictim
+Steps = Sequence[Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """What an attack leaves: ``images`` uint8 [n, 3, h, w] as the target saw them, ``latents`` [n, d], ``labels`` and ``restarts`` int64
+    [n], ``confidence`` [n] the target's agreement in [0, 1] on these very images.
+    """
+
+    images: Tensor
+    latents: Tensor
+    labels: Tensor
+    restarts: Tensor
+    confidence: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors, for the store."""
+        return {name: getattr(self, name).cpu().contiguous() for name in self.__dataclass_fields__}
+
+
+class Attack(ABC):
+    """Base of all attacks.
+
+    ``identities``: how many private classes are attacked, labels 0..identities-1; ``restarts``: reconstructions per identity;
+    ``image_to_target``: named steps between generator and target (crop, resize).
+    """
+
+    threat: ClassVar[Threat]
+
+    def __init__(self, *, identities: int, restarts: int, image_to_target: Steps = ()):
+        if identities < 1 or restarts < 1:
+            raise ConfigError(
+                f"attack.identities={identities} and attack.restarts={restarts} must be at least 1"
+            )
+        self.identities = identities
+        self.restarts = restarts
+        self.image_to_target = tuple(image_to_target)
+
+    @abstractmethod
+    def invert(
+        self, victim: Any, prior: Prior, labels: Tensor, streams: Streams, progress: Callable[..., Any]
+    ) -> Tensor:
+        """Latents [n, d] that make the victim answer ``labels`` int64 [n]; item i draws from ``streams`` row i only."""
+
+    def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images float [n, 3, h, w] in [0, 1] as the target gets them."""
+        images = prior.generate(latents, labels)
+        for step in self.image_to_target:
+            images = step(images)
+        return images
+
+    def run(
+        self, victim: AnyVictim, prior: Prior, *, seed: int, work: Path, runtime: Runtime
+    ) -> Reconstructions:
+        """Attack every (identity, restart). Finished chunks are kept in ``work`` and not computed again after an interruption.
+
+        Raises ConfigError when more identities are asked for than the target knows.
+        """
+        if self.identities > victim.num_classes:
+            raise ConfigError(
+                f"attack.identities={self.identities} exceeds the {victim.num_classes} classes of the target; "
+                "lower attack.identities"
+            )
+        prior.eval().requires_grad_(False).to(runtime.device)
+        labels = torch.arange(self.identities).repeat_interleave(self.restarts)
+        restarts = torch.arange(self.restarts).repeat(self.identities)
+        streams = Streams.of(seed, "attack", items=(labels, restarts))
+        parts = [
+            self._chunk(victim, prior, labels[rows], streams[rows], start, work, runtime)
+            for start in range(0, len(labels), runtime.chunk)
+            for rows in [slice(start, start + runtime.chunk)]
+        ]
+        images, latents, confidence = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return Reconstructions(images, latents, labels, restarts, confidence)
+
+    def _chunk(
+        self,
+        victim: AnyVictim,
+        prior: Prior,
+        labels: Tensor,
+        streams: Streams,
+        start: int,
+        work: Path,
+        runtime: Runtime,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One chunk, from its file if it was finished before: 8-bit images, latents, confidence, all on the CPU."""
+        path = work / f"items-{start}-{start + len(labels)}.pt"
+        saved = checkpoint.load(path)
+        if saved is None:
+            labels = labels.to(runtime.device)
+            queries = victim.queries
+
+            def progress(steps: Any, **options: Any) -> Any:
+                return runtime.bar(
+                    steps, f"{type(self).__name__} items {start}-{start + len(labels) - 1}", **options
+                )
+
+            latents = self.invert(victim, prior, labels, streams.to(runtime.device), progress)
+            with torch.no_grad():
+                pixels = to_uint8(self.render(prior, latents, labels))
+            spent = victim.queries - queries
+            confidence = victim.confidence(
+                pixels.float() / 255, labels
+            )  # our check, not one of the attack's queries
+            saved = {
+                "images": pixels.cpu(),
+                "latents": latents.cpu(),
+                "confidence": confidence.cpu(),
+                "queries": spent,
+            }
+            checkpoint.save(path, saved)
+            victim.queries = queries
+        victim.queries += saved["queries"]
+        return saved["images"], saved["latents"], saved["confidence"]
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [0, 1] as 8 bit, truncated like the evaluation code of the low-resolution attacks (PIL conversion of 255 x)."""
+    return (images.clamp(0, 1) * 255).to(torch.uint8)

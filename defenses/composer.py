@@ -1,0 +1,110 @@
+"""Several defenses as one. The engine trains every target with exactly one composed defense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from defenses.base import Batch, Clock, Defense, Sampler
+from defenses.nodef import NoDef
+from midre_exp.data.base import ImageSet
+from midre_exp.errors import ConfigError
+from midre_exp.targets.base import Classifier, Output
+
+
+class Composed(Defense):
+    """Applies the parts in the order given; hooks that only one part may fill are checked when it is built."""
+
+    def __init__(self, parts: Mapping[str, Defense]):
+        for name, part in parts.items():
+            if not isinstance(part, Defense):
+                raise ConfigError(
+                    f"defense.{name} is a {type(part).__name__}, which does not derive from defenses.Defense"
+                )
+        self.parts = {name: part for name, part in parts.items() if not isinstance(part, NoDef)}
+        owner: dict[str, str] = {}
+        for name, part in self.parts.items():
+            for claim in sorted(part.claims):
+                if claim in owner:
+                    raise ConfigError(
+                        f"defenses {owner[claim]} and {name} both set the {claim}; keep one of them"
+                    )
+                owner[claim] = name
+
+    @property
+    def label(self) -> str:
+        """The labels of the parts joined by ``+``, ``NoDef`` when there is none."""
+        return " + ".join(part.label for part in self.parts.values()) or "NoDef"
+
+    def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
+        """Each part in turn."""
+        for part in self.parts.values():
+            train = part.on_dataset(train, seed=seed)
+        return train
+
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int) -> Sampler | None:
+        """The sampler of the part that has one."""
+        samplers = (part.sampler(labels, batch_size=batch_size, seed=seed) for part in self.parts.values())
+        return next((sampler for sampler in samplers if sampler is not None), None)
+
+    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+        """Each part in turn."""
+        for part in self.parts.values():
+            batch = part.on_batch(batch, model, clock, generator)
+        return batch
+
+    def reshape(self, model: Classifier) -> None:
+        """Each part in turn."""
+        for part in self.parts.values():
+            part.reshape(model)
+
+    def rehead(self, model: Classifier) -> None:
+        """Each part in turn."""
+        for part in self.parts.values():
+            part.rehead(model)
+
+    def trainable(self, model: Classifier) -> Sequence[str] | None:
+        """The choice of the part that has one."""
+        choices = (part.trainable(model) for part in self.parts.values())
+        return next((names for names in choices if names is not None), None)
+
+    def taps(self, model: Classifier) -> Sequence[str]:
+        """All taps, each once, in order."""
+        return tuple(dict.fromkeys(tap for part in self.parts.values() for tap in part.taps(model)))
+
+    def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Each part in turn."""
+        for part in self.parts.values():
+            recipe = part.recipe(recipe)
+        return recipe
+
+    def base_loss(self, output: Output, batch: Batch, clock: Clock) -> Tensor | None:
+        """The base loss of the part that has one."""
+        losses = (part.base_loss(output, batch, clock) for part in self.parts.values())
+        return next((loss for loss in losses if loss is not None), None)
+
+    def extra_losses(self, output: Output, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+        """All extra losses, named ``part/loss``."""
+        return {
+            f"{name}/{key}": loss
+            for name, part in self.parts.items()
+            for key, loss in part.extra_losses(output, batch, clock).items()
+        }
+
+    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+        """Each part in turn."""
+        for part in self.parts.values():
+            part.on_epoch(model, clock)
+
+    def on_inference(self, model: Classifier) -> None:
+        """Each part in turn."""
+        for part in self.parts.values():
+            part.on_inference(model)
+
+
+def compose(**parts: Defense) -> Composed:
+    """The defenses of a config's ``defense`` node as one. Raises ConfigError naming two parts that contradict each other."""
+    return Composed(parts)

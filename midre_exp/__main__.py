@@ -1,0 +1,62 @@
+"""The command line: ``python -m midre_exp OVERRIDES`` is one run, ``-m`` a sweep. Turns every user mistake into one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Run Hydra on the packaged configs. Exit codes: 0 done, 2 a mistake the user can mend, 1 a failure (report in ``paths.runs``)."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from midre_exp.config import CONF_DIR
+    from midre_exp.errors import UserError
+    from midre_exp.explain import explain
+    from midre_exp.job import Task
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra hands errors on instead of printing them and leaving with code 1
+    )
+    try:
+        task = Task()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+        if task.last is not None and task.last.error is not None:
+            raise task.last.error
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_traceback:
+            raise
+        fail(explain(error), 2)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues where this one stopped", 130)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        fail(
+            f"{type(error).__name__}: {error} (a bug or a broken environment; the traceback is in the newest file of the failed folder of "
+            "paths.runs, or set HYDRA_FULL_ERROR=1)",
+            1,
+        )
+
+
+def _terminate(number: int, frame: Any) -> None:
+    """End on SIGTERM like on any exception, so that locks are released and trackers closed."""
+    sys.exit(128 + number)
+
+
+def fail(sentence: str, code: int) -> None:
+    """Print one sentence and leave."""
+    print(f"midre_exp: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

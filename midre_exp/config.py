@@ -1,0 +1,91 @@
+"""Reading configs: where they lie, how a node becomes an object, and how a node becomes a key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from midre_exp import ALLOWED_TARGETS
+from midre_exp.errors import ConfigError, UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+#: The Hydra configs: inside the package in an installed wheel, beside it in a checkout.
+CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain dictionaries, lists and values, interpolations resolved; missing values (???) are a ConfigError."""
+    if not isinstance(node, (DictConfig, ListConfig)):
+        return node
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        names = sorted(_missing(OmegaConf.to_container(node, resolve=False)))
+        raise ConfigError(f"the config needs a value for {', '.join(names)}; give it as {names[0]}=VALUE") from error
+
+
+def _missing(node: Any, path: str = "") -> Iterable[str]:
+    """The keys whose value is ???."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _missing(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _missing(value, f"{path}.{index}")
+    elif node == "???":
+        yield path
+
+
+def digest(value: Any) -> str:
+    """16 hex digits that identify a plain value: SHA-256 of its canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The mapping without some of its keys."""
+    return {key: value for key, value in node.items() if key not in keys}
+
+
+def targets_of(node: Any) -> Iterable[str]:
+    """Every ``_target_`` in a plain config, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from targets_of(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from targets_of(value)
+
+
+def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> Any:
+    """Instantiate a config node by its ``_target_``.
+
+    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of ``allow`` (the user's
+    ``runtime.allow``). Raises ConfigError naming the target when it is not allowed, not importable, or given unknown arguments.
+    """
+    import hydra.utils
+    from hydra.errors import InstantiationException
+
+    node = plain(node)
+    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in allow))
+    for target in targets_of(node):
+        if not target.startswith(prefixes):
+            root = target.split(".")[0]
+            raise ConfigError(
+                f"_target_ {target} is not allowed; add runtime.allow=[{root}] if you trust that package"
+            )
+    try:
+        return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ConfigError(f"cannot build {node.get('_target_', node)}: {reason}") from error

@@ -1,0 +1,57 @@
+"""What a dataset is to the rest of the project: named parts, each a block of 8-bit images with labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: ``train`` and ``test`` hold private identities (labels 0..k-1); ``public`` holds other people, for the attacker.
+Part = Literal["train", "test", "public"]
+#: Who uses the images: ``private`` is train and test together.
+Role = Literal["private", "public"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A block of images: ``images`` uint8 [n, 3, h, w] RGB, ``labels`` int64 [n], ``classes`` the name of each label."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """How many identities the labels index."""
+        return len(self.classes)
+
+    def of_identities(self, labels: Tensor) -> ImageSet:
+        """The images whose label is in ``labels``; labels and class names keep their meaning."""
+        keep = torch.isin(self.labels, labels)
+        return ImageSet(self.images[keep], self.labels[keep], self.classes)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [..] in 0..255 to float32 in [0, 1]."""
+    return images.float().div_(255.0)
+
+
+class Dataset(ABC):
+    """A source of images. A class is built by ``_target_`` from ``conf/data``; reading happens in ``load`` alone."""
+
+    @abstractmethod
+    def load(self, part: Part) -> ImageSet:
+        """The images of one part. Raises DataError naming the folder or file and the remedy when it cannot."""
+
+    @abstractmethod
+    def fingerprint(self, role: Role) -> dict[str, object]:
+        """Plain values that change whenever the images of a role would: part of the key of every artifact made from them.
+
+        Cheap, no image is decoded, and free of what does not matter to the role, so that artifacts are shared wherever they can be.
+        """

@@ -1,0 +1,115 @@
+"""One Hydra job: check that it is what was planned, carry it out, leave a report if it fails.
+
+This module is what launchers pickle and import in other processes, so it holds no torch object and imports torch only when a job runs.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from midre_exp.config import plain
+from midre_exp.errors import ConfigError, UserError
+from midre_exp.files import read_json, write_json
+from midre_exp.keys import Plan, first_difference, make_plan
+from midre_exp.records import git_commit, record_path
+from midre_exp.store import Store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: the path of its record, or the error that stopped it."""
+
+    record: str | None = None
+    error: BaseException | None = None
+
+
+class Task:
+    """What Hydra calls for each job. It never raises, so that a launcher goes on with the next job; ``last`` is the newest outcome of
+    this process.
+    """
+
+    last: Outcome | None = None
+
+    def __call__(self, config: DictConfig) -> Outcome:
+        """Carry out one composed config."""
+        try:
+            self.last = Outcome(record=carry_out(plain(config)))
+        except Exception as error:
+            self.last = Outcome(error=error)
+        return self.last
+
+
+def carry_out(settings: Mapping[str, Any]) -> str:
+    """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json`` and is raised."""
+    plan = make_plan(settings)
+    check_frozen(settings, plan)
+    failure = failure_path(settings, plan)
+    try:
+        if is_finished(settings, plan):
+            path = record_path(settings["paths"]["results"], settings, plan)
+            print(f"nothing to do, {path} is complete", flush=True)
+        else:
+            from midre_exp.run import run
+
+            path = run(settings)
+            print(f"record written to {path}", flush=True)
+    except Exception as error:
+        report = {
+            "key": plan.key,
+            "setup": settings["setup"]["id"],
+            "error": f"{type(error).__name__}: {error}",
+            "user_error": isinstance(error, UserError),
+            "traceback": traceback.format_exc(),
+            "config": settings,
+        }
+        write_json(failure, report)
+        raise
+    failure.unlink(missing_ok=True)
+    return str(path)
+
+
+def failure_path(settings: Mapping[str, Any], plan: Plan) -> Path:
+    """Where the failure of a run is reported; removed when the run succeeds later."""
+    return Path(settings["paths"]["runs"]) / "failed" / f"{plan.key}.json"
+
+
+def snapshot_path(settings: Mapping[str, Any], key: str) -> Path:
+    """Where a sweep keeps the resolved config of one job as it was at launch."""
+    return Path(settings["paths"]["runs"]) / "planned" / f"{key}.json"
+
+
+def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether the record and every artifact behind it are there and intact."""
+    if not record_path(settings["paths"]["results"], settings, plan).exists():
+        return False
+    store = Store(settings["paths"]["store"])
+    return all(store.peek(stage.name, stage.key) for stage in plan.stages.values())
+
+
+def check_frozen(settings: Mapping[str, Any], plan: Plan) -> None:
+    """Compare a queued job with what was planned at launch: Hydra composes configs again when a job starts, files may have changed since.
+
+    Raises ConfigError naming the first difference.
+    """
+    planned = settings["plan"]
+    if planned["key"] is not None and planned["key"] != plan.key:
+        snapshot = snapshot_path(settings, planned["key"])
+        change = "the data changed"
+        if snapshot.exists():
+            ignore = ("plan", "runtime", "tracking", "paths")
+            old, new = (
+                {k: v for k, v in s.items() if k not in ignore} for s in (read_json(snapshot), settings)
+            )
+            change = first_difference(old, new) or change
+        raise ConfigError(f"this job is not what was launched: {change}; launch the sweep again")
+    commit = git_commit()
+    if planned["commit"] is not None and planned["commit"] != commit:
+        raise ConfigError(
+            f"this job was launched at commit {planned['commit']}, the code is now at {commit}; launch the sweep again"
+        )

@@ -1,0 +1,131 @@
+"""From a config to the key of every stage, before anything is built.
+
+A stage's key is a hash of its own settings, of the fingerprint of the data it reads, of its seed and of the keys of the stages it builds
+on. How a run is executed (``runtime``, ``paths``, ``tracking``) enters no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from midre_exp.config import build, digest, without
+from midre_exp.errors import ConfigError
+from midre_exp.files import sha256
+
+STAGES = ("target", "evaluator", "prior", "attack", "metrics")
+
+#: Raised by one when a stage's code changes what it computes from the same settings; older artifacts are then not reused.
+VERSIONS = {"target": 1, "evaluator": 1, "prior": 1, "attack": 1, "metrics": 1}
+
+
+#: File endings by which a config value is taken for the path of a weight file.
+WEIGHT_FILES = (".pt", ".pth", ".tar", ".pkl", ".safetensors", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run: its key and everything the key was made from."""
+
+    name: str
+    key: str
+    config: dict[str, Any]
+    upstream: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of one run in order, and the key of the run itself (setup, scale and all stages)."""
+
+    key: str
+    stages: dict[str, Stage]
+
+    def __getitem__(self, name: str) -> Stage:
+        return self.stages[name]
+
+
+def by_content(node: Any) -> Any:
+    """The config with every path of an existing weight file replaced by the file's SHA-256: the same weights elsewhere are the same key."""
+    if isinstance(node, Mapping):
+        return {key: by_content(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [by_content(value) for value in node]
+    if isinstance(node, str) and node.endswith(WEIGHT_FILES) and Path(node).is_file():
+        return f"sha256:{_content_hash(node, Path(node).stat().st_mtime_ns)}"
+    return node
+
+
+@lru_cache(maxsize=256)
+def _content_hash(path: str, modified_ns: int) -> str:
+    return sha256(Path(path))
+
+
+def _stage(name: str, config: dict[str, Any], upstream: Mapping[str, Stage]) -> Stage:
+    config = by_content(config)
+    keys = {stage: upstream[stage].key for stage in sorted(upstream)}
+    content = {"stage": name, "version": VERSIONS[name], "config": config, "upstream": keys}
+    return Stage(name, digest(content), config, keys)
+
+
+def make_plan(settings: Mapping[str, Any]) -> Plan:
+    """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is trained or decoded.
+
+    Raises UserError when a dataset is missing or a part of the config cannot be built.
+    """
+    allow = settings["runtime"]["allow"]
+    private = build(settings["data"]["private"], allow=allow).fingerprint("private")
+    public = build(settings["data"]["public"], allow=allow).fingerprint("public")
+    attack, seed = settings["attack"], settings["seed"]
+
+    target = _stage(
+        "target",
+        {"data": private, "target": settings["target"], "defense": settings["defense"], "seed": seed},
+        {},
+    )
+    evaluator = _stage("evaluator", {"data": private, "evaluator": settings["evaluator"]}, {})
+    prior = _stage(
+        "prior",
+        {"data": public, "prior": attack["prior"]},
+        {"target": target} if uses_target(attack["prior"]) else {},
+    )
+    attacked = _stage(
+        "attack", {"attack": without(attack, "prior"), "seed": seed}, {"target": target, "prior": prior}
+    )
+    metrics = _stage(
+        "metrics",
+        {"data": private, "metrics": settings["metrics"]},
+        {"attack": attacked, "evaluator": evaluator},
+    )
+    stages = {stage.name: stage for stage in (target, evaluator, prior, attacked, metrics)}
+    run = {
+        "setup": settings["setup"]["id"],
+        "scale": settings["scale"],
+        "stages": [s.key for s in stages.values()],
+    }
+    return Plan(digest(run), stages)
+
+
+def uses_target(prior: Mapping[str, Any]) -> bool:
+    """Whether a prior's class is trained against the attacked target."""
+    import hydra.utils
+
+    try:
+        return bool(getattr(hydra.utils.get_class(prior["_target_"]), "uses_target"))  # noqa: B009 (a plugin's attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"attack.prior._target_={prior['_target_']} is no prior class: {error}") from error
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    """The first place in which two plain configs differ, as ``key was OLD, is NEW``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            found = first_difference(
+                old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}" if path else key
+            )
+            if found:
+                return found
+        return None
+    return None if old == new else f"{path} was {old}, is {new}"

@@ -1,0 +1,52 @@
+"""The metrics stage: show the reconstructions to the evaluator once, hand what it saw to every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midre_exp.config import build
+from midre_exp.data.base import ImageSet
+from midre_exp.metrics.base import Evaluation, Unavailable
+from midre_exp.targets.base import Classifier
+from midre_exp.targets.predict import predict
+
+
+def evaluate(
+    settings: Mapping[str, Any],
+    reconstructions: Mapping[str, Tensor],
+    evaluator: Classifier,
+    private_train: ImageSet,
+    *,
+    device: torch.device,
+    allow: tuple[str, ...] = (),
+) -> tuple[dict[str, float], dict[str, str], Tensor]:
+    """All metrics of ``settings.measure`` on the stored reconstructions: numbers by name, the reason for each that is missing, and
+    the class int64 [n] the evaluator sees in each reconstruction.
+
+    ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator; private images go through the same.
+    """
+    steps = tuple(build(step, allow=allow) for step in settings["image_to_evaluator"])
+    attacked = private_train.of_identities(reconstructions["labels"])
+    logits, features = predict(evaluator, reconstructions["images"], device, steps=steps)
+    _, private_features = predict(evaluator, attacked.images, device, steps=steps)
+    seen = Evaluation(
+        images=reconstructions["images"],
+        labels=reconstructions["labels"],
+        restarts=reconstructions["restarts"],
+        logits=logits,
+        features=features,
+        private_features=private_features,
+        private_labels=attacked.labels,
+    )
+    numbers: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for name, metric in settings["measure"].items():
+        try:
+            numbers.update(build(metric, allow=allow)(seen))
+        except Unavailable as reason:
+            missing[name] = str(reason)
+    return numbers, missing, logits.argmax(1)

@@ -1,0 +1,59 @@
+"""What a prior is to the rest of the project: latents in, images in [0, 1] out, trained on public images or loaded."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from midre_exp.config import build, without
+from midre_exp.data.base import ImageSet
+from midre_exp.runtime import Runtime
+from midre_exp.seeding import derive
+from midre_exp.threat import LabelVictim, ScoreVictim, WhiteBoxVictim
+
+
+class Prior(nn.Module):
+    """Base of all priors, built by ``_target_`` from ``conf/prior``.
+
+    ``uses_target`` tells whether training looks at the attacked target: if not, one trained prior serves every target of a sweep, and
+    ``fit`` is given no victim.
+    """
+
+    uses_target: ClassVar[bool] = False
+    latent_dim: int
+    image_size: int
+
+    @abstractmethod
+    def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images float [n, 3, h, w] in [0, 1] of latents [n, latent_dim]; ``labels`` int64 [n] for conditional generators."""
+
+    @abstractmethod
+    def realism(self, images: Tensor) -> Tensor:
+        """How real the prior's own critic finds images: [n], larger is more real."""
+
+    @abstractmethod
+    def fit(
+        self,
+        public: ImageSet,
+        victim: WhiteBoxVictim | ScoreVictim | LabelVictim | None,
+        *,
+        seed: int,
+        work: Path,
+        runtime: Runtime,
+    ) -> dict[str, float]:
+        """Train in place on ``runtime.device`` and return final training numbers. Continues from the checkpoint in ``work`` if there is
+        one, with the same result as an unbroken run.
+        """
+
+
+def initial_prior(node: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Prior:
+    """The untrained prior a node of conf/prior describes, initialised from the node's own ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(node["seed"], "prior", "init"))
+        prior: Prior = build(without(node, "seed", "name"), allow=allow)
+    return prior

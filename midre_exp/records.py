@@ -1,0 +1,128 @@
+"""Run records: one JSON file per finished run, the only source of tables, figures and pages."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from midre_exp.errors import StoreError
+from midre_exp.files import read_json, write_json
+from midre_exp.keys import Plan
+
+SCHEMA = 1
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with ``+changes`` when tracked code differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    code = ["midre_exp", "attacks", "defenses", "conf", "pyproject.toml"]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of what computes: python, torch and the libraries a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("midre-exp", "torch", "torchvision", "pytorch-lightning", "timm", "hydra-core"):
+        found[name] = metadata.version(name)
+    return found
+
+
+def device_name(device: Any) -> str:
+    """A readable name of a torch device: the GPU's, or the CPU's model and torch's thread count."""
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def record_path(results: Path | str, settings: Mapping[str, Any], plan: Plan) -> Path:
+    """Where a run's record lies: ``results/<scale>/records/<setup>-<defenses>-s<seed>-<key>.json``."""
+    defenses = "+".join(settings["defense"])
+    name = f"{settings['setup']['id']}-{defenses}-s{settings['seed']}-{plan.key}.json"
+    return Path(results) / str(settings["scale"]) / "records" / name
+
+
+def make_record(
+    settings: Mapping[str, Any],
+    plan: Plan,
+    artifacts: Mapping[str, Any],
+    *,
+    defense_label: str,
+    device: str,
+) -> dict[str, Any]:
+    """The record of a run from its finished artifacts. Percent are 0 to 100, times are seconds of the build that made each artifact."""
+    target, attack, metrics = artifacts["target"], artifacts["attack"], artifacts["metrics"]
+    data = settings["data"]
+    return {
+        "schema": SCHEMA,
+        "key": plan.key,
+        "setup": settings["setup"],
+        "scale": settings["scale"],
+        "seed": settings["seed"],
+        "attack": settings["attack"]["name"],
+        "target": settings["target"]["name"],
+        "evaluator": settings["evaluator"]["name"],
+        "defense": {"label": defense_label, "parts": settings["defense"]},
+        "data": {"name": data["name"], "resolution": settings["resolution"]},
+        "metrics": {
+            **{k: v for k, v in target.metrics.items() if k in ("acc", "train_acc")},
+            "evaluator_acc": artifacts["evaluator"].metrics["acc"],
+            **{k: v for k, v in metrics.metrics.items() if k != "missing"},
+        },
+        "missing": metrics.metrics.get("missing", {}),
+        "counts": {
+            **target.metrics["counts"],
+            **artifacts["prior"].metrics["counts"],
+            **attack.metrics["counts"],
+        },
+        "queries": attack.metrics["queries"],
+        "seconds": {name: round(artifact.seconds, 3) for name, artifact in artifacts.items()},
+        "device": device,
+        "versions": versions(),
+        "commit": git_commit(),
+        "artifacts": {name: stage.key for name, stage in plan.stages.items()},
+        "config": settings,
+    }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record atomically."""
+    write_json(path, record)
+
+
+def read_records(folder: Path | str) -> Iterable[dict[str, Any]]:
+    """Every record of a folder, by file name. Raises StoreError naming a file that is no record."""
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            record = read_json(path)
+        except ValueError as error:
+            raise StoreError(f"{path} is damaged ({error}); delete it and run its setup again") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise StoreError(f"{path} is no record of schema {SCHEMA}; delete it or move it away")
+        yield record

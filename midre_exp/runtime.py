@@ -1,0 +1,77 @@
+"""How a run is executed, as opposed to what it computes: device, threads, progress, checkpoints. Nothing here enters a key."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from midre_exp.errors import ConfigError
+from midre_exp.tracking import NoTracker, Tracker
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What every stage is handed besides its inputs."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: bool = False  #: draw progress bars
+    chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
+    checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
+    tracker: Tracker = field(default_factory=NoTracker)
+    quiet: bool = False  #: print no line per stage
+
+    def say(self, sentence: str) -> None:
+        """Tell the user what happens, one line at a time, without tearing a progress bar."""
+        if not self.quiet:
+            tqdm.write(sentence, file=sys.stderr)
+            sys.stderr.flush()
+
+    def bar(self, steps: Iterable[T], title: str, total: int | None = None, done: int = 0) -> Iterator[T]:
+        """Iterate with a progress bar and a time estimate; ``done`` steps of an earlier attempt count as finished."""
+        yield from tqdm(
+            steps,
+            desc=title,
+            total=total,
+            initial=done,
+            disable=not self.progress,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            leave=True,
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first GPU if there is one, else the CPU; otherwise any torch device string."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"runtime.device={name} is no torch device; use auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"runtime.device={name}, but torch sees no GPU here; use runtime.device=cpu")
+    return device
+
+
+def make_runtime(settings: dict[str, Any]) -> Runtime:
+    """The runtime a config's ``runtime`` node describes; sets torch's thread count as asked."""
+    if settings["threads"]:
+        torch.set_num_threads(int(settings["threads"]))
+    progress = sys.stderr.isatty() if settings["progress"] == "auto" else bool(settings["progress"])
+    return Runtime(
+        device=choose_device(settings["device"]),
+        progress=progress,
+        chunk=int(settings["chunk"]),
+        checkpoint_every=int(settings["checkpoint_every"]),
+        quiet=bool(settings["quiet"]),
+    )

@@ -1,0 +1,83 @@
+"""Every random number of the project comes from here: named seeds, torch generators, and stateless per-item streams.
+
+A stream gives item i the same numbers whatever batch, chunk, worker or shard it is drawn in, so splitting work never changes a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer (splitmix64 increment)
+_MIX = ((30, -4658895280553007687), (27, -7723592293110705685), (31, None))  # splitmix64 finaliser
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed for one purpose, e.g. ``derive(0, "target", "epoch", 7)``; different purposes are independent."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded for one purpose."""
+    return torch.Generator(device).manual_seed(derive(seed, *purpose))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser on int64 (two's complement wraps; right shifts are made logical by a mask)."""
+    for shift, factor in _MIX:
+        x = x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))
+        if factor is not None:
+            x = x * factor
+    return x
+
+
+class Streams:
+    """One independent random stream per item.
+
+    ``Streams.of(seed, "attack", items=labels, ...)`` keys item i by the seed, the purpose and the given integer columns; ``uniform`` and
+    ``normal`` then return ``[n, *shape]`` numbers that depend on the item's key, the draw's name and nothing else.
+    """
+
+    def __init__(self, keys: Tensor):
+        self.keys = keys  # int64 [n]
+
+    @classmethod
+    def of(cls, seed: int, *purpose: str | int, items: Tensor | tuple[Tensor, ...]) -> Streams:
+        """Streams for items identified by one or more int64 columns of shape [n]."""
+        columns = items if isinstance(items, tuple) else (items,)
+        keys = torch.full_like(columns[0], derive(seed, *purpose))
+        for column in columns:
+            keys = _mix(keys + (column + 1) * _GOLDEN)
+        return cls(keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: slice | Tensor) -> Streams:
+        return Streams(self.keys[index])
+
+    def to(self, device: torch.device | str) -> Streams:
+        """The same streams, drawn on another device."""
+        return Streams(self.keys.to(device))
+
+    def _bits(self, name: str, step: int, count: int) -> Tensor:
+        start = _mix(self.keys ^ derive(step, name))
+        counter = torch.arange(1, count + 1, device=self.keys.device)
+        return _mix(start[:, None] + counter * _GOLDEN)
+
+    def uniform(self, name: str, *shape: int, step: int = 0) -> Tensor:
+        """Float32 ``[n, *shape]`` in [0, 1). ``step`` separates repeated draws of one name, e.g. optimisation steps."""
+        bits = self._bits(name, step, math.prod(shape))
+        return (((bits >> 40) & 0xFFFFFF).float() * 2.0**-24).view(len(self), *shape)
+
+    def normal(self, name: str, *shape: int, step: int = 0) -> Tensor:
+        """Standard normal float32 ``[n, *shape]`` (Box-Muller)."""
+        count = math.prod(shape)
+        bits = self._bits(name, step, 2 * count)
+        u = (((bits >> 40) & 0xFFFFFF).float() + 0.5) * 2.0**-24  # never 0: the logarithm stays finite
+        radius = (-2.0 * u[:, :count].log()).sqrt()
+        return (radius * (2.0 * math.pi * u[:, count:]).cos()).view(len(self), *shape)

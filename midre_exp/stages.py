@@ -1,0 +1,166 @@
+"""What each of the five stages does, from settings and upstream artifacts to files of its own. ``run.py`` puts them in order.
+
+Heavy imports stand inside the functions: a run that finds everything in the store never loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from midre_exp.config import build, without
+from midre_exp.data.base import Dataset
+from midre_exp.runtime import Runtime
+from midre_exp.store import Artifact, Workspace
+
+if TYPE_CHECKING:
+    from attacks.base import AnyVictim
+    from midre_exp.targets.base import Classifier
+
+Allow = tuple[str, ...]
+
+
+def train_target(
+    node: Mapping[str, Any],
+    private: Dataset,
+    defense: Any,
+    seed: int,
+    work: Workspace,
+    runtime: Runtime,
+    allow: Allow,
+) -> None:
+    """Train (or load from ``node.checkpoint``) a classifier of the private identities and keep weights, accuracy and training history."""
+    from midre_exp.targets.published import published_classifier
+    from midre_exp.targets.training import train_classifier
+
+    train = private.load("train")
+    make = train_classifier if node["checkpoint"] is None else published_classifier
+    model, numbers, history = make(
+        node,
+        private,
+        defense,
+        seed=seed,
+        work=work.path,
+        runtime=runtime,
+        title=f"training {node['name']}",
+        allow=allow,
+    )
+    work.save_tensors("weights", model.state_dict())
+    work.save_json("history", history)
+    work.metrics.update(
+        numbers,
+        counts={
+            "private_identities": train.num_classes,
+            "private_train": len(train),
+            "private_test": len(private.load("test")),
+        },
+    )
+
+
+def load_target(node: Mapping[str, Any], artifact: Artifact, defense: Any, allow: Allow) -> Classifier:
+    """Rebuild a trained classifier from its artifact, in the form that is attacked."""
+    from midre_exp.targets.assemble import assemble
+
+    model = assemble(
+        node, int(artifact.metrics["counts"]["private_identities"]), defense, seed=0, allow=allow
+    )
+    model.load_state_dict(artifact.tensors("weights"))
+    defense.on_inference(model)
+    return model.eval()
+
+
+def make_attack_victim(
+    model: Classifier, node: Mapping[str, Any], artifact: Artifact, runtime: Runtime, allow: Allow
+) -> AnyVictim:
+    """The target as the threat model of the attack shows it."""
+    from midre_exp.threat import make_victim
+
+    threat = build(without(node, "prior", "name"), allow=allow).threat
+    classes = int(artifact.metrics["counts"]["private_identities"])
+    return make_victim(model.to(runtime.device), classes, threat)
+
+
+def train_prior(
+    node: Mapping[str, Any],
+    public: Dataset,
+    victim: Callable[[], AnyVictim],
+    work: Workspace,
+    runtime: Runtime,
+    allow: Allow,
+) -> None:
+    """Train (or load) the attacker's generator on public images; only a prior that declares it sees the target."""
+    from midre_exp.priors.base import initial_prior
+
+    images = public.load("public")
+    prior = initial_prior(node, allow)
+    seen = victim() if prior.uses_target else None
+    numbers = prior.fit(images, seen, seed=node["seed"], work=work.path, runtime=runtime)
+    work.save_tensors("weights", prior.state_dict())
+    work.metrics.update(numbers, counts={"public": len(images)})
+
+
+def run_attack(
+    node: Mapping[str, Any],
+    victim: AnyVictim,
+    prior_artifact: Artifact,
+    seed: int,
+    work: Workspace,
+    runtime: Runtime,
+    allow: Allow,
+) -> None:
+    """Reconstruct every attacked identity and keep images, latents and the target's agreement."""
+    from midre_exp.priors.base import initial_prior
+
+    attack = build(without(node, "prior", "name"), allow=allow)
+    prior = initial_prior(node["prior"], allow)
+    prior.load_state_dict(prior_artifact.tensors("weights"))
+    found = attack.run(victim, prior, seed=seed, work=work.path, runtime=runtime)
+    runtime.tracker.images("reconstructions", found.images[:64], step=0)
+    work.save_tensors("reconstructions", found.tensors())
+    work.metrics.update(
+        queries=victim.queries,
+        target_confidence=float(found.confidence.mean()),
+        counts={
+            "identities": attack.identities,
+            "restarts": attack.restarts,
+            "reconstructions": len(found.labels),
+        },
+    )
+
+
+def measure(
+    node: Mapping[str, Any],
+    attack: Artifact,
+    evaluator: Classifier,
+    private: Dataset,
+    work: Workspace,
+    runtime: Runtime,
+    allow: Allow,
+) -> None:
+    """Judge the reconstructions; a metric that cannot be computed is kept by name with its reason."""
+    from midre_exp.metrics.evaluate import evaluate
+
+    numbers, missing, predicted = evaluate(
+        node,
+        attack.tensors("reconstructions"),
+        evaluator,
+        private.load("train"),
+        device=runtime.device,
+        allow=allow,
+    )
+    for name, reason in missing.items():
+        runtime.say(f"metrics: {name} is missing: {reason}")
+    runtime.tracker.log(numbers, step=0)
+    work.save_tensors("judgement", {"predicted": predicted})
+    work.metrics.update(numbers, missing=missing)
+
+
+def sentence(name: str, artifact: Artifact) -> str:
+    """What a user wants to know about a finished stage, in one line."""
+    shown = {
+        "acc": "acc {:.1f} %",
+        "att_acc1": "attack accuracy {:.1f} %",
+        "target_confidence": "target confidence {:.2f}",
+    }
+    facts = [text.format(artifact.metrics[key]) for key, text in shown.items() if key in artifact.metrics]
+    return ", ".join([f"{name} {artifact.key}: ready ({artifact.seconds:.0f} s)", *facts])

@@ -1,0 +1,97 @@
+"""What a classifier is to the rest of the project: images in [0, 1] in, one ``Output`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from midre_exp.errors import ConfigError
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """``channels`` times the channel multiplier ``width`` of a reduced network, rounded, at least 1.
+
+    Raises ConfigError for a width that is not positive.
+    """
+    if width <= 0:
+        raise ConfigError(f"model.width={width} must be positive; 1.0 is the published size")
+    return max(1, round(channels * width))
+
+
+class Output(NamedTuple):
+    """What every classifier returns."""
+
+    logits: Tensor  #: [n, k]
+    features: Tensor  #: [n, d], the input of the last linear layer
+    taps: Mapping[str, Tensor] = {}  #: hidden activations by stage name, only those asked for; never written
+
+
+class Classifier(nn.Module):
+    """Base of all classifiers.
+
+    A subclass names its head (``head_name``) and lists its ``stages`` in order; the output of the last stage,
+    flattened, is the feature vector. State-dict keys are the official ones of the architecture: input
+    normalisation is a non-persistent buffer.
+    """
+
+    head_name: ClassVar[str]
+    library: str = ""  #: name of the architecture whose ImageNet weights torchvision has, if any
+    fresh: tuple[str, ...] = ()  #: submodules that public weights need not give; surgery may add some
+    mean: Tensor
+    std: Tensor
+
+    def set_normalisation(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        """Store the per-channel input normalisation ``(x - mean) / std`` in pixel units of [0, 1].
+
+        Raises ConfigError unless each is one number or three, and every std is positive.
+        """
+        for name, value in (("mean", mean), ("std", std)):
+            channels = [float(value)] * 3 if isinstance(value, (int, float)) else [float(v) for v in value]
+            if len(channels) != 3:
+                raise ConfigError(f"model.{name}={value} must be one number or three, one per RGB channel")
+            if name == "std" and min(channels) <= 0:
+                raise ConfigError(f"model.std={value} must be positive; use 1 for no scaling")
+            self.register_buffer(name, torch.tensor(channels).view(1, 3, 1, 1), persistent=False)
+
+    def stages(self) -> Iterable[tuple[str, Callable[[Tensor], Tensor]]]:
+        """The network up to the features, in order, as (tap name, function)."""
+        raise NotImplementedError(f"{type(self).__name__} must list its stages")
+
+    @staticmethod
+    def own_key(key: str) -> str | None:
+        """The state-dict key of what a public weight file calls ``key``; None if it has no place here."""
+        return key
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer: features [n, d] to logits [n, k]."""
+        return self.get_submodule(self.head_name)
+
+    @head.setter
+    def head(self, module: nn.Module) -> None:
+        parent, _, leaf = self.head_name.rpartition(".")
+        setattr(self.get_submodule(parent), leaf, module)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "head":  # nn.Module would register a module of that name and never reach the setter
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
+        """Classify ``images`` float [n, 3, h, w] in [0, 1]; ``taps`` names stages to return the output of."""
+        x = (images - self.mean) / self.std
+        kept: dict[str, Tensor] = {}
+        for name, stage in self.stages():
+            x = stage(x)
+            if name in taps:
+                kept[name] = x
+        if len(kept) != len(taps):
+            known = ", ".join(name for name, _ in self.stages())
+            missing = ", ".join(sorted(set(taps) - set(kept)))
+            raise ConfigError(f"{type(self).__name__} has no tap {missing}; known taps: {known}")
+        features = x.flatten(1)
+        return Output(self.head(features), features, kept)

@@ -1,0 +1,57 @@
+"""A complete run small enough for every test that needs one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from midre_exp.planning import packaged_configs, settings_of
+
+#: Overrides under which one run takes a second or two: four identities, a few steps of everything.
+TINY = (
+    "data.identities=4",
+    "data.train_per_identity=4",
+    "data.test_per_identity=2",
+    "data.public_identities=8",
+    "data.public_images=32",
+    "target.model.width=0.125",
+    "evaluator.model.width=0.125",
+    "target.recipe.epochs=2",
+    "target.recipe.batch_size=8",
+    "evaluator.recipe.epochs=1",
+    "evaluator.recipe.batch_size=8",
+    "attack.prior.steps=6",
+    "attack.prior.batch_size=8",
+    "attack.identities=4",
+    "attack.restarts=2",
+    "attack.steps=3",
+    "runtime.checkpoint_every=2",
+    "runtime.device=cpu",
+    "runtime.threads=1",
+    "runtime.progress=false",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Sums round alike wherever the tests run."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path):
+    """``tiny("defense=midre", ...)``: the resolved settings of a tiny run that writes under this test's folder."""
+
+    def compose(*overrides: str):
+        with packaged_configs():
+            return settings_of([*tiny_overrides(tmp_path), *overrides])
+
+    return compose
+
+
+def tiny_overrides(folder: Path) -> list[str]:
+    """The same as a command line."""
+    paths = [f"paths.{name}={folder / name}" for name in ("store", "runs", "results")]
+    return [*TINY, *paths]

@@ -1,0 +1,181 @@
+"""What a user types and what the program answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from midre_exp.__main__ import main
+from tests.conftest import tiny_overrides
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capfd):
+    """``cli("defense=midre")`` runs the command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, tiny: bool = True) -> tuple[int, str, str]:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(
+            sys, "argv", ["midre_exp", *arguments, *(tiny_overrides(tmp_path) if tiny else [])]
+        )
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("results/mini/records/*.json"))]
+
+
+def test_one_run_then_nothing_to_do(cli, tmp_path):
+    code, out, err = cli("defense=midre")
+    assert code == 0 and "record written to" in out
+    assert [line.split()[0] for line in err.splitlines() if "ready" in line] == [
+        "target",
+        "evaluator",
+        "prior",
+        "attack",
+        "metrics",
+    ]
+    assert len(records(tmp_path)) == 1
+    code, out, err = cli("defense=midre")
+    assert code == 0 and "nothing to do" in out and "building" not in err
+
+
+def test_a_sweep_runs_the_grid_and_skips_what_is_finished_before_launching(cli, tmp_path):
+    code, out, _ = cli("-m", "defense=nodef,midre")
+    assert code == 0 and "2 runs planned: 0 finished before, 0 repeated, 2 to do" in out
+    code, out, err = cli("-m", "defense=nodef,midre", "seed=0,1")
+    assert code == 0 and "4 runs planned: 2 finished before, 0 repeated, 2 to do" in out
+    assert err.count("prior") == err.count(": ready") - err.count("evaluator") - err.count(
+        "target"
+    ) - err.count("attack") - err.count("metrics") + err.count("target confidence")
+    assert {(r["defense"]["label"], r["seed"]) for r in records(tmp_path)} == {
+        (label, seed) for label in ("NoDef", "MIDRE [0.1, 0.4]") for seed in (0, 1)
+    }
+    code, out, err = cli("-m", "defense=nodef,midre", "seed=0,1")
+    assert code == 0 and "4 finished before" in out and "ready" not in err
+
+
+def test_equal_jobs_of_a_sweep_are_launched_once(cli):
+    _, out, _ = cli("-m", "defense=nodef", "runtime.chunk=100,200")
+    assert "2 runs planned: 0 finished before, 1 repeated, 1 to do" in out
+
+
+def test_a_sweep_goes_on_after_a_failure_and_reports_it(cli, tmp_path):
+    broken = "attack._target_=attacks.gmi.GMI,tests.plugins.BrokenAttack"
+    code, out, err = cli("-m", broken, "runtime.allow=[tests]")
+    assert code != 0
+    assert "1 runs done, 1 failed" in out and "tests.plugins.BrokenAttack" in err
+    (report,) = (tmp_path / "runs" / "failed").glob("*.json")
+    failure = json.loads(report.read_text())
+    assert "Traceback" in failure["traceback"] and failure["config"]["attack"]["_target_"].endswith(
+        "BrokenAttack"
+    )
+    assert len(records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["defense.midre.ah=0.8", "defense=midre"],
+            ["defense.midre.ah", "did you mean", "defense.midre.a_h"],
+        ),
+        (["atack=gmi"], ["atack"]),
+        (["defense=mydre"], ["defense=mydre does not exist", "did you mean midre", "nodef"]),
+        (["setup=S27"], ["does not exist", "choices:"]),
+        (["setup=S99"], ["setup=S99 does not exist", "S01"]),
+        (["data.private.root=nowhere", "data=folder"], ["data.root"]),
+        (["attack.identities=99"], ["attack.identities=99 exceeds the 4 classes", "lower attack.identities"]),
+        (["attack.steps=many"], ["many"]),
+        (["defense.midre.a_h=1.5", "defense=midre"], ["1.5"]),
+        (["runtime.device=quantum"], ["runtime.device=quantum", "cpu"]),
+        (["target.recipe.select=luckiest"], ["select=luckiest", "best_test"]),
+        (["tracking.mode=loud"], ["tracking.mode=loud", "offline"]),
+        (["attack._target_=os.system"], ["os.system", "runtime.allow"]),
+        (["attack._target_=attacks.gmi.Missing"], ["attacks.gmi.Missing"]),
+        (["resolution=33"], ["33"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(cli, arguments, words):
+    code, _, err = cli(*arguments)
+    last = err.strip().splitlines()[-1]
+    assert code == 2, err
+    assert last.startswith("midre_exp: ") and "Traceback" not in err
+    for word in words:
+        assert word in last, last
+
+
+def test_a_missing_folder_is_one_sentence(cli, tmp_path):
+    code, _, err = cli("data=folder", "data.root=nowhere", f"paths.store={tmp_path}/s", tiny=False)
+    assert code == 2 and "nowhere" in err and "Traceback" not in err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", ["store", "runs", "results"])
+def test_a_folder_that_cannot_be_written_is_one_sentence_and_loses_nothing(cli, tmp_path, path):
+    (tmp_path / "blocked").write_text("a file where a folder should be")
+    code, _, err = cli(f"paths.{path}={tmp_path}/blocked/{path}", tiny=False)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "blocked" in last and "Traceback" not in err
+    assert (tmp_path / "blocked").read_text().startswith("a file")
+
+
+def test_a_bug_exits_with_1_and_says_where_the_traceback_is(cli, tmp_path):
+    code, _, err = cli("attack._target_=tests.plugins.BrokenAttack", "runtime.allow=[tests]")
+    assert code == 1 and "the attack fell over" in err and "failed" in err
+    assert len(list((tmp_path / "runs" / "failed").glob("*.json"))) == 1
+    code, *_ = cli("runtime.allow=[tests]")
+    assert code == 0
+
+
+def test_a_job_that_is_no_longer_what_was_launched_refuses(cli):
+    code, _, err = cli("plan.key=0123456789abcdef")
+    assert code == 2 and "not what was launched" in err
+    code, _, err = cli("plan.commit=0123456789ab")
+    assert code == 2 and "launched at commit 0123456789ab" in err
+
+
+def test_a_changed_config_is_named_when_a_queued_job_starts(cli, tmp_path):
+    cli("-m", "defense=nodef")
+    (snapshot,) = (tmp_path / "runs" / "planned").glob("*.json")
+    code, _, err = cli(f"plan.key='{snapshot.stem}'", "+target.recipe.more=1")
+    assert code == 2 and "target.recipe.more was absent, is 1" in err
+
+
+def test_help_and_config_listing_name_every_group_and_key(cli):
+    code, out, _ = cli("--help", tiny=False)
+    assert code == 0
+    for word in ("attack: gmi", "defense: midre, midre_wide, nodef", "S01", "checkpoint_every"):
+        assert word in out, word
+    code, out, _ = cli("--cfg", "job", tiny=False)
+    assert code == 0 and "identity_weight" in out and "hydra" not in out.split("\n")[0]
+
+
+def test_an_unwritable_results_folder_is_found_before_work_starts(cli, tmp_path):
+    (tmp_path / "blocked").write_text("")
+    _, _, err = cli(f"paths.results={tmp_path}/blocked", tiny=False)
+    assert "building" not in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs /dev/full")
+def test_interrupting_says_how_to_continue(cli, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("midre_exp.stages.measure", interrupt)
+    code, _, err = cli()
+    assert code == 130 and "the same command continues" in err

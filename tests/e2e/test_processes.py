@@ -1,0 +1,130 @@
+"""Runs as separate processes: killed, raced, launched in parallel."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tiny_overrides
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "midre_exp", *arguments, *tiny_overrides(folder)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def result(folder: Path) -> dict:
+    (path,) = folder.glob("results/mini/records/*.json")
+    record = json.loads(path.read_text())
+    record.pop("seconds"), record["config"].pop("paths")
+    return record
+
+
+LONGER = ("attack.prior.steps=120", "target.recipe.epochs=12", "attack.steps=60", "runtime.chunk=4")
+
+
+def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir(), broken.mkdir()
+    finish(start(whole, *LONGER))
+    seen = ""
+    for marker in ("target", "prior", "attack"):  # killed while each of these stages is being built
+        process = start(broken, *LONGER)
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen += line
+            if line.startswith(f"{marker} ") and "building" in line:
+                break
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    output = finish(start(broken, *LONGER))
+    assert result(broken) == result(whole)
+    assert (
+        "evaluator" in output
+        and f"evaluator {result(broken)['artifacts']['evaluator']}: building" not in output
+    )
+    assert not list((broken / "store" / "work").iterdir()) and not list(
+        (broken / "store" / "locks").iterdir()
+    )
+
+
+def test_two_runs_started_together_build_every_stage_once(tmp_path):
+    pair = [start(tmp_path) for _ in range(2)]
+    output = "".join(finish(process) for process in pair)
+    for stage in ("target", "evaluator", "prior", "attack", "metrics"):
+        built = [line for line in output.splitlines() if line.startswith(f"{stage} ") and "building" in line]
+        assert len(built) == 1, output
+    result(tmp_path)
+
+
+def test_the_joblib_launcher_runs_a_sweep(tmp_path):
+    output = finish(
+        start(tmp_path, "-m", "defense=nodef,midre", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    )
+    assert "2 runs done, 0 failed" in output
+    assert len(list(tmp_path.glob("results/mini/records/*.json"))) == 2
+    assert len(list((tmp_path / "store" / "prior").iterdir())) == 1
+    again = finish(start(tmp_path, "-m", "defense=nodef,midre", "hydra/launcher=joblib"))
+    assert "2 finished before" in again
+
+
+def test_sigterm_ends_soon_and_releases_its_locks(tmp_path):
+    process = start(tmp_path, "attack.prior.steps=100000")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("prior ") and "building" in line:
+            break
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(timeout=10) == 143
+    assert not list((tmp_path / "store" / "locks").iterdir())
+    assert any((tmp_path / "store" / "work").iterdir())  # progress is kept
+
+
+@pytest.mark.slow
+def test_the_wheel_works_without_the_checkout(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, env=environment)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)]
+    subprocess.run(pip, check=True, env=environment)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import midre_exp; assert midre_exp.__file__.startswith(sys.argv[1]), midre_exp.__file__\n"
+        "from midre_exp.planning import packaged_configs, settings_of\n"
+        "from midre_exp.targets import build_target\n"
+        "with packaged_configs(): print(settings_of(['setup=demo'])['attack']['_target_'])\n"
+        "build_target('vgg16', num_classes=3, width=0.125)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(site)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "attacks.gmi.GMI"
+    assert not (site / "tests").exists() and not (site / "results").exists() and not (site / "conf").exists()

@@ -1,0 +1,180 @@
+"""Whole runs, in this process, at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from midre_exp.keys import STAGES, make_plan
+from midre_exp.run import run
+from midre_exp.store import Store
+from tests.plugins import NosyDefense, TargetedPrior
+
+
+def strip_times(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_a_run_leaves_a_record_with_everything_a_table_needs(tiny):
+    settings = tiny("defense=midre")
+    record = read(run(settings))
+    assert record["defense"]["label"] == "MIDRE [0.1, 0.4]"
+    assert record["counts"] == {
+        "private_identities": 4,
+        "private_train": 16,
+        "private_test": 8,
+        "public": 32,
+        "identities": 4,
+        "restarts": 2,
+        "reconstructions": 8,
+    }
+    for name in ("acc", "att_acc1", "att_acc1_low", "att_acc1_high", "att_acc1_batch_std", "knn_dist"):
+        assert isinstance(record["metrics"][name], float), name
+    assert "top-5" in record["missing"]["accuracy"] or "att_acc5" in record["metrics"]
+    assert record["queries"] == 4 * 2 * 3  # identities x restarts x steps
+    assert set(record["seconds"]) == set(STAGES) == set(record["artifacts"])
+    assert record["config"]["defense"]["midre"]["a_h"] == 0.4
+
+
+def test_the_same_config_gives_the_same_bytes(tiny, tmp_path):
+    settings = tiny()
+    elsewhere = {name: str(tmp_path / "again" / name) for name in ("store", "runs", "results")}
+    first, second = run(settings), run({**settings, "paths": elsewhere})
+    one, two = strip_times(read(first)), strip_times(read(second))
+    one["config"].pop("paths"), two["config"].pop("paths")
+    assert one == two
+    plan = make_plan(settings)
+    stores = Store(settings["paths"]["store"]), Store(elsewhere["store"])
+    for name in STAGES:
+        files = [store.find(name, plan[name].key).manifest["files"] for store in stores]
+        assert files[0] == files[1], name
+
+
+def test_chunking_the_attack_changes_nothing(tiny, tmp_path):
+    settings = tiny()
+    pieces = {**settings, "runtime": {**settings["runtime"], "chunk": 3}}
+    pieces["paths"] = {name: str(tmp_path / "pieces" / name) for name in ("store", "runs", "results")}
+    whole, chunked = (
+        Store(s["paths"]["store"]).find("attack", make_plan(s)["attack"].key)
+        for s in (settings, pieces)
+        if run(s)
+    )
+    assert whole.tensors("reconstructions")["latents"].allclose(
+        chunked.tensors("reconstructions")["latents"], atol=1e-5
+    )
+    assert whole.metrics["queries"] == chunked.metrics["queries"]
+
+
+def test_a_finished_run_is_not_touched_again(tiny):
+    settings = tiny()
+    path = run(settings)
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in Path(settings["paths"]["store"]).rglob("*")
+        if p.is_file() and ".verified" not in p.parts
+    }
+    record = path.stat().st_mtime_ns
+    assert run(settings) == path
+    assert all(p.stat().st_mtime_ns == when for p, when in before.items())
+    assert path.stat().st_mtime_ns == record
+
+
+def test_a_sweep_over_defenses_shares_evaluator_and_prior(tiny):
+    records = [read(run(tiny(f"defense={name}"))) for name in ("nodef", "midre")]
+    shared = {name for name in STAGES if records[0]["artifacts"][name] == records[1]["artifacts"][name]}
+    assert shared == {"evaluator", "prior"}
+    store = Path(tiny()["paths"]["store"])
+    assert len(list((store / "prior").iterdir())) == 1 and len(list((store / "target").iterdir())) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_flipped_byte_is_detected_named_and_rebuilt(tiny, stage, caplog):
+    settings = tiny()
+    before = read(run(settings))
+    folder = Path(settings["paths"]["store"]) / stage / before["artifacts"][stage]
+    victim = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    with caplog.at_level(logging.WARNING):
+        after = read(run(settings))
+    assert victim.name in caplog.text and "damaged" in caplog.text
+    assert strip_times(after) == strip_times(before)
+    assert list((Path(settings["paths"]["store"]) / "damaged").iterdir())
+
+
+def test_a_defense_from_outside_gets_every_hook_in_order(tiny):
+    NosyDefense.calls.clear()
+    settings = tiny(
+        "runtime.allow=[tests]",
+        "+defense.nosy._target_=tests.plugins.NosyDefense",
+        "+defense.nosy.strength=0.1",
+    )
+    record = read(run(settings))
+    assert record["defense"]["label"] == "Nosy 0.1"
+    calls = NosyDefense.calls
+    training = calls[: calls.index("on_inference") + 1]
+    assert [c for c in training if not c.startswith("extra") and c not in ("on_batch", "base_loss")] == [
+        "reshape",
+        "rehead",
+        "on_dataset",
+        "sampler",
+        "on_epoch 0",
+        "on_epoch 1",
+        "on_epoch 2",
+        "on_inference",
+    ]
+    assert training.count("on_batch") == training.count("base_loss") == 3 * 4  # epochs x one batch per class
+    assert "extra_losses 2/3" in training
+    assert not {"on_batch", "base_loss", "on_epoch 0"} & set(
+        calls[len(training) :]
+    )  # nothing of it at inference
+
+
+def test_frozen_parameters_do_not_move(tiny):
+    settings = tiny(
+        "runtime.allow=[tests]",
+        "+defense.nosy._target_=tests.plugins.NosyDefense",
+        "+defense.nosy.strength=0.1",
+    )
+    run(settings)
+    artifact = Store(settings["paths"]["store"]).find("target", make_plan(settings)["target"].key)
+    assert artifact.metrics["parameters_trained"] < artifact.metrics["parameters"]
+
+
+def test_an_attack_from_outside_sees_only_its_threat_model(tiny):
+    record = read(
+        run(
+            tiny(
+                "runtime.allow=[tests]",
+                "attack._target_=tests.plugins.RandomGuess",
+                "~attack.steps",
+                "~attack.lr",
+                "~attack.momentum",
+                "~attack.identity_weight",
+                "~attack.clip",
+                "~attack.reference_batch",
+            )
+        )
+    )
+    assert record["queries"] == 4 * 2 * 2
+
+
+def test_a_prior_that_declares_it_is_trained_against_the_victim(tiny):
+    TargetedPrior.seen.clear()
+    run(tiny("runtime.allow=[tests]", "attack.prior._target_=tests.plugins.TargetedPrior"))
+    assert type(TargetedPrior.seen[0]).__name__ == "WhiteBoxVictim"
+    TargetedPrior.uses_target = False
+    try:
+        TargetedPrior.seen.clear()
+        run(tiny("runtime.allow=[tests]", "attack.prior._target_=tests.plugins.TargetedPrior", "seed=5"))
+        assert TargetedPrior.seen == [None]
+    finally:
+        TargetedPrior.uses_target = True

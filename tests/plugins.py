@@ -1,0 +1,106 @@
+"""What a user might write outside the project: a defense with every hook, an attack and a prior of their own."""
+
+from __future__ import annotations
+
+import torch
+
+from attacks.base import Attack
+from defenses import Batch, Defense
+from midre_exp.priors.gmi import GMIPrior
+from midre_exp.threat import Threat
+
+
+class NosyDefense(Defense):
+    """Uses each hook once and remembers the order in which it was called."""
+
+    claims = frozenset({"base_loss", "sampler"})
+    calls: list[str] = []
+
+    def __init__(self, *, strength: float):
+        self.strength = strength
+
+    @property
+    def label(self):
+        return f"Nosy {self.strength:g}"
+
+    def on_dataset(self, train, *, seed):
+        self.calls.append("on_dataset")
+        return train
+
+    def sampler(self, labels, *, batch_size, seed):
+        self.calls.append("sampler")
+        return ClassByClass(labels)
+
+    def on_batch(self, batch, model, clock, generator):
+        assert torch.is_grad_enabled() and model.training
+        self.calls.append("on_batch")
+        return Batch(1 - batch.images, batch.labels, batch.index)
+
+    def reshape(self, model):
+        self.calls.append("reshape")
+
+    def rehead(self, model):
+        self.calls.append("rehead")
+
+    def trainable(self, model):
+        return [name for name, _ in model.named_parameters() if not name.startswith("layer1")]
+
+    def taps(self, model):
+        return ("layer2",)
+
+    def recipe(self, recipe):
+        return {**recipe, "epochs": 3}
+
+    def base_loss(self, output, batch, clock):
+        self.calls.append("base_loss")
+        return torch.nn.functional.cross_entropy(output.logits, batch.targets, label_smoothing=0.1)
+
+    def extra_losses(self, output, batch, clock):
+        self.calls.append(f"extra_losses {clock.epoch}/{clock.epochs}")
+        return {"tap": self.strength * output.taps["layer2"].square().mean()}
+
+    def on_epoch(self, model, clock):
+        self.calls.append(f"on_epoch {clock.epoch}")
+
+    def on_inference(self, model):
+        self.calls.append("on_inference")
+
+
+class ClassByClass:
+    """One class per batch."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def batches(self, epoch):
+        return [(self.labels == label).nonzero().squeeze(1) for label in self.labels.unique()]
+
+
+class RandomGuess(Attack):
+    """Asks a label victim and answers with its start points."""
+
+    threat = Threat.LABELS
+
+    def invert(self, victim, prior, labels, streams, progress):
+        latents = streams.normal("guess", prior.latent_dim)
+        for _ in progress(range(2)):
+            victim.labels(self.render(prior, latents, labels))
+        return latents
+
+
+class TargetedPrior(GMIPrior):
+    """A prior whose training may look at the target."""
+
+    uses_target = True
+    seen: list[object] = []
+
+    def fit(self, public, victim, *, seed, work, runtime):
+        self.seen.append(victim)
+        return super().fit(public, victim, seed=seed, work=work, runtime=runtime)
+
+
+class BrokenAttack(RandomGuess):
+    """Fails like a bug would."""
+
+    def invert(self, victim, prior, labels, streams, progress):
+        raise RuntimeError("the attack fell over")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import copy
+import io
+
+import pandas as pd
+import pytest
+
+from midre_exp.report import tables
+from midre_exp.report.page import Cell, Row, write_page
+
+
+def record(
+    defense: str, acc: float, att: float, *, seed: int = 0, setup: str = "S13a", knn: float | None = 1000.0
+) -> dict:
+    metrics = {"acc": acc, "att_acc1": att, "att_acc1_batch_std": 2.0, "evaluator_acc": 95.88}
+    if knn is not None:
+        metrics["knn_dist"] = knn
+    return {
+        "setup": {"id": setup},
+        "scale": "mini",
+        "attack": "LOMMA+GMI",
+        "target": "vgg16",
+        "evaluator": "facenet112",
+        "defense": {"label": defense},
+        "seed": seed,
+        "data": {"name": "celeba_celeba", "resolution": 64},
+        "counts": {
+            "reconstructions": 1500,
+            "private_identities": 1000,
+            "private_train": 27018,
+            "public": 30000,
+            "identities": 300,
+            "restarts": 5,
+        },
+        "metrics": metrics,
+        "commit": "abc",
+        "device": "one GPU",
+    }
+
+
+TABLE3 = [
+    record("NoDef", 85.74, 53.64),
+    record("NLS", 80.02, 39.16),
+    record("MIDRE [0.1, 0.4]", 79.85, 26.62),
+]
+
+
+def test_delta_recomputes_table_3_of_the_paper():
+    table = tables.comparison(TABLE3).set_index("defense")
+    assert pd.isna(table.delta["NoDef"])
+    assert round(table.delta["NLS"], 2) == 2.53
+    assert round(table.delta["MIDRE [0.1, 0.4]"], 2) == 4.59
+
+
+def test_a_defense_that_costs_nothing_is_op_and_a_stronger_attack_negative():
+    assert tables.trade_off(95.47, 15.97, 95.43, 86.51) == "OP"
+    assert tables.trade_off(95.43, 15.97, 95.43, 86.51) == "OP"
+    assert tables.trade_off(80.02, 72.00, 85.74, 71.00) == pytest.approx(-0.17, abs=0.005)
+
+
+def test_seeds_are_averaged_and_counted_and_order_is_kept():
+    table = tables.comparison([*TABLE3, record("NoDef", 87.74, 55.64, seed=1)])
+    assert list(table.defense) == ["NoDef", "NLS", "MIDRE [0.1, 0.4]"]
+    assert (table.acc[0], table.att_acc1[0], table.seeds[0], table.n[0]) == (86.74, 54.64, 2, 3000)
+
+
+def test_setups_are_compared_with_their_own_baseline():
+    other = [record("NoDef", 90.0, 50.0, setup="S19"), record("NLS", 80.0, 40.0, setup="S19")]
+    table = tables.comparison([*TABLE3, *other])
+    assert table[(table.setup == "S19") & (table.defense == "NLS")].delta.item() == pytest.approx(1.0)
+    assert tables.printable(table).columns[0] == "setup"
+
+
+def test_without_a_baseline_delta_is_empty_and_a_missing_metric_stays_empty():
+    rows = [record("NLS", 80.02, 39.16, knn=None), record("MIDRE", 79.0, 20.0)]
+    shown = tables.printable(tables.comparison(rows))
+    assert list(shown["Δ"]) == ["", ""]
+    assert list(shown["KNN dist"]) == ["", "1000.000"]
+
+
+def test_files_hold_the_same_numbers(tmp_path):
+    table = tables.comparison(TABLE3)
+    tables.write_tables(tmp_path, "table3", table, tables.caption("Title with 100 % and _", TABLE3))
+    assert "| MIDRE [0.1, 0.4] |" in (tmp_path / "table3.md").read_text()
+    csv = pd.read_csv(io.StringIO((tmp_path / "table3.csv").read_text()))
+    assert list(csv.att_acc1) == [53.64, 39.16, 26.62]
+    tex = (tmp_path / "table3.tex").read_text()
+    assert r"\toprule" in tex and r"\bottomrule" in tex and r"$\Delta$" in tex and "26.62" in tex
+    assert r"100 \%" in tex and r"\_" in tex and "Δ" not in tex and "±" not in tex
+
+
+def test_the_caption_says_scale_data_counts_commit_and_device():
+    text = tables.caption("T", TABLE3)
+    for fact in (
+        "mini",
+        "celeba_celeba",
+        "64 px",
+        "1000 private identities",
+        "30000 public",
+        "abc",
+        "one GPU",
+        "95.9 %",
+    ):
+        assert fact in text, fact
+
+
+def test_records_are_not_changed_by_rendering():
+    before = copy.deepcopy(TABLE3)
+    tables.comparison(TABLE3)
+    assert before == TABLE3
+
+
+def test_the_page_is_self_contained_and_escapes(tmp_path):
+    shown = tables.printable(tables.comparison(TABLE3))
+    rows = [
+        Row(
+            "GMI against <b>",
+            [Cell("data:image/png;base64,AAAA", True), Cell("data:image/png;base64,BBBB", False)],
+        )
+    ]
+    path = tmp_path / "page.html"
+    write_page(path, title="A & B", caption="c", table=shown, rows=rows, missing=["python -m midre_exp x"])
+    html = path.read_text()
+    assert "A &amp; B" in html and "&lt;b&gt;" in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert "python -m midre_exp x" in html and "not recognised" in html

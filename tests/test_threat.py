@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from midre_exp.errors import ConfigError
+from midre_exp.targets import build_target
+from midre_exp.threat import Threat, make_victim
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_target("resnet18", num_classes=5, width=0.125, stem="small")
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def reachable(thing: object) -> list[object]:
+    """Everything an attack can get at through attributes, at any depth."""
+    seen: list[object] = []
+    queue = [thing]
+    while queue:
+        current = queue.pop()
+        if any(current is other for other in seen):
+            continue
+        seen.append(current)
+        queue += list(getattr(current, "__dict__", {}).values())
+        if isinstance(current, dict):
+            queue += list(current.values())
+        elif isinstance(current, (list, tuple)):
+            queue += list(current)
+    return seen
+
+
+@pytest.mark.parametrize("threat", list(Threat))
+def test_no_attribute_of_a_victim_leads_to_the_network(model, threat):
+    found = reachable(make_victim(model, 5, threat))
+    assert not [thing for thing in found if isinstance(thing, (nn.Module, nn.Parameter))]
+
+
+def test_a_white_box_victim_gives_logits_features_taps_and_image_gradients(model, images):
+    victim = make_victim(model, 5, Threat.WHITE_BOX)
+    images.requires_grad_()
+    output = victim(images, taps=("layer2",))
+    assert torch.equal(output.logits, model(images).logits)
+    assert output.taps["layer2"].shape[0] == 3
+    (gradient,) = torch.autograd.grad(output.logits.sum(), images)
+    assert gradient.abs().sum() > 0
+    assert not any(p.requires_grad for p in model.parameters())
+    assert victim.queries == 3
+
+
+def test_a_score_victim_gives_probabilities_and_no_graph(model, images):
+    victim = make_victim(model, 5, Threat.SCORES)
+    scores = victim.scores(images.requires_grad_())
+    assert not scores.requires_grad
+    assert torch.allclose(scores.sum(1), torch.ones(3))
+    assert not hasattr(victim, "labels") and not callable(victim)
+
+
+def test_a_label_victim_gives_the_prediction_alone(model, images):
+    victim = make_victim(model, 5, Threat.LABELS)
+    assert torch.equal(victim.labels(images), model(images).logits.argmax(1))
+    assert not hasattr(victim, "scores") and not callable(victim)
+
+
+def test_confidence_speaks_the_language_of_each_threat_model(model, images):
+    labels = torch.tensor([0, 1, 2])
+    probability = model.eval()(images).logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    for threat in (Threat.WHITE_BOX, Threat.SCORES):
+        assert torch.allclose(make_victim(model, 5, threat).confidence(images, labels), probability)
+    assert set(make_victim(model, 5, Threat.LABELS).confidence(images, labels).tolist()) <= {0.0, 1.0}
+
+
+def test_every_image_is_one_query(model, images):
+    victim = make_victim(model, 5, Threat.SCORES)
+    victim.scores(images)
+    victim.confidence(images, torch.zeros(3, dtype=torch.int64))
+    assert victim.queries == 6
+
+
+def test_an_unknown_threat_model_is_refused(model):
+    with pytest.raises(ConfigError, match="white_box, scores, labels"):
+        make_victim(model, 5, "psychic")
