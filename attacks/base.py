@@ -20,9 +20,8 @@ from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import Streams
-from midre_exp.threat import LabelVictim, ScoreVictim, Threat, WhiteBoxVictim
+from midre_exp.threat import AnyVictim, Threat
 
-AnyVictim = WhiteBoxVictim | ScoreVictim | LabelVictim
 Steps = Sequence[Callable[[Tensor], Tensor]]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _decode(content: bytes) -> dict[str, Any]:
 
 def _check_plain(value: Any, where: str) -> None:
     kind = type(value)
-    if kind in (dict, OrderedDict):
+    if kind in (dict, OrderedDict, Counter):  # schedulers keep their milestones in a Counter
         for key, item in value.items():
             _check_plain(key, f"a key of {where}")
             _check_plain(item, f"{where}[{key!r}]")

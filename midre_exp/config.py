@@ -27,7 +27,9 @@ def plain(node: Any) -> Any:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
         names = sorted(_missing(OmegaConf.to_container(node, resolve=False)))
-        raise ConfigError(f"the config needs a value for {', '.join(names)}; give it as {names[0]}=VALUE") from error
+        raise ConfigError(
+            f"the config needs a value for {', '.join(names)}; give it as {names[0]}=VALUE"
+        ) from error
 
 
 def _missing(node: Any, path: str = "") -> Iterable[str]:

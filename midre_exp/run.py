@@ -11,8 +11,8 @@ Each stage is built once under its key and taken from the store afterwards; a ki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from midre_exp import stages
 from midre_exp.config import build
 from midre_exp.keys import make_plan
 from midre_exp.records import device_name, make_record, record_path, write_record
-from midre_exp.runtime import Runtime, make_runtime
-from midre_exp.store import Artifact, Store, Workspace
-from midre_exp.tracking import track
+from midre_exp.runtime import make_runtime
+from midre_exp.store import Store
 
 
 def run(settings: Mapping[str, Any]) -> Path:
@@ -31,72 +30,57 @@ def run(settings: Mapping[str, Any]) -> Path:
     store = Store(settings["paths"]["store"])
     runtime = make_runtime(settings["runtime"])
     allow = tuple(settings["runtime"]["allow"])
+    record = record_path(settings["paths"]["results"], settings, plan)
+    stages.check_writable(settings["paths"])
 
     private, public = (build(settings["data"][role], allow=allow) for role in ("private", "public"))
     defense = build({**settings["composer"], **settings["defense"]}, allow=allow)
     undefended = build(settings["composer"], allow=allow)
+    stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
 
-    def stage(name: str, make: Callable[[Workspace, Runtime], None]) -> Artifact:
-        """The artifact of one stage: from the store, or made now under the stage's tracker."""
-
-        def tracked(work: Workspace) -> None:
-            runtime.say(f"{name} {plan[name].key}: building")
-            with track(
-                settings["tracking"],
-                stage=name,
-                group=settings["setup"]["id"],
-                tags=(settings["attack"]["name"], defense.label, settings["scale"]),
-                config=plan[name].config,
-                folder=Path(settings["paths"]["runs"]) / "wandb" / f"{name}-{plan[name].key}",
-            ) as tracker:
-                make(work, replace(runtime, tracker=tracker))
-
-        artifact = store.build(
-            name, plan[name].key, config=plan[name].config, upstream=plan[name].upstream, make=tracked
-        )
-        runtime.say(stages.sentence(name, artifact))
-        return artifact
-
-    def target_stage(work: Workspace, runtime: Runtime) -> None:
-        stages.train_target(settings["target"], private, defense, settings["seed"], work, runtime, allow)
-
-    def evaluator_stage(work: Workspace, runtime: Runtime) -> None:
-        node = settings["evaluator"]
-        stages.train_target(node, private, undefended, node["seed"], work, runtime, allow)
-
-    target = stage("target", target_stage)
-    evaluator = stage("evaluator", evaluator_stage)
+    target = stage(
+        "target",
+        lambda work, runtime: stages.train_target(
+            settings["target"], private, defense, settings["seed"], work, runtime, allow
+        ),
+    )
+    evaluator = stage(
+        "evaluator",
+        lambda work, runtime: stages.train_target(
+            settings["evaluator"], private, undefended, settings["evaluator"]["seed"], work, runtime, allow
+        ),
+    )
 
     def victim() -> Any:
-        model = stages.load_target(settings["target"], target, defense, allow)
-        return stages.make_attack_victim(model, settings["attack"], target, runtime, allow)
+        return stages.load_victim(settings, target, defense, runtime, allow)
 
-    def prior_stage(work: Workspace, runtime: Runtime) -> None:
-        stages.train_prior(settings["attack"]["prior"], public, victim, work, runtime, allow)
-
-    prior = stage("prior", prior_stage)
-
-    def attack_stage(work: Workspace, runtime: Runtime) -> None:
-        stages.run_attack(settings["attack"], victim(), prior, settings["seed"], work, runtime, allow)
-
-    attack = stage("attack", attack_stage)
-
-    def metrics_stage(work: Workspace, runtime: Runtime) -> None:
-        judge = stages.load_target(settings["evaluator"], evaluator, undefended, allow)
-        stages.measure(settings["metrics"], attack, judge, private, work, runtime, allow)
-
-    metrics = stage("metrics", metrics_stage)
-
-    artifacts = {
-        "target": target,
-        "evaluator": evaluator,
-        "prior": prior,
-        "attack": attack,
-        "metrics": metrics,
-    }
-    record = make_record(
-        settings, plan, artifacts, defense_label=defense.label, device=device_name(runtime.device)
+    prior = stage(
+        "prior",
+        lambda work, runtime: stages.train_prior(
+            settings["attack"]["prior"], public, victim, work, runtime, allow
+        ),
     )
-    path = record_path(settings["paths"]["results"], settings, plan)
-    write_record(path, record)
-    return path
+    attack = stage(
+        "attack",
+        lambda work, runtime: stages.run_attack(
+            settings["attack"], victim(), prior, settings["seed"], work, runtime, allow
+        ),
+    )
+
+    def judge() -> Any:
+        return stages.load_target(settings["evaluator"], evaluator, undefended, allow)
+
+    metrics = stage(
+        "metrics",
+        lambda work, runtime: stages.measure(
+            settings["metrics"], attack, judge(), private, work, runtime, allow
+        ),
+    )
+
+    artifacts = {artifact.stage: artifact for artifact in (target, evaluator, prior, attack, metrics)}
+    if not record.exists():
+        content = make_record(
+            settings, plan, artifacts, defense_label=defense.label, device=device_name(runtime.device)
+        )
+        write_record(record, content)
+    return record

@@ -5,19 +5,72 @@ Heavy imports stand inside the functions: a run that finds everything in the sto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midre_exp.config import build, without
 from midre_exp.data.base import Dataset
+from midre_exp.files import write_atomic
+from midre_exp.keys import Plan
+from midre_exp.records import device_name
 from midre_exp.runtime import Runtime
-from midre_exp.store import Artifact, Workspace
+from midre_exp.store import Artifact, Store, Workspace
+from midre_exp.tracking import track
 
 if TYPE_CHECKING:
-    from attacks.base import AnyVictim
     from midre_exp.targets.base import Classifier
+    from midre_exp.threat import AnyVictim
 
 Allow = tuple[str, ...]
+Make = Callable[[Workspace, Runtime], None]
+
+
+def build_stage(
+    plan: Plan,
+    store: Store,
+    runtime: Runtime,
+    settings: Mapping[str, Any],
+    defense_label: str,
+    name: str,
+    make: Make,
+) -> Artifact:
+    """The artifact of one stage: from the store, or made now under a tracker of its own. Says what happens in a line each."""
+    stage = plan[name]
+
+    def tracked(work: Workspace) -> None:
+        runtime.say(f"{name} {stage.key}: building")
+        with track(
+            settings["tracking"],
+            stage=name,
+            group=settings["setup"]["id"],
+            tags=(settings["attack"]["name"], defense_label, settings["scale"]),
+            config=stage.config,
+            folder=Path(settings["paths"]["runs"]) / "wandb" / f"{name}-{stage.key}",
+        ) as tracker:
+            make(work, replace(runtime, tracker=tracker))
+
+    artifact = store.build(
+        name,
+        stage.key,
+        config=stage.config,
+        upstream=stage.upstream,
+        make=tracked,
+        device=device_name(runtime.device),
+        wait_message=runtime.say,
+    )
+    runtime.say(sentence(name, artifact))
+    return artifact
+
+
+def check_writable(paths: Mapping[str, str]) -> None:
+    """Find out before hours of work whether results can be written. Raises StoreError naming the folder."""
+    for folder in paths.values():
+        probe = Path(folder) / f".probe-{os.getpid()}"
+        write_atomic(probe, "")
+        probe.unlink()
 
 
 def train_target(
@@ -69,15 +122,15 @@ def load_target(node: Mapping[str, Any], artifact: Artifact, defense: Any, allow
     return model.eval()
 
 
-def make_attack_victim(
-    model: Classifier, node: Mapping[str, Any], artifact: Artifact, runtime: Runtime, allow: Allow
+def load_victim(
+    settings: Mapping[str, Any], artifact: Artifact, defense: Any, runtime: Runtime, allow: Allow
 ) -> AnyVictim:
-    """The target as the threat model of the attack shows it."""
+    """The trained target as the threat model of the attack shows it."""
     from midre_exp.threat import make_victim
 
-    threat = build(without(node, "prior", "name"), allow=allow).threat
-    classes = int(artifact.metrics["counts"]["private_identities"])
-    return make_victim(model.to(runtime.device), classes, threat)
+    model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
+    threat = build(without(settings["attack"], "prior", "name"), allow=allow).threat
+    return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
 
 def train_prior(

@@ -76,7 +76,9 @@ class PlannedSweeper(BasicSweeper):
     def _summarise(self, jobs: Sequence[Sequence[str]], results: Sequence[JobReturn]) -> None:
         failures = []
         for job, result in zip(jobs, results, strict=True):
-            error = result._return_value.error if result.status is JobStatus.COMPLETED else result._return_value
+            error = (
+                result._return_value.error if result.status is JobStatus.COMPLETED else result._return_value
+            )
             if error is not None:
                 failures.append((" ".join(part for part in job if not part.startswith("plan.")), error))
         print(f"{len(jobs) - len(failures)} runs done, {len(failures)} failed", flush=True)

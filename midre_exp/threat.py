@@ -94,9 +94,10 @@ class LabelVictim(_Counting):
         return (self.labels(images) == labels).float()
 
 
-def make_victim(
-    model: Classifier, num_classes: int, threat: Threat
-) -> WhiteBoxVictim | ScoreVictim | LabelVictim:
+AnyVictim = WhiteBoxVictim | ScoreVictim | LabelVictim
+
+
+def make_victim(model: Classifier, num_classes: int, threat: Threat) -> AnyVictim:
     """Wrap a trained classifier for one threat model. The model is put in eval mode and its weights are frozen in place.
 
     Raises ConfigError for a threat model that is not one of ``Threat``.

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import pickle
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,13 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         "half": torch.ones(2, dtype=torch.bfloat16),
         "empty": torch.zeros(0, 3),
         "named": OrderedDict(w=nn.Parameter(torch.arange(3.0))),
+        "milestones": Counter([10, 20, 20]),
         "optimizer": {"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"betas": (0.9, 0.999)}]},
     }
     checkpoint.save(tmp_path / "deep" / "state", state)
     found = checkpoint.load(tmp_path / "deep" / "state")
     assert found is not None and found.keys() == state.keys()
-    for name in ("step", "lr", "note", "done", "best", "history", "optimizer"):
+    for name in ("step", "lr", "note", "done", "best", "history", "optimizer", "milestones"):
         assert found[name] == state[name]
     for name in ("rng", "half", "empty"):
         assert torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype

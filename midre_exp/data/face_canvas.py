@@ -140,7 +140,7 @@ class Canvas:
         column = across * f["scaled_cos"] - along * f["scaled_sin"] + f["x"]
         row = across * f["scaled_sin"] + along * f["scaled_cos"] + f["y"]
         corners = torch.stack([column, row]).view(2, -1)
-        spread = float(f["blur"].max()) + 1.5 / self.size
+        spread = float(f["blur"].max()) + 2.5 / self.size
         first = ((corners.amin(1) - spread + 1) * (0.5 * self.size)).long().tolist()
         last = ((corners.amax(1) + spread + 1) * (0.5 * self.size)).long().tolist()
         left, top = (

@@ -120,7 +120,7 @@ def eyes(c: Canvas, f: Faces) -> None:
     line = (v + x * (f["brow_slope"] * 0.8)).add_(f["brow_y"]).sub_(x * x * f["brow_arch"])
     brow = torch.maximum(
         line.abs_() - f["brow_half"] * (1 - 0.5 * p.clamp(-0.4, 1)) * (1 - p2 * p2),
-        (p.abs() - 1) * f["brow_length"],
+        x.abs() - f["brow_length"],
     )
     brow = c.cover(brow).mul_(wave(x * 24 + v * 9).mul_(0.08).add_(0.86))
     tone = (brow * 0.65 + 0.35).mul_(light)

@@ -196,25 +196,25 @@ def paint(f: Faces, size: int) -> Tensor:
     low = c.window(f, (-4.0, 4.0), (0.3, 4.0), ("x", "y", "hair", "outline"))
     body(low, f)
     c.paste(low)
-    side, skull = f["face_width"] + f["ear_size"] * 0.65 + 0.07, f["skull"] + 0.01
+    side, skull = f["face_width"] + f["ear_size"] * 0.65 + 0.11, f["skull"] + 0.02
     head = c.window(
-        f, (-side, side), (-skull, f["chin"] + 0.05), ("x", "y", "nx", "outline", "hair", "opening", "sheen")
+        f, (-side, side), (-skull, f["chin"] + 0.06), ("x", "y", "nx", "outline", "hair", "opening", "sheen")
     )
     skin(head, f)
     # on the turned face, a feature at u appears between u and u + turn
     turn, nod = f["face_width"] * f["turn"] * 1.1, f["chin"] * 0.5 * f["nod"]
     left, right, up, down = turn.clamp_max(0), turn.clamp_min(0), nod.clamp_max(0), nod.clamp_min(0)
-    middle = head.window(f, (-0.38 + left, 0.38 + right), (-0.16 + up, 0.52 + down), ("u", "v", "light"))
+    middle = head.window(f, (-0.45 + left, 0.45 + right), (-0.17 + up, 0.64 + down), ("u", "v", "light"))
     relief(middle, f)
     head.paste(middle)
-    some(head, f, "bearded", beard, (-0.5, 0.5), (-0.05, 0.75), ("u", "v", "light", "outline"))
-    lips = head.window(f, (-0.22 + left, 0.22 + right), (0.2 + up, 0.55 + down), ("u", "v", "light"))
+    some(head, f, "bearded", beard, (-0.56, 0.56), (-0.20, 0.80), ("u", "v", "light", "outline"))
+    lips = head.window(f, (-0.22 + left, 0.22 + right), (0.22 + up, 0.62 + down), ("u", "v", "light"))
     mouth(lips, f)
     head.paste(lips)
-    gaze = head.window(f, (-0.4 + left, 0.4 + right), (-0.26 + up, 0.16 + down), ("u", "v", "light"))
+    gaze = head.window(f, (-0.4 + left, 0.4 + right), (-0.30 + up, 0.13 + down), ("u", "v", "light"))
     eyes(gaze, f)
     head.paste(gaze)
-    some(head, f, "glassed", glasses, (-0.5, 0.5), (-0.3, 0.3), ("u", "v", "light"))
+    some(head, f, "glassed", glasses, (-0.54, 0.54), (-0.25, 0.28), ("u", "v", "light"))
     some(head, f, "earringed", earrings, (-0.7, 0.7), (0.1, 0.4), ("x", "y", "hair"))
     fringe(head, f)
     c.paste(head)

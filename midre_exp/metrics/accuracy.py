@@ -47,8 +47,8 @@ def identity_interval(
 class AttackAccuracy:
     """Top-1 and top-5 attack accuracy in percent.
 
-    ``att_acc1``, ``att_acc5``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group`` identities of the sample
-    deviation (n-1) over restarts, the figure behind the ± of the low-resolution papers. ``att_acc1_std``: sample deviation over restarts of
+    ``att_acc1``, ``att_acc5``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group`` identities of the
+    sample deviation (n-1) over restarts, the figure behind the ± of the low-resolution papers. ``att_acc1_std``: sample deviation over restarts of
     the accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 % bootstrap interval over identities. Likewise for top-5.
     """
 

@@ -14,7 +14,7 @@ from midre_exp.config import build, without
 from midre_exp.data.base import ImageSet
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
-from midre_exp.threat import LabelVictim, ScoreVictim, WhiteBoxVictim
+from midre_exp.threat import AnyVictim
 
 
 class Prior(nn.Module):
@@ -40,7 +40,7 @@ class Prior(nn.Module):
     def fit(
         self,
         public: ImageSet,
-        victim: WhiteBoxVictim | ScoreVictim | LabelVictim | None,
+        victim: AnyVictim | None,
         *,
         seed: int,
         work: Path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.plugins import CheckpointIO
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler as TorchSampler
 from tqdm import tqdm
 
-from midre_exp import checkpoint
+from midre_exp import checkpoint as checkpoints
 from midre_exp.config import build
 from midre_exp.data.base import Dataset, ImageSet, to_float
 from midre_exp.errors import ConfigError
@@ -54,6 +55,7 @@ class ClassifierModule(pl.LightningModule):
         self.seed = seed
         self.allow = allow
         self.augment = [build(step, allow=allow) for step in recipe["augment"]]
+        self.rates = learning_rates(recipe, allow=allow)
         self.wanted_taps = tuple(defense.taps(model))
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
@@ -67,6 +69,9 @@ class ClassifierModule(pl.LightningModule):
         """Seed everything for this epoch and let schedules act."""
         torch.manual_seed(derive(self.seed, "epoch", self.current_epoch))
         self.generator = generator(self.seed, "batches", self.current_epoch, device=self.device)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rates[self.current_epoch]
         self.defense.on_epoch(self.model, self.clock)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
@@ -115,16 +120,30 @@ class ClassifierModule(pl.LightningModule):
         self.best = dict(state["midre_exp"]["best"])
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimiser over the parameters that train, and its scheduler if it has one."""
+        """The recipe's optimiser over the parameters that train. Its learning rate is set at the start of each epoch."""
         names = self.defense.trainable(self.model)
         if names is not None:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name in set(names))
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = build(self.recipe["optimizer"], parameters, allow=self.allow)
-        if self.recipe["scheduler"] is None:
-            return optimizer
-        return [optimizer], [build(self.recipe["scheduler"], optimizer, allow=self.allow)]
+        return build(self.recipe["optimizer"], parameters, allow=self.allow)
+
+
+def learning_rates(recipe: Mapping[str, Any], *, allow: tuple[str, ...] = ()) -> list[float]:
+    """The learning rate of every epoch under the recipe's scheduler, played through once on a stand-in parameter.
+
+    A table instead of a stepping scheduler, because Lightning saves a checkpoint before it steps schedulers, so that a resumed run would
+    lag one epoch behind.
+    """
+    optimizer = build(recipe["optimizer"], [torch.nn.Parameter(torch.zeros(1))], allow=allow)
+    scheduler = recipe["scheduler"] and build(recipe["scheduler"], optimizer, allow=allow)
+    rates = []
+    for _ in range(int(recipe["epochs"])):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    return rates
 
 
 class _Blocks(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
@@ -141,38 +160,39 @@ class _Blocks(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class _EpochBatches(TorchSampler[Tensor]):
-    """Feeds a ``Sampler`` to a DataLoader; Lightning announces the epoch."""
+    """Feeds a ``Sampler`` to a DataLoader. Asks for the epoch itself: Lightning's ``set_epoch`` is not called for a resumed epoch."""
 
-    def __init__(self, sampler: Sampler):
+    def __init__(self, sampler: Sampler, epoch: Callable[[], int]):
         self.sampler = sampler
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.sampler.batches(self.epoch))
+        return iter(self.sampler.batches(self.epoch()))
 
     def __len__(self) -> int:
-        return len(self.sampler.batches(self.epoch))
+        return len(self.sampler.batches(self.epoch()))
 
 
-def _loaders(train: ImageSet, test: ImageSet, sampler: Sampler, batch: int) -> tuple[Any, Any]:
+def _loaders(
+    train: ImageSet, test: ImageSet, sampler: Sampler, batch: int, epoch: Callable[[], int]
+) -> tuple[Any, Any]:
     everything = list(torch.arange(len(test)).split(batch))
     return (
-        DataLoader(_Blocks(train), sampler=_EpochBatches(sampler), batch_size=None),
+        DataLoader(_Blocks(train), sampler=_EpochBatches(sampler, epoch), batch_size=None),
         DataLoader(_Blocks(test), sampler=everything, batch_size=None),
     )
 
 
 def _quiet_lightning() -> None:
-    """Lightning's advice about loader workers and its hardware banner do not apply: batches are sliced from memory, the run reports itself."""
+    """Lightning's advice about loader workers and its hardware banner do not apply: batches are sliced from memory, a run reports itself."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings(
         "ignore", message=".*number of training batches.*smaller than the logging interval.*"
     )
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # ours: resuming
+    warnings.filterwarnings(
+        "ignore", message="Checkpoint directory .* exists and is not empty"
+    )  # ours: resuming
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
 
 
@@ -207,10 +227,10 @@ def train_classifier(
         sampler = Shuffled(
             len(train), batch_size=recipe["batch_size"], drop_last=recipe["drop_last"], seed=seed
         )
-    loaders = _loaders(train, test, sampler, int(recipe["batch_size"]))
+    loaders = _loaders(train, test, sampler, int(recipe["batch_size"]), lambda: module.current_epoch)
 
     resume = work / "last.ckpt"
-    if checkpoint.load(resume) is None:
+    if checkpoints.load(resume) is None:
         resume = None  # type: ignore[assignment]
     _quiet_lightning()
     trainer = pl.Trainer(
@@ -220,6 +240,7 @@ def train_classifier(
         precision=recipe["precision"],
         logger=_loggers(work, runtime),
         callbacks=_callbacks(work, runtime, title),
+        plugins=[VerifiedCheckpoints()],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -263,6 +284,22 @@ def _callbacks(work: Path, runtime: Runtime, title: str) -> list[Callback]:
     if runtime.progress:
         callbacks.append(TrainingBar(title))
     return callbacks
+
+
+class VerifiedCheckpoints(CheckpointIO):
+    """Lets Lightning write its checkpoints through ours: atomic, checked on reading, never executing anything."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write one checkpoint."""
+        checkpoints.save(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read one checkpoint, which the caller has found to be intact."""
+        return checkpoints.load(Path(path)) or {}
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete one checkpoint."""
+        Path(path).unlink(missing_ok=True)
 
 
 class TrainingBar(Callback):

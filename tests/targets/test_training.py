@@ -11,7 +11,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.batch import Shuffled
-from midre_exp.targets.training import train_classifier
+from midre_exp.targets.training import learning_rates, train_classifier
 
 RECIPE = {
     "epochs": 4,
@@ -32,9 +32,9 @@ class Colours(Dataset):
     def load(self, part):
         labels = torch.arange(3).repeat(7 if part == "train" else 4)
         generator = torch.Generator().manual_seed(len(labels))
-        noise = torch.randint(0, 120, (len(labels), 3, 32, 32), generator=generator)
+        noise = torch.randint(0, 60, (len(labels), 3, 32, 32), generator=generator)
         return ImageSet(
-            (noise + 120 * torch.eye(3).long()[labels][:, :, None, None]).byte(), labels, ("r", "g", "b")
+            (noise + 180 * torch.eye(3).long()[labels][:, :, None, None]).byte(), labels, ("r", "g", "b")
         )
 
     def fingerprint(self, role):
@@ -79,13 +79,29 @@ def test_training_learns_and_reports_percent(tmp_path):
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
-    whole, _, history = train(tmp_path / "whole")
+    scheduler = {
+        "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "T_max": 4,
+    }  # changes in every epoch
+    whole, _, history = train(tmp_path / "whole", scheduler=scheduler)
     with pytest.raises(RuntimeError, match="killed"):
-        train(tmp_path / "broken", StopAt(3))
+        train(tmp_path / "broken", StopAt(3), scheduler=scheduler)
     assert (tmp_path / "broken" / "last.ckpt").exists()
-    resumed, _, again = train(tmp_path / "broken")
+    seen = []
+
+    class Count(Defense):
+        def on_epoch(self, model, clock):
+            seen.append(clock.epoch)
+
+    resumed, _, again = train(tmp_path / "broken", Count(), scheduler=scheduler)
+    assert seen == [3]  # the finished epochs are not repeated
     assert torch.equal(weights(whole), weights(resumed))
     assert history == again
+
+
+def test_the_learning_rates_are_those_of_the_recipes_scheduler():
+    assert learning_rates(RECIPE) == pytest.approx([0.02, 0.02, 0.002, 0.002])
+    assert learning_rates({**RECIPE, "scheduler": None}) == [0.02] * 4
 
 
 def test_a_damaged_checkpoint_restarts_training_and_says_so(tmp_path, caplog):
