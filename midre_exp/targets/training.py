@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class ClassifierModule(pl.LightningModule):
         self.wanted_taps = tuple(defense.taps(model))
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
+        self.batches: _EpochBatches
 
     @property
     def clock(self) -> Clock:
@@ -76,6 +77,10 @@ class ClassifierModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
         """Augment, defend, classify, add up the losses."""
+        if self.batches.epoch != self.current_epoch:
+            raise RuntimeError(
+                f"batches of epoch {self.batches.epoch} are served in epoch {self.current_epoch}"
+            )
         images, labels, index = batch
         images = to_float(images)
         for step in self.augment:
@@ -112,7 +117,11 @@ class ClassifierModule(pl.LightningModule):
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
         """Plain containers only, so that the checkpoint loads without unpickling anything."""
-        state["midre_exp"] = {"history": self.history, "best": self.best}
+        state["midre_exp"] = {
+            "next_epoch": self.current_epoch + 1,
+            "history": self.history,
+            "best": self.best,
+        }
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         """Take up what an interrupted attempt had kept."""
@@ -160,25 +169,26 @@ class _Blocks(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class _EpochBatches(TorchSampler[Tensor]):
-    """Feeds a ``Sampler`` to a DataLoader. Asks for the epoch itself: Lightning's ``set_epoch`` is not called for a resumed epoch."""
+    """Feeds a ``Sampler`` to a DataLoader, one epoch per iteration from ``epoch`` on. Lightning announces epochs only to samplers of an
+    unbroken run and iterates before its epoch hooks, so the count is kept here and checked by the module.
+    """
 
-    def __init__(self, sampler: Sampler, epoch: Callable[[], int]):
+    def __init__(self, sampler: Sampler, epoch: int):
         self.sampler = sampler
-        self.epoch = epoch
+        self.epoch = epoch - 1
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.sampler.batches(self.epoch()))
+        self.epoch += 1
+        return iter(self.sampler.batches(self.epoch))
 
     def __len__(self) -> int:
-        return len(self.sampler.batches(self.epoch()))
+        return len(self.sampler.batches(max(self.epoch, 0)))
 
 
-def _loaders(
-    train: ImageSet, test: ImageSet, sampler: Sampler, batch: int, epoch: Callable[[], int]
-) -> tuple[Any, Any]:
+def _loaders(train: ImageSet, test: ImageSet, sampler: TorchSampler[Tensor], batch: int) -> tuple[Any, Any]:
     everything = list(torch.arange(len(test)).split(batch))
     return (
-        DataLoader(_Blocks(train), sampler=_EpochBatches(sampler, epoch), batch_size=None),
+        DataLoader(_Blocks(train), sampler=sampler, batch_size=None),
         DataLoader(_Blocks(test), sampler=everything, batch_size=None),
     )
 
@@ -227,11 +237,11 @@ def train_classifier(
         sampler = Shuffled(
             len(train), batch_size=recipe["batch_size"], drop_last=recipe["drop_last"], seed=seed
         )
-    loaders = _loaders(train, test, sampler, int(recipe["batch_size"]), lambda: module.current_epoch)
 
     resume = work / "last.ckpt"
-    if checkpoints.load(resume) is None:
-        resume = None  # type: ignore[assignment]
+    state = checkpoints.load(resume)
+    batches = _EpochBatches(sampler, 0 if state is None else state["midre_exp"]["next_epoch"])
+    module.batches = batches
     _quiet_lightning()
     trainer = pl.Trainer(
         max_epochs=recipe["epochs"],
@@ -247,7 +257,8 @@ def train_classifier(
         log_every_n_steps=10,
         default_root_dir=str(work),
     )
-    trainer.fit(module, *loaders, ckpt_path=resume)
+    loaders = _loaders(train, test, batches, int(recipe["batch_size"]))
+    trainer.fit(module, *loaders, ckpt_path=None if state is None else resume)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if module.best:
