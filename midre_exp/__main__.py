@@ -34,7 +34,7 @@ def main() -> None:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_traceback:
             raise
-        fail(explain(error), 2)
+        fail(explain(error, sys.argv[1:]), 2)
     except KeyboardInterrupt:
         fail("interrupted; the same command continues where this one stopped", 130)
     except Exception as error:

@@ -90,4 +90,9 @@ def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> An
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         reason = " ".join(str(error.__cause__ or error).split())
-        raise ConfigError(f"cannot build {node.get('_target_', node)}: {reason}") from error
+        given = ", ".join(
+            f"{k}={v!r}" for k, v in node.items() if not k.startswith("_") and not isinstance(v, (dict, list))
+        )
+        raise ConfigError(
+            f"cannot build {node.get('_target_', node)} with {given or 'no values'}: {reason}"
+        ) from error

@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+from collections.abc import Sequence
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig
 
 from midre_exp.errors import UserError
 
 
-def explain(error: BaseException) -> str:
-    """One sentence for a mistake the user can mend."""
+def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
+    """One sentence for a mistake the user can mend; ``overrides`` are what the user typed."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):
@@ -23,7 +24,7 @@ def explain(error: BaseException) -> str:
     text = one_line(str(error))
     unknown = re.search(r"Could not override '([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and unknown:
-        return _unknown_key(unknown.group(1))
+        return _unknown_key(unknown.group(1), overrides)
     cause = error.__cause__
     return f"{text}: {one_line(str(cause))}" if cause is not None else text
 
@@ -49,15 +50,20 @@ def _missing_choice(error: MissingConfigException) -> str:
     return f"{group}={name} does not exist (there is no conf/{group}/{name}.yaml); {hint}choices: {', '.join(options)}"
 
 
-def _unknown_key(key: str) -> str:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+def _unknown_key(key: str, overrides: Sequence[str]) -> str:
+    from hydra import compose
 
     from midre_exp.config import CONF_DIR
+    from midre_exp.planning import packaged_configs
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        known = sorted(_keys(compose("config")))
+    groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
+    choices = [text for text in overrides if text.partition("=")[0] in groups]
+    try:
+        with packaged_configs():
+            known = sorted(_keys(compose("config", overrides=choices)))
+    except HydraException:  # a choice that is swept or wrong as well: suggest from the default choices
+        with packaged_configs():
+            known = sorted(_keys(compose("config")))
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "list all keys with --cfg job"
     return f"there is no config key {key} among the chosen options; {hint}"

@@ -81,6 +81,9 @@ class RandomGuess(Attack):
 
     threat = Threat.LABELS
 
+    def __init__(self, *, identities, restarts, image_to_target=(), **options_of_other_attacks):
+        super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
+
     def invert(self, victim, prior, labels, streams, progress):
         latents = streams.normal("guess", prior.latent_dim)
         for _ in progress(range(2)):

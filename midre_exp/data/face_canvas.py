@@ -1,7 +1,7 @@
 """What synthetic faces are painted with: images of many people at once, windows of them, and a few soft shapes.
 
-Per pixel the painter uses nothing but + - * / sqrt, min, max and rounding. IEEE 754 fixes these to the last bit, so an image is the
-same in any batch, split and memory layout; exponentials and sines are not, because their vector and scalar versions differ.
+The painter uses nothing but + - * / sqrt, min, max and rounding. IEEE 754 fixes these to the last bit, so an image is the same in any
+batch, split and memory layout; exponentials and sines are not, because their vector and scalar versions differ.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def wave(x: Tensor) -> Tensor:
 
 
 def soft(x: Tensor) -> Tensor:
-    """Smoothstep of x, 0 below 0 and 1 above 1."""
+    """Smoothstep of x: 0 below 0, 1 above 1."""
     x = x.clamp(0, 1)
     return (x * -2).add_(3).mul_(x).mul_(x)
 
@@ -79,7 +79,8 @@ def both(a: Tensor, b: Tensor, rounding: float) -> Tensor:
 class Canvas:
     """n images, or one window of them: ``colours`` [3, n, p] and the pixels' ``fields`` [n, p], by name.
 
-    ``sharp`` [n, 1] is one over the width of an edge in head units; a window shows the pixels in ``box`` of its images, or of some ``rows`` of them.
+    ``sharp`` [n, 1] is one over the width of an edge, in head units. A window shows the pixels in ``box`` of all
+    images of its parent, or of some ``rows`` of them.
     """
 
     def __init__(
@@ -87,24 +88,26 @@ class Canvas:
         colours: Tensor,
         fields: dict[str, Tensor],
         sharp: Tensor,
-        box: Box,
+        *,
         size: int,
+        box: Box,
         rows: Tensor | None = None,
     ):
         self.colours, self.fields, self.sharp = colours, fields, sharp
-        self.box, self.size, self.rows = box, size, rows
+        self.size, self.box, self.rows = size, box, rows
 
     @classmethod
     def blank(cls, f: Faces, size: int) -> Canvas:
-        """Whole images with fields ``gx``, ``gy`` (the image, -1..1) and ``x``, ``y`` (the head's units, turned with it)."""
+        """Whole images with fields ``gx``, ``gy`` (the image, -1..1) and ``x``, ``y`` (head units, turned with it)."""
         line = (torch.arange(size) + 0.5) * (2.0 / size) - 1
         gx, gy = line.repeat(size)[None], line.repeat_interleave(size)[None]
         dx, dy = gx - f["x"], gy - f["y"]
         cos, sin = f["cos"] / f["scale"], f["sin"] / f["scale"]
         x, y = (dx * cos).add_(dy * sin), (dy * cos).sub_(dx * sin)
-        sharp = 1 / (2.2 / size / f["scale"] + f["blur"])  # an edge is about a pixel wide, more out of focus
-        colours = torch.empty(3, len(sharp), size * size)
-        return cls(colours, {"gx": gx, "gy": gy, "x": x, "y": y}, sharp, (0, 0, size, size), size)
+        edge = (2.2 / size + f["zero"]) / f["scale"] + f["blur"]  # about one pixel, more when out of focus
+        colours = torch.empty(3, len(f), size * size)
+        fields = {"gx": gx, "gy": gy, "x": x, "y": y}
+        return cls(colours, fields, torch.ones_like(edge) / edge, size=size, box=(0, 0, size, size))
 
     def __getitem__(self, field: str) -> Tensor:
         return self.fields[field]
@@ -122,16 +125,18 @@ class Canvas:
         self.colours.mul_(1 - shade)
 
     def _inside(self, pixels: Tensor, box: Box) -> Tensor:
-        left, top, right, bottom = box
-        image = pixels.unflatten(-1, (self.box[3] - self.box[1], self.box[2] - self.box[0]))
-        return image[..., top - self.box[1] : bottom - self.box[1], left - self.box[0] : right - self.box[0]]
+        """The view [.., height, width] of this canvas's pixels that lie in a box."""
+        (left, top, right, bottom), (x, y, *_) = self.box, box
+        image = pixels.unflatten(-1, (bottom - top, right - left))
+        return image[..., y - top : box[3] - top, x - left : box[2] - left]
 
     def window(
         self, f: Faces, x: Span, y: Span, fields: tuple[str, ...], rows: Tensor | None = None
     ) -> Canvas:
-        """The smallest window that shows the head's rectangle ``x`` by ``y`` in every image (of ``rows``, to which ``f`` belongs).
+        """A copy of the smallest box that shows the head's rectangle ``x`` by ``y`` in every image, with some fields.
 
-        It saves work and changes nothing: what is painted there must not reach beyond the rectangle.
+        With ``rows`` it shows these images only, and ``f`` has their traits. A window saves work and changes nothing:
+        what is painted there must not reach beyond the rectangle.
         """
         across, along = (
             torch.stack([f["zero"] + at for at in x])[:, None],
@@ -140,7 +145,7 @@ class Canvas:
         column = across * f["scaled_cos"] - along * f["scaled_sin"] + f["x"]
         row = across * f["scaled_sin"] + along * f["scaled_cos"] + f["y"]
         corners = torch.stack([column, row]).view(2, -1)
-        spread = float(f["blur"].max()) + 2.5 / self.size
+        spread = float(f["blur"].max()) + 2.5 / self.size  # soft edges reach beyond a shape
         first = ((corners.amin(1) - spread + 1) * (0.5 * self.size)).long().tolist()
         last = ((corners.amax(1) + spread + 1) * (0.5 * self.size)).long().tolist()
         left, top = (
@@ -151,14 +156,14 @@ class Canvas:
             max(min(last[0] + 1, self.box[2]), left + 1),
             max(min(last[1] + 1, self.box[3]), top + 1),
         )
-        inner = (left, top, right, bottom)
-        cut = {name: self._inside(self[name], inner) for name in fields}
-        colours, sharp = self._inside(self.colours, inner), self.sharp
+        box = (left, top, right, bottom)
+        colours, sharp = self._inside(self.colours, box), self.sharp
+        cut = {name: self._inside(self[name], box) for name in fields}
         if rows is not None:
-            cut = {name: value.index_select(0, rows) for name, value in cut.items()}
             colours, sharp = colours[:, rows], sharp[rows]
-        cut = {name: value.reshape(len(sharp), -1) for name, value in cut.items()}
-        return Canvas(colours.reshape(3, len(sharp), -1), cut, sharp, inner, self.size, rows)
+            cut = {name: value.index_select(0, rows) for name, value in cut.items()}
+        cut = {name: value.flatten(1) for name, value in cut.items()}
+        return Canvas(colours.flatten(2), cut, sharp, size=self.size, box=box, rows=rows)
 
     def paste(self, part: Canvas) -> None:
         """Put a window of this canvas back."""

@@ -45,34 +45,29 @@ def identity_interval(
 
 
 class AttackAccuracy:
-    """Top-1 and top-5 attack accuracy in percent.
+    """Top-``k`` attack accuracy in percent, as numbers named after ``att_acc<k>``.
 
-    ``att_acc1``, ``att_acc5``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group`` identities of the
-    sample deviation (n-1) over restarts, the figure behind the ± of the low-resolution papers. ``att_acc1_std``: sample deviation over restarts of
-    the accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 % bootstrap interval over identities. Likewise for top-5.
+    ``att_acc1``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group`` identities of the sample deviation
+    (n-1) over restarts, the figure behind the ± of the low-resolution papers. ``att_acc1_std``: sample deviation over restarts of the
+    accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 % bootstrap interval over identities.
     """
 
-    def __init__(self, *, group: int):
-        if group < 1:
-            raise ConfigError(f"metrics: AttackAccuracy group={group} must be at least 1")
-        self.group = group
+    def __init__(self, *, k: int, group: int):
+        if k < 1 or group < 1:
+            raise ConfigError(f"metrics: AttackAccuracy k={k} and group={group} must be at least 1")
+        self.k, self.group = k, group
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """All accuracies; deviations are left out with a single restart, top-5 with fewer than five classes."""
-        numbers: dict[str, float] = {}
-        for k in (1, 5):
-            if seen.logits.shape[1] < k:
-                raise Unavailable(
-                    f"top-{k} accuracy needs at least {k} classes, the evaluator has {seen.logits.shape[1]}"
-                )
-            hits = topk_hits(seen.logits, seen.labels, k)
-            name = f"att_acc{k}"
-            numbers[name] = 100 * float(hits.mean())
-            low, high = identity_interval(hits, seen.labels)
-            numbers[f"{name}_low"], numbers[f"{name}_high"] = 100 * low, 100 * high
-            if int(seen.restarts.max()) > 0:
-                table = batch_table(hits, seen.labels, seen.restarts, self.group)
-                numbers[f"{name}_batch_std"] = 100 * float(table.std(1).mean())
-                overall = batch_table(hits, seen.labels, seen.restarts, int(seen.labels.max()) + 1)
-                numbers[f"{name}_std"] = 100 * float(overall.std(1).mean())
-        return numbers
+        """The accuracy and how sure it is; deviations need two restarts. Raises Unavailable with fewer than ``k`` classes."""
+        if seen.logits.shape[1] < self.k:
+            raise Unavailable(
+                f"top-{self.k} accuracy needs at least {self.k} classes, the evaluator has {seen.logits.shape[1]}"
+            )
+        hits = topk_hits(seen.logits, seen.labels, self.k)
+        low, high = identity_interval(hits, seen.labels)
+        percent = {"": float(hits.mean()), "_low": low, "_high": high}
+        if int(seen.restarts.max()) > 0:
+            table = batch_table(hits, seen.labels, seen.restarts, self.group)
+            overall = batch_table(hits, seen.labels, seen.restarts, int(seen.labels.max()) + 1)
+            percent |= {"_batch_std": float(table.std(1).mean()), "_std": float(overall.std(1).mean())}
+        return {f"att_acc{self.k}{name}": 100 * value for name, value in percent.items()}

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             render(options.table, table["title"], sweep)
         return code
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        print(f"midre_exp: {explain(error)}", file=sys.stderr)
+        print(f"midre_exp: {explain(error, options.overrides)}", file=sys.stderr)
         return 2
 
 

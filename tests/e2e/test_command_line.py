@@ -21,7 +21,7 @@ def cli(tmp_path, monkeypatch, capfd):
     def call(*arguments: str, tiny: bool = True) -> tuple[int, str, str]:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(
-            sys, "argv", ["midre_exp", *arguments, *(tiny_overrides(tmp_path) if tiny else [])]
+            sys, "argv", ["midre_exp", *(tiny_overrides(tmp_path) if tiny else []), *arguments]
         )
         code = 0
         try:
@@ -54,8 +54,8 @@ def test_one_run_then_nothing_to_do(cli, tmp_path):
 
 
 def test_a_sweep_runs_the_grid_and_skips_what_is_finished_before_launching(cli, tmp_path):
-    code, out, _ = cli("-m", "defense=nodef,midre")
-    assert code == 0 and "2 runs planned: 0 finished before, 0 repeated, 2 to do" in out
+    code, out, err = cli("-m", "defense=nodef,midre")
+    assert code == 0 and "2 runs planned: 0 finished before, 0 repeated, 2 to do" in out, err
     code, out, err = cli("-m", "defense=nodef,midre", "seed=0,1")
     assert code == 0 and "4 runs planned: 2 finished before, 0 repeated, 2 to do" in out
     assert err.count("prior") == err.count(": ready") - err.count("evaluator") - err.count(
@@ -97,7 +97,6 @@ def test_a_sweep_goes_on_after_a_failure_and_reports_it(cli, tmp_path):
         (["defense=mydre"], ["defense=mydre does not exist", "did you mean midre", "nodef"]),
         (["setup=S27"], ["does not exist", "choices:"]),
         (["setup=S99"], ["setup=S99 does not exist", "S01"]),
-        (["data.private.root=nowhere", "data=folder"], ["data.root"]),
         (["attack.identities=99"], ["attack.identities=99 exceeds the 4 classes", "lower attack.identities"]),
         (["attack.steps=many"], ["many"]),
         (["defense.midre.a_h=1.5", "defense=midre"], ["1.5"]),
@@ -120,6 +119,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(cli, arguments, words):
 
 
 def test_a_missing_folder_is_one_sentence(cli, tmp_path):
+    code, _, err = cli("data=folder", tiny=False)
+    assert code == 2 and "data.root=VALUE" in err
     code, _, err = cli("data=folder", "data.root=nowhere", f"paths.store={tmp_path}/s", tiny=False)
     assert code == 2 and "nowhere" in err and "Traceback" not in err
     assert not list(tmp_path.rglob("*.safetensors"))

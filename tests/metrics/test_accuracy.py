@@ -48,7 +48,7 @@ def test_aggregation_over_batches_and_restarts_matches_the_official_one():
     assert torch.allclose(table, wanted)
     logits = torch.zeros(len(labels), 300)
     logits[torch.arange(len(labels)), torch.where(hits > 0, labels, (labels + 1) % 300)] = 1.0
-    numbers = AttackAccuracy(group=60)(evaluation(logits, labels, restarts))
+    numbers = AttackAccuracy(k=1, group=60)(evaluation(logits, labels, restarts))
     assert numbers["att_acc1"] == pytest.approx(100 * golden["mean_acc1"])
     assert numbers["att_acc1_batch_std"] == pytest.approx(100 * golden["mean_of_batch_std"])
     assert numbers["att_acc1_std"] == pytest.approx(100 * golden["global_std_over_seed_means_for_comparison"])
@@ -60,8 +60,8 @@ def test_order_of_reconstructions_does_not_matter():
     restarts = torch.arange(3).repeat(20)
     logits = torch.randn(60, 20, generator=generator) + 2 * torch.eye(20)[labels]
     shuffle = torch.randperm(60, generator=generator)
-    first = AttackAccuracy(group=7)(evaluation(logits, labels, restarts))
-    second = AttackAccuracy(group=7)(evaluation(logits[shuffle], labels[shuffle], restarts[shuffle]))
+    first = AttackAccuracy(k=5, group=7)(evaluation(logits, labels, restarts))
+    second = AttackAccuracy(k=5, group=7)(evaluation(logits[shuffle], labels[shuffle], restarts[shuffle]))
     assert first == pytest.approx(second)
 
 
@@ -87,15 +87,17 @@ def test_the_interval_resamples_identities_not_images():
 
 def test_single_restart_has_no_deviation_and_few_classes_no_top5():
     labels, restarts = torch.arange(6), torch.zeros(6, dtype=torch.int64)
-    numbers = AttackAccuracy(group=60)(evaluation(torch.eye(6), labels, restarts))
+    numbers = AttackAccuracy(k=1, group=60)(evaluation(torch.eye(6), labels, restarts))
     assert numbers["att_acc1"] == 100 and "att_acc1_std" not in numbers
     with pytest.raises(Unavailable, match="top-5"):
-        AttackAccuracy(group=60)(evaluation(torch.eye(4), torch.arange(4), torch.zeros(4, dtype=torch.int64)))
+        AttackAccuracy(k=5, group=60)(
+            evaluation(torch.eye(4), torch.arange(4), torch.zeros(4, dtype=torch.int64))
+        )
 
 
 def test_a_group_of_zero_is_refused():
     with pytest.raises(ConfigError, match="group=0"):
-        AttackAccuracy(group=0)
+        AttackAccuracy(k=1, group=0)
 
 
 def test_knn_distance_matches_the_official_one():
