@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import open_dict
@@ -23,8 +22,8 @@ class SweepFailed(UserError):
     """Some jobs of a sweep failed; each left its own report."""
 
 
-def sweep(sweeper: BasicSweeper, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
-    """The product of the swept overrides, minus finished runs, minus duplicates, with any launcher.
+def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+    """The product of the swept overrides, minus finished runs, minus duplicates, with any launcher; ``sweeper`` is Hydra's, set up.
 
     Each job is launched with ``plan.key`` and ``plan.commit`` and refuses to run if it has become something else by the time it starts.
     Raises SweepFailed when a job failed, UserError when a job cannot even be planned.
@@ -45,7 +44,7 @@ def sweep(sweeper: BasicSweeper, arguments: Sequence[str]) -> list[Sequence[JobR
     return [results]
 
 
-def plan_jobs(sweeper: BasicSweeper, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
     """The jobs that are left to do, each with its frozen key; keeps their resolved configs for comparison at their start."""
     commit = git_commit()
     todo: dict[str, list[str]] = {}

@@ -68,7 +68,7 @@ def test_online_needs_a_key_and_modes_are_checked(tmp_path, offline):
     ):
         pass
     with (
-        pytest.raises(ConfigError, match="tracking.mode=loud"),
+        pytest.raises(ConfigError, match=r"tracking.mode=loud"),
         track({**SETTINGS, "mode": "loud"}, **options(tmp_path)),
     ):
         pass

@@ -127,7 +127,7 @@ class Canvas:
     def _inside(self, pixels: Tensor, box: Box) -> Tensor:
         """The view [.., height, width] of this canvas's pixels that lie in a box."""
         (left, top, right, bottom), (x, y, *_) = self.box, box
-        image = pixels.unflatten(-1, (bottom - top, right - left))
+        image: Tensor = pixels.unflatten(-1, (bottom - top, right - left))
         return image[..., y - top : box[3] - top, x - left : box[2] - left]
 
     def window(

@@ -60,12 +60,13 @@ def hair(c: Canvas, f: Faces) -> None:
     q2, up = q * q, y.clamp_max(0).div_(f["hair_tall"])
     shape = vault(q2, up.mul_(up)).sqrt_().sub_(1).mul_(half)
     shape = both(shape, q2.mul_(0.10).add_(y).sub_(f["hair_length"]), 0.10)
-    shape.sub_(wave(x * 3.1 + 0.40).mul_(wave(y * 2.7 + 1.08)).mul_(f["hair_curls"]))
+    curl = wave(wave(y * 4).mul_(0.35).add_(x * 4.7)).mul_(wave(wave(x * 3.7).mul_(0.35).add_(y * 4.1)))
+    shape.sub_(curl * f["hair_curls"])
     shape = torch.minimum(shape, disc(x - 0.05, y + (f["hair_tall"] + 0.06), f["hair_knot"]))
     # the opening: between an ellipse (curtains) and a square (a fringe), its upper edge tilted and jagged
     p = (x - f["hair_part"]).div_(f["hair_wide"])
     r = (x * f["hair_slant"]).sub_(y).add_(0.10 + 0.12 * f["nod"]).clamp_min_(0).div_(f["hair_high"])
-    r.mul_(wave(x * 5.3).add_(wave(x * 8.7)).mul_(f["hair_jag"]).add_(1))
+    r.mul_(wave(x * 6.7).mul_(f["hair_jag"]).add_(1))
     p.mul_(p)
     r.mul_(r)
     ellipse, square = p + r, p.mul_(p).add_(r.mul_(r)).sqrt_()
@@ -73,7 +74,6 @@ def hair(c: Canvas, f: Faces) -> None:
     # strands run from the crown; curls are a bent checker; a band of gloss crosses both
     fan = x / (y * 0.8).add_(1.2).clamp_min_(0.3)
     strand = wave(fan * 9.0 + y * f["hair_side"]).add_(wave(fan.mul_(23.0).add_(y).add_(y))).mul_(0.5)
-    curl = wave(wave(y * 5).mul_(0.35).add_(x * 6.1)).mul_(wave(wave(x * 4.7).mul_(0.35).add_(y * 5.3)))
     strand.add_(curl.mul_(1.4).sub_(strand).mul_(f["hair_curl"]))
     lit = q.mul_(0.5 * f["light_x"]).add_(y * (0.6 * f["light_y"])).add_(0.48).clamp_min_(0)
     band = blob((x - 0.16 * f["light_x"]).mul_(2.2), (y + (0.46 + 0.5 * f["hair_top"])).mul_(5.0))
@@ -119,9 +119,10 @@ def skin(c: Canvas, f: Faces) -> None:
     light.mul_(1 - hollow.mul_(0.34))
     light.add_(blob((x - 0.12 * f["light_x"]).mul_(4.5), (y + 0.36).mul_(6)).mul_(0.12 * f["light"]))
     cover = c.cover(torch.minimum(edge, ear))
-    c.paint(
-        cover, (f["flush"] * light).add_(f["flesh"]).mul_(light)
-    )  # dim skin is redder: blood shows in the shade
+    flesh = (
+        (f["flush"] * light).add_(f["flesh"]).mul_(light)
+    )  # redder where it is dim: blood shows in the shade
+    c.paint(cover, flesh)
     u, v = x - nz * (f["face_width"] * f["turn"]), y - nz.mul_(0.45 * f["chin"] * f["nod"])
     c.fields |= {"u": u, "v": v, "light": light, "skin": cover}
 
@@ -186,7 +187,7 @@ def _develop(c: Canvas, f: Faces) -> Tensor:
 
 
 def paint(f: Faces, size: int) -> Tensor:
-    """uint8 [n, 3, size, size] of the photographs ``f``; takes about 200 bytes per pixel while it works."""
+    """uint8 [n, 3, size, size] of the photographs ``f``; takes about 150 bytes per pixel while it works."""
     c = Canvas.blank(f, size)
     background(c, f)
     head(c, f)

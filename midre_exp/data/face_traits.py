@@ -35,11 +35,11 @@ IDENTITY: Ranges = {
 
 #: One photograph of a person; angles in radians.
 NUISANCE: Ranges = {
-    "yaw": (-0.42, 0.42), "pitch": (-0.24, 0.24), "roll": (-0.16, 0.16), "x": (-0.07, 0.07), "y": (-0.11, 0.01),
+    "yaw": (-0.40, 0.40), "pitch": (-0.22, 0.22), "roll": (-0.13, 0.13), "x": (-0.06, 0.06), "y": (-0.10, 0.00),
     "scale": (0.98, 1.20), "smile": (-0.35, 1.0), "mouth_open": (-1.2, 1.0), "brow_raise": (-1.0, 1.0),
     "eye_open": (0.55, 1.10), "gaze_x": (-1.0, 1.0), "gaze_y": (-1.0, 1.0), "light_x": (-1.0, 1.0),
     "light_y": (-0.9, 0.1), "light": (0.30, 0.74), "ambient": (0.40, 0.66), "warmth": (-1.0, 1.0),
-    "exposure": (0.88, 1.12), "blur": (0.0, 0.020), "noise": (0.004, 0.026), "noise_x": (0.0, 1.0),
+    "exposure": (0.88, 1.12), "blur": (0.0, 0.018), "noise": (0.003, 0.020), "noise_x": (0.0, 1.0),
     "noise_y": (0.0, 1.0), "ground_hue": (0.0, 1.0), "ground_hue2": (0.0, 0.25),
     "ground_saturation": (0.03, 0.36), "ground_value": (0.22, 0.88), "ground_value2": (-0.40, 0.40),
     "ground_slant": (-1.0, 1.0), "ground_period": (0.12, 0.9), "ground_phase": (0.0, 1.0),
@@ -108,7 +108,7 @@ HAIRSTYLES = (
 )  # fmt: skip
 
 SKINS = ("f2d1bd", "e8bd9c", "dba882", "b5805c", "87593d", "5c3b29")
-HAIRS = ("171414", "241712", "452b1c", "694226", "7a3317", "a1572b", "9e7545", "dbb36b", "f0deb3")
+HAIRS = ("171414", "2a1a12", "4a2f1e", "6b452a", "86482c", "a35a2c", "9e7545", "dbb36b", "f0deb3")
 IRISES = ("29170d", "54301a", "755c29", "477040", "3d78a3", "8094a3")
 FRAMES = ("0d0d0f", "3d2112", "8c1a1f", "29386b", "b89957", "bfc4cc")
 
@@ -142,7 +142,7 @@ def _people(streams: Streams) -> dict[str, Tensor]:
     dark, grey = f["skin_tone"], ((f["age"] - 0.82) * 7).clamp(0, 1)
     f["skin"] = (_along(SKINS, dark) + colour(0.012, -0.004, -0.030) * f["skin_hue"]).clamp(0, 1)
     f["flesh"], f["flush"] = f["skin"] * colour(1.0, 0.94, 0.90), f["skin"] * colour(0.0, 0.05, 0.08)
-    hair = _along(HAIRS, f["hair_tone"] * (1 - 0.6 * dark * dark))
+    hair = _along(HAIRS, f["hair_tone"] * (1 - 0.5 * dark * dark))
     hair = hair + grey * (0.70 - hair)
     f["hair"] = torch.where(f["hair_dye"] > 0.96, _hsv(f["hair_hue"], 0.55, 0.75), hair)
     f["brow"] = f["hair"] * 0.72 * (1 - 0.25 * dark)
@@ -160,10 +160,10 @@ def _people(streams: Streams) -> dict[str, Tensor]:
     style = least + (most - least) * streams.uniform("hair", len(HAIR))
     f |= zip((f"hair_{name}" for name in HAIR), style.t().contiguous()[:, :, None], strict=True)
     f["hair_half"], f["hair_tall"] = f["face_width"] + f["hair_volume"], f["skull"] + f["hair_top"]
-    f["hair_waves"], f["hair_curls"] = 0.035 * f["hair_wave"], 0.028 * f["hair_curl"]
+    f["hair_waves"], f["hair_curls"] = 0.035 * f["hair_wave"], 0.024 * f["hair_curl"]
     f["hair_knot"] = 1.165 * f["hair_bun"] - 1  # the radius of a bun; below zero: none
     f["hair_wide"], f["hair_high"] = f["face_width"] * f["hair_opening"], 0.10 + f["hair_line"]
-    f["hair_slant"], f["hair_jag"] = 0.6 * f["hair_tilt"] * f["hair_side"], 0.035 * f["hair_strands"]
+    f["hair_slant"], f["hair_jag"] = 0.6 * f["hair_tilt"] * f["hair_side"], 0.050 * f["hair_strands"]
     kind = f["beard_kind"] * (
         f["femininity"] < 0.5
     )  # up to: none .34, stubble .5, moustache .62, goatee .78, full

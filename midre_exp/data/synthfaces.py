@@ -38,7 +38,7 @@ def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: st
     with tqdm(
         total=len(identity), desc="synthetic faces", unit="img", disable=images.numel() < 3 * _LONG
     ) as bar:
-        for page in torch.arange(len(identity)).split(_PAGE):
+        for page in torch.arange(len(identity)).split(_PAGE) if len(identity) else ():
             traits = faces(identity[page], index[page], seed=seed, source=source)
             # like poses together: what is painted in a chunk is a box around all its faces
             pose = (traits["yaw"] * 12).round() * 4 + traits["scale"]
@@ -123,7 +123,7 @@ def _check(key: str, value: object, least: int, most: int) -> None:
         )
 
 
-def contact_sheet(size: int = 80) -> Tensor:
+def contact_sheet(size: int = 72) -> Tensor:
     """uint8 [3, 8 * size, 12 * size]: 60 people, then 12 photographs each of two people and, by the other source, of a third."""
     row = torch.arange(12)
     blocks = [render(torch.arange(60), torch.arange(60), size)]

@@ -53,7 +53,8 @@ def gradient_norms(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     """L2 norm [n] of the gradient of each score by its image; differentiable in the critic's weights."""
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return norms
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:

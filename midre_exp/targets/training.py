@@ -194,7 +194,7 @@ def _loaders(train: ImageSet, test: ImageSet, sampler: TorchSampler[Tensor], bat
 
 
 def _quiet_lightning() -> None:
-    """Lightning's advice about loader workers and its hardware banner do not apply: batches are sliced from memory, a run reports itself."""
+    """Lightning's advice on loader workers and its hardware banner do not apply: batches are sliced from memory, runs report themselves."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings(

@@ -20,9 +20,9 @@ def cli(tmp_path, monkeypatch, capfd):
 
     def call(*arguments: str, tiny: bool = True) -> tuple[int, str, str]:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(
-            sys, "argv", ["midre_exp", *(tiny_overrides(tmp_path) if tiny else []), *arguments]
-        )
+        flags = [text for text in arguments if text.startswith("-")]
+        values = [*(tiny_overrides(tmp_path) if tiny else []), *(a for a in arguments if a not in flags)]
+        monkeypatch.setattr(sys, "argv", ["midre_exp", *flags, *values])
         code = 0
         try:
             main()
@@ -58,9 +58,9 @@ def test_a_sweep_runs_the_grid_and_skips_what_is_finished_before_launching(cli, 
     assert code == 0 and "2 runs planned: 0 finished before, 0 repeated, 2 to do" in out, err
     code, out, err = cli("-m", "defense=nodef,midre", "seed=0,1")
     assert code == 0 and "4 runs planned: 2 finished before, 0 repeated, 2 to do" in out
-    assert err.count("prior") == err.count(": ready") - err.count("evaluator") - err.count(
-        "target"
-    ) - err.count("attack") - err.count("metrics") + err.count("target confidence")
+    assert "prior" in err and not any(
+        "building" in line for line in err.splitlines() if line.startswith(("prior", "evaluator "))
+    )
     assert {(r["defense"]["label"], r["seed"]) for r in records(tmp_path)} == {
         (label, seed) for label in ("NoDef", "MIDRE [0.1, 0.4]") for seed in (0, 1)
     }
@@ -162,7 +162,7 @@ def test_help_and_config_listing_name_every_group_and_key(cli):
     assert code == 0
     for word in ("attack: gmi", "defense: midre, midre_wide, nodef", "S01", "checkpoint_every"):
         assert word in out, word
-    code, out, _ = cli("--cfg", "job", tiny=False)
+    code, out, _ = cli("--cfg=job", tiny=False)
     assert code == 0 and "identity_weight" in out and "hydra" not in out.split("\n")[0]
 
 

@@ -64,7 +64,7 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch():
 
 
 def test_an_unknown_network_or_option_is_refused_with_the_known_names():
-    with pytest.raises(ConfigError, match="gmi_critic is unknown; use one of .*gmi_discriminator"):
+    with pytest.raises(ConfigError, match=r"gmi_critic is unknown; use one of .*gmi_discriminator"):
         build_network("gmi_critic")
     with pytest.raises(ConfigError, match="gmi_generator cannot be built"):
         build_network("gmi_generator", depth=3)

@@ -289,7 +289,7 @@ def test_published_weights_replace_training(tmp_path):
     assert prior.fit(public(2), None, seed=0, work=tmp_path, runtime=Runtime()) == {}
     assert same(source, prior)
     missing = small(pretrained={**paths, "critic": str(tmp_path / "nothing.tar")})
-    with pytest.raises(CheckpointError, match="nothing.tar"):
+    with pytest.raises(CheckpointError, match=r"nothing.tar"):
         missing.fit(public(2), None, seed=0, work=tmp_path, runtime=Runtime())
 
 
