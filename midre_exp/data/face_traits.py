@@ -56,6 +56,9 @@ OTHER: Ranges = {
     "ground_value": (0.35, 0.98), "ground_spots": (0.2, 1.0), "ground_edge": (1.0, 4.0),
 }  # fmt: skip
 
+#: The sources of photographs, by name.
+SOURCES: dict[str, Ranges] = {"same": NUISANCE, "other": NUISANCE | OTHER}
+
 HAIR = (
     "volume",
     "top",
@@ -184,7 +187,7 @@ def _people(streams: Streams) -> dict[str, Tensor]:
 
 def _photographs(streams: Streams, source: str) -> dict[str, Tensor]:
     """One photograph's circumstances per stream."""
-    f = _draw(streams, "photograph", NUISANCE | OTHER if source == "other" else NUISANCE)
+    f = _draw(streams, "photograph", SOURCES[source])
     # rational in the tangent of the half angle: no trigonometry, see face_canvas
     roll, yaw, pitch = 0.5 * f["roll"], 0.5 * f["yaw"], 0.5 * f["pitch"]
     f["cos"], f["sin"] = (1 - roll * roll) / (1 + roll * roll), 2 * roll / (1 + roll * roll)

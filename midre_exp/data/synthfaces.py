@@ -15,15 +15,16 @@ from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.face_renderer import RENDERER_VERSION, paint
-from midre_exp.data.face_traits import faces
+from midre_exp.data.face_traits import SOURCES, faces
 from midre_exp.errors import ConfigError
 
 #: Private people are 0, 1, ..; public people start here. Test photographs of a private person start here too.
 OFFSET = 1_000_000
-SOURCES = ("same", "other")
 
 _PAGE = 4096  # photographs whose traits are drawn together
-_CHUNK = 96 * 32 * 32  # pixels painted together: about what stays in a core's cache
+_CHUNK = (
+    96 * 32 * 32
+)  # pixels painted together: enough to hide the cost of a call, few enough for a core's cache
 _LONG = 20_000 * 32 * 32  # pixels from which on a progress bar is shown
 
 
@@ -35,9 +36,8 @@ def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: st
     """
     images = torch.empty(len(identity), 3, size, size, dtype=torch.uint8)
     step = max(1, _CHUNK // size**2)
-    with tqdm(
-        total=len(identity), desc="synthetic faces", unit="img", disable=images.numel() < 3 * _LONG
-    ) as bar:
+    short = images.numel() < 3 * _LONG
+    with tqdm(total=len(identity), desc="synthetic faces", unit="img", disable=short) as bar:
         for page in torch.arange(len(identity)).split(_PAGE) if len(identity) else ():
             traits = faces(identity[page], index[page], seed=seed, source=source)
             # like poses together: what is painted in a chunk is a box around all its faces

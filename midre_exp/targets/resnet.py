@@ -22,13 +22,17 @@ DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     152: (Bottleneck, [3, 8, 36, 3]),
 }
 
+#: Kernel, stride and padding of the first convolution; only the published one is followed by max pooling.
+STEMS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "half": (3, 2, 1)}
+
 
 class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # forward is the Classifier's
     """A ResNet of depth 18, 34, 50, 101 or 152 with torchvision's keys and initialisation.
 
     Images [n, 3, h, w] of any size; features [n, 512 * ``width``], four times as many from depth 50 on.
-    ``stem="imagenet"`` is the published 7x7 stride-2 convolution with max pooling; ``"small"`` is a 3x3
-    stride-1 convolution without pooling for 32 px images, whose ``conv1`` fits no ImageNet file. Inputs are
+    ``stem="imagenet"`` is the published 7x7 stride-2 convolution with max pooling; ``"small"`` and
+    ``"half"`` are 3x3 convolutions of stride 1 and 2 without pooling for 32 px images, whose ``conv1`` fits no
+    ImageNet file. Inputs are
     normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``, ``layer1`` to
     ``layer4``, ``pool`` (the features). Raises ConfigError for another depth or stem.
     """
@@ -41,20 +45,20 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
         num_classes: int,
         depth: int = 18,
         width: float = 1.0,
-        stem: Literal["imagenet", "small"] = "imagenet",
+        stem: Literal["imagenet", "small", "half"] = "imagenet",
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
     ):
         if depth not in DEPTHS:
             raise ConfigError(f"model.depth={depth} is unknown; use one of {', '.join(map(str, DEPTHS))}")
-        if stem not in ("imagenet", "small"):
-            raise ConfigError(f"model.stem={stem} is unknown; use imagenet or small")
+        if stem not in STEMS:
+            raise ConfigError(f"model.stem={stem} is unknown; use one of {', '.join(STEMS)}")
         block, blocks = DEPTHS[depth]
         self._width = width  # read by _make_layer, which torchvision's constructor calls
         super().__init__(block, blocks, num_classes)
         self.library = f"resnet{depth}"
         self.set_normalisation(mean, std)
-        if stem == "small" or width != 1:
+        if stem != "imagenet" or width != 1:
             self._rebuild_ends(num_classes, scaled_channels(512, width) * block.expansion, stem)
 
     def _make_layer(
@@ -72,11 +76,11 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
     def _rebuild_ends(self, num_classes: int, features: int, stem: str) -> None:
         """Stem and head of a reduced network, which torchvision's constructor has no options for."""
         channels = scaled_channels(64, self._width)
-        kernel, stride, padding = (3, 1, 1) if stem == "small" else (7, 2, 3)
+        kernel, stride, padding = STEMS[stem]
         self.conv1 = nn.Conv2d(3, channels, kernel, stride, padding, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(channels)
-        if stem == "small":
+        if stem != "imagenet":
             self.maxpool = nn.Identity()  # type: ignore[assignment]  # torchvision types it as its own layer
         self.fc = nn.Linear(features, num_classes)
 

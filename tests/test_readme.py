@@ -1,0 +1,62 @@
+"""The README's promises that can be checked cheaply."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from midre_exp.config import build
+from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.targets.base import Output
+from midre_exp.targets.batch import Batch, Clock
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return found
+
+
+def test_the_defense_of_the_readme_works_as_printed(tmp_path, monkeypatch):
+    (tmp_path / "label_smoothing.py").write_text(block("python"))
+    monkeypatch.syspath_prepend(tmp_path)
+    node = yaml.safe_load(block("yaml"))["label_smoothing"]
+    node["_target_"] = node["_target_"].removeprefix("defenses.")
+    defense = build(node, allow=["label_smoothing"])
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    batch = Batch(torch.zeros(4, 3, 8, 8), labels, torch.arange(4))
+    loss = defense.base_loss(Output(logits, logits), batch, Clock(0, 1))
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
+    sys.modules.pop("label_smoothing")
+
+
+def commands() -> list[str]:
+    return re.findall(r"^ {4}python -m midre_exp ([^#\n]+)", README, re.M)
+
+
+@pytest.mark.parametrize("command", [text.strip() for text in commands()])
+def test_every_command_of_the_readme_composes(command):
+    words = [word.replace("PATH", "x") for word in command.split() if not word.startswith("-")]
+    single = [re.sub(r"=(\w+),.*", r"=\1", word) for word in words if not word.startswith("hydra")]
+    with packaged_configs():
+        assert settings_of(single)["scale"] == "mini"
+
+
+def test_every_make_target_and_path_of_the_readme_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.M) or target == "PYTHON", target
+    for path in re.findall(r"\]\(([\w./]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_table_of_the_readme_is_the_committed_one():
+    table = (ROOT / "results" / "mini" / "demo.md").read_text().split("\n\n")[0]
+    assert table in README
