@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from midre_exp.config import plain
-from midre_exp.errors import ConfigError, UserError
+from midre_exp.errors import ConfigError, StoreError, UserError
 from midre_exp.files import read_json, write_json
 from midre_exp.keys import Plan, first_difference, make_plan
 from midre_exp.records import git_commit, record_path
@@ -85,8 +85,12 @@ def snapshot_path(settings: Mapping[str, Any], key: str) -> Path:
 
 
 def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether the record and every artifact behind it are there and intact."""
-    if not record_path(settings["paths"]["results"], settings, plan).exists():
+    """Whether the record and every artifact behind it are there and intact. A record without its artifacts, as in a fresh clone, is not."""
+    try:
+        record = read_json(record_path(settings["paths"]["results"], settings, plan))
+    except StoreError:  # missing or damaged
+        return False
+    if not isinstance(record, dict) or record.get("key") != plan.key:
         return False
     store = Store(settings["paths"]["store"])
     return all(store.peek(stage.name, stage.key) for stage in plan.stages.values())

@@ -111,18 +111,25 @@ def make_record(
     }
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record atomically."""
-    write_json(path, record)
+def update_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record atomically, unless the one there already tells of the same artifacts.
+
+    A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is replaced. One of this very
+    store keeps the commit and device of the run that made it.
+    """
+    results = ("metrics", "missing", "counts", "queries", "seconds", "artifacts")
+    try:
+        old = read_json(path)
+    except StoreError:  # missing or damaged
+        old = {}
+    if not isinstance(old, dict) or any(old.get(name) != record[name] for name in results):
+        write_json(path, record)
 
 
 def read_records(folder: Path | str) -> Iterable[dict[str, Any]]:
     """Every record of a folder, by file name. Raises StoreError naming a file that is no record."""
     for path in sorted(Path(folder).glob("*.json")):
-        try:
-            record = read_json(path)
-        except ValueError as error:
-            raise StoreError(f"{path} is damaged ({error}); delete it and run its setup again") from error
+        record = read_json(path)
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise StoreError(f"{path} is no record of schema {SCHEMA}; delete it or move it away")
         yield record

@@ -19,7 +19,7 @@ from typing import Any
 from midre_exp import stages
 from midre_exp.config import build
 from midre_exp.keys import make_plan
-from midre_exp.records import device_name, make_record, record_path, write_record
+from midre_exp.records import device_name, make_record, record_path, update_record
 from midre_exp.runtime import make_runtime
 from midre_exp.store import Store
 
@@ -78,9 +78,8 @@ def run(settings: Mapping[str, Any]) -> Path:
     )
 
     artifacts = {artifact.stage: artifact for artifact in (target, evaluator, prior, attack, metrics)}
-    if not record.exists():
-        content = make_record(
-            settings, plan, artifacts, defense_label=defense.label, device=device_name(runtime.device)
-        )
-        write_record(record, content)
+    content = make_record(
+        settings, plan, artifacts, defense_label=defense.label, device=device_name(runtime.device)
+    )
+    update_record(record, content)
     return record

@@ -23,6 +23,7 @@ TINY = (
     "evaluator.recipe.epochs=1",
     "evaluator.recipe.batch_size=8",
     "attack.prior.steps=6",
+    "attack.prior.latent_dim=16",
     "attack.prior.batch_size=8",
     "attack.identities=4",
     "attack.restarts=2",

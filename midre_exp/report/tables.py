@@ -109,7 +109,8 @@ def caption(title: str, records: Sequence[Mapping[str, Any]]) -> str:
         f"{all_of([r['attack'] for r in records])} on {all_of([r['target'] for r in records])}, {counts['identities']} identities x "
         f"{counts['restarts']} restarts, judged by {all_of([r['evaluator'] for r in records])} "
         f"(accuracy {first['metrics']['evaluator_acc']:.1f} %). Acc, AttAcc and top-5 in percent; ± is the mean "
-        f"deviation over restarts within identity batches; the interval is a bootstrap over identities; Δ is attack accuracy removed per point of accuracy lost, OP where "
+        f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
+        f"Δ is attack accuracy removed per point of accuracy lost, OP where "
         f"none was lost. Seeds {all_of([r['seed'] for r in records])}; commit {all_of([r['commit'] for r in records])}; "
         f"{all_of([r['device'] for r in records])}."
     )

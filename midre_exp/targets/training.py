@@ -150,7 +150,7 @@ def learning_rates(recipe: Mapping[str, Any], *, allow: tuple[str, ...] = ()) ->
     for _ in range(int(recipe["epochs"])):
         rates.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
-        if scheduler:
+        if scheduler and len(rates) < int(recipe["epochs"]):  # some schedulers refuse a step past their end
             scheduler.step()
     return rates
 

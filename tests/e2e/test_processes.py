@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import tiny_overrides
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +101,6 @@ def test_sigterm_ends_soon_and_releases_its_locks(tmp_path):
     assert any((tmp_path / "store" / "work").iterdir())  # progress is kept
 
 
-@pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]

@@ -86,6 +86,15 @@ def test_a_finished_run_is_not_touched_again(tiny):
     assert path.stat().st_mtime_ns == record
 
 
+@pytest.mark.parametrize("foreign", ["numbers", "damage"])
+def test_a_record_of_other_artifacts_is_replaced(tiny, foreign):
+    path = run(tiny())
+    right = path.read_text()
+    path.write_text(right.replace('"att_acc1": ', '"att_acc1": 9') if foreign == "numbers" else right[:100])
+    assert run(tiny()) == path
+    assert path.read_text() == right
+
+
 def test_a_sweep_over_defenses_shares_evaluator_and_prior(tiny):
     records = [read(run(tiny(f"defense={name}"))) for name in ("nodef", "midre")]
     shared = {name for name in STAGES if records[0]["artifacts"][name] == records[1]["artifacts"][name]}
