@@ -32,7 +32,7 @@ lint: setup      ## ruff and mypy
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-benchmarks: setup   ## measure speed; writes JSON records under benchmarks/records
+benchmarks: setup  ## measure speed on an idle machine and print it
 	@for file in benchmarks/*.py; do $(PY) $$file || exit; done
 
 clean:           ## remove artifacts and run folders (results/ stays)
