@@ -80,6 +80,7 @@ def cpu_model() -> str:
 
 
 def main() -> None:
+    """Measure, print, and write the record if a path is given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -124,12 +124,3 @@ def update_record(path: Path, record: Mapping[str, Any]) -> None:
         old = {}
     if not isinstance(old, dict) or any(old.get(name) != record[name] for name in results):
         write_json(path, record)
-
-
-def read_records(folder: Path | str) -> Iterable[dict[str, Any]]:
-    """Every record of a folder, by file name. Raises StoreError naming a file that is no record."""
-    for path in sorted(Path(folder).glob("*.json")):
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise StoreError(f"{path} is no record of schema {SCHEMA}; delete it or move it away")
-        yield record

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from midre_exp.keys import STAGES, make_plan
 from midre_exp.run import run
@@ -174,3 +175,18 @@ def test_a_prior_that_declares_it_is_trained_against_the_victim(tiny):
         assert TargetedPrior.seen == [None]
     finally:
         TargetedPrior.uses_target = True
+
+
+def test_a_published_checkpoint_is_attacked_as_it_is(tiny, tmp_path):
+    trained = tiny()
+    before = read(run(trained))
+    weights = (
+        Store(trained["paths"]["store"]).find("target", before["artifacts"]["target"]).tensors("weights")
+    )
+    path = tmp_path / "published.tar"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, path)
+    after = read(run(tiny(f"target.checkpoint={path}")))
+    assert after["artifacts"]["target"] != before["artifacts"]["target"]
+    assert "train_acc" not in after["metrics"]
+    assert after["metrics"]["acc"] == before["metrics"]["acc"]
+    assert after["metrics"]["att_acc1"] == before["metrics"]["att_acc1"]
