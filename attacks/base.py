@@ -1,11 +1,13 @@
 """What an attack is: a threat model and an ``invert``. Chunking, resuming, rendering and scoring are done once, here.
 
 Items (one item = one reconstruction to make, i.e. one identity and restart) are independent by contract: the reconstruction of an item
-depends on the victim, the prior, the hyperparameters and the item's own random stream, never on the chunk it was computed in.
+depends on the victim, the prior, the hyperparameters and the item's own random stream, never on the chunk it was computed in. An attack
+whose items depend on each other says by ``indivisible`` which of them are never separated.
 """
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from attacks.loop import Loop
 from midre_exp import checkpoint
 from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
@@ -50,6 +53,7 @@ class Attack(ABC):
     """
 
     threat: ClassVar[Threat]
+    surrogates: Any = None  #: what the attack prepared against this target besides its prior (``attack.surrogates``), if anything
 
     def __init__(self, *, identities: int, restarts: int, image_to_target: Steps = ()):
         if identities < 1 or restarts < 1:
@@ -60,11 +64,17 @@ class Attack(ABC):
         self.restarts = restarts
         self.image_to_target = tuple(image_to_target)
 
+    @property
+    def indivisible(self) -> int:
+        """How many consecutive items are always computed together, counted from item 0; items of one identity follow each other."""
+        return 1
+
     @abstractmethod
-    def invert(
-        self, victim: Any, prior: Prior, labels: Tensor, streams: Streams, progress: Callable[..., Any]
-    ) -> Tensor:
-        """Latents [n, d] that make the victim answer ``labels`` int64 [n]; item i draws from ``streams`` row i only."""
+    def invert(self, victim: Any, prior: Prior, labels: Tensor, streams: Streams, loop: Loop) -> Tensor:
+        """Latents [n, ...] that make the victim answer ``labels`` int64 [n]; item i draws from ``streams`` row i only.
+
+        Runs its steps through ``loop``, which keeps the state of an interrupted attempt.
+        """
 
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images float [n, 3, h, w] in [0, 1] as the target gets them."""
@@ -89,13 +99,36 @@ class Attack(ABC):
         labels = torch.arange(self.identities).repeat_interleave(self.restarts)
         restarts = torch.arange(self.restarts).repeat(self.identities)
         streams = Streams.of(seed, "attack", items=(labels, restarts))
-        parts = [
-            self._chunk(victim, prior, labels[rows], streams[rows], start, work, runtime)
-            for start in range(0, len(labels), runtime.chunk)
-            for rows in [slice(start, start + runtime.chunk)]
-        ]
+        size = max(1, runtime.chunk // self.indivisible) * self.indivisible
+        todo = [slice(start, min(start + size, len(labels))) for start in range(0, len(labels), size)]
+        parts = []
+        while todo:
+            rows, queries = todo[0], victim.queries
+            try:
+                parts.append(
+                    self._chunk(victim, prior, labels[rows], streams[rows], rows.start, work, runtime)
+                )
+                todo.pop(0)
+            except torch.cuda.OutOfMemoryError as error:
+                victim.queries = queries
+                todo[:1] = self._halves(rows, error)
+                runtime.say(
+                    f"out of memory with {rows.stop - rows.start} items at once: going on with half of them"
+                )
         images, latents, confidence = (torch.cat(columns) for columns in zip(*parts, strict=True))
         return Reconstructions(images, latents, labels, restarts, confidence)
+
+    def _halves(self, rows: slice, error: Exception) -> list[slice]:
+        """A chunk as two. Raises ConfigError when it cannot be divided."""
+        units = -(-(rows.stop - rows.start) // self.indivisible)
+        if units < 2:
+            raise ConfigError(
+                f"the GPU has not enough memory for {rows.stop - rows.start} item(s) of this attack, which cannot be divided further; "
+                "use runtime.device=cpu or a GPU with more memory"
+            ) from error
+        torch.cuda.empty_cache()
+        middle = rows.start + units // 2 * self.indivisible
+        return [slice(rows.start, middle), slice(middle, rows.stop)]
 
     def _chunk(
         self,
@@ -113,13 +146,11 @@ class Attack(ABC):
         if saved is None:
             labels = labels.to(runtime.device)
             queries = victim.queries
-
-            def progress(steps: Any, **options: Any) -> Any:
-                return runtime.bar(
-                    steps, f"{type(self).__name__} items {start}-{start + len(labels) - 1}", **options
-                )
-
-            latents = self.invert(victim, prior, labels, streams.to(runtime.device), progress)
+            title = f"{type(self).__name__} items {start}-{start + len(labels) - 1}"
+            unfinished = work / f"unfinished-{start}-{start + len(labels)}"
+            unfinished.mkdir(parents=True, exist_ok=True)
+            loop = Loop(unfinished / "state.pt", title, runtime, victim)
+            latents = self.invert(victim, prior, labels, streams.to(runtime.device), loop)
             with torch.no_grad():
                 pixels = to_uint8(self.render(prior, latents, labels))
             spent = victim.queries - queries
@@ -133,6 +164,7 @@ class Attack(ABC):
                 "queries": spent,
             }
             checkpoint.save(path, saved)
+            shutil.rmtree(unfinished, ignore_errors=True)
             victim.queries = queries
         victim.queries += saved["queries"]
         return saved["images"], saved["latents"], saved["confidence"]

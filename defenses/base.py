@@ -26,6 +26,8 @@ class Defense:
     """
 
     claims: ClassVar[frozenset[str]] = frozenset()
+    #: Class names of defenses that cannot be combined with this one for another reason than a claim, each with that reason.
+    conflicts: ClassVar[Mapping[str, str]] = {}
 
     @property
     def label(self) -> str:
@@ -38,8 +40,8 @@ class Defense:
         """Change the stored training images once, before any augmentation (a fixed erasure, for example)."""
         return train
 
-    def sampler(self, labels: Tensor, *, batch_size: int, seed: int) -> Sampler | None:
-        """A sampler of its own, or None for shuffled batches."""
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
+        """A sampler of its own, or None for shuffled batches. ``drop_last``: whether the recipe leaves out a last, smaller batch."""
         return None
 
     def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
@@ -65,7 +67,10 @@ class Defense:
     # -- optimisation -------------------------------------------------------------------------------------------------------------
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The training recipe (conf/recipe as plain values), changed where the defense's own source demands it."""
+        """The training recipe (conf/recipe as plain values), changed where the defense's own source demands it.
+
+        Only with ``defense_recipe=own`` of the config: ``shared`` trains every defense alike, as the reduced scale does.
+        """
         return recipe
 
     def base_loss(self, output: Output, batch: Batch, clock: Clock) -> Tensor | None:

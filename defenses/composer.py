@@ -33,6 +33,13 @@ class Composed(Defense):
                         f"defenses {owner[claim]} and {name} both set the {claim}; keep one of them"
                     )
                 owner[claim] = name
+        kinds = {type(part).__name__: name for name, part in self.parts.items()}
+        for name, part in self.parts.items():
+            for other, reason in part.conflicts.items():
+                if other in kinds:
+                    raise ConfigError(
+                        f"defenses {name} and {kinds[other]} contradict each other: {reason}; keep one of them"
+                    )
 
     @property
     def label(self) -> str:
@@ -45,9 +52,12 @@ class Composed(Defense):
             train = part.on_dataset(train, seed=seed)
         return train
 
-    def sampler(self, labels: Tensor, *, batch_size: int, seed: int) -> Sampler | None:
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
         """The sampler of the part that has one."""
-        samplers = (part.sampler(labels, batch_size=batch_size, seed=seed) for part in self.parts.values())
+        samplers = (
+            part.sampler(labels, batch_size=batch_size, seed=seed, drop_last=drop_last)
+            for part in self.parts.values()
+        )
         return next((sampler for sampler in samplers if sampler is not None), None)
 
     def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midre_exp.errors import StoreError
-from midre_exp.files import Stamp, dump_json, explain, known_sha256, stamp, write_atomic
+from midre_exp.files import Stamp, dump_json, explain, known_sha256, sha256, stamp, write_atomic
 
 if TYPE_CHECKING:  # planning a sweep asks the store about thousands of keys and must not wait for torch
     from torch import Tensor
@@ -23,6 +24,10 @@ MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"  # in the format of sha256sum
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
+_BAD_NAME = (
+    "artifact file name {name!r} cannot be used; give letters, digits, '_', '-' and '.', "
+    f"but not {MANIFEST} or {CHECKSUM}"
+)
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -107,12 +112,22 @@ class Workspace:
     def save_file(self, name: str, data: bytes) -> None:
         """Keep bytes under a simple file name. StoreError for other names and when the disk refuses."""
         if not NAME.fullmatch(name) or name in (MANIFEST, CHECKSUM):
-            raise StoreError(
-                f"artifact file name {name!r} cannot be used; give letters, digits, '_', '-' and '.', "
-                f"but not {MANIFEST} or {CHECKSUM}"
-            )
+            raise StoreError(_BAD_NAME.format(name=name))
         write_atomic(self._output / name, data)
         self._files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def adopt_file(self, name: str, path: Path) -> None:
+        """Keep a finished file of ``path``'s folder under ``name`` by moving it: for files too big to hold in memory."""
+        if not NAME.fullmatch(name) or name in (MANIFEST, CHECKSUM):
+            raise StoreError(_BAD_NAME.format(name=name))
+        checksum = sha256(path)
+        try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.replace(self._output / name)
+        except OSError as error:
+            raise explain(error, path, "move") from error
+        self._files[name] = {"sha256": checksum, "bytes": (self._output / name).stat().st_size}
 
     def seal(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest (``record``, metrics, checksums) beside the files; returned as readers see it.

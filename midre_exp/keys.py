@@ -16,10 +16,11 @@ from midre_exp.config import build, digest, without
 from midre_exp.errors import ConfigError
 from midre_exp.files import sha256
 
+#: The stages of every run; attacks that prepare more than a prior against their target have ``surrogates`` as well.
 STAGES = ("target", "evaluator", "prior", "attack", "metrics")
 
 #: Raised by one when a stage's code changes what it computes from the same settings; older artifacts are then not reused.
-VERSIONS = {"target": 1, "evaluator": 1, "prior": 1, "attack": 1, "metrics": 1}
+VERSIONS = {"target": 1, "evaluator": 1, "prior": 1, "surrogates": 1, "attack": 1, "metrics": 1}
 
 
 #: File endings by which a config value is taken for the path of a weight file.
@@ -70,14 +71,25 @@ def _stage(name: str, config: dict[str, Any], upstream: Mapping[str, Stage]) -> 
     return Stage(name, digest(content), config, keys)
 
 
+def nodes_of(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The dataset nodes of a run: private and public images, and the private images as the evaluator sees them.
+
+    The last is the first with what ``data.evaluation`` has different, so that both always hold the same people.
+    """
+    return dict(data["private"]), dict(data["public"]), {**data["private"], **data["evaluation"]}
+
+
 def make_plan(settings: Mapping[str, Any]) -> Plan:
     """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is trained or decoded.
 
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
     allow = settings["runtime"]["allow"]
-    private = build(settings["data"]["private"], allow=allow).fingerprint("private")
-    public = build(settings["data"]["public"], allow=allow).fingerprint("public")
+    datasets = [build(node, allow=allow) for node in nodes_of(settings["data"])]
+    private, public, judged = (
+        dataset.fingerprint(role)
+        for dataset, role in zip(datasets, ("private", "public", "private"), strict=True)
+    )
     attack, seed = settings["attack"], settings["seed"]
 
     target = _stage(
@@ -85,21 +97,28 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
         {"data": private, "target": settings["target"], "defense": settings["defense"], "seed": seed},
         {},
     )
-    evaluator = _stage("evaluator", {"data": private, "evaluator": settings["evaluator"]}, {})
+    evaluator = _stage("evaluator", {"data": judged, "evaluator": settings["evaluator"]}, {})
     prior = _stage(
         "prior",
         {"data": public, "prior": attack["prior"]},
         {"target": target} if uses_target(attack["prior"]) else {},
     )
+    prepared = {"prior": prior}
+    if attack.get("surrogates"):
+        prepared["surrogates"] = _stage(
+            "surrogates", {"data": public, "surrogates": attack["surrogates"]}, {"target": target}
+        )
     attacked = _stage(
-        "attack", {"attack": without(attack, "prior"), "seed": seed}, {"target": target, "prior": prior}
+        "attack",
+        {"attack": without(attack, "prior", "surrogates"), "seed": seed},
+        {"target": target, **prepared},
     )
     metrics = _stage(
         "metrics",
-        {"data": private, "metrics": settings["metrics"]},
+        {"data": judged, "metrics": settings["metrics"]},
         {"attack": attacked, "evaluator": evaluator},
     )
-    stages = {stage.name: stage for stage in (target, evaluator, prior, attacked, metrics)}
+    stages = {stage.name: stage for stage in (target, evaluator, *prepared.values(), attacked, metrics)}
     run = {
         "setup": settings["setup"]["id"],
         "scale": settings["scale"],

@@ -1,9 +1,9 @@
 """One run, start to end:
 
     private data ──┬──► target      (architecture + defense, trained)  ──► acc
-                   └──► evaluator   (independent, undefended)
+                   └──► evaluator   (independent, undefended; sees the same people at its own size)
     public data  ─────► prior       (generator, for some attacks trained against the target)
-    target, seen through a threat model + prior ──► attack ──► reconstructions
+    target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
 
 Each stage is built once under its key and taken from the store afterwards; a killed run goes on where it stopped.
@@ -18,7 +18,7 @@ from typing import Any
 
 from midre_exp import stages
 from midre_exp.config import build
-from midre_exp.keys import make_plan
+from midre_exp.keys import make_plan, nodes_of
 from midre_exp.records import device_name, make_record, record_path, update_record
 from midre_exp.runtime import make_runtime
 from midre_exp.store import Store
@@ -33,7 +33,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     record = record_path(settings["paths"]["results"], settings, plan)
     stages.check_writable(settings["paths"])
 
-    private, public = (build(settings["data"][role], allow=allow) for role in ("private", "public"))
+    private, public, judged = (build(node, allow=allow) for node in nodes_of(settings["data"]))
     defense = build({**settings["composer"], **settings["defense"]}, allow=allow)
     undefended = build(settings["composer"], allow=allow)
     stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
@@ -47,7 +47,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     evaluator = stage(
         "evaluator",
         lambda work, runtime: stages.train_target(
-            settings["evaluator"], private, undefended, settings["evaluator"]["seed"], work, runtime, allow
+            settings["evaluator"], judged, undefended, settings["evaluator"]["seed"], work, runtime, allow
         ),
     )
 
@@ -60,10 +60,16 @@ def run(settings: Mapping[str, Any]) -> Path:
             settings["attack"]["prior"], public, victim, work, runtime, allow
         ),
     )
+    surrogates = "surrogates" in plan.stages and stage(
+        "surrogates",
+        lambda work, runtime: stages.train_surrogates(
+            settings["attack"]["surrogates"], public, victim(), work, runtime, allow
+        ),
+    )
     attack = stage(
         "attack",
         lambda work, runtime: stages.run_attack(
-            settings["attack"], victim(), prior, settings["seed"], work, runtime, allow
+            settings["attack"], victim(), prior, surrogates or None, settings["seed"], work, runtime, allow
         ),
     )
 
@@ -73,11 +79,12 @@ def run(settings: Mapping[str, Any]) -> Path:
     metrics = stage(
         "metrics",
         lambda work, runtime: stages.measure(
-            settings["metrics"], attack, judge(), private, work, runtime, allow
+            settings["metrics"], attack, judge(), judged, work, runtime, allow
         ),
     )
 
-    artifacts = {artifact.stage: artifact for artifact in (target, evaluator, prior, attack, metrics)}
+    built = (target, evaluator, prior, surrogates, attack, metrics)
+    artifacts = {artifact.stage: artifact for artifact in built if artifact}
     content = make_record(
         settings, plan, artifacts, defense_label=defense.label, device=device_name(runtime.device)
     )

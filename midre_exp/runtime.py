@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
+from midre_exp.data.serving import Place
 from midre_exp.errors import ConfigError
 from midre_exp.tracking import NoTracker, Tracker
 
@@ -22,6 +23,7 @@ class Runtime:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: bool = False  #: draw progress bars
+    serve: Place = "auto"  #: where training images wait for their batch (data/serving.py)
     chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
     checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
     tracker: Tracker = field(default_factory=NoTracker)
@@ -71,6 +73,7 @@ def make_runtime(settings: dict[str, Any]) -> Runtime:
     return Runtime(
         device=choose_device(settings["device"]),
         progress=progress,
+        serve=settings["serve"],
         chunk=int(settings["chunk"]),
         checkpoint_every=int(settings["checkpoint_every"]),
         quiet=bool(settings["quiet"]),

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from midre_exp.config import build, without
 from midre_exp.data.base import Dataset
 from midre_exp.files import write_atomic
-from midre_exp.keys import Plan
+from midre_exp.keys import Plan, uses_target
 from midre_exp.records import device_name
 from midre_exp.runtime import Runtime
 from midre_exp.store import Artifact, Store, Workspace
 from midre_exp.tracking import track
 
 if TYPE_CHECKING:
+    from midre_exp.surrogates import Surrogates
     from midre_exp.targets.base import Classifier
     from midre_exp.threat import AnyVictim
 
@@ -67,8 +68,8 @@ def build_stage(
 
 def check_writable(paths: Mapping[str, str]) -> None:
     """Find out before hours of work whether results can be written. Raises StoreError naming the folder."""
-    for folder in paths.values():
-        probe = Path(folder) / f".probe-{os.getpid()}"
+    for name in ("store", "runs", "results"):
+        probe = Path(paths[name]) / f".probe-{os.getpid()}"
         write_atomic(probe, "")
         probe.unlink()
 
@@ -129,7 +130,7 @@ def load_victim(
     from midre_exp.threat import make_victim
 
     model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
-    threat = build(without(settings["attack"], "prior", "name"), allow=allow).threat
+    threat = build(without(settings["attack"], "prior", "surrogates", "name"), allow=allow).threat
     return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
 
@@ -145,10 +146,28 @@ def train_prior(
     from midre_exp.priors.base import initial_prior
 
     images = public.load("public")
-    prior = initial_prior(node, allow)
-    seen = victim() if prior.uses_target else None
+    seen = victim() if uses_target(node) else None
+    prior = initial_prior(node, allow, num_classes=seen.num_classes if seen else None)
     numbers = prior.fit(images, seen, seed=node["seed"], work=work.path, runtime=runtime)
     work.save_tensors("weights", prior.state_dict())
+    work.metrics.update(numbers, counts={"public": len(images)})
+
+
+def train_surrogates(
+    node: Mapping[str, Any],
+    public: Dataset,
+    victim: AnyVictim,
+    work: Workspace,
+    runtime: Runtime,
+    allow: Allow,
+) -> None:
+    """Prepare what an attack needs of this target besides its prior."""
+    from midre_exp.surrogates import initial_surrogates
+
+    images = public.load("public")
+    made = initial_surrogates(node, victim.num_classes, allow)
+    numbers = made.fit(images, victim, seed=node["seed"], work=work.path, runtime=runtime)
+    work.save_tensors("weights", made.state_dict())
     work.metrics.update(numbers, counts={"public": len(images)})
 
 
@@ -156,6 +175,7 @@ def run_attack(
     node: Mapping[str, Any],
     victim: AnyVictim,
     prior_artifact: Artifact,
+    surrogates_artifact: Artifact | None,
     seed: int,
     work: Workspace,
     runtime: Runtime,
@@ -164,8 +184,10 @@ def run_attack(
     """Reconstruct every attacked identity and keep images, latents and the target's agreement."""
     from midre_exp.priors.base import initial_prior
 
-    attack = build(without(node, "prior", "name"), allow=allow)
-    prior = initial_prior(node["prior"], allow)
+    attack = build(without(node, "prior", "surrogates", "name"), allow=allow)
+    if surrogates_artifact is not None:
+        attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, allow)
+    prior = initial_prior(node["prior"], allow, num_classes=victim.num_classes)
     prior.load_state_dict(prior_artifact.tensors("weights"))
     found = attack.run(victim, prior, seed=seed, work=work.path, runtime=runtime)
     runtime.tracker.images("reconstructions", found.images[:64], step=0)
@@ -181,11 +203,22 @@ def run_attack(
     )
 
 
+def load_surrogates(
+    node: Mapping[str, Any], artifact: Artifact, victim: AnyVictim, runtime: Runtime, allow: Allow
+) -> Surrogates:
+    """What was prepared against this target, frozen and in eval mode on the device."""
+    from midre_exp.surrogates import initial_surrogates
+
+    made = initial_surrogates(node, victim.num_classes, allow)
+    made.restore(artifact.tensors("weights"))
+    return made.to(runtime.device).eval().requires_grad_(False)
+
+
 def measure(
     node: Mapping[str, Any],
     attack: Artifact,
     evaluator: Classifier,
-    private: Dataset,
+    judged: Dataset,
     work: Workspace,
     runtime: Runtime,
     allow: Allow,
@@ -197,7 +230,7 @@ def measure(
         node,
         attack.tensors("reconstructions"),
         evaluator,
-        private.load("train"),
+        judged.load("train"),
         device=runtime.device,
         allow=allow,
     )

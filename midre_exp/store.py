@@ -60,13 +60,16 @@ class Store:
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
 
-    def find(self, stage: str, key: str) -> Artifact | None:
+    def find(self, stage: str, key: str, *, reread: bool = True) -> Artifact | None:
         """The artifact if it is published and every byte is right, else None.
 
-        A damaged one is reported by a warning, moved to ``damaged/`` and counts as absent. StoreError when
-        the store cannot be read.
+        ``reread=False`` trusts files unchanged since they were last verified, as ``peek`` does: for artifacts
+        of many gigabytes. A damaged one is reported by a warning, moved to ``damaged/`` and counts as absent.
+        StoreError when the store cannot be read.
         """
         folder = self._folder(stage, key)
+        if not reread and self.peek(stage, key):
+            return Artifact(stage, key, folder, read_manifest(folder, stage, key))
         try:
             inode = folder.stat().st_ino
         except FileNotFoundError:
@@ -111,12 +114,13 @@ class Store:
         make: Callable[[Workspace], None],
         device: str = "cpu",
         wait_message: Callable[[str], None] = _log.warning,
+        reread: bool = True,
     ) -> Artifact:
         """The artifact: found, or awaited while another process builds it, or made now.
 
-        ``wait_message`` gets one sentence when there is somebody to wait for. ``make`` fills the workspace it
-        is given; after an interrupted attempt that attempt's files are still in ``workspace.path``. Its
-        exceptions propagate, the work folder stays and the lock is released. ``config``, ``upstream`` and
+        ``wait_message`` gets one sentence when there is somebody to wait for. ``reread`` is that of ``find``.
+        ``make`` fills the workspace it is given; after an interrupted attempt that attempt's files are still in
+        ``workspace.path``. Its exceptions propagate, the work folder stays and the lock is released. ``config``, ``upstream`` and
         ``device`` are recorded in the manifest. StoreError when the store cannot be written or its disk is
         full.
         """
@@ -125,7 +129,7 @@ class Store:
         beats = {"beat_seconds": self._beat_seconds, "stale_seconds": self._stale_seconds}
         with sigterm_as_exit():
             while True:
-                artifact = self.find(stage, key)
+                artifact = self.find(stage, key, reread=reread)
                 if artifact is not None:
                     return artifact
                 lock = BuildLock(lock_file, f"{stage} {key}", **beats)
@@ -133,7 +137,7 @@ class Store:
                     continue
                 try:
                     record = {"config": dict(config), "upstream": dict(upstream), "device": device}
-                    artifact = self.find(stage, key) or self._make(stage, key, record, make, lock)
+                    artifact = self.find(stage, key, reread=reread) or self._make(stage, key, record, make, lock)
                     if artifact is not None:
                         return artifact
                 except Exception as error:

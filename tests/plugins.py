@@ -27,7 +27,7 @@ class NosyDefense(Defense):
         self.calls.append("on_dataset")
         return train
 
-    def sampler(self, labels, *, batch_size, seed):
+    def sampler(self, labels, *, batch_size, seed, drop_last):
         self.calls.append("sampler")
         return ClassByClass(labels)
 
@@ -84,9 +84,9 @@ class RandomGuess(Attack):
     def __init__(self, *, identities, restarts, image_to_target=(), **options_of_other_attacks):
         super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
 
-    def invert(self, victim, prior, labels, streams, progress):
+    def invert(self, victim, prior, labels, streams, loop):
         latents = streams.normal("guess", prior.latent_dim)
-        for _ in progress(range(2)):
+        for _ in loop(2, {}):
             victim.labels(self.render(prior, latents, labels))
         return latents
 
@@ -97,6 +97,9 @@ class TargetedPrior(GMIPrior):
     uses_target = True
     seen: list[object] = []
 
+    def __init__(self, *, num_classes=None, **options):
+        super().__init__(**options)
+
     def fit(self, public, victim, *, seed, work, runtime):
         self.seen.append(victim)
         return super().fit(public, victim, seed=seed, work=work, runtime=runtime)
@@ -105,5 +108,5 @@ class TargetedPrior(GMIPrior):
 class BrokenAttack(RandomGuess):
     """Fails like a bug would."""
 
-    def invert(self, victim, prior, labels, streams, progress):
+    def invert(self, victim, prior, labels, streams, loop):
         raise RuntimeError("the attack fell over")

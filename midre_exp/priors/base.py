@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from midre_exp.config import build, without
 from midre_exp.data.base import ImageSet
+from midre_exp.keys import uses_target
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.threat import AnyVictim
@@ -21,7 +22,7 @@ class Prior(nn.Module):
     """Base of all priors, built by ``_target_`` from ``conf/prior``.
 
     ``uses_target`` tells whether training looks at the attacked target: if not, one trained prior serves every target of a sweep, and
-    ``fit`` is given no victim.
+    ``fit`` is given no victim; if so, the constructor is given the target's ``num_classes``.
     """
 
     uses_target: ClassVar[bool] = False
@@ -51,9 +52,15 @@ class Prior(nn.Module):
         """
 
 
-def initial_prior(node: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Prior:
-    """The untrained prior a node of conf/prior describes, initialised from the node's own ``seed``."""
+def initial_prior(
+    node: Mapping[str, Any], allow: tuple[str, ...] = (), *, num_classes: int | None = None
+) -> Prior:
+    """The untrained prior a node of conf/prior describes, initialised from the node's own ``seed``.
+
+    A class with ``uses_target`` is also given ``num_classes``, how many classes the target has.
+    """
+    known = {"num_classes": num_classes} if uses_target(node) else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "prior", "init"))
-        prior: Prior = build(without(node, "seed", "name"), allow=allow)
+        prior: Prior = build(without(node, "seed", "name"), allow=allow, **known)
     return prior

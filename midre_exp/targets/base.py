@@ -27,6 +27,9 @@ class Output(NamedTuple):
     logits: Tensor  #: [n, k]
     features: Tensor  #: [n, d], the input of the last linear layer
     taps: Mapping[str, Tensor] = {}  #: hidden activations by stage name, only those asked for; never written
+    auxiliary: Tensor | None = (
+        None  #: logits [n, >= k] of a second head, in training mode only (Inception-v3)
+    )
 
 
 class Classifier(nn.Module):
@@ -38,8 +41,12 @@ class Classifier(nn.Module):
     """
 
     head_name: ClassVar[str]
-    library: str = ""  #: name of the architecture whose ImageNet weights torchvision has, if any
+    library: str = ""  #: whose ImageNet weights are this model's: a torchvision name, or ``timm/<name>``
     fresh: tuple[str, ...] = ()  #: submodules that public weights need not give; surgery may add some
+    optional: tuple[
+        str, ...
+    ] = ()  #: submodules unused by inference, which any weight file may lack or shape otherwise
+    auxiliary_weight: float = 0.0  #: factor of the cross entropy on ``Output.auxiliary``
     mean: Tensor
     std: Tensor
 
@@ -82,16 +89,24 @@ class Classifier(nn.Module):
             super().__setattr__(name, value)
 
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
-        """Classify ``images`` float [n, 3, h, w] in [0, 1]; ``taps`` names stages to return the output of."""
+        """Classify ``images`` float [n, 3, h, w] in [0, 1].
+
+        ``taps`` names stages to return the output of; ``input`` is the normalised images. Raises ConfigError on an unknown one.
+        """
         x = (images - self.mean) / self.std
-        kept: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {"input": x} if "input" in taps else {}
         for name, stage in self.stages():
             x = stage(x)
             if name in taps:
                 kept[name] = x
         if len(kept) != len(taps):
-            known = ", ".join(name for name, _ in self.stages())
+            known = ", ".join(["input", *(name for name, _ in self.stages())])
             missing = ", ".join(sorted(set(taps) - set(kept)))
             raise ConfigError(f"{type(self).__name__} has no tap {missing}; known taps: {known}")
         features = x.flatten(1)
-        return Output(self.head(features), features, kept)
+        return Output(self.classify(features), features, kept)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits [n, k] of features [n, d]."""
+        logits: Tensor = self.head(features)
+        return logits

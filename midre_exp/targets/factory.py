@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -9,19 +10,28 @@ from omegaconf import OmegaConf
 from midre_exp.config import CONF_DIR, build
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
+from midre_exp.targets.weights import class_count, load_checkpoint
 
 
-def build_target(name: str, num_classes: int, **options: Any) -> Classifier:
+def build_target(
+    name: str, num_classes: int | None = None, *, checkpoint: str | Path | None = None, **options: Any
+) -> Classifier:
     """The classifier of ``conf/target/<name>.yaml`` for ``num_classes`` classes, with random weights.
 
-    ``options`` override the ``model`` node of that file. Raises ConfigError for an unknown name or option,
-    listing the known ones, and for values the architecture refuses.
+    With ``checkpoint`` its weights are that file's, loaded strictly as by ``load_checkpoint``, it is in eval mode, and
+    the classes are counted in the file unless given. ``options`` override the ``model`` node of the yaml. Raises
+    ConfigError for an unknown name or option, listing the known ones, for values the architecture refuses and
+    when nothing tells the number of classes, and CheckpointError for a file that cannot be read or does not fit.
     """
     folder = CONF_DIR / "target"
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"target {name} is unknown; known targets: {', '.join(known)}")
-    if num_classes < 1:
+    if num_classes is None and checkpoint is None:
+        raise ConfigError(
+            f"target {name} needs num_classes, or a checkpoint to count them in; give one of the two"
+        )
+    if num_classes is not None and num_classes < 1:
         raise ConfigError(f"num_classes={num_classes} must be at least 1")
     node = OmegaConf.select(OmegaConf.load(folder / f"{name}.yaml"), "model")
     if node is None:
@@ -29,5 +39,13 @@ def build_target(name: str, num_classes: int, **options: Any) -> Classifier:
     accepted = sorted(key for key in node if key != "_target_")
     if unknown := sorted(set(options) - set(accepted)):
         raise ConfigError(f"target {name} has no option {', '.join(unknown)}; it has: {', '.join(accepted)}")
+    if num_classes is None and checkpoint is not None:
+        from hydra.utils import get_class  # slow; only needed here
+
+        kind: type[Classifier] = get_class(node["_target_"])
+        num_classes = class_count(checkpoint, kind.head_name)
     model: Classifier = build(node, num_classes=num_classes, **options)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+        model.eval()
     return model

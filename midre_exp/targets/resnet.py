@@ -34,7 +34,8 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
     ``"half"`` are 3x3 convolutions of stride 1 and 2 without pooling for 32 px images, whose ``conv1`` fits no
     ImageNet file. Inputs are
     normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``, ``layer1`` to
-    ``layer4``, ``pool`` (the features). Raises ConfigError for another depth or stem.
+    ``layer4``, ``pool`` (the features). ``blocks`` replaces the depth's four numbers of blocks. Raises ConfigError for
+    another depth or stem, and for blocks that are not four positive numbers.
     """
 
     head_name = "fc"
@@ -45,6 +46,7 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
         num_classes: int,
         depth: int = 18,
         width: float = 1.0,
+        blocks: Sequence[int] | None = None,
         stem: Literal["imagenet", "small", "half"] = "imagenet",
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
@@ -53,9 +55,12 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
             raise ConfigError(f"model.depth={depth} is unknown; use one of {', '.join(map(str, DEPTHS))}")
         if stem not in STEMS:
             raise ConfigError(f"model.stem={stem} is unknown; use one of {', '.join(STEMS)}")
-        block, blocks = DEPTHS[depth]
+        block, published = DEPTHS[depth]
+        stages = published if blocks is None else list(blocks)
+        if len(stages) != 4 or min(stages) < 1:
+            raise ConfigError(f"model.blocks={stages} must be four positive numbers of blocks, or null")
         self._width = width  # read by _make_layer, which torchvision's constructor calls
-        super().__init__(block, blocks, num_classes)
+        super().__init__(block, stages, num_classes)
         self.library = f"resnet{depth}"
         self.set_normalisation(mean, std)
         if stem != "imagenet" or width != 1:

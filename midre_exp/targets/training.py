@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,12 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins import CheckpointIO
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler as TorchSampler
 from tqdm import tqdm
 
 from midre_exp import checkpoint as checkpoints
 from midre_exp.config import build
 from midre_exp.data.base import Dataset, ImageSet, to_float
+from midre_exp.data.serving import Batches, Order, serve
 from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive, generator
@@ -87,12 +86,13 @@ class ClassifierModule(pl.LightningModule):
             images = step(images, self.generator)
         current = self.defense.on_batch(Batch(images, labels, index), self.model, self.clock, self.generator)
         output: Output = self.model(current.images, self.wanted_taps)
-        base = self.defense.base_loss(output, current, self.clock)
-        if base is None:
-            base = F.cross_entropy(output.logits, current.targets)
+        base = self._classification_loss(output, current)
+        if output.auxiliary is not None:
+            second = output._replace(logits=output.auxiliary)
+            base = base + self.model.auxiliary_weight * self._classification_loss(second, current)
         extras = self.defense.extra_losses(output, current, self.clock)
         total: Tensor = base + sum(extras.values()) if extras else base
-        hits = (output.logits.detach().argmax(1) == labels).float().mean()
+        hits = (output.logits.detach().argmax(1) == current.labels).float().mean()
         shown = {
             "loss": total.detach(),
             "train_acc": 100 * hits,
@@ -100,6 +100,14 @@ class ClassifierModule(pl.LightningModule):
         }
         self.log_dict(shown, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
         return total
+
+    def _classification_loss(self, output: Output, batch: Batch) -> Tensor:
+        """The defense's base loss, or cross entropy; the logits may have more classes than the data (an auxiliary head)."""
+        if batch.soft_labels is not None:
+            spare = output.logits.shape[1] - batch.soft_labels.shape[1]
+            batch = replace(batch, soft_labels=F.pad(batch.soft_labels, (0, spare)))
+        base: Tensor | None = self.defense.base_loss(output, batch, self.clock)
+        return F.cross_entropy(output.logits, batch.targets) if base is None else base
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         """Accuracy on clean held-out private images."""
@@ -155,22 +163,9 @@ def learning_rates(recipe: Mapping[str, Any], *, allow: tuple[str, ...] = ()) ->
     return rates
 
 
-class _Blocks(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Serves whole batches by index tensors: no Python loop over images."""
-
-    def __init__(self, images: ImageSet):
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.images.images[index], self.images.labels[index], index
-
-
-class _EpochBatches(TorchSampler[Tensor]):
-    """Feeds a ``Sampler`` to a DataLoader, one epoch per iteration from ``epoch`` on. Lightning announces epochs only to samplers of an
-    unbroken run and iterates before its epoch hooks, so the count is kept here and checked by the module.
+class _EpochBatches:
+    """The batches of a ``Sampler``, one epoch per iteration from ``epoch`` on. Lightning announces epochs only to its own samplers
+    and iterates before its epoch hooks, so the count is kept here and checked by the module.
     """
 
     def __init__(self, sampler: Sampler, epoch: int):
@@ -185,12 +180,9 @@ class _EpochBatches(TorchSampler[Tensor]):
         return len(self.sampler.batches(max(self.epoch, 0)))
 
 
-def _loaders(train: ImageSet, test: ImageSet, sampler: TorchSampler[Tensor], batch: int) -> tuple[Any, Any]:
-    everything = list(torch.arange(len(test)).split(batch))
-    return (
-        DataLoader(_Blocks(train), sampler=sampler, batch_size=None),
-        DataLoader(_Blocks(test), sampler=everything, batch_size=None),
-    )
+def _batches(images: ImageSet, order: Order, runtime: Runtime) -> Batches:
+    served = serve(images, runtime.device, runtime.serve)
+    return Batches(served, order, ahead=served.images.device.type != runtime.device.type)
 
 
 def _quiet_lightning() -> None:
@@ -232,11 +224,10 @@ def train_classifier(
     )
     module = ClassifierModule(model, defense, recipe, seed=seed, allow=allow)
     train = defense.on_dataset(train, seed=seed)
-    sampler = defense.sampler(train.labels, batch_size=recipe["batch_size"], seed=seed)
+    batching = {"batch_size": recipe["batch_size"], "drop_last": recipe["drop_last"], "seed": seed}
+    sampler = defense.sampler(train.labels, **batching)
     if sampler is None:
-        sampler = Shuffled(
-            len(train), batch_size=recipe["batch_size"], drop_last=recipe["drop_last"], seed=seed
-        )
+        sampler = Shuffled(len(train), **batching)
 
     resume = work / "last.ckpt"
     state = checkpoints.load(resume)
@@ -257,8 +248,9 @@ def train_classifier(
         log_every_n_steps=10,
         default_root_dir=str(work),
     )
-    loaders = _loaders(train, test, batches, int(recipe["batch_size"]))
-    trainer.fit(module, *loaders, ckpt_path=None if state is None else resume)
+    everything = list(torch.arange(len(test)).split(int(recipe["batch_size"])))
+    loaders = [_batches(train, batches, runtime), _batches(test, everything, runtime)]
+    trainer.fit(module, loaders[0], loaders[1], ckpt_path=None if state is None else resume)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if module.best:

@@ -7,22 +7,21 @@ bare state dicts, legacy (PyTorch 1.0) files and safetensors.
 
 from __future__ import annotations
 
-import http.client
 import logging
 import re
 import tarfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.errors import CheckpointError
 from midre_exp.targets.base import Classifier
+from midre_exp.targets.library import library_file
 
 _LOG = logging.getLogger(__name__)
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
@@ -61,21 +60,42 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> Loaded:
 
     Key prefixes ``module.``, ``model.``, ``_orig_mod.`` that all keys share are taken off as far as makes
     the names fit. Batch counters of normalisation layers may be absent altogether, as in files from before
-    PyTorch 0.4.1. Raises CheckpointError as ``read_state_dict``, or with lists of what does not fit.
+    PyTorch 0.4.1. A part in ``model.optional`` that only one of the two has, or that has other shapes in the file, is
+    left as it is, which is logged. Raises CheckpointError as ``read_state_dict``, or with lists of what does not fit.
     """
     path = Path(path).expanduser()
     state, wrapper = _read(path)
     state, prefixes = _strip(state, model.state_dict().__contains__)
-    return Loaded(path, wrapper, prefixes, kept=_load(model, state, path))
+    spared = _spared(model, state)
+    kept = _load(model, state, path, spared)
+    unused = tuple(key for key in state if key in spared)
+    if spared:
+        _tell(model, kept, unused, path)
+    return Loaded(path, wrapper, prefixes, kept, unused)
+
+
+def class_count(path: str | Path, head_name: str) -> int:
+    """The number of classes of the classifier in ``path``: the rows of its head's weight, under any known prefix.
+
+    Raises CheckpointError as ``read_state_dict``, or when no head of that name is there.
+    """
+    path = Path(path).expanduser()
+    state, _ = _strip(_read(path)[0], f"{head_name}.weight".__eq__)
+    weight = state.get(f"{head_name}.weight")
+    if weight is None or weight.ndim < 2:
+        raise CheckpointError(
+            f"{path} has no {head_name}.weight to count the classes of; give num_classes, or its own file"
+        )
+    return len(weight)
 
 
 def load_backbone(model: Classifier, weights: str) -> Loaded:
     """Start ``model`` from public weights, and log what was taken and what was not.
 
-    ``weights`` is ``"imagenet"`` for torchvision's default weights of the architecture without the head, or
-    the path of a file. The head and the parts in ``model.fresh`` keep their initialisation where the file
-    does not fit them (another class count, no such part); every other tensor must fit, as in
-    ``load_checkpoint``. Raises CheckpointError as there, or when library weights cannot be downloaded.
+    ``weights`` is ``"imagenet"`` for the default weights of ``model.library`` without the head, or the path
+    of a file. The head and the parts in ``model.fresh`` keep their initialisation where the file does not fit
+    them (another class count, no such part); every other tensor must fit, and those in ``model.optional`` may be
+    missing, as in ``load_checkpoint``. Raises CheckpointError as there, or when library weights cannot be downloaded.
     """
     public = weights == "imagenet"
     path = library_file(model) if public else Path(weights).expanduser()
@@ -85,46 +105,19 @@ def load_backbone(model: Classifier, weights: str) -> Loaded:
     named = {key: model.own_key(key) for key in state}
     ours = {own: state[key] for key, own in named.items() if own is not None}
 
-    keep: set[str] = set()
+    spared = _spared(model, ours)
     for part in (model.head_name, *model.fresh):
         tensors = {key for key in expected if key.startswith(f"{part}.")}
         weighty = [key for key in tensors if not key.endswith(_COUNTER)]
         if (public and part == model.head_name) or not all(
             key in ours and _fits(ours[key], expected[key]) for key in weighty
         ):
-            keep |= tensors
-    unused = tuple(key for key, own in named.items() if own is None or own in keep)
-    kept = _load(model, {key: value for key, value in ours.items() if key not in keep}, path, keep)
-    taken = f"{len(expected) - len(kept)} of {len(expected)} tensors"
-    _LOG.info("%s took %s from %s (%s)", type(model).__name__, taken, path, wrapper or "bare state dict")
-    _LOG.info("kept as initialised: %s; unused in the file: %s", _short(kept), _short(unused))
+            spared |= tensors
+    unused = tuple(key for key, own in named.items() if own is None or own in spared)
+    kept = _load(model, ours, path, spared)
+    _LOG.info("%s took %d of %d tensors", type(model).__name__, len(expected) - len(kept), len(expected))
+    _tell(model, kept, unused, path)
     return Loaded(path, wrapper, prefixes, kept, unused)
-
-
-def library_file(model: Classifier) -> Path:
-    """The file of torchvision's default weights of ``model.library``, in torch's hub folder (``TORCH_HOME``).
-
-    Downloaded and hash-checked if absent. Raises ConfigError for a model that is not torchvision's, and
-    CheckpointError naming file, folder and config key when it cannot be downloaded.
-    """
-    from torchvision.models import get_model_weights  # type: ignore[attr-defined]  # slow; only needed here
-
-    if not model.library:
-        raise ConfigError(f"{type(model).__name__} has no ImageNet weights; set weights to a file or to null")
-    url: str = get_model_weights(model.library)["DEFAULT"].url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(url).path).name
-    if path.exists():
-        return path
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), digest.group(1) if digest else None)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash is wrong
-        raise CheckpointError(
-            f"ImageNet weights of {model.library} cannot be downloaded ({error}); put {path.name} into "
-            f"{path.parent}, or set the weights key (target.weights) to a copy's path, or to null for none"
-        ) from error
-    return path
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -208,13 +201,38 @@ def _strip(
     return {key[cut:]: value for key, value in state.items()}, tuple(prefixes[:depth])
 
 
+def _spared(model: nn.Module, state: Mapping[str, Tensor]) -> set[str]:
+    """All keys of optional parts that only the model or only the file has, or that differ in shape."""
+    expected = model.state_dict()
+    spared: set[str] = set()
+    for part in model.optional if isinstance(model, Classifier) else ():
+        ours, theirs = (
+            {key: value for key, value in tensors.items() if key.startswith(f"{part}.")}
+            for tensors in (expected, state)
+        )
+        names = [{key for key in tensors if not key.endswith(_COUNTER)} for tensors in (ours, theirs)]
+        same = names[0] == names[1]
+        if not ours or not theirs or (same and not all(_fits(theirs[key], ours[key]) for key in names[0])):
+            spared |= {*ours, *theirs}
+    return spared
+
+
+def _tell(model: nn.Module, kept: Sequence[str], unused: Sequence[str], path: Path) -> None:
+    """Log what the model has not from the file, and the file not given to the model; counters are no weights."""
+    left = [[key for key in keys if not key.endswith(_COUNTER)] for keys in (kept, unused)]
+    name = type(model).__name__
+    _LOG.info("%s kept as initialised: %s; unused in the file: %s; file: %s", name, *map(_short, left), path)
+
+
 def _load(
-    model: nn.Module, state: Mapping[str, Tensor], path: Path, keep: Collection[str] = ()
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, spared: Collection[str]
 ) -> tuple[str, ...]:
-    """Load ``state`` strictly, apart from the model's tensors in ``keep``; returns all keys kept."""
+    """Load ``state`` strictly, apart from the keys in ``spared`` on either side; returns the model's keys kept."""
+    state = {key: value for key, value in state.items() if key not in spared}
     expected = model.state_dict()
     counters = {key for key in expected if key.endswith(_COUNTER)}
-    kept = {*keep, *(counters if counters.isdisjoint(state) else ())}
+    spared = {*spared, *(counters if counters.isdisjoint(state) else ())}
+    kept = tuple(key for key in expected if key in spared)
     wrong = {
         "missing": [key for key in expected if key not in state and key not in kept],
         "unexpected": [key for key in state if key not in expected],
@@ -231,13 +249,13 @@ def _load(
         text = f"{path} does not fit {type(model).__name__}: {counts}; {_remedy(model, state)}"
         raise CheckpointError("\n  ".join([text, *lines]))
     model.load_state_dict({**{key: expected[key] for key in kept}, **state})
-    return tuple(key for key in expected if key in kept)
+    return kept
 
 
 def _remedy(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     if isinstance(model, Classifier) and isinstance(model.head, nn.Linear):
         weight = state.get(f"{model.head_name}.weight")
-        if weight is not None and weight.ndim == 2 and len(weight) != model.head.out_features:
+        if weight is not None and weight.ndim > 1 and len(weight) != model.head.out_features:
             return f"the file has {len(weight)} classes, so build the model with num_classes={len(weight)}"
     return "build the architecture and options it was trained with, or give its own file"
 

@@ -6,7 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from attacks.gmi import GMI, nesterov_step
+from attacks.gmi import GMI
+from attacks.optimise import nesterov_step
 from midre_exp.config import CONF_DIR, build, plain, without
 from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior, initial_prior
@@ -18,10 +19,12 @@ from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import fill, golden
 
 
-def attack(**changes) -> GMI:
-    """The attack of conf/attack/gmi.yaml, on 2 identities."""
+def attack(kind: type[GMI] = GMI, **changes) -> GMI:
+    """The attack of conf/attack/gmi.yaml, on 2 identities, as an object of ``kind``."""
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "gmi.yaml"))
-    return build({**without(node, "defaults", "name"), "identities": 2, **changes})
+    made = build({**without(node, "defaults", "name"), "identities": 2, "restarts": 1, **changes})
+    made.__class__ = kind
+    return made
 
 
 class Given(Streams):
@@ -68,13 +71,17 @@ def victim():
     return make_victim(Linear(), 3, Threat.WHITE_BOX)
 
 
+def plain_loop(steps, state):
+    return range(steps)
+
+
 def streams(n: int) -> Streams:
     return Streams.of(0, "attack", items=torch.arange(n))
 
 
 def invert(gmi: GMI, n: int = 3, at: Given | Streams | None = None) -> Tensor:
     labels = torch.arange(n) % 3
-    return gmi.invert(victim(), Pixels(), labels, at or streams(n), lambda steps: steps)
+    return gmi.invert(victim(), Pixels(), labels, at or streams(n), plain_loop)
 
 
 # the update
@@ -123,17 +130,15 @@ def test_three_steps_match_the_golden_inversion_in_float64(official, monkeypatch
     expected = golden("gmi_inversion_3steps")
     visited, totals = [], []
 
-    def watch(self, victim, prior, latents, labels, losses=GMI.losses):
+    def watch(self, victim, prior, latents, labels, streams, step, losses=GMI.losses):
         visited.append(latents.detach())
-        totals.append(losses(self, victim, prior, latents, labels))
+        totals.append(losses(self, victim, prior, latents, labels, streams, step))
         return totals[-1]
 
     monkeypatch.setattr(GMI, "losses", watch)
     start = golden_start()
     gmi = attack(steps=3, reference_batch=2)
-    visited.append(
-        gmi.invert(target, prior, torch.tensor(expected["labels"]), Given(start), lambda steps: steps)
-    )
+    visited.append(gmi.invert(target, prior, torch.tensor(expected["labels"]), Given(start), plain_loop))
     assert torch.equal(visited[0], start)
     for step, before, total, after in zip(expected["steps"], visited, totals, visited[1:], strict=False):
         realism = prior.realism(prior.generate(before))
@@ -150,7 +155,7 @@ def test_the_first_gradient_matches_the_golden_one(official):
     step = golden("gmi_inversion_3steps")["steps"][0]
     start = golden_start()
     plain_descent = attack(steps=1, lr=1.0, momentum=0.0, clip=None, reference_batch=2)
-    after = plain_descent.invert(target, prior, torch.tensor([3, 777]), Given(start), lambda steps: steps)
+    after = plain_descent.invert(target, prior, torch.tensor([3, 777]), Given(start), plain_loop)
     gradient = start - after
     assert gradient.norm().item() == pytest.approx(step["grad_l2"], rel=1e-6)
     assert gradient.flatten()[:8].tolist() == pytest.approx(step["grad_first8"], rel=1e-6)
@@ -175,7 +180,7 @@ def test_chunks_of_one_give_the_numbers_of_all_together(official):
     gmi = attack(steps=5)
     together = invert(gmi, n=6)
     alone = [
-        gmi.invert(victim(), Pixels(), (torch.arange(6) % 3)[i : i + 1], streams(6)[i : i + 1], lambda x: x)
+        gmi.invert(victim(), Pixels(), (torch.arange(6) % 3)[i : i + 1], streams(6)[i : i + 1], plain_loop)
         for i in range(6)
     ]
     # matrix kernels sum in another order for another batch: float32 rounding, no more
@@ -184,8 +189,7 @@ def test_chunks_of_one_give_the_numbers_of_all_together(official):
     prior, target = official
     start, labels = golden_start(), torch.tensor([3, 777])
     both, one = (
-        attack(steps=2).invert(target, prior, labels[:n], Given(start[:n]), lambda steps: steps)
-        for n in (2, 1)
+        attack(steps=2).invert(target, prior, labels[:n], Given(start[:n]), plain_loop) for n in (2, 1)
     )
     torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-12)  # the same in float64
 
@@ -207,7 +211,7 @@ def test_latents_are_clamped_after_each_step_and_only_then():
 def test_the_target_becomes_confident_and_every_step_is_one_query_per_item():
     gmi, target = attack(steps=60, lr=0.5, clip=4.0), victim()
     labels = torch.arange(3)
-    found = gmi.invert(target, Pixels(), labels, streams(3), lambda steps: steps)
+    found = gmi.invert(target, Pixels(), labels, streams(3), plain_loop)
     assert target.queries == 60 * 3
     before = target.confidence(gmi.render(Pixels(), streams(3).normal("start", 12), labels), labels)
     after = target.confidence(gmi.render(Pixels(), found, labels), labels)
@@ -226,7 +230,7 @@ def test_the_target_sees_images_after_the_configured_steps_and_the_critic_before
     gmi = attack(steps=1)
     gmi.image_to_target = (torch.zeros_like,)
     latents = torch.ones(2, 12)
-    losses = gmi.losses(victim(), Watching(), latents, torch.tensor([0, 1]))
+    losses = gmi.losses(victim(), Watching(), latents, torch.tensor([0, 1]), streams(2), 0)
     logits = victim()(torch.zeros(2, 3, 2, 2)).logits
     expected = 100 * nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="none")
     torch.testing.assert_close(losses + Pixels().realism(Pixels().generate(latents)), expected)
@@ -255,3 +259,70 @@ def test_the_whole_attack_runs_in_chunks_and_attacks_every_identity_and_restart(
 def test_settings_that_optimise_nothing_are_refused_by_name(changes, words):
     with pytest.raises(ConfigError, match=words):
         attack(**changes)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_inversion_continues_from_its_last_checkpoint_to_the_same_latents(tmp_path):
+    runtime = Runtime(checkpoint_every=2)
+    whole = attack(steps=7, identities=3).run(
+        victim(), Pixels(), seed=0, work=tmp_path / "whole", runtime=runtime
+    )
+
+    class Dying(GMI):
+        def losses(self, *inputs):
+            if inputs[-1] == 5:
+                raise Killed
+            return super().losses(*inputs)
+
+    dying, first = attack(Dying, steps=7, identities=3), victim()
+    with pytest.raises(Killed):
+        dying.run(first, Pixels(), seed=0, work=tmp_path / "killed", runtime=runtime)
+    taken = []
+
+    class Watched(GMI):
+        def losses(self, *inputs):
+            taken.append(inputs[-1])
+            return super().losses(*inputs)
+
+    second = victim()
+    found = attack(Watched, steps=7, identities=3).run(
+        second, Pixels(), seed=0, work=tmp_path / "killed", runtime=runtime
+    )
+    assert taken == [4, 5, 6]
+    torch.testing.assert_close(found.latents, whole.latents, rtol=0, atol=0)
+    assert second.queries == 7 * len(found.labels)  # steps redone after a kill are counted once
+    assert not list((tmp_path / "killed").glob("unfinished-*"))
+
+
+def test_a_chunk_that_does_not_fit_is_halved_without_changing_a_number(tmp_path, capsys):
+    class Greedy(GMI):
+        def losses(self, *inputs):
+            if len(inputs[3]) > 2:
+                inputs[0](torch.zeros(1, 3, 2, 2))  # a query that is lost with the attempt
+                raise torch.cuda.OutOfMemoryError("too much")
+            return super().losses(*inputs)
+
+    whole_victim, halved_victim = victim(), victim()
+    whole = attack(steps=3, identities=3, restarts=2).run(
+        whole_victim, Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime()
+    )
+    halved = attack(Greedy, steps=3, identities=3, restarts=2).run(
+        halved_victim, Pixels(), seed=0, work=tmp_path / "b", runtime=Runtime()
+    )
+    torch.testing.assert_close(halved.latents, whole.latents, rtol=0, atol=1e-6)
+    assert halved_victim.queries == whole_victim.queries
+    assert "out of memory with 6 items" in capsys.readouterr().err
+
+
+def test_an_item_that_does_not_fit_alone_is_one_sentence(tmp_path):
+    class Hopeless(GMI):
+        def losses(self, *inputs):
+            raise torch.cuda.OutOfMemoryError("too much")
+
+    with pytest.raises(ConfigError, match=r"not enough memory for 1 item\(s\)"):
+        attack(Hopeless, steps=3, identities=1).run(
+            victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime()
+        )

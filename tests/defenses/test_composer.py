@@ -81,7 +81,7 @@ class Owner(Defense):
 
     claims = frozenset({"sampler", "freeze", "base_loss"})
 
-    def sampler(self, labels: Tensor, *, batch_size: int, seed: int) -> Sampler | None:
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
         return Halves()
 
     def trainable(self, model: Classifier) -> Sequence[str] | None:
@@ -134,7 +134,7 @@ def test_labels_join_and_nodef_leaves_no_trace() -> None:
 def test_nothing_composed_is_the_plain_recipe() -> None:
     nothing, model, given = compose(nodef=NoDef()), Model(), batch()
     assert nothing.on_batch(given, model, CLOCK, torch.Generator()) is given
-    assert nothing.sampler(given.labels, batch_size=2, seed=0) is None
+    assert nothing.sampler(given.labels, batch_size=2, seed=0, drop_last=False) is None
     assert nothing.trainable(model) is None
     assert nothing.base_loss(output(), given, CLOCK) is None
     assert nothing.extra_losses(output(), given, CLOCK) == {}
@@ -177,7 +177,7 @@ def test_taps_come_once_and_extra_losses_carry_their_parts_name() -> None:
 def test_what_one_part_owns_is_taken_from_it_wherever_it_stands() -> None:
     for parts in ({"a": Affine("a"), "owner": Owner()}, {"owner": Owner(), "a": Affine("a")}):
         both, given = compose(**parts), batch()
-        assert isinstance(both.sampler(given.labels, batch_size=2, seed=0), Halves)
+        assert isinstance(both.sampler(given.labels, batch_size=2, seed=0, drop_last=False), Halves)
         assert both.trainable(Model()) == ["fc.bias"]
         base_loss = both.base_loss(output(), given, CLOCK)
         assert base_loss is not None and float(base_loss) == 7.0

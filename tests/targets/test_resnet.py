@@ -89,7 +89,16 @@ def test_a_rebuilt_stem_is_initialised_like_torchvisions() -> None:
     assert float(stem.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)  # kaiming, fan out
 
 
-@pytest.mark.parametrize("options", [{"depth": 20}, {"stem": "cifar"}, {"width": 0.0}])
+def test_blocks_replace_the_depths() -> None:
+    model = ResNet(num_classes=5, depth=50, width=0.1, blocks=(1, 2, 1, 3))
+    assert [len(model.get_submodule(f"layer{n}")) for n in (1, 2, 3, 4)] == [1, 2, 1, 3]  # type: ignore[arg-type]
+    assert model(golden_images(32)).logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"depth": 20}, {"stem": "cifar"}, {"width": 0.0}, {"blocks": (1, 2, 3)}, {"blocks": (1, 2, 0, 1)}],
+)
 def test_unknown_options_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"model.{next(iter(options))}="):
         ResNet(num_classes=5, **options)  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def test_taps_are_the_five_pooled_blocks_with_the_last_after_the_feature_norm() 
 
 def test_an_unknown_tap_is_refused_with_the_known_ones() -> None:
     model = fill(VGG16(num_classes=5, width=0.05))
-    with pytest.raises(ConfigError, match=r"no tap block6; known taps: block1, .*block5"):
+    with pytest.raises(ConfigError, match=r"no tap block6; known taps: input, block1, .*block5"):
         model(golden_images(64), taps=["block6"])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -21,7 +22,7 @@ from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.targets import load_checkpoint
 from midre_exp.targets.resnet import ResNet
 from midre_exp.targets.vgg import VGG16
-from midre_exp.targets.weights import load_backbone, read_state_dict
+from midre_exp.targets.weights import class_count, load_backbone, read_state_dict
 from tests.golden.fill import fill
 
 State = dict[str, Tensor]
@@ -410,3 +411,164 @@ def test_an_architecture_without_library_weights_says_so() -> None:
     model.library = ""
     with pytest.raises(ConfigError, match="ResNet has no ImageNet weights"):
         load_backbone(model, "imagenet")
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str, bool], str]) -> list[bool]:
+    """Puts ``answer`` in the place of the hub's client; returns the list of calls, True where the network was allowed."""
+    calls: list[bool] = []
+
+    def download(repository: str, file: str, *, local_files_only: bool = False) -> str:
+        calls.append(not local_files_only)
+        return answer(repository, file, local_files_only)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return calls
+
+
+def test_timms_weights_come_from_the_hubs_cache_without_network_if_there(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def cached(repository: str, file: str, _: bool) -> str:
+        asked.append((repository, file))
+        return str(tmp_path / file)
+
+    safetensors.torch.save_file(trained, tmp_path / "model.safetensors")
+    calls = hub(monkeypatch, cached)
+    model = small_net()
+    model.library = "timm/resnest101e"
+    loaded = load_backbone(model, "imagenet")
+    assert asked == [("timm/resnest101e.in1k", "model.safetensors")]
+    assert calls == [False]
+    assert set(loaded.kept) == set(loaded.unused) == {"fc.weight", "fc.bias"}
+    assert torch.equal(model.conv1.weight, trained["conv1.weight"])
+
+
+def test_timms_weights_are_downloaded_when_not_in_the_cache(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def online(_: str, file: str, local: bool) -> str:
+        if local:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
+        safetensors.torch.save_file(trained, tmp_path / file)
+        return str(tmp_path / file)
+
+    calls = hub(monkeypatch, online)
+    model = small_net()
+    model.library = "timm/resnest101e"
+    assert load_backbone(model, "imagenet").path == tmp_path / "model.safetensors"
+    assert calls == [False, True]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), RuntimeError("no route to host.")])
+def test_offline_timm_weights_end_in_one_sentence_with_repository_file_and_key(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(_: str, __: str, local: bool) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache") if local else error
+
+    hub(monkeypatch, offline)
+    model = small_net()
+    model.library = "timm/resnest101e"
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone(model, "imagenet")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "(no route to host)" in text
+    for part in ("resnest101e", "timm/resnest101e.in1k", "model.safetensors", "target.weights"):
+        assert part in text
+
+
+def test_a_timm_model_that_does_not_exist_has_no_weights() -> None:
+    model = small_net()
+    model.library = "timm/resnest1"
+    with pytest.raises(ConfigError, match="timm has no ImageNet weights of resnest1"):
+        load_backbone(model, "imagenet")
+
+
+def without(state: State, part: str) -> State:
+    return {key: value for key, value in state.items() if not key.startswith(f"{part}.")}
+
+
+OPTIONAL: list[tuple[str, Callable[[State], State], bool]] = [
+    ("missing", lambda s: without(s, "layer4"), False),
+    ("of other shapes", lambda s: {**s, "layer4.0.conv1.weight": torch.zeros(9, 1, 3, 3)}, True),
+    (
+        "without counters",
+        lambda s: without({k: v for k, v in s.items() if "batches" not in k}, "layer4"),
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize("reader", ["checkpoint", "backbone"])
+@pytest.mark.parametrize(("name", "change", "present"), OPTIONAL, ids=[case[0] for case in OPTIONAL])
+def test_an_optional_part_that_does_not_fit_is_kept_and_said(
+    name: str,
+    change: Callable[[State], State],
+    present: bool,
+    reader: str,
+    trained: State,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(prefixed(change(trained), "model."), path)
+    model = small_net()
+    with pytest.raises(CheckpointError):
+        load_checkpoint(model, path)
+    model.optional = ("layer4",)
+    before = copy(model)
+    with caplog.at_level(logging.INFO, logger="midre_exp"):
+        loaded = load_checkpoint(model, path) if reader == "checkpoint" else load_backbone(model, str(path))
+    part = {key for key in trained if key.startswith("layer4.")}
+    assert {key for key in loaded.kept if "batches" not in key} == {
+        key for key in part if "batches" not in key
+    }
+    assert set(loaded.unused) == (part if present else set())
+    assert "layer4.0.conv1.weight" in caplog.text
+    for key, value in model.state_dict().items():
+        if "batches" not in key:
+            assert torch.equal(value, (before if key in part else trained)[key])
+
+
+def test_an_optional_part_that_fits_is_loaded(trained: State, tmp_path: Path) -> None:
+    torch.save(trained, tmp_path / "w.pth")
+    model = small_net()
+    model.optional = ("layer4",)
+    assert load_checkpoint(model, tmp_path / "w.pth").kept == ()
+    assert_same(model.state_dict(), trained)
+
+
+@pytest.mark.parametrize("reader", ["checkpoint", "backbone"])
+def test_an_optional_part_that_is_incomplete_or_has_foreign_names_is_refused(
+    reader: str, trained: State, tmp_path: Path
+) -> None:
+    incomplete = {key: value for key, value in trained.items() if key != "layer4.1.bn2.bias"}
+    foreign = {**trained, "layer4.2.conv1.weight": torch.zeros(2)}
+    for state, what in ((incomplete, "missing: layer4.1.bn2.bias"), (foreign, "unexpected: layer4.2.conv1")):
+        torch.save(state, tmp_path / "w.pth")
+        model = small_net()
+        model.optional = ("layer4",)
+        with pytest.raises(CheckpointError, match=what):
+            if reader == "checkpoint":
+                load_checkpoint(model, tmp_path / "w.pth")
+            else:
+                load_backbone(model, str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "model._orig_mod."])
+def test_classes_are_counted_under_any_known_prefix(prefix: str, trained: State, tmp_path: Path) -> None:
+    second_head = {"AuxLogits.fc.weight": torch.zeros(1000, 2)}
+    torch.save({"model_state_dict": prefixed({**second_head, **trained}, prefix)}, tmp_path / "w.pth")
+    assert class_count(tmp_path / "w.pth", "fc") == 3
+
+
+@pytest.mark.parametrize("state", [{"conv1.weight": torch.zeros(1, 3, 3, 3)}, {"fc.weight": torch.zeros(7)}])
+def test_a_file_without_head_has_no_class_count(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(
+        CheckpointError, match=r"w.pth has no fc.weight to count the classes of; give num_classes"
+    ):
+        class_count(tmp_path / "w.pth", "fc")

@@ -1,0 +1,40 @@
+"""The optimisation loop of one chunk of an attack: counts steps, draws the bar, keeps the state of a killed run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from midre_exp import checkpoint
+from midre_exp.runtime import Runtime
+from midre_exp.threat import AnyVictim
+
+
+class Loop:
+    """``for step in loop(steps, state)``: the numbers from 0 to ``steps - 1``, or from where an interrupted attempt had got to.
+
+    ``state`` is a dict of tensors that the body replaces or changes in place and that is all it carries from one step to the next. It is
+    written every ``runtime.checkpoint_every`` steps, with the number of queries so far, and restored before the first step.
+    """
+
+    def __init__(self, path: Path, title: str, runtime: Runtime, victim: AnyVictim):
+        self.path, self.title, self.runtime, self.victim = path, title, runtime, victim
+        self.queries = victim.queries
+
+    def __call__(self, steps: int, state: dict[str, Tensor]) -> Iterator[int]:
+        """Iterate. Loops that follow each other in one ``invert`` keep files of their own."""
+        path, self.path = self.path, self.path.with_name(f"{self.path.name}+")
+        saved, done = checkpoint.load(path), 0
+        if saved is not None:
+            done = saved["done"]
+            state.update({name: value.to(self.runtime.device) for name, value in saved["state"].items()})
+            self.victim.queries = self.queries + saved["queries"]
+        for step in self.runtime.bar(range(done, steps), self.title, total=steps, done=done):
+            yield step
+            finished = step + 1
+            if finished % self.runtime.checkpoint_every == 0 or finished == steps:
+                spent = self.victim.queries - self.queries
+                kept = {name: value.detach().cpu() for name, value in state.items()}
+                checkpoint.save(path, {"done": finished, "queries": spent, "state": kept})

@@ -1,0 +1,96 @@
+"""FE: every training image has lost one square, at a place of its own that stays for the whole training (MIDRE Table 1).
+
+The square is painted on the stored images, before crop, jitter and flip. It is thus fixed in the picture, while RE and MIDRE erase anew
+each time, and last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense
+from defenses.midre import ROUNDINGS, erase_squares, square_side
+from midre_exp.data.base import ImageSet
+from midre_exp.errors import ConfigError
+from midre_exp.seeding import Streams
+
+#: Whether the last place at which the square fits counts.
+CORNERS = ("half_open", "closed")
+
+_BLOCK = 256  # images worked on together: about 50 MB at 224 px, whatever the size of the data set
+
+
+def fixed_corners(n: int, rows: int, columns: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """(top, left) of each of ``n`` images: int64 [n], uniform in 0..rows - 1 and 0..columns - 1.
+
+    A pure function of (seed, position of the image), so that epochs, workers and resumed runs agree.
+    """
+    down, right = Streams.of(seed, "fixed erasing", items=torch.arange(n)).uniform("corner", 2).unbind(1)
+    return (down * rows).long(), (right * columns).long()
+
+
+class FixedErasing(Defense):
+    """Erasing at a fixed location (FE of MIDRE Table 1; details from the early history of its repository).
+
+    ``share``: erased share of the image, 0 <= share < 1; 0 is no defense. ``rounding``: ``round``, ``floor`` or ``ceil``, of the side to
+    pixels. ``corner``: uniform over whole numbers below (size - side), ``half_open``, or up to it, ``closed``. ``fill``: three pixel
+    values in [0, 1], rounded to 8 bits. Raises ConfigError for a value outside these.
+    """
+
+    claims: ClassVar[frozenset[str]] = frozenset({"erase"})
+    conflicts: ClassVar[Mapping[str, str]] = {
+        "LeaveOut": "FE and EE are two arms of one ablation, which hide a part of each image or some whole images"
+    }
+
+    def __init__(self, *, share: float, rounding: str, corner: str, fill: Sequence[float]):
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ConfigError(
+                f"defense.fe.share={share} is no share of the image; give a number from 0 to below 1"
+            )
+        for key, value, accepted in (("rounding", rounding, tuple(ROUNDINGS)), ("corner", corner, CORNERS)):
+            if value not in accepted:
+                raise ConfigError(f"defense.fe.{key}={value} is unknown; use one of {', '.join(accepted)}")
+        if not (
+            isinstance(fill, Sequence)
+            and len(fill) == 3
+            and all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in fill)
+        ):
+            raise ConfigError(f"defense.fe.fill={fill} is no colour; give three pixel values from 0 to 1")
+        self.share = share
+        self.rounding = rounding
+        self.corner = corner
+        self.fill = tuple(fill)
+
+    @property
+    def label(self) -> str:
+        """``FE share``."""
+        return f"FE {self.share:g}"
+
+    def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
+        """The images, in memory of their own, each without its square; the given ones may be mapped and stay as they are.
+
+        Raises ConfigError when the square has no pixel or is as large as the shorter side of the image.
+        """
+        if self.share == 0:
+            return train
+        n, _, height, width = train.images.shape
+        side = square_side(self.share, height, width, self.rounding)
+        if not 0 < side < min(height, width):
+            raise ConfigError(
+                f"defense.fe.share={self.share:g} asks for a square of side {side} on {height}x{width} images; "
+                f"choose a share that gives a side from 1 to {min(height, width) - 1}"
+            )
+        rows, columns = (length - side + (self.corner == "closed") for length in (height, width))
+        top, left = fixed_corners(n, rows, columns, seed=seed)
+        fill = (255 * torch.tensor(self.fill)).round().to(train.images.dtype)
+        erased = torch.empty(train.images.shape, dtype=train.images.dtype)
+        for first in range(0, n, _BLOCK):
+            block = slice(first, first + _BLOCK)
+            sides = torch.full_like(top[block], side)
+            erased[block] = erase_squares(train.images[block], top[block], left[block], sides, fill)
+        return replace(train, images=erased)

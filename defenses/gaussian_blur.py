@@ -1,0 +1,80 @@
+"""Gaussian blur as a defense: training images are blurred, each by a width of its own; test images stay sharp (MIDRE Table 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from defenses.base import Batch, Clock, Defense
+from midre_exp.errors import ConfigError
+from midre_exp.targets.base import Classifier
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Blur float ``images`` [n, c, h, w], each by its ``sigma`` > 0 in pixels (float [n]), with reflection at the border.
+
+    The kernel, ``kernel_size`` (odd) pixels wide, is sampled at whole pixels and sums to 1, as in torchvision's gaussian_blur; its two
+    directions are applied one after the other, in full precision under autocast too.
+    """
+    n, channels, height, width = images.shape
+    reach = kernel_size // 2
+    offset = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, 1).repeat_interleave(channels, 0)
+    with torch.autocast(images.device.type, enabled=False):
+        stacked = F.pad(images.float(), (reach, reach, reach, reach), mode="reflect")
+        stacked = stacked.view(1, n * channels, height + 2 * reach, width + 2 * reach)
+        # One group per image and channel, so that a single convolution has a kernel for each image.
+        stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=n * channels)
+        stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=n * channels)
+    return stacked.view(n, channels, height, width).to(images.dtype)
+
+
+class GaussianBlur(Defense):
+    """Gaussian blur with the law of torchvision.transforms.GaussianBlur.
+
+    ``sigma``: range of the standard deviation in pixels, uniform, 0 < low <= high; [0, 0] is no defense. ``kernel_size``: side of the
+    kernel in pixels, odd. Raises ConfigError for a value outside these.
+    """
+
+    def __init__(self, *, sigma: Sequence[float], kernel_size: int):
+        if not (
+            isinstance(sigma, Sequence)
+            and len(sigma) == 2
+            and all(isinstance(value, (int, float)) for value in sigma)
+            and (0 < sigma[0] <= sigma[1] < float("inf") or sigma[0] == sigma[1] == 0)
+        ):
+            raise ConfigError(
+                f"defense.gaussian_blur.sigma={sigma} is no range; give two numbers of pixels above 0, the smaller first, or [0, 0]"
+            )
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(
+                f"defense.gaussian_blur.kernel_size={kernel_size} must be an odd number of pixels"
+            )
+        self.sigma = (sigma[0], sigma[1])
+        self.kernel_size = kernel_size
+
+    @property
+    def label(self) -> str:
+        """``Gaussian blur [low, high]``."""
+        return f"Gaussian blur [{self.sigma[0]:g}, {self.sigma[1]:g}]"
+
+    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+        """Blur every image. ``generator`` lives on the device of the images.
+
+        Raises ConfigError when half the kernel does not fit into the images, whose border is reflected.
+        """
+        low, high = self.sigma
+        if high == 0:
+            return batch  # draws nothing either, so whoever uses the generator next is not disturbed
+        n, _, height, width = batch.images.shape
+        if self.kernel_size // 2 >= min(height, width):
+            raise ConfigError(
+                f"defense.gaussian_blur.kernel_size={self.kernel_size} is too wide for {height}x{width} images; "
+                f"use at most {2 * min(height, width) - 1}"
+            )
+        draw = torch.rand(n, generator=generator, device=generator.device)
+        return replace(batch, images=gaussian_blur(batch.images, low + (high - low) * draw, self.kernel_size))

@@ -1,0 +1,136 @@
+"""Images decoded once: a block of 8-bit pixels in the artifact store, mapped into memory by everyone who needs it.
+
+An ``images`` artifact holds ``pixels.u8`` (uint8 [n, 3, h, w], row-major) and ``files.txt`` (one name and label per row, so that a split
+can be repeated elsewhere). Its key is a hash of the listed names, their sizes in bytes and the picture steps. Building it is resumable and
+guarded by the store's lock, so several jobs decode one dataset once; a file unchanged since it was last verified is not hashed again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from midre_exp.errors import DataError
+from midre_exp.files import read_json, write_json
+from midre_exp.store import Store, Workspace
+
+#: What Pillow raises on damaged or foreign files, found by feeding it such files.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,  # EXIF fields of the wrong type
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+_BLOCK = 1024  # images between two notes of progress
+_BAR_FROM = 2000  # images; fewer take a few seconds
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names for a message, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def cached_images(
+    store: Path | str,
+    key: str,
+    *,
+    names: Sequence[str],
+    labels: Sequence[int],
+    read: Callable[[int], Tensor],
+    title: str,
+    config: dict[str, object],
+) -> Tensor:
+    """The images uint8 [n, 3, h, w] of ``names``, memory-mapped (copy-on-write); decoded by ``read(row)`` if the store lacks ``key``.
+
+    Raises DataError naming every unreadable file, and files whose size differs from the first.
+    """
+    artifact = Store(store).build(
+        "images",
+        key,
+        config=config,
+        upstream={},
+        make=lambda work: _decode(work, names, labels, read, title),
+        reread=False,
+    )
+    shape = tuple(int(artifact.metrics[side]) for side in ("count", "channels", "height", "width"))
+    return torch.from_numpy(np.memmap(artifact.path / "pixels.u8", np.uint8, mode="c", shape=shape))
+
+
+def _decode(
+    work: Workspace, names: Sequence[str], labels: Sequence[int], read: Callable[[int], Tensor], title: str
+) -> None:
+    """Fill ``pixels.u8`` block by block from where an interrupted attempt stopped, and hand it to the artifact."""
+    note, file = work.path / "decoded.json", work.path / "pixels.u8"
+    done: dict[str, list[int]] = (
+        read_json(note) if note.exists() and file.exists() else {"rows": [0], "bad": []}
+    )
+    start, bad = done["rows"][0], done["bad"]
+    shape = (len(names), *_first_shape(names, read))
+    pixels = np.memmap(file, np.uint8, mode="r+" if start else "w+", shape=shape)
+
+    def decode(row: int) -> bool:
+        """Whether the row's file could be read."""
+        try:
+            image = read(row)
+        except UNREADABLE:
+            return False
+        if tuple(image.shape) != shape[1:]:
+            raise DataError(
+                f"{names[row]} becomes {image.shape[1]}x{image.shape[2]} px, {names[0]} {shape[2]}x{shape[3]} px; "
+                "end the picture steps of this dataset with a Resize"
+            )
+        pixels[row] = image.numpy()
+        return True
+
+    # Pillow decodes and resizes outside the interpreter lock, so threads do; map keeps the order.
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+    hidden = None if len(names) > _BAR_FROM else True  # None: no bar where stderr is no terminal
+    try:
+        with tqdm(total=len(names), initial=start, desc=f"decoding {title}", disable=hidden) as bar:
+            for first in range(start, len(names), _BLOCK):
+                rows = range(first, min(first + _BLOCK, len(names)))
+                bad += [row for row, good in zip(rows, pool.map(decode, rows), strict=True) if not good]
+                pixels.flush()  # the note must never be ahead of the pixels
+                write_json(note, {"rows": [rows.stop], "bad": bad})
+                bar.update(len(rows))
+        bad = [row for row in bad if not decode(row)]  # mended since an earlier attempt
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
+    if bad:
+        raise DataError(
+            f"{title}: {len(bad)} of {len(names)} images cannot be read: {few([names[row] for row in bad])}; "
+            "they are truncated or no images, so download them again"
+        )
+    pixels.flush()
+    work.adopt_file("pixels.u8", file)
+    lines = [f"{name} {label}\n" for name, label in zip(names, labels, strict=True)]
+    work.save_file("files.txt", "".join(lines).encode())
+    work.metrics.update(zip(("count", "channels", "height", "width"), shape, strict=True))
+
+
+def _first_shape(names: Sequence[str], read: Callable[[int], Tensor]) -> tuple[int, int, int]:
+    """The shape of the first readable image."""
+    for row in range(len(names)):
+        try:
+            channels, height, width = read(row).shape
+        except UNREADABLE:
+            continue
+        return channels, height, width
+    raise DataError(
+        f"none of the {len(names)} images can be read, among them {names[0]}; download them again"
+    )

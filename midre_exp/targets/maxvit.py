@@ -1,0 +1,111 @@
+"""Torchvision's MaxViT-T as target: the 224 px transformer of the MIDRE paper, and reduced forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import torchvision.models.maxvit as torchvision_maxvit
+from torch import Tensor, nn
+
+from midre_exp.errors import ConfigError
+from midre_exp.targets.base import Classifier, scaled_channels
+
+
+class MaxViT(Classifier, torchvision_maxvit.MaxVit):  # type: ignore[misc]  # forward is the Classifier's
+    """A MaxViT (Tu et al. 2022) with torchvision's keys and initialisation; the defaults are its MaxViT-T.
+
+    Images [n, 3, s, s] with s = ``image_size`` only: the stem and every block halve it, and ``partition``
+    must divide all those grids; features [n, 512], the last of ``channels``. ``channels`` and ``blocks`` (layers) are per
+    block, ``width`` scales the stem of 64 and all channels, which ``head_dim`` must divide; ``stochastic_depth`` is
+    the last layer's drop probability in training. ``norm_momentum`` is the weight of a batch in the running statistics: the published
+    0.01 takes thousands of steps to forget its start.
+    ``head_bias="auto"``: the published head of 1,000 classes has no bias, one made for another data set has.
+    Inputs are normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``, ``block0`` to
+    ``block3``, ``embedding`` (the features). Raises ConfigError for sizes that do not divide, here or in images.
+    """
+
+    head_name = "classifier.5"
+    library = "maxvit_t"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        image_size: int = 224,
+        width: float = 1.0,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        blocks: Sequence[int] = (2, 2, 5, 2),
+        partition: int = 7,
+        head_dim: int = 32,
+        stochastic_depth: float = 0.2,
+        norm_momentum: float = 0.01,
+        head_bias: bool | Literal["auto"] = "auto",
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+    ):
+        if head_bias not in (True, False, "auto"):
+            raise ConfigError(f"model.head_bias={head_bias} is unknown; use auto, true or false")
+        if not 0 <= stochastic_depth < 1:
+            raise ConfigError(f"model.stochastic_depth={stochastic_depth} must be at least 0 and below 1")
+        if not 0 < norm_momentum <= 1:
+            raise ConfigError(f"model.norm_momentum={norm_momentum} must be above 0 and at most 1")
+        if not channels or len(channels) != len(blocks) or min(*channels, *blocks) < 1:
+            raise ConfigError(
+                f"model.channels={list(channels)} and model.blocks={list(blocks)} must be equally many positive numbers"
+            )
+        widths = [scaled_channels(c, width) for c in channels]
+        _check_heads(widths, head_dim)
+        _check_grids(image_size, len(widths), partition)
+        super().__init__(
+            input_size=(image_size, image_size),
+            stem_channels=scaled_channels(64, width),
+            partition_size=partition,
+            block_channels=widths,
+            block_layers=list(blocks),
+            head_dim=head_dim,
+            norm_layer=partial(nn.BatchNorm2d, eps=1e-3, momentum=norm_momentum),
+            stochastic_depth_prob=stochastic_depth,
+            num_classes=num_classes,
+        )
+        self.image_size = image_size
+        self.set_normalisation(mean, std)
+        biased = num_classes != 1000 if head_bias == "auto" else head_bias
+        if biased:
+            self.head = nn.Linear(widths[-1], num_classes)
+
+    def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """The stem, the blocks, pooling with the hidden layer of the classifier."""
+        yield "stem", self._stem
+        for number, block in enumerate(self.blocks):
+            yield f"block{number}", block
+        yield "embedding", self.classifier[:5]
+
+    def _stem(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            height, width = x.shape[-2:]
+            raise ConfigError(
+                f"images of {height}x{width} px do not fit model.image_size={self.image_size} of MaxViT; make the two equal"
+            )
+        y: Tensor = self.stem(x)
+        return y
+
+
+def _check_heads(widths: Sequence[int], head_dim: int) -> None:
+    """Raise ConfigError unless attention heads of ``head_dim`` channels fill every block."""
+    if head_dim < 1 or any(c % head_dim for c in widths):
+        raise ConfigError(
+            f"model.head_dim={head_dim} must divide the channels of every block, which are {widths}; "
+            "change model.width, model.channels or model.head_dim"
+        )
+
+
+def _check_grids(image_size: int, blocks: int, partition: int) -> None:
+    """Raise ConfigError unless windows of ``partition`` fill the grid of every block."""
+    grids = [(image_size - 1) // 2 ** (number + 2) + 1 for number in range(blocks)]
+    if image_size < 1 or partition < 1 or any(grid % partition for grid in grids):
+        raise ConfigError(
+            f"model.image_size={image_size} gives grids of {grids}, which windows of model.partition={partition} do not "
+            f"divide; use a multiple of {partition * 2 ** (blocks + 1)} px"
+        )

@@ -1,0 +1,82 @@
+"""What the tests of all dataset readers share: datasets built from their own yaml on fixture trees, and checks every reader must pass."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from midre_exp.config import CONF_DIR, build
+from midre_exp.data.base import Part, Role
+from midre_exp.data.listed import PARTS, ListedDataset
+from midre_exp.errors import DataError
+
+SIZE = 16
+
+
+def dataset(name: str, root: Path, store: Path | None = None, **changes: Any) -> ListedDataset:
+    """The dataset of conf/dataset/<name>.yaml on a tree, built as a run builds it."""
+    node = OmegaConf.load(CONF_DIR / "dataset" / f"{name}.yaml")
+    paths = {"data": "data", "store": str(store or root.parent / "store")}
+    config = OmegaConf.create({"resolution": SIZE, "paths": paths, "data": {"private": node}})
+    for key, value in {"root": str(root), **changes}.items():
+        assert key in config.data.private, f"conf/dataset/{name}.yaml has no key {key}"
+        config.data.private[key] = value
+    found = build(config.data.private)
+    assert isinstance(found, ListedDataset)
+    return found
+
+
+def copied(tree: Path, place: Path) -> Path:
+    """A copy of a tree that a test may spoil."""
+    return Path(shutil.copytree(tree, place))
+
+
+def names(data: ListedDataset, part: Part) -> tuple[str, ...]:
+    return data.list_once(part).names
+
+
+def pixels(path: Path, size: int = SIZE) -> Tensor:
+    """A file stretched to size x size, read without the code under test."""
+    with Image.open(path) as file:
+        image = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+
+
+def check_fingerprint(
+    name: str, tree: Path, place: Path, role: Role, other_picture: list[dict[str, Any]], **changes: Any
+) -> None:
+    """Equal for a copied tree with other dates; different after a file grew, for other picture steps, for another size."""
+    before = dataset(name, tree, **changes).fingerprint(role)
+    copy = copied(tree, place)
+    victim = copy / names(dataset(name, copy, **changes), PARTS[role][-1])[-1]
+    victim.touch()
+    assert dataset(name, copy, **changes).fingerprint(role) == before
+    assert dataset(name, copy, **changes, picture=other_picture).fingerprint(role) != before
+    assert dataset(name, copy, **changes, size=SIZE + 1).fingerprint(role) != before
+    victim.write_bytes(victim.read_bytes() + b"\0")
+    assert dataset(name, copy, **changes).fingerprint(role) != before
+
+
+def check_spoilt_images(name: str, tree: Path, place: Path, part: Part, **changes: Any) -> None:
+    """A truncated image is named when decoded, an absent one before anything is decoded."""
+    copy = copied(tree, place)
+    data = dataset(name, copy, **changes)
+    whole, victim = len(names(data, part)), names(data, part)[1]
+    content = (copy / victim).read_bytes()
+    (copy / victim).write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=f"1 of {whole} images cannot be read") as error:
+        dataset(name, copy, **changes).load(part)
+    assert victim in str(error.value)
+    data = dataset(name, copy, **changes)
+    names(data, part)
+    (copy / victim).unlink()
+    with pytest.raises(DataError, match=r"1 of .* listed images are not in .*complete the download") as error:
+        data.load(part)
+    assert victim in str(error.value)

@@ -1,0 +1,94 @@
+"""One small network of every family with skip connections, and a training of it that takes a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from defenses import Defense, compose
+from midre_exp.runtime import Runtime
+from midre_exp.targets.assemble import assemble
+from midre_exp.targets.base import Classifier
+from midre_exp.targets.training import train_classifier
+from tests.defenses.conftest import RECIPE, Colours
+
+_TARGETS = "midre_exp.targets"
+#: Node ``model`` of a target by name of the target; 32 px.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet18": {"_target_": f"{_TARGETS}.resnet.ResNet", "width": 0.125, "stem": "half"},
+    "resnet50": {
+        "_target_": f"{_TARGETS}.resnet.ResNet",
+        "depth": 50,
+        "blocks": [1, 1, 1, 2],
+        "width": 0.125,
+        "stem": "half",
+    },
+    "resnest101": {
+        "_target_": f"{_TARGETS}.resnest.ResNeSt",
+        "width": 0.125,
+        "blocks": [1, 1, 1, 2],
+        "stem": "half",
+    },
+    "ir152": {
+        "_target_": f"{_TARGETS}.evolve.IR",
+        "image_size": 32,
+        "blocks": [1, 1, 2, 2],
+        "width": 0.125,
+    },
+    "vggface_resnet50": {
+        "_target_": f"{_TARGETS}.vggface_resnet50.VGGFaceResNet50",
+        "blocks": [1, 1, 1, 2],
+        "width": 0.125,
+    },
+    "inception_resnet_v1": {
+        "_target_": f"{_TARGETS}.inception_resnet_v1.InceptionResNetV1",
+        "width": 0.125,
+        "repeats": [1, 1, 1],
+        "stem": "small",
+    },
+    "maxvit": {
+        "_target_": f"{_TARGETS}.maxvit.MaxViT",
+        "image_size": 32,
+        "width": 0.1875,
+        "channels": [64, 128, 256],
+        "blocks": [1, 1, 2],
+        "partition": 2,
+        "head_dim": 12,
+    },
+    "densenet121": {
+        "_target_": f"{_TARGETS}.densenet.DenseNet",
+        "width": 0.375,
+        "blocks": [1, 1, 2, 4],
+        "stem": "half",
+    },
+}
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def network(name: str, seed: int = 0, weights: str | None = None, **parts: Defense) -> Classifier:
+    """The network ``name`` for three classes as the defenses shape it."""
+    return assemble({"model": NETWORKS[name]}, 3, compose(**parts), seed=seed, weights=weights)
+
+
+def train(
+    work: Path, name: str, recipe: dict[str, Any] | None = None, **parts: Defense
+) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
+    """Train the network ``name`` in the folder ``work``; continues what an interrupted attempt left there."""
+    work.mkdir(exist_ok=True)
+    settings = {
+        "name": name,
+        "model": NETWORKS[name],
+        "weights": None,
+        "recipe": {**RECIPE, **(recipe or {})},
+    }
+    return train_classifier(
+        settings, Colours(), compose(**parts), seed=0, work=work, runtime=Runtime(quiet=True), title="t"
+    )
+
+
+def state(model: Classifier) -> Tensor:
+    """Everything in the state dict as one vector."""
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
