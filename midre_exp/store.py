@@ -137,7 +137,9 @@ class Store:
                     continue
                 try:
                     record = {"config": dict(config), "upstream": dict(upstream), "device": device}
-                    artifact = self.find(stage, key, reread=reread) or self._make(stage, key, record, make, lock)
+                    artifact = self.find(stage, key, reread=reread) or self._make(
+                        stage, key, record, make, lock
+                    )
                     if artifact is not None:
                         return artifact
                 except Exception as error:

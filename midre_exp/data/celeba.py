@@ -14,7 +14,7 @@ from midre_exp.data.celeba_lists import LISTS, Splits, read_lists
 from midre_exp.data.listed import PARTS, UNLABELLED, ListedDataset, Listing
 from midre_exp.data.picture import Step
 from midre_exp.data.splits import drawn, frequent_by_number, hold_out_per_class, most_frequent, ninety_ten
-from midre_exp.data.tree import demand, first_existing, image_names, lines_of, wrong_line
+from midre_exp.data.tree import demand, first_existing, image_names, lines_of, warn_once, wrong_line
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -105,10 +105,9 @@ class CelebA(ListedDataset):
             wanted.append(IDENTITIES)
         demand(self.root, wanted, title=self.title, tree=TREE)
         if self.split == "ppa" and found is not None and not found.match(f"*/{RECROPPED}"):
-            log.warning(
-                "CelebA: no high-resolution re-crop (%s) in %s; using the aligned images, which PPA did not",
-                RECROPPED,
-                self.root,
+            warn_once(
+                log,
+                f"CelebA: no high-resolution re-crop ({RECROPPED}) in {self.root}; using the aligned images, which PPA did not",
             )
         return found or self.root
 
@@ -145,9 +144,9 @@ class CelebA(ListedDataset):
             demand(where, absent, title="the list files of CelebA's split", tree=TREE)
             return "lists"
         if self.split == "auto":
-            log.warning(
-                "CelebA: no list files in %s, so the split is derived by rule; published checkpoints need the published lists",
-                self.root,
+            warn_once(
+                log,
+                f"CelebA: no list files in {self.root}, so the split is derived by rule; published checkpoints need the published lists",
             )
         return "derived" if self.split == "auto" else self.split
 
@@ -184,9 +183,7 @@ class CelebA(ListedDataset):
 
     @cached_property
     def _splits(self) -> Splits:
-        splits = {"lists": lambda: read_lists(self._list_files), "derived": self._derived, "ppa": self._ppa}[
-            self._kind
-        ]()
+        splits = {"lists": self._listed, "derived": self._derived, "ppa": self._ppa}[self._kind]()
         private = {stem for part in PARTS["private"] for stem, _ in splits[part]}
         if both := sorted(private & {stem for stem, _ in splits["public"]}):
             raise DataError(
@@ -205,6 +202,15 @@ class CelebA(ListedDataset):
         """(stem, label) of every image of the private identities, in file order."""
         label = {identity: position for position, identity in enumerate(self._numbers or ())}
         return [(stem, label[identity]) for stem, identity in self._rows if identity in label]
+
+    def _listed(self) -> Splits:
+        splits = read_lists(self._list_files)
+        count = 1 + max(label for _, label in splits["train"])
+        if count != self.identities:
+            raise DataError(
+                f"{self._list_files['train']} lists {count} identities, data.private.identities={self.identities}; make them equal"
+            )
+        return splits
 
     def _derived(self) -> Splits:
         rows = self._private_rows()

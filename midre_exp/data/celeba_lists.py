@@ -9,7 +9,7 @@ from pathlib import Path
 
 from midre_exp.data.base import Part
 from midre_exp.data.cache import few
-from midre_exp.data.tree import lines_of, wrong_line
+from midre_exp.data.tree import lines_of, warn_once, wrong_line
 from midre_exp.errors import DataError
 
 LISTS: dict[Part, str] = {"train": "trainset.txt", "test": "testset.txt", "public": "ganset.txt"}
@@ -29,8 +29,9 @@ def read_lists(files: Mapping[Part, Path]) -> Splits:
     splits: Splits = {part: _read_list(path, part) for part, path in files.items()}
     text = "".join(f"{stem} {label}\n" for stem, label in splits["train"])
     if hashlib.sha256(text.encode()).hexdigest() != PUBLISHED_TRAIN:
-        log.warning(
-            "CelebA: %s is not the published list; published checkpoints do not belong to it", files["train"]
+        warn_once(
+            log,
+            f"CelebA: {files['train']} is not the published list; published checkpoints do not belong to it",
         )
     labels = {label for _, label in splits["train"]}
     if labels != set(range(len(labels))):

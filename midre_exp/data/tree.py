@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from midre_exp.errors import DataError
@@ -75,6 +77,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder} cannot be listed ({error.strerror}); mend its permissions") from error
+
+
+@lru_cache(maxsize=256)
+def warn_once(log: logging.Logger, sentence: str) -> None:
+    """Log a warning the first time it is given: a run asks its datasets the same thing several times."""
+    log.warning(sentence)
 
 
 def canonical(name: str) -> str:

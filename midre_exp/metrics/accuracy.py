@@ -48,8 +48,9 @@ class AttackAccuracy:
     """Top-``k`` attack accuracy in percent, as numbers named after ``att_acc<k>``.
 
     ``att_acc1``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group`` identities of the sample deviation
-    (n-1) over restarts, the figure behind the ± of the low-resolution papers. ``att_acc1_std``: sample deviation over restarts of the
-    accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 % bootstrap interval over identities.
+    (n-1) over restarts, the figure behind the ± of the low-resolution papers (KedMI and PLG-MI print the mean variance).
+    ``att_acc1_std``: sample deviation over restarts of the accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 %
+    bootstrap interval over identities.
     """
 
     def __init__(self, *, k: int, group: int):

@@ -19,7 +19,7 @@ def evaluate(
     settings: Mapping[str, Any],
     reconstructions: Mapping[str, Tensor],
     evaluator: Classifier,
-    private_train: ImageSet,
+    private_train: ImageSet,  # at the evaluator's resolution
     *,
     device: torch.device,
     allow: tuple[str, ...] = (),
@@ -27,20 +27,25 @@ def evaluate(
     """All metrics of ``settings.measure`` on the stored reconstructions: numbers by name, the reason for each that is missing, and
     the class int64 [n] the evaluator sees in each reconstruction.
 
-    ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator; private images go through the same.
+    ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator; ``private_train`` is what the
+    evaluator was trained on and goes in as it is.
     """
     steps = tuple(build(step, allow=allow) for step in settings["image_to_evaluator"])
-    attacked = private_train.of_identities(reconstructions["labels"])
     logits, features = predict(evaluator, reconstructions["images"], device, steps=steps)
-    _, private_features = predict(evaluator, attacked.images, device, steps=steps)
+    rows = torch.isin(private_train.labels, reconstructions["labels"]).nonzero().squeeze(1)
+    # The images may be mapped from disk: a batch of them is in memory at a time.
+    private_features = [predict(evaluator, private_train.images[part], device)[1] for part in rows.split(256)]
     seen = Evaluation(
         images=reconstructions["images"],
         labels=reconstructions["labels"],
         restarts=reconstructions["restarts"],
         logits=logits,
         features=features,
-        private_features=private_features,
-        private_labels=attacked.labels,
+        private_features=torch.cat(private_features),
+        private_labels=private_train.labels[rows],
+        private_images=private_train.images,
+        private_rows=rows,
+        device=device,
     )
     numbers: dict[str, float] = {}
     missing: dict[str, str] = {}

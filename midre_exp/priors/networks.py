@@ -13,6 +13,9 @@ from midre_exp.errors import ConfigError
 NETWORKS = {
     "gmi_generator": "midre_exp.priors.gmi:Generator",
     "gmi_discriminator": "midre_exp.priors.gmi:Critic",
+    "kedmi_discriminator": "midre_exp.priors.kedmi:MinibatchDiscriminator",
+    "plgmi_generator": "midre_exp.priors.plgmi_networks:Generator",
+    "plgmi_discriminator": "midre_exp.priors.plgmi_networks:Discriminator",
 }
 
 

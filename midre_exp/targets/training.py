@@ -33,6 +33,7 @@ from midre_exp.targets.predict import accuracy
 from midre_exp.tracking import WandbTracker
 
 SELECT = ("last", "best_test")
+_LOG = logging.getLogger(__name__)
 
 
 class ClassifierModule(pl.LightningModule):
@@ -222,6 +223,11 @@ def train_classifier(
     model = assemble(
         settings, train.num_classes, defense, seed=seed, weights=settings["weights"], allow=allow
     )
+    if settings["weights"] is None and defense.trainable(model) is not None:
+        _LOG.warning(
+            "%s: the defense freezes layers that nothing has trained; set target.weights to public weights",
+            title,
+        )
     module = ClassifierModule(model, defense, recipe, seed=seed, allow=allow)
     train = defense.on_dataset(train, seed=seed)
     batching = {"batch_size": recipe["batch_size"], "drop_last": recipe["drop_last"], "seed": seed}

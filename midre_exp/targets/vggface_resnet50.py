@@ -100,5 +100,7 @@ class VGGFaceResNet50(Classifier):
             shortcut = self._normed(f"{name}_1x1_proj", x) if index == 1 else x
             x = relu(self._normed(f"{name}_1x1_reduce", x))
             x = relu(self._normed(f"{name}_3x3", x))
-            x = relu(self._normed(f"{name}_1x1_increase", x) + self.get_submodule(f"{name}_shortcut")(shortcut))
+            x = relu(
+                self._normed(f"{name}_1x1_increase", x) + self.get_submodule(f"{name}_shortcut")(shortcut)
+            )
         return x

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,22 @@ def test_ppa_takes_the_most_frequent_people_in_order_of_appearance(tmp_path: Pat
     assert train.images[0].equal(pixels(root / names(data, "train")[0]))
 
 
-def test_a_derived_split_warns_that_checkpoints_do_not_belong_to_it(bare: Path, caplog: Any) -> None:
+def test_a_derived_split_warns_once_that_checkpoints_do_not_belong_to_it(
+    bare: Path, tmp_path: Path, caplog: Any
+) -> None:
+    shutil.copytree(bare, tmp_path / "copy")
     with caplog.at_level(logging.WARNING):
-        names(celeba(bare), "train")
-    assert "derived by rule" in caplog.text
+        names(celeba(tmp_path / "copy"), "train")
+        names(celeba(tmp_path / "copy"), "train")
+    assert caplog.text.count("derived by rule") == 1
+
+
+def test_lists_of_another_number_of_identities_are_refused(tmp_path: Path) -> None:
+    write_celeba(tmp_path / "celeba", lists=True)
+    with pytest.raises(
+        DataError, match=r"celeba_trainset\.txt lists \d+ identities, data\.private\.identities=3"
+    ):
+        names(celeba(tmp_path / "celeba", identities=3), "train")
 
 
 def test_fingerprints_follow_content_not_place(bare: Path, tmp_path: Path) -> None:

@@ -169,9 +169,7 @@ def test_a_removed_shortcut_is_not_run_and_gets_no_gradient(name: str) -> None:
         (1.0, {2: 544, 16: 992, 17: 1024}, 7_497_106),
     ],
 )
-def test_a_densenet_keeps_the_published_channels(
-    k: float, widths: dict[int, int], parameters: int
-) -> None:
+def test_a_densenet_keeps_the_published_channels(k: float, widths: dict[int, int], parameters: int) -> None:
     with torch.device("meta"):
         model = build_target("densenet121", num_classes=530)
         scale_shortcuts(model, k, None, defense="ssf")
@@ -218,7 +216,9 @@ def test_other_networks_take_all_public_weights(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("target", ["vgg16", "inception_v3"])
 def test_networks_without_skip_connections_are_refused_by_name(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"defense\.rolss acts on skip connections and (VGG16|InceptionV3) has none"):
+    with pytest.raises(
+        ConfigError, match=r"defense\.rolss acts on skip connections and (VGG16|InceptionV3) has none"
+    ):
         scale_shortcuts(network_on_meta(target), 0.0, None, defense="rolss")
 
 

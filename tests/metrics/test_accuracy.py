@@ -21,6 +21,9 @@ def evaluation(logits, labels, restarts, **more) -> Evaluation:
         "features": torch.zeros(n, 2),
         "private_features": torch.zeros(1, 2),
         "private_labels": torch.zeros(1, dtype=torch.int64),
+        "private_images": torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
+        "private_rows": torch.zeros(1, dtype=torch.int64),
+        "device": torch.device("cpu"),
     }
     return Evaluation(logits=logits, labels=labels, restarts=restarts, **{**empty, **more})
 

@@ -1,0 +1,155 @@
+"""MID: a variational information bottleneck in place of the classifier's head, and a penalty on what passes it (Wang et al. 2021).
+
+The noise of the bottleneck stays on after training, so accuracy and the attacker's gradients are random, as in the released code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from defenses.base import Batch, Clock, Defense
+from midre_exp.errors import ConfigError
+from midre_exp.seeding import generator
+from midre_exp.targets.base import Classifier, Output
+
+#: What the bottleneck passes on outside training: a draw, or the mean of all draws.
+EVAL_NOISE = ("sample", "mean")
+#: Subtracted before the softplus, so that training starts almost without noise (released code).
+OFFSET = 5.0
+
+
+def bottleneck_std(raw: Tensor) -> Tensor:
+    """Standard deviation of the bottleneck, softplus(raw - 5); any shape."""
+    return F.softplus(raw - OFFSET)
+
+
+def log_bottleneck_std(raw: Tensor) -> Tensor:
+    """Its logarithm, finite with finite gradient for every finite ``raw``: below -30 softplus(x) is e^x to the last bit."""
+    x = raw - OFFSET
+    low = x < -30
+    return torch.where(low, x, F.softplus(torch.where(low, 0, x)).log())
+
+
+def bottleneck_kl(mu: Tensor, raw: Tensor) -> Tensor:
+    """KL(N(mu, std^2) || N(0, 1)) summed over the dimensions: [n] >= 0 from ``mu`` and ``raw`` [n, k]."""
+    return -(0.5 + log_bottleneck_std(raw) - (mu**2 + bottleneck_std(raw) ** 2) / 2).sum(1)
+
+
+class Bottleneck(nn.Module):
+    """A head that adds noise: features [n, d] to logits [n, k] by way of half as many, noisy, dimensions.
+
+    In training the noise comes from torch's global generator, as dropout's does: the engine seeds it from the run's seed at the start
+    of every epoch, so a resumed training draws what an unbroken one does. Outside training it comes from a generator of the head's
+    own with a fixed seed, which ``rewind`` sets back; it is no part of the state dict.
+    """
+
+    def __init__(self, features: int, num_classes: int, *, eval_noise: str):
+        super().__init__()
+        self.statistics = nn.Linear(features, 2 * (features // 2))
+        self.classifier = nn.Linear(features // 2, num_classes)
+        self.eval_noise = eval_noise
+        self.noise: torch.Generator | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [n, k] of features [n, d]."""
+        z, raw = self.moments(features)
+        if self.training:
+            z = z + bottleneck_std(raw) * torch.randn_like(z)
+        elif self.eval_noise == "sample":
+            if self.noise is None or self.noise.device != z.device:
+                self.noise = generator(0, "mid", "noise", device=z.device)
+            noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=self.noise)
+            z = z + bottleneck_std(raw) * noise
+        logits: Tensor = self.classifier(z)
+        return logits
+
+    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``mu`` and ``raw`` [n, d // 2] of features [n, d], at least in single precision."""
+        statistics: Tensor = self.statistics(features)
+        mu, raw = statistics.to(torch.promote_types(statistics.dtype, torch.float32)).chunk(2, 1)
+        return mu, raw
+
+    def rewind(self) -> None:
+        """Let the noise outside training start from its beginning."""
+        self.noise = None
+
+
+class MID(Defense):
+    """Mutual information regularisation (Wang et al. 2021).
+
+    ``beta`` >= 0: weight of the divergence; None takes the entry of ``beta_by_target`` for ``target``. ``eval_noise``: ``sample`` or
+    ``mean``, outside training. ``drop_feature_norm``: leave out the normalisation between features and head, where the model has
+    one of its own for that (VGG16). Raises ConfigError for a value outside these and for a target without a beta.
+    """
+
+    claims: ClassVar[frozenset[str]] = frozenset({"head"})
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        beta: float | None,
+        beta_by_target: Mapping[str, float],
+        eval_noise: str,
+        drop_feature_norm: bool,
+    ):
+        if beta is None and target not in beta_by_target:
+            raise ConfigError(f"defense.mid.beta_by_target has no entry for {target}; set defense.mid.beta")
+        value = beta_by_target[target] if beta is None else beta
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise ConfigError(f"defense.mid.beta={value} must be a number from 0 on; 0 leaves only the noise")
+        if eval_noise not in EVAL_NOISE:
+            raise ConfigError(
+                f"defense.mid.eval_noise={eval_noise} is unknown; use one of {', '.join(EVAL_NOISE)}"
+            )
+        if not isinstance(drop_feature_norm, bool):
+            raise ConfigError(f"defense.mid.drop_feature_norm={drop_feature_norm} must be true or false")
+        self.beta = value
+        self.eval_noise = eval_noise
+        self.drop_feature_norm = drop_feature_norm
+        self.head: Bottleneck | None = None
+
+    @property
+    def label(self) -> str:
+        """``MID beta``."""
+        return f"MID {self.beta:g}"
+
+    def rehead(self, model: Classifier) -> None:
+        """Put the bottleneck where the linear head was. Raises ConfigError for a model with another head or a single feature."""
+        head = model.head
+        if not isinstance(head, nn.Linear) or head.in_features < 2:
+            raise ConfigError(
+                f"defense.mid replaces a linear layer on at least two features, and the head of {type(model).__name__} is {head}; "
+                "leave mid out or choose another target"
+            )
+        if self.drop_feature_norm and isinstance(getattr(model, "bn", None), nn.BatchNorm1d):
+            model.bn = nn.Identity()
+        model.head = Bottleneck(head.in_features, head.out_features, eval_noise=self.eval_noise)
+        self.head = _bottleneck(model)
+
+    def extra_losses(self, output: Output, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+        """The divergence times beta, mean over the batch, from the features and the bottleneck that saw them."""
+        if self.head is None:
+            raise RuntimeError("MID makes its bottleneck in rehead, which was not called")
+        return {"kl": self.beta * bottleneck_kl(*self.head.moments(output.features)).mean()}
+
+    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+        """Give every epoch's validation the same noise, whether training was interrupted or not."""
+        self.head = _bottleneck(model)  # of the model in training, should more than one have been made
+        self.head.rewind()
+
+    def on_inference(self, model: Classifier) -> None:
+        """Start the noise anew, so that the model behaves alike right after training and read from a file."""
+        _bottleneck(model).rewind()
+
+
+def _bottleneck(model: Classifier) -> Bottleneck:
+    if not isinstance(model.head, Bottleneck):
+        raise RuntimeError(f"the head of {type(model).__name__} is no bottleneck of MID")
+    return model.head

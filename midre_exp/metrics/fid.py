@@ -1,0 +1,109 @@
+"""Fréchet distance between successful reconstructions and the private training images of the attacked identities, in two feature spaces.
+
+Only reconstructions that the evaluator takes for the attacked identity count, as in LOMMA and PLG-MI: the distance says how alike the
+pictures are where the attack works. It shrinks with the number of images, so compare like numbers of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from midre_exp.data.steps import Resize
+from midre_exp.errors import CheckpointError
+from midre_exp.metrics.base import Evaluation, Unavailable
+from midre_exp.targets.inception_v3 import InceptionV3
+from midre_exp.targets.predict import predict
+from midre_exp.targets.weights import load_backbone
+
+_INCEPTION_SIZE = 299  # px
+_BATCH = 64
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) of features [n, d] and [m, d], n and m at least 2, in float64.
+
+    A and B are the covariances with n - 1. The trace of the root is the sum of the singular values of the cross-Gram matrix of the centred
+    features: exact also with fewer samples than dimensions, and without the root of a nearly singular matrix. Not negative. Raises
+    Unavailable for a single sample or features that are not finite.
+    """
+    if min(len(features_a), len(features_b)) < 2:
+        raise Unavailable("a Fréchet distance needs at least 2 images on either side")
+    roots = []
+    for features in (features_a.double(), features_b.double()):
+        if not bool(features.isfinite().all()):
+            raise Unavailable("some features are not finite")
+        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+        # R of the QR decomposition has the covariance of the features in at most d rows.
+        roots.append(torch.linalg.qr(centred, mode="r").R if len(centred) > centred.shape[1] else centred)
+    root_a, root_b = roots
+    means = (features_a.double().mean(0) - features_b.double().mean(0)).square().sum()
+    traces = root_a.square().sum() + root_b.square().sum()
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    return float((means + traces - 2 * cross).clamp(min=0))  # of equal features rounding leaves -1e-13
+
+
+def _enough(seen: Evaluation) -> Tensor:
+    """Rows of the successful reconstructions. Raises Unavailable when there are fewer than 2."""
+    rows = seen.successful.nonzero().squeeze(1)
+    if len(rows) < 2:
+        raise Unavailable(f"it needs 2 successful reconstructions, the evaluator accepts {len(rows)}")
+    return rows
+
+
+class EvaluatorFid:
+    """``fid_evaluator``: the Fréchet distance in the evaluator's penultimate features, which need no further weights.
+
+    Comparable only between attacks judged by the same evaluator.
+    """
+
+    def __call__(self, seen: Evaluation) -> dict[str, float]:
+        """The distance and ``fid_images``, the number of successful reconstructions behind it."""
+        rows = _enough(seen)
+        return {
+            "fid_evaluator": frechet_distance(seen.features[rows], seen.private_features),
+            "fid_images": float(len(rows)),
+        }
+
+
+class Fid:
+    """``fid``: the Fréchet distance in the 2048 pooled features of torchvision's ImageNet Inception-v3.
+
+    Images in [0, 1] of 299 px (bilinear, antialiased), private ones first brought to the size of the reconstructions. Comparable only
+    with itself: LOMMA uses TensorFlow's Inception on washed-out images, PLG-MI torchvision's on contrast-stretched ones.
+    ``weights``: ``imagenet`` for torchvision's, downloaded once (104 MB); a path; or None, which leaves the metric out.
+    """
+
+    def __init__(self, *, weights: str | None):
+        self.weights = weights
+
+    def __call__(self, seen: Evaluation) -> dict[str, float]:
+        """The distance. Raises Unavailable without weights and with fewer than 2 successful reconstructions."""
+        if self.weights is None:
+            raise Unavailable(
+                "no Inception weights are chosen; set metrics.measure.fid.weights to imagenet or to the path of a file"
+            )
+        rows = _enough(seen)
+        network = self.network().to(seen.device)
+        size = seen.images.shape[-1]
+        fake = [self._features(network, seen.images[part], seen) for part in rows.split(_BATCH)]
+        real = [
+            self._features(network, seen.private_images[part], seen, Resize(size=size))
+            for part in seen.private_rows.split(_BATCH)
+        ]
+        return {"fid": frechet_distance(torch.cat(fake), torch.cat(real))}
+
+    def network(self) -> InceptionV3:
+        """Inception-v3 with its weights. Raises Unavailable when they are missing or do not fit."""
+        # Published weights expect images normalised with 0.5 / 0.5, which is how this class normalises.
+        network = InceptionV3(num_classes=1000, auxiliary=False, transform_input=False)
+        try:
+            load_backbone(network, str(self.weights))
+        except CheckpointError as error:
+            raise Unavailable(f"no Inception weights: {error}") from error
+        return network.eval()
+
+    @staticmethod
+    def _features(network: InceptionV3, images: Tensor, seen: Evaluation, *before: Resize) -> Tensor:
+        steps = (*before, Resize(size=_INCEPTION_SIZE))
+        return predict(network, images, seen.device, steps=steps)[1]

@@ -1,0 +1,252 @@
+"""What LOMMA (Nguyen et al. 2023) prepares against a target on public images: students distilled from it, statistics of its features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from midre_exp import checkpoint, seeding
+from midre_exp.data.base import ImageSet, to_float
+from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.priors.gan import Shuffled
+from midre_exp.runtime import Runtime
+from midre_exp.surrogates import Surrogates
+from midre_exp.surrogates_student import Student
+from midre_exp.targets.weights import load_backbone, load_checkpoint, read_state_dict
+from midre_exp.threat import AnyVictim, WhiteBoxVictim
+
+LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
+_AT_ONCE = 256  # public images per question to the victim
+_ANSWERS, _CHECKPOINT = "answers.pt", "students.pt"
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(t / tau) || softmax(s / tau)) / tau^2, mean over the batch, of logits [n, k].
+
+    The released code divides by tau^2 where distillation usually multiplies; at its tau = 1 both agree.
+    """
+    student = (student_logits / temperature).log_softmax(1)
+    teacher = (teacher_logits / temperature).log_softmax(1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) / temperature**2
+
+
+class LommaSurrogates(Surrogates):
+    """``students`` (names of EfficientNets, none allowed) and mean and standard deviation [d] of the target's penultimate features.
+
+    ``width``, ``depth``, ``stem`` as in ``Student``; ``weights`` the students' start: None, "imagenet", or a mapping of names to files.
+    SGD with ``lr`` halved (``gamma``) every ``lr_epochs``, for ``epochs``, or ``steps`` if not None; ``temperature`` as in
+    ``distillation_loss``; ``statistics_images`` how many public images give the statistics. ``pretrained`` holds published student files by
+    name, for all students or none, and ``p_reg``, the published statistics. Raises ConfigError for impossible numbers, unknown names and
+    incomplete paths.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        students: Sequence[str],
+        width: float,
+        depth: float,
+        stem: str,
+        weights: str | Mapping[str, str] | None,
+        epochs: int,
+        steps: int | None,
+        batch_size: int,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        lr_epochs: int,
+        gamma: float,
+        temperature: float,
+        statistics_images: int,
+        pretrained: Mapping[str, str | None],
+    ):
+        super().__init__()
+        counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr_epochs": lr_epochs}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"surrogates.{name}={value} must be at least 1")
+        if statistics_images < 2:
+            raise ConfigError(f"surrogates.statistics_images={statistics_images} must be at least 2")
+        if temperature <= 0:
+            raise ConfigError(f"surrogates.temperature={temperature} must be positive; 1.0 is official")
+        for key, given in (("weights", weights), ("pretrained", _students_of(pretrained))):
+            if isinstance(given, Mapping) and given and set(given) != set(students):
+                raise ConfigError(
+                    f"surrogates.{key} names {', '.join(given)}, but the students are {', '.join(students) or 'none'}; "
+                    "give a file for each of them"
+                )
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.lr_epochs, self.gamma, self.temperature = lr_epochs, gamma, temperature
+        self.statistics_images = statistics_images
+        self.weights = weights
+        self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
+        self.students = nn.ModuleDict(
+            {
+                name: Student(name=name, num_classes=num_classes, width=width, depth=depth, stem=stem)
+                for name in students
+            }
+        )
+        self.register_buffer("feature_mean", torch.empty(0))
+        self.register_buffer("feature_std", torch.empty(0))
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up a state dict; the statistics have the target's shape."""
+        for name in ("feature_mean", "feature_std"):
+            setattr(self, name, torch.empty_like(tensors[name]))
+        super().restore(tensors)
+
+    def fit(
+        self, public: ImageSet, victim: AnyVictim, *, seed: int, work: Path, runtime: Runtime
+    ) -> dict[str, float]:
+        """Distil the students and take the statistics, or load published ones. Returns each student's last losses.
+
+        The victim is asked at most once per public image. Raises ConfigError for a victim that is not white-box, for fewer images than
+        a batch and when training diverges, CheckpointError for files that do not fit or cannot be downloaded.
+        """
+        if not isinstance(victim, WhiteBoxVictim):
+            raise ConfigError("LOMMA reads the target's features; use it with a white-box attack")
+        self.to(runtime.device)
+        published = set(self.pretrained) - {"p_reg"}
+        train = bool(self.students) and not published
+        if train and self.batch_size > len(public):
+            raise ConfigError(
+                f"surrogates.batch_size={self.batch_size} exceeds the {len(public)} public images there are"
+            )
+        for name in published:
+            load_checkpoint(self.students[name], self.pretrained[name])
+        logits = self._ask(public.images, victim, train, seed, work / _ANSWERS, runtime)
+        if "p_reg" in self.pretrained:
+            self._load_statistics(self.pretrained["p_reg"])
+        numbers = (
+            self._distil(public.images, logits, seed, work / _CHECKPOINT, runtime)
+            if train
+            else dict[str, float]()
+        )
+        self.eval()
+        return numbers
+
+    @torch.no_grad()
+    def _ask(
+        self,
+        images: Tensor,
+        victim: WhiteBoxVictim,
+        train: bool,
+        seed: int,
+        file: Path,
+        runtime: Runtime,
+    ) -> Tensor:
+        """Set the feature statistics and return the logits [n, k] of all images if students need them; asked for once, then kept."""
+        saved = checkpoint.load(file)
+        if saved is None:
+            order = torch.randperm(len(images), generator=seeding.generator(seed, "lomma", "statistics"))
+            chosen = order[: self.statistics_images]
+            rows = order if train else chosen  # either way the chosen ones come first
+            logits, features = list[Tensor](), list[Tensor]()
+            for part in runtime.bar(rows.split(_AT_ONCE), "asking the target"):
+                output = victim(to_float(images[part].to(runtime.device)))
+                logits.append(output.logits.cpu())
+                features.append(output.features[: max(0, len(chosen) - _AT_ONCE * len(features))].cpu())
+            known = torch.cat(features)
+            answers = torch.cat(logits)
+            saved = {
+                "logits": answers[order.argsort()] if train else answers[:0],
+                "mean": known.mean(0),
+                "std": known.std(0),
+            }
+            checkpoint.save(file, saved)
+        self.feature_mean = saved["mean"].to(runtime.device)
+        self.feature_std = saved["std"].to(runtime.device)
+        answered: Tensor = saved["logits"]
+        return answered
+
+    def _load_statistics(self, path: str) -> None:
+        """Published statistics. Their ``fea_logvar`` is a standard deviation, whatever its name says."""
+        found = read_state_dict(path)
+        if set(found) != {"fea_mean", "fea_logvar"}:
+            raise CheckpointError(
+                f"{path} has {', '.join(found)} instead of fea_mean and fea_logvar; give LOMMA's p_reg file"
+            )
+        for key, name in (("fea_mean", "feature_mean"), ("fea_logvar", "feature_std")):
+            ours = getattr(self, name)
+            if found[key].shape != ours.shape:
+                raise CheckpointError(
+                    f"{path} has statistics {list(found[key].shape)}, but the target's features are {list(ours.shape)}; "
+                    "give the p_reg file of this architecture"
+                )
+            setattr(self, name, found[key].to(ours))
+
+    def _distil(
+        self, images: Tensor, teacher: Tensor, seed: int, file: Path, runtime: Runtime
+    ) -> dict[str, float]:
+        """All students at once, each on the same batches; they do not influence each other."""
+        device = runtime.device
+        images, teacher = images.to(device), teacher.to(device)
+        batches = Shuffled(len(images), self.batch_size, seed=seed, purpose="lomma", device=device)
+        steps = self.steps or self.epochs * batches.per_epoch
+        students = {name: cast(Student, student) for name, student in self.students.items()}
+        sgd = torch.optim.SGD(
+            self.students.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        saved = checkpoint.load(file)
+        if saved is None:
+            start, recent = 0, torch.zeros(LOG_EVERY, len(students), device=device)
+            self._initialise(students)
+        else:
+            start, recent = saved["step"], saved["recent"].to(device)
+            self.students.load_state_dict(saved["students"])
+            sgd.load_state_dict(saved["sgd"])
+        self.students.train()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for step in runtime.bar(range(start, steps), "distilling students", total=steps, done=start):
+                torch.manual_seed(seeding.derive(seed, "lomma", "step", step))  # of stochastic depth
+                sgd.param_groups[0]["lr"] = self.lr * self.gamma ** (
+                    step // batches.per_epoch // self.lr_epochs
+                )
+                rows = batches.rows(step)
+                shown = to_float(images[rows])
+                losses = torch.stack(
+                    [
+                        distillation_loss(student(shown).logits, teacher[rows], self.temperature)
+                        for student in students.values()
+                    ]
+                )
+                sgd.zero_grad()
+                losses.sum().backward()
+                sgd.step()
+                recent[step % LOG_EVERY] = losses.detach()
+                done = step + 1
+                if done % LOG_EVERY == 0:
+                    runtime.tracker.log(_means(students, recent, done), done)
+                if done % runtime.checkpoint_every == 0:
+                    state = {"students": self.students.state_dict(), "sgd": sgd.state_dict()}
+                    checkpoint.save(file, {**state, "step": done, "recent": recent})
+        return _means(students, recent, steps)
+
+    def _initialise(self, students: Mapping[str, Student]) -> None:
+        for name, student in students.items():
+            source = self.weights[name] if isinstance(self.weights, Mapping) else self.weights
+            if source is not None:
+                load_backbone(student, source)
+
+
+def _students_of(pretrained: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: path for name, path in pretrained.items() if path is not None and name != "p_reg"}
+
+
+def _means(students: Mapping[str, Student], recent: Tensor, done: int) -> dict[str, float]:
+    """Means over the last steps. Raises ConfigError when they are not finite."""
+    values = recent[: min(done, LOG_EVERY)].mean(0).tolist()
+    if not all(map(math.isfinite, values)):
+        raise ConfigError(f"a student diverged before step {done}; lower surrogates.lr")
+    return {f"distillation_{name}": value for name, value in zip(students, values, strict=True)}
