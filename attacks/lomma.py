@@ -11,7 +11,7 @@ from attacks.identity import IdentityLoss
 from attacks.losses import cross_entropy_identity, feature_regulariser, logit_identity
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import Streams
-from midre_exp.surrogates_lomma import LommaSurrogates
+from midre_exp.surrogates.lomma import LommaSurrogates
 from midre_exp.threat import WhiteBoxVictim
 
 _LOSSES = {"logit": logit_identity, "cross_entropy": cross_entropy_identity}

@@ -21,7 +21,7 @@ from midre_exp.store import Artifact, Store, Workspace
 from midre_exp.tracking import track
 
 if TYPE_CHECKING:
-    from midre_exp.surrogates import Surrogates
+    from midre_exp.surrogates.base import Surrogates
     from midre_exp.targets.base import Classifier
     from midre_exp.threat import AnyVictim
 
@@ -162,7 +162,7 @@ def train_surrogates(
     allow: Allow,
 ) -> None:
     """Prepare what an attack needs of this target besides its prior."""
-    from midre_exp.surrogates import initial_surrogates
+    from midre_exp.surrogates.base import initial_surrogates
 
     images = public.load("public")
     made = initial_surrogates(node, victim.num_classes, allow)
@@ -207,7 +207,7 @@ def load_surrogates(
     node: Mapping[str, Any], artifact: Artifact, victim: AnyVictim, runtime: Runtime, allow: Allow
 ) -> Surrogates:
     """What was prepared against this target, frozen and in eval mode on the device."""
-    from midre_exp.surrogates import initial_surrogates
+    from midre_exp.surrogates.base import initial_surrogates
 
     made = initial_surrogates(node, victim.num_classes, allow)
     made.restore(artifact.tensors("weights"))

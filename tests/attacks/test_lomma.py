@@ -20,9 +20,9 @@ from midre_exp.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import Streams
-from midre_exp.surrogates import initial_surrogates
-from midre_exp.surrogates_lomma import LommaSurrogates, distillation_loss
-from midre_exp.surrogates_student import Student
+from midre_exp.surrogates.base import initial_surrogates
+from midre_exp.surrogates.lomma import LommaSurrogates, distillation_loss
+from midre_exp.surrogates.student import Student
 from midre_exp.targets.base import Output
 from midre_exp.targets.weights import load_backbone
 from midre_exp.threat import Threat, make_victim

@@ -16,8 +16,8 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.priors.gan import Shuffled
 from midre_exp.runtime import Runtime
-from midre_exp.surrogates import Surrogates
-from midre_exp.surrogates_student import Student
+from midre_exp.surrogates.base import Surrogates
+from midre_exp.surrogates.student import Student
 from midre_exp.targets.weights import load_backbone, load_checkpoint, read_state_dict
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 

@@ -1,0 +1,1 @@
+"""What attacks prepare against one target besides their prior; one file each."""
