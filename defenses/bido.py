@@ -204,6 +204,7 @@ class BiDO(Defense):
             for place, given in enumerate((lambda_x, lambda_y))
         )
         self.stages = tuple(taps_by_target[target] if taps is None else taps)
+        self.by_target = taps is None
         if not self.stages:
             raise ConfigError("defense.bido.taps is empty; name at least one stage of the target")
         for key, number in (("lambda_x", self.lambda_x), ("lambda_y", self.lambda_y), ("sigma", sigma)):
@@ -255,9 +256,12 @@ class BiDO(Defense):
         return IdentityBatches(labels, identities=identities, images=self.images_per_id, seed=seed)
 
     def taps(self, model: Classifier) -> Sequence[str]:
-        """The layers, and the network's input where it counts."""
+        """The layers, and the network's input where it counts. Of a target's default layers those that a reduced network has."""
         if not (self.lambda_x or self.lambda_y):
             return ()
+        if self.by_target:
+            known = {name for name, _ in model.stages()}
+            self.stages = tuple(stage for stage in self.stages if stage in known) or self.stages
         return ("input", *self.stages) if self.lambda_x else self.stages
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     kernel = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, 1).repeat_interleave(channels, 0)
     with torch.autocast(images.device.type, enabled=False):
         stacked = F.pad(images.float(), (reach, reach, reach, reach), mode="reflect")
-        stacked = stacked.view(1, n * channels, height + 2 * reach, width + 2 * reach)
+        stacked = stacked.reshape(1, n * channels, height + 2 * reach, width + 2 * reach)
         # One group per image and channel, so that a single convolution has a kernel for each image.
         stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=n * channels)
         stacked = F.conv2d(stacked, kernel[:, None, None, :], groups=n * channels)

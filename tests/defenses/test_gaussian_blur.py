@@ -170,3 +170,9 @@ def test_the_config_builds_torchvisions_range() -> None:
     assert list(config.defense) == ["gaussian_blur"]
     built = build(config.defense.gaussian_blur)
     assert vars(built) == vars(blur()) and built.label == "Gaussian blur [0.1, 2]"
+
+
+def test_images_in_another_memory_layout_are_blurred_alike() -> None:
+    images = torch.rand(3, 8, 9, 3).permute(0, 3, 1, 2)  # as an augmentation by indexing leaves them
+    sigma = torch.tensor([0.5, 1.0, 2.0])
+    assert torch.equal(gaussian_blur(images, sigma, 5), gaussian_blur(images.contiguous(), sigma, 5))
