@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from midre_exp.config import plain
 from midre_exp.errors import ConfigError, StoreError, UserError
 from midre_exp.files import read_json, write_json
-from midre_exp.keys import Plan, first_difference, make_plan
+from midre_exp.keys import Plan, fingerprints_once, first_difference, make_plan
 from midre_exp.records import git_commit, record_path
 from midre_exp.store import Store
 
@@ -47,6 +47,11 @@ class Task:
 
 def carry_out(settings: Mapping[str, Any]) -> str:
     """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json`` and is raised."""
+    with fingerprints_once():
+        return _carry_out(settings)
+
+
+def _carry_out(settings: Mapping[str, Any]) -> str:
     plan = make_plan(settings)
     check_frozen(settings, plan)
     failure = failure_path(settings, plan)

@@ -6,15 +6,20 @@ on. How a run is executed (``runtime``, ``paths``, ``tracking``) enters no key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midre_exp.config import build, digest, without
 from midre_exp.errors import ConfigError
 from midre_exp.files import sha256
+
+if TYPE_CHECKING:  # planning must not wait for torch
+    from midre_exp.data.base import Dataset, Role
 
 #: The stages of every run; attacks that prepare more than a prior against their target have ``surrogates`` as well.
 STAGES = ("target", "evaluator", "prior", "attack", "metrics")
@@ -64,6 +69,10 @@ def _content_hash(path: str, modified_ns: int) -> str:
     return sha256(Path(path))
 
 
+#: What ``fingerprints_once`` remembers; None outside of it.
+_known: ContextVar[dict[str, Mapping[str, object]] | None] = ContextVar("fingerprints", default=None)
+
+
 def _stage(name: str, config: dict[str, Any], upstream: Mapping[str, Stage]) -> Stage:
     config = by_content(config)
     keys = {stage: upstream[stage].key for stage in sorted(upstream)}
@@ -79,16 +88,36 @@ def nodes_of(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], d
     return dict(data["private"]), dict(data["public"]), {**data["private"], **data["evaluation"]}
 
 
+@contextmanager
+def fingerprints_once() -> Iterator[None]:
+    """Within, every dataset is asked for every fingerprint once: for planning many runs over data that do not change meanwhile."""
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def _fingerprint(node: Mapping[str, Any], role: Role, allow: Sequence[str]) -> Mapping[str, object]:
+    known, name = _known.get(), digest([node, role])
+    if known is not None and name in known:
+        return known[name]
+    dataset: Dataset = build(node, allow=allow)
+    found = dataset.fingerprint(role)
+    if known is not None:
+        known[name] = found
+    return found
+
+
 def make_plan(settings: Mapping[str, Any]) -> Plan:
     """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is trained or decoded.
 
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
     allow = settings["runtime"]["allow"]
-    datasets = [build(node, allow=allow) for node in nodes_of(settings["data"])]
+    roles: tuple[Role, ...] = ("private", "public", "private")
     private, public, judged = (
-        dataset.fingerprint(role)
-        for dataset, role in zip(datasets, ("private", "public", "private"), strict=True)
+        _fingerprint(node, role, allow) for node, role in zip(nodes_of(settings["data"]), roles, strict=True)
     )
     attack, seed = settings["attack"], settings["seed"]
 

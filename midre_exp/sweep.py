@@ -14,7 +14,7 @@ from midre_exp.config import plain
 from midre_exp.errors import UserError
 from midre_exp.files import write_json
 from midre_exp.job import is_finished, snapshot_path
-from midre_exp.keys import make_plan
+from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.records import git_commit
 
 
@@ -46,6 +46,11 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
 
 def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
     """The jobs that are left to do, each with its frozen key; keeps their resolved configs for comparison at their start."""
+    with fingerprints_once():
+        return _plan_jobs(sweeper, jobs)
+
+
+def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
     commit = git_commit()
     todo: dict[str, list[str]] = {}
     finished = 0

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from midre_exp.keys import STAGES, first_difference, make_plan
+from midre_exp.data.synthfaces import SynthFaces
+from midre_exp.keys import STAGES, fingerprints_once, first_difference, make_plan
 
 
 def changed(tiny, *overrides: str, base: tuple[str, ...] = ()) -> set[str]:
@@ -56,3 +57,23 @@ def test_a_weight_file_counts_by_its_content(tiny, tmp_path):
     one.write_bytes(b"weights"), copy.write_bytes(b"weights"), other.write_bytes(b"other weights")
     keys = [make_plan(tiny(f"target.checkpoint={path}"))["target"].key for path in (one, copy, other)]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_datasets_are_asked_once_for_many_plans_over_the_same_data(tiny, monkeypatch):
+    asked = []
+    honest = SynthFaces.fingerprint
+
+    def counted(self, role):
+        asked.append(role)
+        return honest(self, role)
+
+    monkeypatch.setattr(SynthFaces, "fingerprint", counted)
+    with fingerprints_once():
+        first = make_plan(tiny("defense=nodef"))
+        second = make_plan(tiny("defense=midre"))
+    # private, public, and the private images at the evaluator's size, which are the same node here
+    assert sorted(asked) == ["private", "public"]
+    assert first["evaluator"].key == second["evaluator"].key
+    asked.clear()
+    make_plan(tiny("defense=nodef"))
+    assert len(asked) == 3

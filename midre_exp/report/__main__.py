@@ -23,7 +23,7 @@ from midre_exp.config import CONF_DIR, plain
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.explain import explain
 from midre_exp.files import read_json
-from midre_exp.keys import make_plan
+from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.planning import expand, packaged_configs, settings_of
 from midre_exp.records import record_path
 
@@ -46,7 +46,7 @@ def run_missing(sweep: Sequence[str]) -> int:
 def collect(jobs: Sequence[Sequence[str]]) -> tuple[list[dict[str, Any]], list[str], Path, str]:
     """The records of the jobs in order, the commands of those without one, the results folder of their scale, and their data's name."""
     records, missing = [], []
-    with packaged_configs():
+    with packaged_configs(), fingerprints_once():
         for job in jobs:
             settings = settings_of([part for part in job if not part.startswith("hydra")])
             path = record_path(settings["paths"]["results"], settings, make_plan(settings))
