@@ -240,6 +240,8 @@ def test_seconds_count_attempts_that_were_interrupted(tmp_path: Path) -> None:
 
 
 UNFINISHED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 def make(work):
     (work.path / "checkpoint").write_text("step 3")
     work.save_file("half.txt", b"half")

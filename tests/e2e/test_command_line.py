@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from midre_exp.__main__ import main
+from midre_exp.config import CONF_DIR
 from tests.conftest import tiny_overrides
 
 
@@ -160,7 +161,11 @@ def test_a_changed_config_is_named_when_a_queued_job_starts(cli, tmp_path):
 def test_help_and_config_listing_name_every_group_and_key(cli):
     code, out, _ = cli("--help", tiny=False)
     assert code == 0
-    for word in ("attack: gmi", "defense: midre, midre_wide, nodef", "S01", "checkpoint_every"):
+    groups = ("attack", "data", "defense", "target")
+    choices = [
+        f"{group}: {', '.join(sorted(p.stem for p in (CONF_DIR / group).glob('*.yaml')))}" for group in groups
+    ]
+    for word in (*choices, "S01", "checkpoint_every"):
         assert word in out, word
     code, out, _ = cli("--cfg=job", tiny=False)
     assert code == 0 and "identity_weight" in out and "hydra" not in out.split("\n")[0]
