@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,8 @@ Steps = Sequence[Callable[[Tensor], Tensor]]
 @dataclass(frozen=True)
 class Reconstructions:
     """What an attack leaves: ``images`` uint8 [n, 3, h, w] as the target saw them, ``latents`` [n, d], ``labels`` and ``restarts`` int64
-    [n], ``confidence`` [n] the target's agreement in [0, 1] on these very images.
+    [n], ``confidence`` [n] the target's agreement in [0, 1] on these very images, ``queries`` int64 [n] the questions to the target spent
+    on each, ``details`` what else the attack tells of each item, by name, [n, ...].
     """
 
     images: Tensor
@@ -39,10 +40,27 @@ class Reconstructions:
     labels: Tensor
     restarts: Tensor
     confidence: Tensor
+    queries: Tensor
+    details: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """As named tensors, for the store."""
-        return {name: getattr(self, name).cpu().contiguous() for name in self.__dataclass_fields__}
+        """As named tensors, for the store; details under names of their own."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "details"}
+        return {name: value.cpu().contiguous() for name, value in {**self.details, **own}.items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What ``invert`` returns of n items when latents alone do not tell it.
+
+    ``queries`` int64 [n]: the victim's count, by item. ``labels`` int64 [n]: the identities, by an attack that chooses them itself.
+    ``details``: more tensors [n, ...], kept beside the reconstructions under these names.
+    """
+
+    latents: Tensor
+    queries: Tensor
+    labels: Tensor | None = None
+    details: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Attack(ABC):
@@ -70,10 +88,13 @@ class Attack(ABC):
         return 1
 
     @abstractmethod
-    def invert(self, victim: Any, prior: Prior, labels: Tensor, streams: Streams, loop: Loop) -> Tensor:
+    def invert(
+        self, victim: Any, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
+    ) -> Tensor | Found:
         """Latents [n, ...] that make the victim answer ``labels`` int64 [n]; item i draws from ``streams`` row i only.
 
-        Runs its steps through ``loop``, which keeps the state of an interrupted attempt.
+        Runs its steps through ``loop``, which keeps the state of an interrupted attempt. An attack that does not ask the victim equally
+        often for every item returns ``Found``.
         """
 
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
@@ -115,8 +136,9 @@ class Attack(ABC):
                 runtime.say(
                     f"out of memory with {rows.stop - rows.start} items at once: going on with half of them"
                 )
-        images, latents, confidence = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return Reconstructions(images, latents, labels, restarts, confidence)
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        own = {name: columns.pop(name) for name in ("images", "latents", "labels", "confidence", "queries")}
+        return Reconstructions(restarts=restarts, details=columns, **own)
 
     def _halves(self, rows: slice, error: Exception) -> list[slice]:
         """A chunk as two. Raises ConfigError when it cannot be divided."""
@@ -139,35 +161,51 @@ class Attack(ABC):
         start: int,
         work: Path,
         runtime: Runtime,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One chunk, from its file if it was finished before: 8-bit images, latents, confidence, all on the CPU."""
+    ) -> dict[str, Tensor]:
+        """One chunk, from its file if it was finished before: the columns of ``Reconstructions`` and details, all on the CPU."""
         path = work / f"items-{start}-{start + len(labels)}.pt"
         saved = checkpoint.load(path)
-        if saved is None:
+        if saved is None or not isinstance(
+            saved["queries"], Tensor
+        ):  # nothing, or of a version that kept less
             labels = labels.to(runtime.device)
             queries = victim.queries
             title = f"{type(self).__name__} items {start}-{start + len(labels) - 1}"
             unfinished = work / f"unfinished-{start}-{start + len(labels)}"
             unfinished.mkdir(parents=True, exist_ok=True)
             loop = Loop(unfinished / "state.pt", title, runtime, victim)
-            latents = self.invert(victim, prior, labels, streams.to(runtime.device), loop)
-            with torch.no_grad():
-                pixels = to_uint8(self.render(prior, latents, labels))
+            found = self.invert(victim, prior, labels, streams.to(runtime.device), loop)
             spent = victim.queries - queries
-            confidence = victim.confidence(
-                pixels.float() / 255, labels
-            )  # our check, not one of the attack's queries
-            saved = {
-                "images": pixels.cpu(),
-                "latents": latents.cpu(),
-                "confidence": confidence.cpu(),
-                "queries": spent,
+            if isinstance(found, Tensor):
+                found = Found(found, evenly(spent, len(labels)))
+            if int(found.queries.sum()) != spent:
+                raise RuntimeError(
+                    f"{type(self).__name__} tells of {int(found.queries.sum())} queries, its victim of {spent}"
+                )
+            labels = labels if found.labels is None else found.labels
+            with torch.no_grad():
+                pixels = to_uint8(self.render(prior, found.latents, labels))
+            # our check, not one of the attack's queries
+            confidence = victim.confidence(pixels.float() / 255, labels)
+            columns = {
+                **found.details,
+                "images": pixels,
+                "latents": found.latents,
+                "labels": labels,
+                "confidence": confidence,
+                "queries": found.queries,
             }
+            saved = {name: value.cpu() for name, value in columns.items()}
             checkpoint.save(path, saved)
             shutil.rmtree(unfinished, ignore_errors=True)
             victim.queries = queries
-        victim.queries += saved["queries"]
-        return saved["images"], saved["latents"], saved["confidence"]
+        victim.queries += int(saved["queries"].sum())
+        return saved
+
+
+def evenly(total: int, items: int) -> Tensor:
+    """``total`` queries shared by ``items``, int64 [items]; where they do not divide, the first have one more."""
+    return total // items + (torch.arange(items) < total % items).long()
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -23,18 +24,31 @@ class Loop:
         self.path, self.title, self.runtime, self.victim = path, title, runtime, victim
         self.queries = victim.queries
 
-    def __call__(self, steps: int, state: dict[str, Tensor]) -> Iterator[int]:
-        """Iterate. Loops that follow each other in one ``invert`` keep files of their own."""
+    def __call__(
+        self,
+        steps: int | None,
+        state: dict[str, Tensor],
+        until: Callable[[dict[str, Tensor]], bool] | None = None,
+    ) -> Iterator[int]:
+        """Iterate. Loops that follow each other in one ``invert`` keep files of their own.
+
+        ``steps`` None: without end. ``until`` is asked before every step and ends the loop early; breaking out would lose the state.
+        """
         path, self.path = self.path, self.path.with_name(f"{self.path.name}+")
         saved, done = checkpoint.load(path), 0
         if saved is not None:
             done = saved["done"]
             state.update({name: value.to(self.runtime.device) for name, value in saved["state"].items()})
             self.victim.queries = self.queries + saved["queries"]
-        for step in self.runtime.bar(range(done, steps), self.title, total=steps, done=done):
+        ended = until(state) if until else False
+        numbers = itertools.count(done) if steps is None else range(done, steps)
+        for step in self.runtime.bar(() if ended else numbers, self.title, total=steps, done=done):
             yield step
             finished = step + 1
-            if finished % self.runtime.checkpoint_every == 0 or finished == steps:
+            ended = until(state) if until else False
+            if finished % self.runtime.checkpoint_every == 0 or finished == steps or ended:
                 spent = self.victim.queries - self.queries
                 kept = {name: value.detach().cpu() for name, value in state.items()}
                 checkpoint.save(path, {"done": finished, "queries": spent, "state": kept})
+            if ended:
+                break

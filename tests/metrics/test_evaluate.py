@@ -71,3 +71,20 @@ def test_a_metric_that_cannot_be_computed_is_kept_by_name_with_its_reason(shown)
     assert numbers == {"kept": 1.0}
     assert missing == {"refuse": "nothing to measure with"}
     assert torch.equal(predicted, SEEN[0].logits.argmax(1))
+
+
+def test_an_item_whose_attack_failed_counts_as_missed_even_if_the_evaluator_takes_it(shown):
+    private, made, (_, _, predicted) = shown
+    made["labels"] = predicted  # every item is a hit
+    node = {
+        "measure": {"top1": {"_target_": "midre_exp.metrics.accuracy.AttackAccuracy", "k": 1, "group": 60}}
+    }
+    node["image_to_evaluator"] = [{"_target_": "midre_exp.data.steps.Resize", "size": 6}]
+
+    def judged(**more):
+        return evaluate(node, {**made, **more}, Means(), private, device=torch.device("cpu"))
+
+    assert judged()[0]["att_acc1"] == 100
+    numbers, _, seen_as = judged(failed=torch.tensor([True, False, False, True]))
+    assert numbers["att_acc1"] < 100
+    assert torch.equal(seen_as, predicted)

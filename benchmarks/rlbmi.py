@@ -1,0 +1,148 @@
+"""What stacking the agents of RLB-MI is worth: episodes x identities per second, all identities together against one after the other.
+
+    python benchmarks/rlbmi.py [--device cpu] [--identities 50] [--episodes 40] [--target vgg16] [RESULT.json]
+
+The official networks and settings of conf/attack/rlbmi.yaml at 64 px with random weights: the GAN's generator, a target of 1,000 classes,
+agents of width 256 that update on batches of 256 in every timed episode; their memories start with a batch of zeros. Also says how long
+40,000 episodes of 300 identities take at the rate measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from attacks.rlbmi import RLBMI
+from attacks.sac import Replay
+from midre_exp.config import CONF_DIR, build, plain, without
+from midre_exp.priors.base import initial_prior
+from midre_exp.seeding import Streams
+from midre_exp.targets import build_target
+from midre_exp.threat import ScoreVictim, Threat, make_victim
+
+FULL = 40000 * 300  # episodes x identities of a complete attack
+
+
+def official() -> RLBMI:
+    """The attack of conf/attack/rlbmi.yaml."""
+    attack: RLBMI = build(
+        without(plain(OmegaConf.load(CONF_DIR / "attack" / "rlbmi.yaml")), "defaults", "name")
+    )
+    return attack
+
+
+def prepared(attack: RLBMI, confide: Callable[..., Tensor], people: Tensor, device: str, dim: int) -> Any:
+    """A function that plays one episode, by number, of the agents of ``people``, whose memories hold a batch already."""
+    streams = Streams.of(0, "attack", items=people.cpu()).to(device)
+    state = attack.agent.initial(streams, dim)
+    like = state["actor.mu.bias"].squeeze(1)
+    state |= {"best": like.new_zeros(len(people)), "latents": torch.zeros_like(like)}
+    state["confidence_curve"] = like.new_zeros(len(people), 400)
+    replay = Replay(attack.episodes, like)
+    for number in range(attack.batch_size):
+        replay.put(number, like, like, like[:, 0])
+
+    def scores(latents: Tensor) -> Tensor:
+        return confide(latents, people)
+
+    def play(episode: int) -> None:
+        attack.train(scores, people, streams, state, replay, attack.batch_size + episode)
+        attack.test(scores, people, streams, state, attack.batch_size + episode)
+
+    return play
+
+
+def rate(plays: list[Any], episodes: int, identities: int, device: str) -> float:
+    """Episodes x identities per second when each of ``plays`` takes its turn, after a warm-up episode."""
+    for play in plays:
+        play(0)
+    _wait(device)
+    start = time.perf_counter()
+    for play in plays:
+        for episode in range(1, episodes + 1):
+            play(episode)
+    _wait(device)
+    return episodes * identities / (time.perf_counter() - start)
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Measure, print, and write the record if a path is given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--identities", type=int, default=50)
+    parser.add_argument("--singles", type=int, default=2, help="identities played one after the other")
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--target", default="vgg16")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("result", nargs="?", type=Path, help="write the numbers to this JSON file as well")
+    given = parser.parse_args()
+
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    node = OmegaConf.load(CONF_DIR / "prior" / "gmi.yaml")
+    prior = (
+        initial_prior(plain(OmegaConf.merge(node, {"image_size": 64})))
+        .eval()
+        .requires_grad_(False)
+        .to(given.device)
+    )
+    target = build_target(given.target, num_classes=1000).to(given.device)
+    victim, attack = make_victim(target, 1000, Threat.SCORES), official()
+    if not isinstance(victim, ScoreVictim):
+        raise TypeError(f"a victim of scores was asked for, not a {type(victim).__name__}")
+
+    def confide(latents: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return victim.scores(attack.render(prior, latents, labels))
+
+    people = torch.arange(given.identities, device=given.device)
+
+    def agents(rows: Tensor) -> Any:
+        return prepared(attack, confide, rows, given.device, prior.latent_dim)
+
+    measured = {}
+    measured["stacked"] = rate([agents(people)], given.episodes, given.identities, given.device)
+    singles = [agents(people[i : i + 1]) for i in range(given.singles)]
+    measured["one at a time"] = rate(singles, given.episodes, given.singles, given.device)
+    print(f"{'how':<16}{'episodes x identities / s':>28}{'full attack, hours':>22}")
+    for name, value in measured.items():
+        print(f"{name:<16}{value:>28.1f}{FULL / value / 3600:>22.1f}")
+    print(f"stacking: {measured['stacked'] / measured['one at a time']:.1f}x")
+    if given.result is not None:
+        cuda = given.device.startswith("cuda")
+        record = {
+            "benchmark": "rlbmi",
+            "target": given.target,
+            "images": (given.identities, 3, 64, 64),
+            "classes": 1000,
+            "identities": given.identities,
+            "singles": given.singles,
+            "episodes": given.episodes,
+            "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+            "cpu_threads": given.threads,
+            "versions": {"python": platform.python_version(), "torch": version("torch")},
+            "episodes_x_identities_per_second": measured,
+            "hours_of_a_full_attack": {name: FULL / value / 3600 for name, value in measured.items()},
+        }
+        given.result.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
