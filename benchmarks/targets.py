@@ -84,6 +84,7 @@ def real(name: str) -> dict[str, float]:
 
 
 def best(run: Callable[[], None]) -> float:
+    """The shortest of three runs after a warm-up, in seconds."""
     seconds = []
     for _ in range(4):  # the first warms up
         start = time.perf_counter()
@@ -93,6 +94,7 @@ def best(run: Callable[[], None]) -> float:
 
 
 def main(arguments: list[str]) -> None:
+    """Measure the named targets, or all, and write the record after each."""
     torch.set_num_threads(THREADS)
     out = next((name for name in arguments if name.endswith(".json")), None)
     names = [name for name in arguments if name != out] or sorted(
