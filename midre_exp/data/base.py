@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 #: ``train`` and ``test`` hold private identities (labels 0..k-1); ``public`` holds other people, for the attacker.
@@ -30,11 +29,6 @@ class ImageSet:
     def num_classes(self) -> int:
         """How many identities the labels index."""
         return len(self.classes)
-
-    def of_identities(self, labels: Tensor) -> ImageSet:
-        """The images whose label is in ``labels``; labels and class names keep their meaning."""
-        keep = torch.isin(self.labels, labels)
-        return ImageSet(self.images[keep], self.labels[keep], self.classes)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,22 +25,11 @@ from tqdm import tqdm
 
 from midre_exp.config import digest
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
+from midre_exp.data.cache import UNREADABLE, few
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.seeding import derive
 
 EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-#: What Pillow raises on damaged or foreign files, found by feeding it such files.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,  # EXIF fields of the wrong type
-    EOFError,
-    NotImplementedError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 _BAR_FROM = 2000  # files; fewer take a few seconds
 
 log = logging.getLogger(__name__)
@@ -58,11 +46,6 @@ class ImageFile(NamedTuple):
 def natural(name: str) -> tuple[list[str | int], str]:
     """Sort key that reads digits as numbers: s2 before s10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names for a message, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def scan(root: Path, extensions: Sequence[str]) -> dict[str, list[ImageFile]]:
