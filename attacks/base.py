@@ -2,14 +2,15 @@
 
 Items (one item = one reconstruction to make, i.e. one identity and restart) are independent by contract: the reconstruction of an item
 depends on the victim, the prior, the hyperparameters and the item's own random stream, never on the chunk it was computed in. An attack
-whose items depend on each other says by ``indivisible`` which of them are never separated.
+whose items depend on each other says by ``indivisible`` which of them are never separated; what concerns all items at once it does before
+and after the chunks, in ``prepare`` and ``conclude``.
 """
 
 from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,9 +31,10 @@ Steps = Sequence[Callable[[Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """What an attack leaves: ``images`` uint8 [n, 3, h, w] as the target saw them, ``latents`` [n, d], ``labels`` and ``restarts`` int64
-    [n], ``confidence`` [n] the target's agreement in [0, 1] on these very images, ``queries`` int64 [n] the questions to the target spent
-    on each, ``details`` what else the attack tells of each item, by name, [n, ...].
+    """What an attack leaves: ``images`` uint8 [n, 3, h, w] as the target saw them or, where ``picture`` says so, as they are kept for the
+    judge; ``latents`` [n, ...]; ``labels`` and ``restarts`` int64 [n]; ``confidence`` [n] the target's agreement in [0, 1] on what it sees
+    of them in 8 bits; ``queries`` int64 [n] the questions to the target spent on each; ``details`` what else the attack tells of each
+    item, by name, [n, ...].
     """
 
     images: Tensor
@@ -54,26 +56,31 @@ class Found:
     """What ``invert`` returns of n items when latents alone do not tell it.
 
     ``queries`` int64 [n]: the victim's count, by item. ``labels`` int64 [n]: the identities, by an attack that chooses them itself.
-    ``details``: more tensors [n, ...], kept beside the reconstructions under these names.
+    ``details``: more tensors [n, ...], kept beside the reconstructions under these names. ``images`` [n, 3, h, w] in [0, 1]: the
+    generated images, by an attack whose images are more than the prior's image of a latent.
     """
 
     latents: Tensor
     queries: Tensor
     labels: Tensor | None = None
     details: dict[str, Tensor] = field(default_factory=dict)
+    images: Tensor | None = None
 
 
 class Attack(ABC):
     """Base of all attacks.
 
     ``identities``: how many private classes are attacked, labels 0..identities-1; ``restarts``: reconstructions per identity;
-    ``image_to_target``: named steps between generator and target (crop, resize).
+    ``image_to_target``: named steps between generator and target (crop, resize); ``picture``: those between generator and the kept
+    8-bit picture, None for the same.
     """
 
     threat: ClassVar[Threat]
     surrogates: Any = None  #: what the attack prepared against this target besides its prior (``attack.surrogates``), if anything
 
-    def __init__(self, *, identities: int, restarts: int, image_to_target: Steps = ()):
+    def __init__(
+        self, *, identities: int, restarts: int, image_to_target: Steps = (), picture: Steps | None = None
+    ):
         if identities < 1 or restarts < 1:
             raise ConfigError(
                 f"attack.identities={identities} and attack.restarts={restarts} must be at least 1"
@@ -81,11 +88,21 @@ class Attack(ABC):
         self.identities = identities
         self.restarts = restarts
         self.image_to_target = tuple(image_to_target)
+        self.picture = None if picture is None else tuple(picture)
 
     @property
     def indivisible(self) -> int:
         """How many consecutive items are always computed together, counted from item 0; items of one identity follow each other."""
         return 1
+
+    def prepare(
+        self, victim: Any, prior: Prior, labels: Tensor, *, common: Streams, runtime: Runtime
+    ) -> Tensor | None:
+        """Where items start, when that is chosen for all of them at once: [n, ...] of labels int64 [n]; None: every item draws its own.
+
+        Each item finds its row in ``loop.start``. ``common``: one random stream for all.
+        """
+        return None
 
     @abstractmethod
     def invert(
@@ -97,12 +114,26 @@ class Attack(ABC):
         often for every item returns ``Found``.
         """
 
+    def conclude(
+        self,
+        victim: Any,
+        prior: Prior,
+        labels: Tensor,
+        latents: Tensor,
+        details: Mapping[str, Tensor],
+        *,
+        common: Streams,
+        runtime: Runtime,
+    ) -> dict[str, Tensor]:
+        """Further details [n, ...] of the items, when all are done; ``selected`` bool [n] names those that count, without it all do.
+
+        All tensors on the CPU; what goes to the device goes in parts of at most ``runtime.chunk`` items.
+        """
+        return {}
+
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images float [n, 3, h, w] in [0, 1] as the target gets them."""
-        images = prior.generate(latents, labels)
-        for step in self.image_to_target:
-            images = step(images)
-        return images
+        return through(self.image_to_target, prior.generate(latents, labels))
 
     def run(
         self, victim: AnyVictim, prior: Prior, *, seed: int, work: Path, runtime: Runtime
@@ -120,37 +151,75 @@ class Attack(ABC):
         labels = torch.arange(self.identities).repeat_interleave(self.restarts)
         restarts = torch.arange(self.restarts).repeat(self.identities)
         streams = Streams.of(seed, "attack", items=(labels, restarts))
+        common = Streams.of(seed, "attack", "common", items=torch.zeros(1, dtype=torch.long)).to(
+            runtime.device
+        )
+
+        def prepare() -> dict[str, Tensor]:
+            start = self.prepare(victim, prior, labels, common=common, runtime=runtime)
+            return {} if start is None else {"start": start}
+
+        before = self._once(work / "prepared.pt", victim, prepare)
+        start = before["tensors"].get("start")
         size = max(1, runtime.chunk // self.indivisible) * self.indivisible
         todo = [slice(start, min(start + size, len(labels))) for start in range(0, len(labels), size)]
         parts = []
         while todo:
             rows, queries = todo[0], victim.queries
             try:
+                chosen = None if start is None else start[rows].to(runtime.device)
                 parts.append(
-                    self._chunk(victim, prior, labels[rows], streams[rows], rows.start, work, runtime)
+                    self._chunk(
+                        victim, prior, labels[rows], streams[rows], chosen, common, rows.start, work, runtime
+                    )
                 )
                 todo.pop(0)
             except torch.cuda.OutOfMemoryError as error:
                 victim.queries = queries
-                todo[:1] = self._halves(rows, error)
+                size = self._half(rows, error)
+                todo = [
+                    slice(at, min(at + size, part.stop))
+                    for part in todo
+                    for at in range(part.start, part.stop, size)
+                ]
                 runtime.say(
                     f"out of memory with {rows.stop - rows.start} items at once: going on with half of them"
                 )
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         own = {name: columns.pop(name) for name in ("images", "latents", "labels", "confidence", "queries")}
-        return Reconstructions(restarts=restarts, details=columns, **own)
 
-    def _halves(self, rows: slice, error: Exception) -> list[slice]:
-        """A chunk as two. Raises ConfigError when it cannot be divided."""
-        units = -(-(rows.stop - rows.start) // self.indivisible)
+        def conclude() -> dict[str, Tensor]:
+            return self.conclude(
+                victim, prior, own["labels"], own["latents"], columns, common=common, runtime=runtime
+            )
+
+        after = self._once(work / "concluded.pt", victim, conclude)
+        own["queries"] = own["queries"] + evenly(before["queries"] + after["queries"], len(labels))
+        return Reconstructions(restarts=restarts, details={**columns, **after["tensors"]}, **own)
+
+    @staticmethod
+    def _once(path: Path, victim: AnyVictim, make: Callable[[], dict[str, Tensor]]) -> dict[str, Any]:
+        """``tensors`` of ``make`` and the ``queries`` they cost, from their file if an interrupted attempt had made them."""
+        saved = checkpoint.load(path)
+        if saved is None:
+            queries = victim.queries
+            tensors = {name: value.detach().cpu() for name, value in make().items()}
+            saved = {"tensors": tensors, "queries": victim.queries - queries}
+            checkpoint.save(path, saved)
+        else:
+            victim.queries += saved["queries"]
+        return saved
+
+    def _half(self, rows: slice, error: Exception) -> int:
+        """How many items half a chunk has. Raises ConfigError when it cannot be divided."""
+        units: int = -(-(rows.stop - rows.start) // self.indivisible)
         if units < 2:
             raise ConfigError(
                 f"the GPU has not enough memory for {rows.stop - rows.start} item(s) of this attack, which cannot be divided further; "
                 "use runtime.device=cpu or a GPU with more memory"
             ) from error
         torch.cuda.empty_cache()
-        middle = rows.start + units // 2 * self.indivisible
-        return [slice(rows.start, middle), slice(middle, rows.stop)]
+        return units // 2 * self.indivisible
 
     def _chunk(
         self,
@@ -158,6 +227,8 @@ class Attack(ABC):
         prior: Prior,
         labels: Tensor,
         streams: Streams,
+        chosen: Tensor | None,
+        common: Streams,
         start: int,
         work: Path,
         runtime: Runtime,
@@ -173,7 +244,7 @@ class Attack(ABC):
             title = f"{type(self).__name__} items {start}-{start + len(labels) - 1}"
             unfinished = work / f"unfinished-{start}-{start + len(labels)}"
             unfinished.mkdir(parents=True, exist_ok=True)
-            loop = Loop(unfinished / "state.pt", title, runtime, victim)
+            loop = Loop(unfinished / "state.pt", title, runtime, victim, start=chosen, common=common)
             found = self.invert(victim, prior, labels, streams.to(runtime.device), loop)
             spent = victim.queries - queries
             if isinstance(found, Tensor):
@@ -184,12 +255,14 @@ class Attack(ABC):
                 )
             labels = labels if found.labels is None else found.labels
             with torch.no_grad():
-                pixels = to_uint8(self.render(prior, found.latents, labels))
+                images = prior.generate(found.latents, labels) if found.images is None else found.images
+                seen = to_uint8(through(self.image_to_target, images))
+                kept = seen if self.picture is None else to_uint8(through(self.picture, images))
             # our check, not one of the attack's queries
-            confidence = victim.confidence(pixels.float() / 255, labels)
+            confidence = victim.confidence(seen.float() / 255, labels)
             columns = {
                 **found.details,
-                "images": pixels,
+                "images": kept,
                 "latents": found.latents,
                 "labels": labels,
                 "confidence": confidence,
@@ -201,6 +274,13 @@ class Attack(ABC):
             victim.queries = queries
         victim.queries += int(saved["queries"].sum())
         return saved
+
+
+def through(steps: Steps, images: Tensor) -> Tensor:
+    """``images`` after each of the named steps in turn."""
+    for step in steps:
+        images = step(images)
+    return images
 
 
 def evenly(total: int, items: int) -> Tensor:

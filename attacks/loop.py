@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from midre_exp import checkpoint
 from midre_exp.runtime import Runtime
+from midre_exp.seeding import Streams
 from midre_exp.threat import AnyVictim
 
 
@@ -18,11 +20,25 @@ class Loop:
 
     ``state`` is a dict of tensors that the body replaces or changes in place and that is all it carries from one step to the next. It is
     written every ``runtime.checkpoint_every`` steps, with the number of queries so far, and restored before the first step.
+
+    ``start`` [n, ...]: what ``Attack.prepare`` chose for the items of this chunk, if anything. ``common``: one stream that all items of the
+    attack share, whatever their chunk, for draws that belong to a step and not to an item.
     """
 
-    def __init__(self, path: Path, title: str, runtime: Runtime, victim: AnyVictim):
+    def __init__(
+        self,
+        path: Path,
+        title: str,
+        runtime: Runtime,
+        victim: AnyVictim,
+        *,
+        start: Tensor | None = None,
+        common: Streams | None = None,
+    ):
         self.path, self.title, self.runtime, self.victim = path, title, runtime, victim
         self.queries = victim.queries
+        self.start = start
+        self.common = common or Streams.of(0, "attack", "common", items=torch.zeros(1, dtype=torch.long))
 
     def __call__(
         self,

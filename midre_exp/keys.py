@@ -115,11 +115,13 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
     allow = settings["runtime"]["allow"]
-    roles: tuple[Role, ...] = ("private", "public", "private")
-    private, public, judged = (
-        _fingerprint(node, role, allow) for node, role in zip(nodes_of(settings["data"]), roles, strict=True)
-    )
     attack, seed = settings["attack"], settings["seed"]
+    nodes = dict(zip(("private", "public", "judged"), nodes_of(settings["data"]), strict=True))
+    if not reads_public(attack):
+        del nodes["public"]
+    roles: dict[str, Role] = {"private": "private", "public": "public", "judged": "private"}
+    data = {name: _fingerprint(node, roles[name], allow) for name, node in nodes.items()}
+    private, public, judged = data["private"], data.get("public"), data["judged"]
 
     target = _stage(
         "target",
@@ -164,6 +166,17 @@ def uses_target(prior: Mapping[str, Any]) -> bool:
         return bool(getattr(hydra.utils.get_class(prior["_target_"]), "uses_target"))  # noqa: B009 (a plugin's attribute)
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError(f"attack.prior._target_={prior['_target_']} is no prior class: {error}") from error
+
+
+def reads_public(attack: Mapping[str, Any]) -> bool:
+    """Whether an attack learns from public images here: not one whose generator is loaded ready and that prepares nothing else."""
+    return bool(attack.get("surrogates")) or not is_pretrained(attack["prior"])
+
+
+def is_pretrained(prior: Mapping[str, Any]) -> bool:
+    """Whether a prior's node names published weights (``pretrained``: a path, or paths by name), so that nothing is trained."""
+    named = prior.get("pretrained")
+    return any(path is not None for path in named.values()) if isinstance(named, Mapping) else named is not None
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str | None:

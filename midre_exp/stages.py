@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from midre_exp.config import build, without
 from midre_exp.data.base import Dataset
 from midre_exp.files import write_atomic
-from midre_exp.keys import Plan, uses_target
+from midre_exp.keys import Plan, is_pretrained, uses_target
 from midre_exp.records import device_name
 from midre_exp.runtime import Runtime
 from midre_exp.store import Artifact, Store, Workspace
@@ -142,15 +142,15 @@ def train_prior(
     runtime: Runtime,
     allow: Allow,
 ) -> None:
-    """Train (or load) the attacker's generator on public images; only a prior that declares it sees the target."""
+    """Train the attacker's generator on public images, or load it; only a prior that declares it sees the target."""
     from midre_exp.priors.base import initial_prior
 
-    images = public.load("public")
+    images = None if is_pretrained(node) else public.load("public")
     seen = victim() if uses_target(node) else None
     prior = initial_prior(node, allow, num_classes=seen.num_classes if seen else None)
     numbers = prior.fit(images, seen, seed=node["seed"], work=work.path, runtime=runtime)
     work.save_tensors("weights", prior.state_dict())
-    work.metrics.update(numbers, counts={"public": len(images)})
+    work.metrics.update(numbers, counts={"public": 0 if images is None else len(images)})
 
 
 def train_surrogates(

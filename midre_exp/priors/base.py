@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from midre_exp.config import build, without
 from midre_exp.data.base import ImageSet
+from midre_exp.errors import ConfigError
 from midre_exp.keys import uses_target
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
@@ -40,7 +41,7 @@ class Prior(nn.Module):
     @abstractmethod
     def fit(
         self,
-        public: ImageSet,
+        public: ImageSet | None,
         victim: AnyVictim | None,
         *,
         seed: int,
@@ -48,8 +49,15 @@ class Prior(nn.Module):
         runtime: Runtime,
     ) -> dict[str, float]:
         """Train in place on ``runtime.device`` and return final training numbers. Continues from the checkpoint in ``work`` if there is
-        one, with the same result as an unbroken run.
+        one, with the same result as an unbroken run. ``public`` is None for a prior whose ``pretrained`` names weights.
         """
+
+
+def needed(public: ImageSet | None) -> ImageSet:
+    """The public images. Raises ConfigError when there are none, though no published weights are named."""
+    if public is None:
+        raise ConfigError("a prior without published weights is trained on public images; hand them in")
+    return public
 
 
 def initial_prior(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior
+from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.wgan import Recipe, train_wgan
 from midre_exp.runtime import Runtime
 from midre_exp.targets.weights import load_checkpoint
@@ -161,7 +161,7 @@ class GMIPrior(Prior):
 
     def fit(
         self,
-        public: ImageSet,
+        public: ImageSet | None,
         victim: WhiteBoxVictim | ScoreVictim | LabelVictim | None,
         *,
         seed: int,
@@ -178,6 +178,7 @@ class GMIPrior(Prior):
             for name, path in self.pretrained.items():
                 load_checkpoint(self.get_submodule(name), path)
             return {}
+        public = needed(public)
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(

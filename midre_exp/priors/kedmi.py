@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from midre_exp import checkpoint
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior
+from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.gmi import Generator
 from midre_exp.priors.kedmi_gan import Recipe, train_kedmi_gan
 from midre_exp.runtime import Runtime
@@ -190,7 +190,7 @@ class KedMIPrior(Prior):
 
     def fit(
         self,
-        public: ImageSet,
+        public: ImageSet | None,
         victim: AnyVictim | None,
         *,
         seed: int,
@@ -208,6 +208,7 @@ class KedMIPrior(Prior):
             for name, path in self.pretrained.items():
                 load_checkpoint(self.get_submodule(name), path)
             return {}
+        public = needed(public)
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(

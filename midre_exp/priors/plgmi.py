@@ -13,7 +13,7 @@ from torch import Tensor
 from midre_exp import checkpoint
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior
+from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.cgan import Recipe, train_cgan
 from midre_exp.priors.plgmi_networks import Discriminator, Generator
 from midre_exp.priors.views import RandomView
@@ -115,7 +115,7 @@ class PLGMIPrior(Prior):
         return scores.squeeze(1)
 
     def fit(
-        self, public: ImageSet, victim: AnyVictim | None, *, seed: int, work: Path, runtime: Runtime
+        self, public: ImageSet | None, victim: AnyVictim | None, *, seed: int, work: Path, runtime: Runtime
     ) -> dict[str, float]:
         """Choose images of ``public`` by the victim's scores and train on them, or load published weights.
 
@@ -127,6 +127,7 @@ class PLGMIPrior(Prior):
             for name, path in self.pretrained.items():
                 load_checkpoint(self.get_submodule(name), path)
             return {}
+        public = needed(public)
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("prior plgmi needs the target's gradients; use it with a white-box attack")
         height, width = public.images.shape[-2:]
