@@ -8,9 +8,9 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
-from midre_exp.config import plain
+from midre_exp.composing import Composer
 from midre_exp.errors import UserError
 from midre_exp.files import write_json
 from midre_exp.job import is_finished, snapshot_path
@@ -52,13 +52,11 @@ def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
     commit = git_commit()
+    composer = composer_of(sweeper)
     todo: dict[str, list[str]] = {}
     finished = 0
     for job in jobs:
-        composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(job))
-        with open_dict(composed):
-            del composed["hydra"]
-        settings = plain(composed)
+        settings = composer.settings(job)
         plan = make_plan(settings)
         if is_finished(settings, plan):
             finished += 1
@@ -72,6 +70,19 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
         flush=True,
     )
     return list(todo.values())
+
+
+def composer_of(sweeper: Any) -> Composer:
+    """What composes the jobs of a sweep as Hydra will when they start."""
+    loader = sweeper.hydra_context.config_loader
+
+    def compose(overrides: list[str]) -> DictConfig:
+        composed: DictConfig = loader.load_sweep_config(sweeper.config, overrides)
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed
+
+    return Composer(compose, lambda name: bool(loader.get_group_options(name)))
 
 
 def summarise(jobs: Sequence[Sequence[str]], results: Sequence[JobReturn]) -> None:
