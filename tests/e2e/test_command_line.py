@@ -96,7 +96,7 @@ def test_a_sweep_goes_on_after_a_failure_and_reports_it(cli, tmp_path):
         ),
         (["atack=gmi"], ["atack"]),
         (["defense=mydre"], ["defense=mydre does not exist", "did you mean midre", "nodef"]),
-        (["setup=S27"], ["does not exist", "choices:"]),
+        (["attack=mystery"], ["attack=mystery does not exist", "choices:"]),
         (["setup=S99"], ["setup=S99 does not exist", "S01"]),
         (["attack.identities=99"], ["attack.identities=99 exceeds the 4 classes", "lower attack.identities"]),
         (["attack.steps=many"], ["many"]),
