@@ -155,17 +155,23 @@ class Store:
 
         A damaged manifest is reported by a warning and left out. StoreError when the store cannot be read.
         """
-        for folder in sorted(self.root.glob("*/*/")):
+        for folder in self.folders():
             stage, key = folder.parent.name, folder.name
-            if _STAGE.fullmatch(stage) and stage not in _RESERVED and NAME.fullmatch(key):
-                try:
-                    manifest = read_manifest(folder, stage, key)
-                except DamagedError as damage:
-                    _log.warning("artifact %s is damaged: %s", folder, damage)
-                    continue
-                except OSError as error:
-                    raise explain(error, folder, "read") from error
-                yield Artifact(stage, key, folder, manifest)
+            try:
+                manifest = read_manifest(folder, stage, key)
+            except DamagedError as damage:
+                _log.warning("artifact %s is damaged: %s", folder, damage)
+                continue
+            except OSError as error:
+                raise explain(error, folder, "read") from error
+            yield Artifact(stage, key, folder, manifest)
+
+    def folders(self) -> Iterator[Path]:
+        """The folder of every published artifact, good or damaged, ordered by stage and key."""
+        for folder in sorted(self.root.glob("*/*/")):
+            stage = folder.parent.name
+            if _STAGE.fullmatch(stage) and stage not in _RESERVED and NAME.fullmatch(folder.name):
+                yield folder
 
     def _make(
         self,
@@ -273,3 +279,9 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+if __name__ == "__main__":
+    from midre_exp.upkeep import main
+
+    raise SystemExit(main())
