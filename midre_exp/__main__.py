@@ -1,4 +1,7 @@
-"""The command line: ``python -m midre_exp OVERRIDES`` is one run, ``-m`` a sweep. Turns every user mistake into one sentence."""
+"""The command line: ``python -m midre_exp OVERRIDES`` is one run, ``-m`` a sweep, ``--plan`` only tells what either would do.
+
+Turns every user mistake into one sentence.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,10 @@ def main() -> None:
         "1"  # Hydra hands errors on instead of printing them and leaving with code 1
     )
     try:
+        if "--plan" in sys.argv[1:]:
+            from midre_exp.forecast import show
+
+            return show([text for text in sys.argv[1:] if text not in ("--plan", "-m", "--multirun")])
         task = Task()
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         if task.last is not None and task.last.error is not None:
