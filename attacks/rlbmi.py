@@ -5,6 +5,7 @@ GAN the target is sure of the identity, from the target's scores alone.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from attacks.loop import Loop
 from attacks.sac import SAC, Agents, Replay, Transitions, distinct
 from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
+from midre_exp.runtime import Runtime
 from midre_exp.seeding import Streams
 from midre_exp.threat import ScoreVictim, Threat
 
@@ -26,6 +28,8 @@ BLOCK = 20
 #: Episodes per loop. Each loop keeps in its checkpoint the transitions of its own episodes, so that what is written altogether grows with
 #: their number, not with its square.
 SEGMENT = 4000
+#: Seconds between lines that say how a long attack is doing.
+NEWS = 300.0
 
 
 def log_scores(scores: Tensor) -> Tensor:
@@ -57,6 +61,34 @@ def sampled_people(num_classes: int, count: int) -> list[int]:
     return random.Random(42).sample(range(num_classes), count)
 
 
+class Pace:
+    """How fast the agents play. Every entry waits once for the device, so that what was measured has happened."""
+
+    def __init__(self, agents: int, episode: int):
+        self.agents = agents
+        self.last = self.told = time.perf_counter(), episode
+
+    def report(self, runtime: Runtime, best: Tensor, episode: int, episodes: int) -> None:
+        """Tell the tracker, and every ``NEWS`` seconds the user, the mean of ``best`` [n] after ``episode`` of ``episodes`` and the
+        episodes x identities played per second since the last entry.
+        """
+        surest, now = float(best.mean()), (time.perf_counter(), episode)
+        rate = self._since(self.last, now)
+        runtime.tracker.log({"best_confidence": surest, "episodes_x_identities_per_second": rate}, episode)
+        self.last = now
+        if now[0] - self.told[0] >= NEWS:
+            rate = self._since(self.told, now)
+            hours = (episodes - episode) * self.agents / rate / 3600
+            runtime.say(
+                f"RLBMI: {episode} of {episodes} episodes, mean best confidence {surest:.3f}, "
+                f"{rate:.0f} episodes x identities per second, {hours:.1f} h to go"
+            )
+            self.told = now
+
+    def _since(self, then: tuple[float, int], now: tuple[float, int]) -> float:
+        return (now[1] - then[1]) * self.agents / max(now[0] - then[0], 1e-9)
+
+
 class RLBMI(Attack):
     """Scores. Per item a soft actor-critic agent of its own plays ``episodes`` episodes of ``horizon`` steps: from a state N(0, I) its
     policy's action leads to the next state (``move``), whose image is rewarded (``reward``), and once more than ``batch_size``
@@ -66,7 +98,9 @@ class RLBMI(Attack):
     ``mixing``: share of the old state in the next; at 0 next state and action have one image, which is asked for once. Queries per
     item and episode: ``horizon``, twice that unless mixing is 0, and 1 for the test; ``max_queries`` per item, None for no limit, ends the
     attack before the first episode that would exceed it. ``people``: ``first``, labels 0 to identities - 1, or ``sample``, the official
-    choice. ``log_every``: episodes between entries of the detail ``confidence_curve`` [n, entries], the best confidence of a test so far.
+    choice. ``draws``: ``shared``, every identity's agent starts with the same weights and meets the same random numbers (official: one
+    seed, set anew for each), restarts differ; ``own``, nobody shares any. ``log_every``: episodes between entries of the detail
+    ``confidence_curve`` [n, entries], the best confidence of a test so far.
     Raises ConfigError for settings under which nothing would be found.
     """
 
@@ -84,6 +118,7 @@ class RLBMI(Attack):
         reward_weights: Sequence[float],
         margin_floor: float,
         people: str,
+        draws: str,
         log_every: int,
         max_queries: int | None,
         identities: int,
@@ -107,6 +142,8 @@ class RLBMI(Attack):
             raise ConfigError(f"attack.margin_floor={margin_floor} must be positive")
         if people not in ("first", "sample"):
             raise ConfigError(f"attack.people={people} is unknown; use first or sample")
+        if draws not in ("shared", "own"):
+            raise ConfigError(f"attack.draws={draws} is unknown; use shared or own")
         self.agent = agent
         self.horizon = horizon
         self.mixing = mixing
@@ -115,6 +152,7 @@ class RLBMI(Attack):
         self.reward_weights = tuple(reward_weights)
         self.margin_floor = margin_floor
         self.people = people
+        self.draws = draws
         self.log_every = log_every
         self.queries_per_episode = horizon * (1 if mixing == 0 else 2) + 1
         if max_queries is not None and max_queries < self.queries_per_episode:
@@ -124,10 +162,25 @@ class RLBMI(Attack):
         affordable = episodes if max_queries is None else max_queries // self.queries_per_episode
         self.episodes = min(episodes, affordable)
 
+    @property
+    def indivisible(self) -> int:
+        """With shared draws the restarts of an identity, which are told apart by their order."""
+        return self.restarts if self.draws == "shared" else 1
+
     def invert(
         self, victim: ScoreVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
     ) -> Found:
-        """The surest latents [n, latent_dim] of all tests, their queries, and the ``confidence_curve``."""
+        """The surest latents [n, latent_dim] of all tests, their queries, and the ``confidence_curve``.
+
+        Raises ConfigError for a prior trained against the target, which more than scores are needed for.
+        """
+        if prior.uses_target:
+            raise ConfigError(
+                f"attack.prior is a {type(prior).__name__}, which knows the target; RLB-MI sees scores alone, use prior gmi"
+            )
+        if self.draws == "shared":
+            restart = torch.arange(len(labels), device=labels.device) % self.restarts
+            streams = streams.of(int(loop.common.keys[0]), "agent", items=restart)
         if self.people == "sample":
             chosen = torch.tensor(sampled_people(victim.num_classes, self.identities))
             labels = chosen.to(labels.device)[labels]
@@ -141,6 +194,7 @@ class RLBMI(Attack):
         replay = Replay(min(self.replay, self.episodes * self.horizon), like)
         state["best"], state["latents"] = like.new_zeros(len(like)), torch.zeros_like(like)
         state["confidence_curve"] = like.new_zeros(len(like), -(-self.episodes // self.log_every))
+        pace = None
         for first in range(0, self.episodes, SEGMENT):
             last = min(first + SEGMENT, self.episodes)
             state.update(replay.copy(0, 0))
@@ -148,12 +202,12 @@ class RLBMI(Attack):
                 begin = first + block * BLOCK
                 end = min(begin + BLOCK, last)
                 replay.restore(state, begin * self.horizon)  # changes nothing but after an interruption
+                pace = pace or Pace(len(labels), begin)
                 for episode in range(begin, end):
                     self.train(confide, labels, streams, state, replay, episode)
                     self.test(confide, labels, streams, state, episode)
                     if (episode + 1) % self.log_every == 0:
-                        surest = {"best_confidence": float(state["best"].mean())}
-                        loop.runtime.tracker.log(surest, episode + 1)
+                        pace.report(loop.runtime, state["best"], episode + 1, self.episodes)
                 state.update(replay.copy(first * self.horizon, end * self.horizon))
             replay.restore(state, last * self.horizon)
         queries = torch.full_like(labels, self.episodes * self.queries_per_episode)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from midre_exp.config import build, digest, without
 from midre_exp.errors import ConfigError
 from midre_exp.files import sha256
+from midre_exp.speed import switched_on
 
 if TYPE_CHECKING:  # planning must not wait for torch
     from midre_exp.data.base import Dataset, Role
@@ -139,9 +140,11 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
         prepared["surrogates"] = _stage(
             "surrogates", {"data": public, "surrogates": attack["surrogates"]}, {"target": target}
         )
+    on = switched_on(settings["speed"])
+    speed = {"speed": list(on)} if on else {}  # off leaves the keys of older runs alone
     attacked = _stage(
         "attack",
-        {"attack": without(attack, "prior", "surrogates"), "seed": seed},
+        {"attack": without(attack, "prior", "surrogates"), "seed": seed, **speed},
         {"target": target, **prepared},
     )
     metrics = _stage(

@@ -102,6 +102,12 @@ def make_record(
             **attack.metrics["counts"],
         },
         "queries": attack.metrics["queries"],
+        # absent from artifacts made before these were counted
+        **{
+            name: attack.metrics[name]
+            for name in ("queries_per_identity", "threat")
+            if name in attack.metrics
+        },
         "seconds": {name: round(artifact.seconds, 3) for name, artifact in artifacts.items()},
         "device": device,
         "versions": versions(),

@@ -21,6 +21,7 @@ from midre_exp.config import build
 from midre_exp.keys import make_plan, nodes_of
 from midre_exp.records import device_name, make_record, record_path, update_record
 from midre_exp.runtime import make_runtime
+from midre_exp.speed import Speed, make_speed
 from midre_exp.store import Store
 
 
@@ -29,6 +30,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     plan = make_plan(settings)
     store = Store(settings["paths"]["store"])
     runtime = make_runtime(settings["runtime"])
+    speed = make_speed(settings["speed"], runtime.device)
     allow = tuple(settings["runtime"]["allow"])
     record = record_path(settings["paths"]["results"], settings, plan)
     stages.check_writable(settings["paths"])
@@ -51,8 +53,8 @@ def run(settings: Mapping[str, Any]) -> Path:
         ),
     )
 
-    def victim() -> Any:
-        return stages.load_victim(settings, target, defense, runtime, allow)
+    def victim(speed: Speed = Speed()) -> Any:  # noqa: B008 (frozen)
+        return stages.load_victim(settings, target, defense, runtime, allow, speed)
 
     prior = stage(
         "prior",
@@ -69,7 +71,15 @@ def run(settings: Mapping[str, Any]) -> Path:
     attack = stage(
         "attack",
         lambda work, runtime: stages.run_attack(
-            settings["attack"], victim(), prior, surrogates or None, settings["seed"], work, runtime, allow
+            settings["attack"],
+            victim(speed),
+            prior,
+            surrogates or None,
+            settings["seed"],
+            work,
+            runtime,
+            allow,
+            speed,
         ),
     )
 

@@ -17,10 +17,13 @@ from midre_exp.files import write_atomic
 from midre_exp.keys import Plan, is_pretrained, uses_target
 from midre_exp.records import device_name
 from midre_exp.runtime import Runtime
+from midre_exp.speed import PRIOR_CALLS, Speed
 from midre_exp.store import Artifact, Store, Workspace
 from midre_exp.tracking import track
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from midre_exp.surrogates.base import Surrogates
     from midre_exp.targets.base import Classifier
     from midre_exp.threat import AnyVictim
@@ -124,12 +127,18 @@ def load_target(node: Mapping[str, Any], artifact: Artifact, defense: Any, allow
 
 
 def load_victim(
-    settings: Mapping[str, Any], artifact: Artifact, defense: Any, runtime: Runtime, allow: Allow
+    settings: Mapping[str, Any],
+    artifact: Artifact,
+    defense: Any,
+    runtime: Runtime,
+    allow: Allow,
+    speed: Speed = Speed(),  # noqa: B008 (frozen)
 ) -> AnyVictim:
     """The trained target as the threat model of the attack shows it."""
     from midre_exp.threat import make_victim
 
     model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
+    speed.quicken(model)
     threat = build(without(settings["attack"], "prior", "surrogates", "name"), allow=allow).threat
     return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
@@ -180,6 +189,7 @@ def run_attack(
     work: Workspace,
     runtime: Runtime,
     allow: Allow,
+    speed: Speed,
 ) -> None:
     """Reconstruct every attacked identity and keep images, latents and the target's agreement."""
     from midre_exp.priors.base import initial_prior
@@ -189,18 +199,30 @@ def run_attack(
         attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, allow)
     prior = initial_prior(node["prior"], allow, num_classes=victim.num_classes)
     prior.load_state_dict(prior_artifact.tensors("weights"))
+    speed.quicken(prior, PRIOR_CALLS)
     found = attack.run(victim, prior, seed=seed, work=work.path, runtime=runtime)
     runtime.tracker.images("reconstructions", found.images[:64], step=0)
     work.save_tensors("reconstructions", found.tensors())
+    failed = found.details.get("failed")
     work.metrics.update(
+        threat=attack.threat.value,
         queries=victim.queries,
+        queries_per_identity=per_identity(found.queries, found.labels),
         target_confidence=float(found.confidence.mean()),
         counts={
             "identities": attack.identities,
             "restarts": attack.restarts,
             "reconstructions": len(found.labels),
+            **({} if failed is None else {"failed": int(failed.sum())}),
         },
     )
+
+
+def per_identity(queries: Tensor, labels: Tensor) -> dict[str, float]:
+    """Mean, least and most of the ``queries`` int64 [n] spent on all reconstructions of one of the identities in ``labels`` int64 [n]."""
+    people, place = labels.unique(return_inverse=True)
+    each = queries.new_zeros(len(people)).index_add(0, place, queries)
+    return {"mean": float(each.double().mean()), "min": int(each.min()), "max": int(each.max())}
 
 
 def load_surrogates(

@@ -55,6 +55,32 @@ def test_a_white_box_victim_gives_logits_features_taps_and_image_gradients(model
     assert victim.queries == 3
 
 
+@pytest.mark.parametrize(
+    ("threat", "answers"),
+    [(Threat.WHITE_BOX, set()), (Threat.SCORES, {"scores"}), (Threat.LABELS, {"labels"})],
+)
+def test_a_victim_offers_its_threat_models_answers_and_no_other(model, threat, answers):
+    victim = make_victim(model, 5, threat)
+    assert {name for name in dir(victim) if name[0] != "_"} == {
+        "num_classes",
+        "queries",
+        "confidence",
+    } | answers
+    assert callable(victim) == (threat is Threat.WHITE_BOX)
+
+
+@pytest.mark.parametrize("threat", [Threat.SCORES, Threat.LABELS])
+def test_an_answer_of_a_limited_victim_is_one_bare_tensor(model, images, threat):
+    victim = make_victim(model.requires_grad_(), 5, threat)
+    with torch.enable_grad():
+        answer = getattr(victim, threat.value)(images.requires_grad_())
+        agreement = victim.confidence(images, torch.arange(3))
+    for given, shape in ((answer, (3, 5) if threat is Threat.SCORES else (3,)), (agreement, (3,))):
+        assert type(given) is torch.Tensor and not given.requires_grad and given.grad_fn is None
+        assert given.shape == shape and given.is_contiguous() and given.untyped_storage().nbytes() <= 8 * 15
+    assert answer.is_floating_point() == (threat is Threat.SCORES)
+
+
 def test_a_score_victim_gives_probabilities_and_no_graph(model, images):
     victim = make_victim(model, 5, Threat.SCORES)
     scores = victim.scores(images.requires_grad_())

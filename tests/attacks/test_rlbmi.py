@@ -24,6 +24,7 @@ from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import _draw, golden
 
 GOLDEN = golden("rlbmi")
+CONF = plain(OmegaConf.load(CONF_DIR / "attack" / "rlbmi.yaml"))
 SMALL = {"hidden": 16, "lr": 5e-3}
 
 
@@ -31,7 +32,7 @@ def attack(kind: type[RLBMI] = RLBMI, agent=None, **changes) -> RLBMI:
     """The attack of conf/attack/rlbmi.yaml, small, as an object of ``kind``."""
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "rlbmi.yaml"))
     node["agent"] = {**node["agent"], **SMALL, **(agent or {})}
-    small = {"identities": 3, "episodes": 30, "batch_size": 8, "log_every": 5}
+    small = {"identities": 3, "episodes": 30, "batch_size": 8, "log_every": 5, "draws": "own"}
     made = build({**without(node, "defaults", "name"), **small, **changes})
     made.__class__ = kind
     return made
@@ -169,8 +170,9 @@ def test_sampled_people_are_attacked_and_named(tmp_path):
         {"agent": {"noise": "per_dimension", "entropy": "sum", "critics": "independent"}},
         {"horizon": 3, "mixing": 0.4, "episodes": 12},
         {"replay": 12},
+        {"draws": "shared"},
     ],
-    ids=["official", "textbook", "several steps", "short memory"],
+    ids=["official", "textbook", "several steps", "short memory", "shared draws"],
 )
 def test_identities_together_give_the_numbers_of_each_alone(tmp_path, changes):
     rl, model = attack(**changes), Linear().double()
@@ -182,6 +184,33 @@ def test_identities_together_give_the_numbers_of_each_alone(tmp_path, changes):
         for name, value in alone.details.items():
             torch.testing.assert_close(value, together.details[name][i : i + 1], rtol=0, atol=1e-8)
     assert not torch.allclose(together.latents[0], together.latents[1])
+
+
+def test_shared_draws_give_every_identity_the_same_agent_to_start_with_and_restarts_others(tmp_path):
+    weights = []
+
+    class Watching(RLBMI):
+        def test(self, confide, labels, streams, state, episode):
+            weights.append(state["actor.fc1.weight"])
+            super().test(confide, labels, streams, state, episode)
+
+    rl = attack(Watching, draws="shared", restarts=2, episodes=1)
+    rl.run(victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime(chunk=3))
+    rl.run(victim(), Pixels(), seed=1, work=tmp_path / "b", runtime=Runtime())
+    assert [len(weight) for weight in weights] == [2, 2, 2, 6]  # restarts stay together
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[0][0], weights[0][1])
+    assert torch.equal(weights[3][:2], weights[3][4:]) and not torch.equal(weights[3][:2], weights[0])
+    assert CONF["draws"] == "shared"  # as officially
+
+
+def test_a_prior_that_knows_the_target_is_refused(tmp_path):
+    class Informed(Pixels):
+        uses_target = True
+
+    target = victim()
+    with pytest.raises(ConfigError, match="knows the target"):
+        attack().invert(target, Informed(), torch.arange(3), streams(3), loop_at(tmp_path, target))
 
 
 def test_the_result_is_what_one_agent_with_a_list_as_memory_finds(tmp_path):
@@ -325,6 +354,7 @@ def test_the_best_confidence_is_reported_while_the_attack_runs(tmp_path):
     class Notebook:
         def log(self, values, step):
             logged[step] = values["best_confidence"]
+            assert 0 < values["episodes_x_identities_per_second"] < 1e7
 
     target = victim()
     found = attack().invert(
@@ -333,6 +363,17 @@ def test_the_best_confidence_is_reported_while_the_attack_runs(tmp_path):
     assert list(logged) == [5, 10, 15, 20, 25, 30]
     curve = found.details["confidence_curve"].mean(0)
     torch.testing.assert_close(torch.tensor(list(logged.values())), curve)
+
+
+def test_a_long_attack_says_how_far_it_is_and_how_long_it_takes(monkeypatch, capsys):
+    clock = iter([0.0, 100.0, 301.0, 500.0])
+    monkeypatch.setattr(attacks.rlbmi.time, "perf_counter", lambda: next(clock))
+    pace, runtime = attacks.rlbmi.Pace(agents=300, episode=1000), Runtime()
+    for episode in (1100, 1301, 1500):
+        pace.report(runtime, torch.tensor([0.2, 0.4]), episode, 40000)
+    assert capsys.readouterr().err.splitlines() == [
+        "RLBMI: 1301 of 40000 episodes, mean best confidence 0.300, 300 episodes x identities per second, 10.7 h to go"
+    ]
 
 
 class Killed(Exception):
@@ -416,6 +457,7 @@ def test_mini_and_paper_settings_compose():
         ({"reward_weights": [1, 2]}, r"attack.reward_weights=\[1, 2\] must be three numbers"),
         ({"margin_floor": 0.0}, "attack.margin_floor=0.0 must be positive"),
         ({"people": "last"}, "attack.people=last is unknown; use first or sample"),
+        ({"draws": "none"}, "attack.draws=none is unknown; use shared or own"),
         ({"max_queries": 1}, "attack.max_queries=1 is less than the 2 of one episode"),
         ({"agent": {"noise": "pink"}}, "attack.agent.noise=pink is unknown"),
     ],
