@@ -28,6 +28,11 @@ from midre_exp.threat import AnyVictim, Threat
 
 Steps = Sequence[Callable[[Tensor], Tensor]]
 
+_OWN = ("images", "latents", "labels", "confidence", "queries")  # what a chunk tells besides details
+_SEARCHED = (
+    "searched"  # of a part: the queries of prepare, which every part spends anew and the whole attack once
+)
+
 
 @dataclass(frozen=True)
 class Reconstructions:
@@ -142,14 +147,39 @@ class Attack(ABC):
 
         Raises ConfigError when more identities are asked for than the target knows.
         """
+        everyone = range(self.identities)
+        return self.merge([self.part(victim, prior, everyone, seed=seed, work=work, runtime=runtime)])
+
+    @staticmethod
+    def merge(parts: Sequence[Mapping[str, Tensor]]) -> Reconstructions:
+        """The whole attack of its parts, in the order of the identities. What ``prepare`` asked the target is counted once."""
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != _SEARCHED}
+        columns["queries"] = columns["queries"] + evenly(int(parts[0][_SEARCHED]), len(columns["labels"]))
+        own = {name: columns.pop(name) for name in (*_OWN, "restarts")}
+        return Reconstructions(details=columns, **own)
+
+    def part(
+        self, victim: AnyVictim, prior: Prior, people: range, *, seed: int, work: Path, runtime: Runtime
+    ) -> dict[str, Tensor]:
+        """Attack some of the identities; ``merge`` makes the parts of all into what ``run`` returns, number by number.
+
+        The columns of ``Reconstructions`` and details by name, [n, ...] on the CPU, and how many ``queries`` the search before them took.
+        Raises ConfigError as ``run``, and when ``indivisible`` items would be separated.
+        """
         if self.identities > victim.num_classes:
             raise ConfigError(
                 f"attack.identities={self.identities} exceeds the {victim.num_classes} classes of the target; "
                 "lower attack.identities"
             )
+        ends = [people.start * self.restarts, people.stop * self.restarts % (self.identities * self.restarts)]
+        if any(end % self.indivisible for end in ends):
+            raise ConfigError(
+                f"{type(self).__name__} computes {self.indivisible} reconstructions together, which attack.shard would separate; "
+                "use fewer shards or none"
+            )
         prior.eval().requires_grad_(False).to(runtime.device)
-        labels = torch.arange(self.identities).repeat_interleave(self.restarts)
-        restarts = torch.arange(self.restarts).repeat(self.identities)
+        labels = torch.arange(people.start, people.stop).repeat_interleave(self.restarts)
+        restarts = torch.arange(self.restarts).repeat(len(people))
         streams = Streams.of(seed, "attack", items=(labels, restarts))
         common = Streams.of(seed, "attack", "common", items=torch.zeros(1, dtype=torch.long)).to(
             runtime.device
@@ -159,7 +189,8 @@ class Attack(ABC):
             start = self.prepare(victim, prior, labels, common=common, runtime=runtime)
             return {} if start is None else {"start": start}
 
-        before = self._once(work / "prepared.pt", victim, prepare)
+        place = f"{people.start}-{people.stop}.pt"
+        before = self._once(work / f"prepared-{place}", victim, prepare)
         start = before["tensors"].get("start")
         size = max(1, runtime.chunk // self.indivisible) * self.indivisible
         todo = [slice(start, min(start + size, len(labels))) for start in range(0, len(labels), size)]
@@ -170,7 +201,15 @@ class Attack(ABC):
                 chosen = None if start is None else start[rows].to(runtime.device)
                 parts.append(
                     self._chunk(
-                        victim, prior, labels[rows], streams[rows], chosen, common, rows.start, work, runtime
+                        victim,
+                        prior,
+                        labels[rows],
+                        streams[rows],
+                        chosen,
+                        common,
+                        ends[0] + rows.start,
+                        work,
+                        runtime,
                     )
                 )
                 todo.pop(0)
@@ -186,16 +225,17 @@ class Attack(ABC):
                     f"out of memory with {rows.stop - rows.start} items at once: going on with half of them"
                 )
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        own = {name: columns.pop(name) for name in ("images", "latents", "labels", "confidence", "queries")}
+        details = {name: value for name, value in columns.items() if name not in _OWN}
 
         def conclude() -> dict[str, Tensor]:
             return self.conclude(
-                victim, prior, own["labels"], own["latents"], columns, common=common, runtime=runtime
+                victim, prior, columns["labels"], columns["latents"], details, common=common, runtime=runtime
             )
 
-        after = self._once(work / "concluded.pt", victim, conclude)
-        own["queries"] = own["queries"] + evenly(before["queries"] + after["queries"], len(labels))
-        return Reconstructions(restarts=restarts, details={**columns, **after["tensors"]}, **own)
+        after = self._once(work / f"concluded-{place}", victim, conclude)
+        columns["queries"] = columns["queries"] + evenly(after["queries"], len(labels))
+        searched = torch.tensor(before["queries"])
+        return {**columns, **after["tensors"], "restarts": restarts, _SEARCHED: searched}
 
     @staticmethod
     def _once(path: Path, victim: AnyVictim, make: Callable[[], dict[str, Tensor]]) -> dict[str, Any]:

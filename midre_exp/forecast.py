@@ -20,7 +20,7 @@ from midre_exp.keys import Plan, fingerprints_once, make_plan, uses_target
 from midre_exp.planning import expand, packaged_composer, packaged_configs
 from midre_exp.store import Store
 
-_ORDER = ("target", "evaluator", "prior", "surrogates", "attack", "metrics")
+_ORDER = ("target", "evaluator", "prior", "surrogates", "shard", "attack", "metrics")
 _LISTED = 80  # stages listed one by one; above that only the sums
 
 
@@ -63,7 +63,7 @@ def kind(settings: Mapping[str, Any], stage: str) -> str:
         return f"{prior['name']} for {target}" if uses_target(prior) else str(prior["name"])
     if stage == "surrogates":
         return f"{settings['attack']['surrogates']['name']} for {target}"
-    if stage == "attack":
+    if stage in ("attack", "shard"):
         return f"{settings['attack']['name']} on {target}"
     return f"of {settings['attack']['name']} on {target}"
 

@@ -18,6 +18,7 @@ from midre_exp.errors import ConfigError, StoreError, UserError
 from midre_exp.files import read_json, write_json
 from midre_exp.keys import Plan, fingerprints_once, first_difference, make_plan
 from midre_exp.records import git_commit, record_path
+from midre_exp.shards import STAGE as SHARD
 from midre_exp.store import Store
 
 
@@ -57,13 +58,13 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
     failure = failure_path(settings, plan)
     try:
         if is_finished(settings, plan):
-            path = record_path(settings["paths"]["results"], settings, plan)
+            path = result_path(settings, plan)
             print(f"nothing to do, {path} is complete", flush=True)
         else:
             from midre_exp.run import run
 
             path = run(settings)
-            print(f"record written to {path}", flush=True)
+            print(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}", flush=True)
     except Exception as error:
         report = {
             "key": plan.key,
@@ -79,6 +80,13 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
     return str(path)
 
 
+def result_path(settings: Mapping[str, Any], plan: Plan) -> Path:
+    """What a run leaves: its record, or, of a part of an attack, the artifact."""
+    if SHARD in plan.stages:
+        return Store(settings["paths"]["store"]).root / SHARD / plan[SHARD].key
+    return record_path(settings["paths"]["results"], settings, plan)
+
+
 def failure_path(settings: Mapping[str, Any], plan: Plan) -> Path:
     """Where the failure of a run is reported; removed when the run succeeds later."""
     return Path(settings["paths"]["runs"]) / "failed" / f"{plan.key}.json"
@@ -90,13 +98,17 @@ def snapshot_path(settings: Mapping[str, Any], key: str) -> Path:
 
 
 def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether the record and every artifact behind it are there and intact. A record without its artifacts, as in a fresh clone, is not."""
-    try:
-        record = read_json(record_path(settings["paths"]["results"], settings, plan))
-    except StoreError:  # missing or damaged
-        return False
-    if not isinstance(record, dict) or record.get("key") != plan.key:
-        return False
+    """Whether every artifact is there and intact, and the record, if the run is to leave one.
+
+    A record without its artifacts, as in a fresh clone, is not a finished run.
+    """
+    if SHARD not in plan.stages:
+        try:
+            record = read_json(record_path(settings["paths"]["results"], settings, plan))
+        except StoreError:  # missing or damaged
+            return False
+        if not isinstance(record, dict) or record.get("key") != plan.key:
+            return False
     store = Store(settings["paths"]["store"])
     return all(store.peek(stage.name, stage.key) for stage in plan.stages.values())
 

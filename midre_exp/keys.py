@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from midre_exp.config import build, digest, without
 from midre_exp.errors import ConfigError
 from midre_exp.files import sha256
+from midre_exp.shards import STAGE as SHARD
+from midre_exp.shards import parse_shard
 from midre_exp.speed import switched_on
 
 if TYPE_CHECKING:  # planning must not wait for torch
@@ -113,6 +115,8 @@ def _fingerprint(node: Mapping[str, Any], role: Role, allow: Sequence[str]) -> M
 def make_plan(settings: Mapping[str, Any]) -> Plan:
     """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is trained or decoded.
 
+    With ``attack.shard`` it ends with that part of the attack; nothing is judged.
+
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
     allow = settings["runtime"]["allow"]
@@ -144,7 +148,7 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
     speed = {"speed": list(on)} if on else {}  # off leaves the keys of older runs alone
     attacked = _stage(
         "attack",
-        {"attack": without(attack, "prior", "surrogates"), "seed": seed, **speed},
+        {"attack": without(attack, "prior", "surrogates", "shard"), "seed": seed, **speed},
         {"target": target, **prepared},
     )
     metrics = _stage(
@@ -152,7 +156,13 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
         {"data": judged, "metrics": settings["metrics"]},
         {"attack": attacked, "evaluator": evaluator},
     )
-    stages = {stage.name: stage for stage in (target, evaluator, *prepared.values(), attacked, metrics)}
+    shard = parse_shard(attack["shard"])
+    if shard is None:
+        every = (target, evaluator, *prepared.values(), attacked, metrics)
+    else:
+        key, config = shard.key(attacked.key), {"attack": attacked.key, "shard": attack["shard"]}
+        every = (target, *prepared.values(), Stage(SHARD, key, config, attacked.upstream))
+    stages = {stage.name: stage for stage in every}
     run = {
         "setup": settings["setup"]["id"],
         "scale": settings["scale"],
@@ -179,7 +189,9 @@ def reads_public(attack: Mapping[str, Any]) -> bool:
 def is_pretrained(prior: Mapping[str, Any]) -> bool:
     """Whether a prior's node names published weights (``pretrained``: a path, or paths by name), so that nothing is trained."""
     named = prior.get("pretrained")
-    return any(path is not None for path in named.values()) if isinstance(named, Mapping) else named is not None
+    return (
+        any(path is not None for path in named.values()) if isinstance(named, Mapping) else named is not None
+    )
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str | None:

@@ -1,9 +1,9 @@
 """One run, start to end:
 
-    private data ──┬──► target      (architecture + defense, trained)  ──► acc
-                   └──► evaluator   (independent, undefended; sees the same people at its own size)
+    private data ─────► target      (architecture + defense, trained)  ──► acc
     public data  ─────► prior       (generator, for some attacks trained against the target)
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
+    private data ─────► evaluator   (independent, undefended; sees the same people at its own size)
     reconstructions + evaluator + private data ──► metrics ──► record
 
 Each stage is built once under its key and taken from the store afterwards; a killed run goes on where it stopped.
@@ -21,17 +21,22 @@ from midre_exp.config import build
 from midre_exp.keys import make_plan, nodes_of
 from midre_exp.records import device_name, make_record, record_path, update_record
 from midre_exp.runtime import make_runtime
+from midre_exp.shards import parse_shard, stored_shards
 from midre_exp.speed import Speed, make_speed
 from midre_exp.store import Store
 
 
 def run(settings: Mapping[str, Any]) -> Path:
-    """Carry out one resolved config and return the path of its record. Raises UserError for what the user can mend."""
+    """Carry out one resolved config and return the path of its record; of a part of an attack, that of its artifact.
+
+    Raises UserError for what the user can mend.
+    """
     plan = make_plan(settings)
     store = Store(settings["paths"]["store"])
     runtime = make_runtime(settings["runtime"])
     speed = make_speed(settings["speed"], runtime.device)
     allow = tuple(settings["runtime"]["allow"])
+    shard = parse_shard(settings["attack"]["shard"])
     record = record_path(settings["paths"]["results"], settings, plan)
     stages.check_writable(settings["paths"])
 
@@ -44,12 +49,6 @@ def run(settings: Mapping[str, Any]) -> Path:
         "target",
         lambda work, runtime: stages.train_target(
             settings["target"], private, defense, settings["seed"], work, runtime, allow
-        ),
-    )
-    evaluator = stage(
-        "evaluator",
-        lambda work, runtime: stages.train_target(
-            settings["evaluator"], judged, undefended, settings["evaluator"]["seed"], work, runtime, allow
         ),
     )
 
@@ -68,18 +67,33 @@ def run(settings: Mapping[str, Any]) -> Path:
             settings["attack"]["surrogates"], public, victim(), work, runtime, allow
         ),
     )
+
+    def attacker() -> Any:
+        return stages.load_attack(
+            settings["attack"], victim(speed), prior, surrogates or None, runtime, allow, speed
+        )
+
+    if shard is not None:
+        part = stage(
+            "shard",
+            lambda work, runtime: stages.run_shard(attacker(), shard, settings["seed"], work, runtime),
+        )
+        return part.path
     attack = stage(
         "attack",
         lambda work, runtime: stages.run_attack(
-            settings["attack"],
-            victim(speed),
-            prior,
-            surrogates or None,
+            attacker(),
+            stored_shards(store, plan["attack"].key, settings["attack"]["identities"]),
             settings["seed"],
             work,
             runtime,
-            allow,
-            speed,
+        ),
+    )
+
+    evaluator = stage(
+        "evaluator",
+        lambda work, runtime: stages.train_target(
+            settings["evaluator"], judged, undefended, settings["evaluator"]["seed"], work, runtime, allow
         ),
     )
 

@@ -6,7 +6,7 @@ Heavy imports stand inside the functions: a run that finds everything in the sto
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from midre_exp.tracking import track
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from midre_exp.priors.base import Prior
+    from midre_exp.shards import Shard
     from midre_exp.surrogates.base import Surrogates
     from midre_exp.targets.base import Classifier
     from midre_exp.threat import AnyVictim
@@ -139,7 +141,8 @@ def load_victim(
 
     model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
     speed.quicken(model)
-    threat = build(without(settings["attack"], "prior", "surrogates", "name"), allow=allow).threat
+    attack = without(settings["attack"], "prior", "surrogates", "name", "shard")
+    threat = build(attack, allow=allow).threat
     return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
 
@@ -180,33 +183,64 @@ def train_surrogates(
     work.metrics.update(numbers, counts={"public": len(images)})
 
 
-def run_attack(
+def load_attack(
     node: Mapping[str, Any],
     victim: AnyVictim,
     prior_artifact: Artifact,
     surrogates_artifact: Artifact | None,
-    seed: int,
-    work: Workspace,
     runtime: Runtime,
     allow: Allow,
     speed: Speed,
-) -> None:
-    """Reconstruct every attacked identity and keep images, latents and the target's agreement."""
+) -> tuple[Any, AnyVictim, Prior]:
+    """The attack with what was prepared for it, its victim and its trained prior."""
     from midre_exp.priors.base import initial_prior
 
-    attack = build(without(node, "prior", "surrogates", "name"), allow=allow)
+    attack = build(without(node, "prior", "surrogates", "name", "shard"), allow=allow)
     if surrogates_artifact is not None:
         attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, allow)
     prior = initial_prior(node["prior"], allow, num_classes=victim.num_classes)
     prior.load_state_dict(prior_artifact.tensors("weights"))
     speed.quicken(prior, PRIOR_CALLS)
-    found = attack.run(victim, prior, seed=seed, work=work.path, runtime=runtime)
+    return attack, victim, prior
+
+
+def run_shard(
+    attacker: tuple[Any, AnyVictim, Prior], shard: Shard, seed: int, work: Workspace, runtime: Runtime
+) -> None:
+    """Reconstruct some of the identities."""
+    attack, victim, prior = attacker
+    people = shard.people(attack.identities)
+    part = attack.part(victim, prior, people, seed=seed, work=work.path, runtime=runtime)
+    work.save_tensors("part", part)
+    work.metrics.update(queries=victim.queries, counts={"identities": len(people)})
+
+
+def run_attack(
+    attacker: tuple[Any, AnyVictim, Prior],
+    pieces: Sequence[tuple[range, Artifact | None]],
+    seed: int,
+    work: Workspace,
+    runtime: Runtime,
+) -> None:
+    """Reconstruct every attacked identity, as far as no stored shard has, and keep images, latents and the target's agreement."""
+    attack, victim, prior = attacker
+    shards = [artifact for _, artifact in pieces if artifact is not None]
+    if shards:
+        runtime.say(f"{len(shards)} of {len(pieces)} shards of this attack are in the store")
+    found = attack.merge(
+        [
+            attack.part(victim, prior, people, seed=seed, work=work.path, runtime=runtime)
+            if artifact is None
+            else artifact.tensors("part")
+            for people, artifact in pieces
+        ]
+    )
     runtime.tracker.images("reconstructions", found.images[:64], step=0)
     work.save_tensors("reconstructions", found.tensors())
     failed = found.details.get("failed")
     work.metrics.update(
         threat=attack.threat.value,
-        queries=victim.queries,
+        queries=int(found.queries.sum()),
         queries_per_identity=per_identity(found.queries, found.labels),
         target_confidence=float(found.confidence.mean()),
         counts={
@@ -216,6 +250,8 @@ def run_attack(
             **({} if failed is None else {"failed": int(failed.sum())}),
         },
     )
+    if shards:
+        work.metrics["shard_seconds"] = sum(shard.seconds for shard in shards)
 
 
 def per_identity(queries: Tensor, labels: Tensor) -> dict[str, float]:
