@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from attacks.losses import cross_entropy_identity
+from attacks.losses import cross_entropy_identity, poincare
+from midre_exp.errors import ConfigError
 from midre_exp.seeding import Streams
 from midre_exp.threat import WhiteBoxVictim
 
@@ -45,3 +46,24 @@ class CrossEntropy(IdentityLoss):
     ) -> Tensor:
         """See the base."""
         return cross_entropy_identity(victim(images).logits, labels)
+
+
+class Poincare(IdentityLoss):
+    """Distance of the target's logits from the label in the Poincare ball (PPA, IF-GMI); ``xi`` as in ``attacks.losses.poincare``."""
+
+    def __init__(self, *, xi: float):
+        if not 1e-6 <= xi < 1:
+            raise ConfigError(f"attack.identity_loss.xi={xi} must lie in [1e-6, 1)")
+        self.xi = xi
+
+    def __call__(
+        self,
+        victim: WhiteBoxVictim,
+        surrogates: Any,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams,
+        step: int,
+    ) -> Tensor:
+        """See the base."""
+        return poincare(victim(images).logits, labels, self.xi)

@@ -6,8 +6,11 @@ attacks restore that scale with their ``reference_batch``.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from midre_exp.errors import ConfigError
 
 
 def cross_entropy_identity(logits: Tensor, labels: Tensor) -> Tensor:
@@ -56,3 +59,24 @@ def logit_identity(logits: Tensor, labels: Tensor) -> Tensor:
 def feature_regulariser(features: Tensor, towards: Tensor) -> Tensor:
     """mean_d (f - p)^2, [n], of ``features`` [n, d] and what they should be near, [d] or [n, d] (LOMMA)."""
     return (features - towards).square().mean(1)
+
+
+def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
+    """Distance in the Poincare ball of the logits, divided by their L1 norm, from the label, [n] (PPA, Struppek et al. 2022, Sec. 4.2).
+
+        arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))),   u = o / |o|_1,   v = 1 - ``xi`` at the label, 0 elsewhere
+
+    of ``logits`` o [n, k] and ``labels`` int64 [n]. Two kinds of logits have no distance by the formula and get one here, with finite
+    gradients. All zero: u is the centre, as if |o|_1 were 1. A single one not zero: u lies on the border, infinitely far; 1 - |u|^2 is
+    then the smallest step of floating point below 1, to which it rounds next to the border. No other value is changed. Raises
+    ConfigError for an ``xi`` outside of [1e-6, 1): below, floating point takes v for the border.
+    """
+    if not 1e-6 <= xi < 1:
+        raise ConfigError(f"xi={xi} of the Poincare loss must lie in [1e-6, 1)")
+    limits = torch.finfo(logits.dtype)
+    mass = logits.abs().sum(1, keepdim=True)
+    point = logits / torch.where(mass < limits.tiny, 1.0, mass)  # below tiny, 1 / mass is not finite
+    goal = (torch.zeros_like(point).scatter(1, labels[:, None], 1) - xi).clamp(0, 1)
+    to_border = (1 - point.square().sum(1)).clamp(min=limits.eps / 2)
+    apart = (point - goal).square().sum(1)
+    return torch.acosh(1 + 2 * apart / (to_border * (1 - goal.square().sum(1))))

@@ -44,6 +44,16 @@ def identity_interval(
     return low, high
 
 
+def mean_deviation(table: Tensor) -> float | None:
+    """Mean over rows of the sample deviation over columns of a ``batch_table``; None with fewer than two columns to compare.
+
+    Batches without any reconstruction are left out, and restarts that a remaining batch lacks.
+    """
+    rows = table[~table.isnan().all(1)]
+    full = rows[:, ~rows.isnan().any(0)]
+    return float(full.std(1).mean()) if full.shape[1] > 1 else None
+
+
 class AttackAccuracy:
     """Top-``k`` attack accuracy in percent, as numbers named after ``att_acc<k>``.
 
@@ -51,6 +61,9 @@ class AttackAccuracy:
     (n-1) over restarts, the figure behind the ± of the low-resolution papers (KedMI and PLG-MI print the mean variance).
     ``att_acc1_std``: sample deviation over restarts of the accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 %
     bootstrap interval over identities.
+
+    Of an attack that selects, all these are of what it selected (the number PPA reports), deviations over as many places as every
+    identity has; and ``att_acc1_unfiltered`` is the mean over everything it made.
     """
 
     def __init__(self, *, k: int, group: int):
@@ -67,8 +80,41 @@ class AttackAccuracy:
         hits = topk_hits(seen.logits, seen.labels, self.k)
         low, high = identity_interval(hits, seen.labels)
         percent = {"": float(hits.mean()), "_low": low, "_high": high}
-        if int(seen.restarts.max()) > 0:
-            table = batch_table(hits, seen.labels, seen.restarts, self.group)
-            overall = batch_table(hits, seen.labels, seen.restarts, int(seen.labels.max()) + 1)
-            percent |= {"_batch_std": float(table.std(1).mean()), "_std": float(overall.std(1).mean())}
+        if seen.unfiltered is not None:
+            percent["_unfiltered"] = float(topk_hits(*seen.unfiltered, self.k).mean())
+        for name, deviation in self._deviations(seen, hits).items():
+            if deviation is not None:
+                percent[name] = deviation
         return {f"att_acc{self.k}{name}": 100 * value for name, value in percent.items()}
+
+    def _deviations(self, seen: Evaluation, hits: Tensor) -> dict[str, float | None]:
+        labels, restarts = seen.labels, seen.restarts
+        if seen.unfiltered is not None:  # a selection may leave identities with unequal numbers
+            common = restarts < int(labels.unique(return_counts=True)[1].min())
+            labels, restarts, hits = labels[common], restarts[common], hits[common]
+        groups = {"_batch_std": self.group, "_std": int(labels.max()) + 1}
+        return {
+            name: mean_deviation(batch_table(hits, labels, restarts, group)) for name, group in groups.items()
+        }
+
+
+class Confidence:
+    """How sure the networks are of the attacked identity: mean softmax of the label, in [0, 1].
+
+    ``confidence_target``: the attacked target, on the kept pictures as it sees them; ``confidence_evaluator``: the evaluator. Each also
+    over the reconstructions the evaluator takes for the identity alone, ``confidence_target_hits`` and ``confidence_evaluator_hits``,
+    which are left out when there is none. All over what the attack selected, if it selects.
+    """
+
+    def __call__(self, seen: Evaluation) -> dict[str, float]:
+        """The means; those of the target only where the attack kept its confidence."""
+        of_label = seen.logits.double().softmax(1).gather(1, seen.labels[:, None]).squeeze(1)
+        sure = {"evaluator": of_label}
+        if seen.confidence is not None:
+            sure["target"] = seen.confidence.double()
+        numbers = {}
+        for name, values in sure.items():
+            numbers[f"confidence_{name}"] = float(values.mean())
+            if bool(seen.successful.any()):
+                numbers[f"confidence_{name}_hits"] = float(values[seen.successful].mean())
+        return numbers

@@ -25,37 +25,70 @@ def evaluate(
     allow: tuple[str, ...] = (),
 ) -> tuple[dict[str, float], dict[str, str], Tensor]:
     """All metrics of ``settings.measure`` on the stored reconstructions: numbers by name, the reason for each that is missing, and
-    the class int64 [n] the evaluator sees in each reconstruction.
+    the class int64 [n] the evaluator sees in each reconstruction, selected or not.
 
     ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator; ``private_train`` is what the
-    evaluator was trained on and goes in as it is.
+    evaluator was trained on and goes in as it is. A metric of null is left out. Of an attack that marks its results as ``selected``
+    bool [n], these are measured.
     """
     steps = tuple(build(step, allow=allow) for step in settings["image_to_evaluator"])
-    logits, features = predict(evaluator, reconstructions["images"], device, steps=steps)
-    seen_as = logits.argmax(1)
-    if "failed" in reconstructions:  # an attack that knows it failed succeeds by no accident
-        failed = reconstructions["failed"].nonzero().squeeze(1)
-        logits[failed, reconstructions["labels"][failed]] = -torch.inf
-    rows = torch.isin(private_train.labels, reconstructions["labels"]).nonzero().squeeze(1)
+    made = dict(reconstructions)
+    made["logits"], made["features"] = predict(evaluator, made["images"], device, steps=steps)
+    seen_as = made["logits"].argmax(1)
+    if "failed" in made:  # an attack that knows it failed succeeds by no accident
+        failed = made["failed"].nonzero().squeeze(1)
+        made["logits"][failed, made["labels"][failed]] = -torch.inf
+    unfiltered = None
+    if "selected" in made:
+        unfiltered = made["logits"], made["labels"]
+        made = only_selected(made)
+    if not len(made["labels"]):
+        asked = [name for name, metric in settings["measure"].items() if metric is not None]
+        return {}, dict.fromkeys(asked, "the attack selected no reconstruction"), seen_as
+    rows = torch.isin(private_train.labels, made["labels"]).nonzero().squeeze(1)
     # The images may be mapped from disk: a batch of them is in memory at a time.
     private_features = [predict(evaluator, private_train.images[part], device)[1] for part in rows.split(256)]
     seen = Evaluation(
-        images=reconstructions["images"],
-        labels=reconstructions["labels"],
-        restarts=reconstructions["restarts"],
-        logits=logits,
-        features=features,
+        images=made["images"],
+        labels=made["labels"],
+        restarts=made["restarts"],
+        logits=made["logits"],
+        features=made["features"],
         private_features=torch.cat(private_features),
         private_labels=private_train.labels[rows],
         private_images=private_train.images,
         private_rows=rows,
         device=device,
+        unfiltered=unfiltered,
+        confidence=made.get("confidence"),
+        stages=made.get("stages"),
+        judge=lambda images: predict(evaluator, images, device, steps=steps)[0],
     )
     numbers: dict[str, float] = {}
     missing: dict[str, str] = {}
     for name, metric in settings["measure"].items():
+        if metric is None:  # left out by a config that builds on another
+            continue
         try:
             numbers.update(build(metric, allow=allow)(seen))
         except Unavailable as reason:
             missing[name] = str(reason)
     return numbers, missing, seen_as
+
+
+def only_selected(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of ``made``, tensors [n, ...] by name, that ``selected`` bool [n] marks; ``restarts`` counted anew within each label."""
+    selected = made["selected"].bool()
+    rows = selected.nonzero().squeeze(1)
+    # not copied when all of them count: pictures may be many gigabytes
+    kept = dict(made) if bool(selected.all()) else {name: value[rows] for name, value in made.items()}
+    return {**kept, "restarts": places(kept["labels"], kept["restarts"])}
+
+
+def places(labels: Tensor, restarts: Tensor) -> Tensor:
+    """Which of its label each item is, 0, 1, .. in order of ``restarts``: int64 [n] from int64 [n] and [n]."""
+    order = restarts.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    _, counts = labels.unique(return_counts=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return torch.empty_like(restarts).scatter_(0, order, torch.arange(len(labels)) - first)

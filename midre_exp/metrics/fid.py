@@ -1,23 +1,19 @@
-"""Fréchet distance between successful reconstructions and the private training images of the attacked identities, in two feature spaces.
+"""Fréchet distance between reconstructions and the private training images of the attacked identities, in two feature spaces.
 
-Only reconstructions that the evaluator takes for the attacked identity count, as in LOMMA and PLG-MI: the distance says how alike the
-pictures are where the attack works. It shrinks with the number of images, so compare like numbers of them.
+Where nothing else is said, only reconstructions that the evaluator takes for the attacked identity count, as in LOMMA and PLG-MI: the
+distance says how alike the pictures are where the attack works. It shrinks with the number of images, so compare like numbers of them.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from midre_exp.data.steps import Resize
-from midre_exp.errors import CheckpointError
+from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
-from midre_exp.targets.inception_v3 import InceptionV3
-from midre_exp.targets.predict import predict
-from midre_exp.targets.weights import load_backbone
-
-_INCEPTION_SIZE = 299  # px
-_BATCH = 64
+from midre_exp.metrics.inception import InceptionFeatures
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
@@ -67,43 +63,40 @@ class EvaluatorFid:
 
 
 class Fid:
-    """``fid``: the Fréchet distance in the 2048 pooled features of torchvision's ImageNet Inception-v3.
+    """The Fréchet distance in the 2048 pooled features of torchvision's ImageNet Inception-v3.
 
     Images in [0, 1] of 299 px (bilinear, antialiased), private ones first brought to the size of the reconstructions. Comparable only
-    with itself: LOMMA uses TensorFlow's Inception on washed-out images, PLG-MI torchvision's on contrast-stretched ones.
+    with itself: LOMMA uses TensorFlow's Inception on washed-out images, PLG-MI torchvision's on contrast-stretched ones, PPA
+    pytorch-fid's port of TensorFlow's.
     ``weights``: ``imagenet`` for torchvision's, downloaded once (104 MB); a path; or None, which leaves the metric out.
+    ``images``: ``successful`` reconstructions as in LOMMA and PLG-MI, or ``all`` (all selected ones) as in PPA.
+    ``official_range``: PPA's code hands pictures in [-1, 1] to an extractor that maps [0, 1] to [-1, 1] once more, so that its network
+    sees [-3, 1]; True repeats this. The number is ``fid`` for successful ones, ``fid_all`` for all, ``fid_ppa`` for all in the official
+    range, ``fid_ppa_successful`` for the fourth.
     """
 
-    def __init__(self, *, weights: str | None):
-        self.weights = weights
+    def __init__(
+        self,
+        *,
+        weights: str | None,
+        images: Literal["successful", "all"] = "successful",
+        official_range: bool = False,
+    ):
+        if images not in ("successful", "all"):
+            raise ConfigError(f"metrics: Fid images={images} is unknown; use successful or all")
+        self.features = InceptionFeatures(weights=weights, official_range=official_range)
+        self.images = images
+        self.name = {
+            ("successful", False): "fid",
+            ("all", False): "fid_all",
+            ("all", True): "fid_ppa",
+            ("successful", True): "fid_ppa_successful",
+        }[images, official_range]
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The distance. Raises Unavailable without weights and with fewer than 2 successful reconstructions."""
-        if self.weights is None:
-            raise Unavailable(
-                "no Inception weights are chosen; set metrics.measure.fid.weights to imagenet or to the path of a file"
-            )
-        rows = _enough(seen)
-        network = self.network().to(seen.device)
-        size = seen.images.shape[-1]
-        fake = [self._features(network, seen.images[part], seen) for part in rows.split(_BATCH)]
-        real = [
-            self._features(network, seen.private_images[part], seen, Resize(size=size))
-            for part in seen.private_rows.split(_BATCH)
-        ]
-        return {"fid": frechet_distance(torch.cat(fake), torch.cat(real))}
-
-    def network(self) -> InceptionV3:
-        """Inception-v3 with its weights. Raises Unavailable when they are missing or do not fit."""
-        # Published weights expect images normalised with 0.5 / 0.5, which is how this class normalises.
-        network = InceptionV3(num_classes=1000, auxiliary=False, transform_input=False)
-        try:
-            load_backbone(network, str(self.weights))
-        except CheckpointError as error:
-            raise Unavailable(f"no Inception weights: {error}") from error
-        return network.eval()
-
-    @staticmethod
-    def _features(network: InceptionV3, images: Tensor, seen: Evaluation, *before: Resize) -> Tensor:
-        steps = (*before, Resize(size=_INCEPTION_SIZE))
-        return predict(network, images, seen.device, steps=steps)[1]
+        """The distance. Raises Unavailable without weights and with fewer than 2 reconstructions that count."""
+        self.features.check(f"metrics.measure.{self.name}.weights")
+        rows = _enough(seen) if self.images == "successful" else None
+        if rows is None and len(seen.labels) < 2:
+            raise Unavailable(f"it needs 2 reconstructions, there are {len(seen.labels)}")
+        return {self.name: frechet_distance(self.features.fake(seen, rows), self.features.private(seen))}

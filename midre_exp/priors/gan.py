@@ -58,18 +58,27 @@ class Gan:
 
     def generator_step(self, loss: Tensor) -> None:
         """Move the generator down ``loss``; gradients of the critic's weights are not computed."""
-        parameters = list(self.generator.parameters())
-        self.generator_adam.zero_grad()
-        torch.autograd.backward(loss, inputs=parameters)
-        self.generator_adam.step()
+        self.move_generator(loss)
         if self.ema:
             decay = min(
                 self.ema, (1 + self.generator_steps) / (10 + self.generator_steps)
             )  # forget the start
             with torch.no_grad():
-                for mean, value in zip(self.average.parameters(), parameters, strict=True):
+                for mean, value in zip(
+                    self.averaged(self.average), self.averaged(self.generator), strict=True
+                ):
                     mean.lerp_(value, 1 - decay)
         self.generator_steps += 1
+
+    def move_generator(self, loss: Tensor) -> None:
+        """The part of a generator step that is the optimiser's: a regulariser in a step of its own is not averaged over again."""
+        self.generator_adam.zero_grad()
+        torch.autograd.backward(loss, inputs=list(self.generator.parameters()))
+        self.generator_adam.step()
+
+    def averaged(self, generator: nn.Module) -> list[Tensor]:
+        """The tensors of a generator that the average is taken over."""
+        return list(generator.parameters())
 
     def finish(self, latent_dim: int, seed: int) -> None:
         """Put the averaged weights, if any, into the generator, and both networks into eval mode.

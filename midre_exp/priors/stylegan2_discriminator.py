@@ -130,13 +130,13 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnectedLayer(in_channels * 16, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, cmap_dim or 1)
 
-    def forward(self, x: Tensor, image: Tensor | None, cmap: Tensor | None) -> Tensor:
-        """Logits [n, 1], for ``cmap`` [n, cmap_dim] the match of features and labels."""
+    def forward(self, x: Tensor, image: Tensor | None, cmap: Tensor | None, *, alone: bool = False) -> Tensor:
+        """Logits [n, 1], for ``cmap`` [n, cmap_dim] the match of features and labels. ``alone``: every image is a group of its own."""
         x = x.float().contiguous()
         if self.reads_image and image is not None:
             x = x + self.fromrgb(image.float())
         if self.mbstd_num_channels:
-            x = minibatch_stddev(x, self.mbstd_group_size, self.mbstd_num_channels)
+            x = minibatch_stddev(x, 1 if alone else self.mbstd_group_size, self.mbstd_num_channels)
         logits: Tensor = self.out(self.fc(self.conv(x).flatten(1)))
         if cmap is None:
             return logits
@@ -197,12 +197,17 @@ class Discriminator(nn.Module):
             )
         self.b4 = DiscriminatorEpilogue(channels[-1], cmap_dim=width, **shared, **(epilogue_kwargs or {}))
 
-    def forward(self, images: Tensor, c: Tensor | None = None, *, force_fp32: bool = False) -> Tensor:
-        """Logits [n, 1]; ``c`` [n, c_dim] are the labels of a conditional network."""
+    def forward(
+        self, images: Tensor, c: Tensor | None = None, *, force_fp32: bool = False, alone: bool = False
+    ) -> Tensor:
+        """Logits [n, 1]; ``c`` [n, c_dim] are the labels of a conditional network.
+
+        ``alone`` takes each image for the whole of its group, so that its logit does not depend on the batch.
+        """
         x: Tensor | None = None
         image: Tensor | None = images
         for block in self.children():
             if isinstance(block, DiscriminatorBlock):
                 x, image = block(x, image, force_fp32=force_fp32)
-        logits: Tensor = self.b4(x, image, self.mapping(None, c) if self.c_dim else None)
+        logits: Tensor = self.b4(x, image, self.mapping(None, c) if self.c_dim else None, alone=alone)
         return logits

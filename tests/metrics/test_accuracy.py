@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from midre_exp.errors import ConfigError
-from midre_exp.metrics.accuracy import AttackAccuracy, batch_table, identity_interval, topk_hits
+from midre_exp.metrics.accuracy import AttackAccuracy, Confidence, batch_table, identity_interval, topk_hits
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.distance import KnnDistance, nearest_private
 
@@ -96,6 +97,57 @@ def test_single_restart_has_no_deviation_and_few_classes_no_top5():
         AttackAccuracy(k=5, group=60)(
             evaluation(torch.eye(4), torch.arange(4), torch.zeros(4, dtype=torch.int64))
         )
+
+
+def test_of_a_selection_everything_made_is_the_unfiltered_number():
+    labels, restarts = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    everything = torch.eye(6)[torch.tensor([0, 1, 1, 0, 0, 0, 0, 1])], torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
+    kept = torch.eye(6)[torch.tensor([0, 0, 0, 1])]
+    numbers = AttackAccuracy(k=1, group=60)(evaluation(kept, labels, restarts, unfiltered=everything))
+    assert numbers["att_acc1"] == 75
+    assert numbers["att_acc1_unfiltered"] == pytest.approx(100 * 5 / 8)
+    assert "att_acc1_unfiltered" not in AttackAccuracy(k=1, group=60)(evaluation(kept, labels, restarts))
+
+
+@pytest.mark.parametrize("selects", [True, False])
+def test_unequal_numbers_of_restarts_and_identities_left_out_give_no_nan(selects):
+    # identities 0 and 5 of batches 0 and 2 (of 2 identities each); none of batch 1; three restarts, but two of identity 5
+    labels, restarts = torch.tensor([0, 0, 0, 5, 5]), torch.tensor([0, 1, 2, 0, 1])
+    logits = torch.eye(6)[torch.tensor([0, 1, 1, 5, 5])]
+    more = {"unfiltered": (logits, labels)} if selects else {}
+    numbers = AttackAccuracy(k=1, group=2)(evaluation(logits, labels, restarts, **more))
+    assert all(value == value for value in numbers.values())
+    assert numbers["att_acc1"] == pytest.approx(60)
+    # hits of the two restarts that both have: identity 0 one of two, identity 5 both
+    assert numbers["att_acc1_batch_std"] == pytest.approx(100 * (0.5**0.5 + 0) / 2)
+    if selects:  # 100 % and 50 %; without a selection the third restart, of one identity, counts as ever
+        assert numbers["att_acc1_std"] == pytest.approx(50 * 0.5**0.5)
+
+
+def test_a_selection_with_one_picture_of_some_identity_has_no_deviation():
+    labels, restarts = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    logits = torch.eye(6)[labels]
+    numbers = AttackAccuracy(k=1, group=60)(evaluation(logits, labels, restarts, unfiltered=(logits, labels)))
+    assert numbers["att_acc1"] == 100 and not any(name.endswith("std") for name in numbers)
+
+
+def test_confidence_is_that_of_the_label_over_all_and_over_hits():
+    logits = torch.tensor([[0.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+    shown = evaluation(
+        logits, torch.tensor([1, 0, 0]), torch.zeros(3), confidence=torch.tensor([0.9, 0.2, 0.7])
+    )
+    numbers = Confidence()(shown)
+    sure = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1)), 1 / (1 + math.exp(-3))]
+    assert numbers == pytest.approx(
+        {
+            "confidence_target": 0.6,
+            "confidence_target_hits": 0.8,
+            "confidence_evaluator": sum(sure) / 3,
+            "confidence_evaluator_hits": (sure[0] + sure[2]) / 2,
+        }
+    )
+    missed = Confidence()(evaluation(logits, torch.tensor([0, 0, 1]), torch.zeros(3)))
+    assert set(missed) == {"confidence_evaluator"}
 
 
 def test_a_group_of_zero_is_refused():

@@ -6,7 +6,7 @@ from torch import nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.metrics.base import Unavailable
-from midre_exp.metrics.evaluate import evaluate
+from midre_exp.metrics.evaluate import evaluate, places
 from midre_exp.targets.base import Output
 
 SEEN = []
@@ -49,6 +49,7 @@ def shown():
         "image_to_evaluator": [{"_target_": "midre_exp.data.steps.Resize", "size": 6}],
         "measure": {name.lower(): {"_target_": f"{__name__}.{name}"} for name in ("Keep", "Refuse")},
     }
+    settings["measure"]["left_out"] = None
     found = evaluate(
         settings, made, Means(), private, device=torch.device("cpu"), allow=(__name__.split(".")[0],)
     )
@@ -88,3 +89,74 @@ def test_an_item_whose_attack_failed_counts_as_missed_even_if_the_evaluator_take
     numbers, _, seen_as = judged(failed=torch.tensor([True, False, False, True]))
     assert numbers["att_acc1"] < 100
     assert torch.equal(seen_as, predicted)
+
+
+def measured(private, made, *names, **more):
+    """What the evaluator ``Means`` makes of it, by classes of this file or paths of metrics."""
+    node = {
+        "image_to_evaluator": [{"_target_": "midre_exp.data.steps.Resize", "size": 6}],
+        "measure": {name: {"_target_": name if "." in name else f"{__name__}.{name}"} for name in names},
+    }
+    SEEN.clear()
+    return evaluate(
+        node, {**made, **more}, Means(), private, device=torch.device("cpu"), allow=(__name__.split(".")[0],)
+    )
+
+
+def test_of_an_attack_that_selects_only_the_selected_are_measured(shown):
+    private, made, (_, _, predicted) = shown
+    (whole,) = SEEN
+    selected = torch.tensor([False, True, True, False])
+    sure = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    *_, seen_as = measured(private, made, "Keep", selected=selected, confidence=sure)
+    (seen,) = SEEN
+    assert torch.equal(seen.images, made["images"][1:3])
+    assert torch.equal(seen.logits, whole.logits[1:3]) and torch.equal(seen.features, whole.features[1:3])
+    assert seen.labels.tolist() == [0, 2] and seen.restarts.tolist() == [0, 0]
+    assert torch.equal(seen.confidence, sure[1:3])
+    assert torch.equal(seen.unfiltered[0], whole.logits) and torch.equal(seen.unfiltered[1], made["labels"])
+    assert torch.equal(seen_as, predicted)  # of every item
+    assert whole.unfiltered is None
+
+
+def test_identities_of_which_nothing_is_selected_are_not_compared_with(shown):
+    private, made, _ = shown
+    measured(private, made, "Keep", selected=torch.tensor([False, False, True, True]))
+    assert SEEN[0].private_labels.unique().tolist() == [2]
+
+
+def test_a_selection_of_everything_measures_what_no_selection_does(shown):
+    private, made, _ = shown
+    (whole,) = SEEN
+    measured(private, made, "Keep", selected=torch.ones(4, dtype=torch.bool))
+    (seen,) = SEEN
+    assert seen.images is made["images"]  # not copied
+    for name in ("labels", "restarts", "logits", "features", "private_rows"):
+        assert torch.equal(getattr(seen, name), getattr(whole, name))
+
+
+def test_an_attack_that_selects_nothing_has_no_numbers_but_a_reason(shown):
+    private, made, (_, _, predicted) = shown
+    numbers, missing, seen_as = measured(private, made, "Keep", selected=torch.zeros(4, dtype=torch.bool))
+    assert numbers == {} and missing == {"Keep": "the attack selected no reconstruction"}
+    assert torch.equal(seen_as, predicted)
+
+
+def test_selected_items_are_counted_anew_within_their_label():
+    labels = torch.tensor([7, 2, 7, 2, 2, 7, 4])
+    restarts = torch.tensor([5, 0, 3, 9, 4, 8, 6])
+    assert places(labels, restarts).tolist() == [1, 0, 0, 2, 1, 2, 0]
+
+
+def test_stages_of_the_selected_are_judged_through_the_same_steps(shown):
+    private, made, _ = shown
+    other = made["images"].flip(0)
+    stages = torch.stack([other, made["images"]], 1)
+    name = "midre_exp.metrics.stages.StageAccuracy"
+    selected = torch.tensor([True, False, True, True])
+    numbers, missing, seen_as = measured(private, made, name, selected=selected, stages=stages)
+    hits = seen_as == made["labels"], seen_as.flip(0) == made["labels"]
+    assert numbers["att_acc1_stage1"] == pytest.approx(100 * float(hits[0][selected].double().mean()))
+    assert numbers["att_acc1_stage0"] == pytest.approx(100 * float(hits[1][selected].double().mean()))
+    assert missing == {}
+    assert measured(private, made, name)[:2] == ({}, {})  # no stages, no noise

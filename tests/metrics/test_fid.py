@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from midre_exp.errors import CheckpointError
+from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.fid import EvaluatorFid, Fid, frechet_distance
+from midre_exp.metrics.inception import InceptionFeatures
+from midre_exp.targets.base import Output
 from tests.golden.fill import golden
 
 
@@ -91,7 +93,7 @@ def test_only_successful_reconstructions_count():
 
 @pytest.mark.parametrize("hits", [0, 1])
 def test_too_few_successes_are_reported_not_invented(hits, monkeypatch):
-    monkeypatch.setattr(Fid, "network", lambda self: pytest.fail("loaded for nothing"))
+    monkeypatch.setattr(InceptionFeatures, "network", lambda self: pytest.fail("loaded for nothing"))
     for metric in (EvaluatorFid(), Fid(weights="imagenet")):
         with pytest.raises(
             Unavailable, match=f"needs 2 successful reconstructions, the evaluator accepts {hits}"
@@ -99,20 +101,22 @@ def test_too_few_successes_are_reported_not_invented(hits, monkeypatch):
             metric(seen(hits=hits))
 
 
+class Means(torch.nn.Module):
+    """Answers with the mean colours of what it is shown, and remembers it in ``asked``."""
+
+    def __init__(self, asked):
+        super().__init__()
+        self.asked = asked
+
+    def forward(self, images):
+        self.asked.append(images)
+        return Output(torch.zeros(len(images), 2), images.mean((2, 3)))
+
+
 def test_inception_features_come_from_successes_and_from_private_pictures_of_the_same_size(monkeypatch):
     shown, asked = seen(hits=3), []
 
-    class Network(torch.nn.Module):
-        def forward(self, images):
-            asked.append(images)
-            return torch.zeros(len(images), 2), images.mean((2, 3))
-
-    class Answer(Network):
-        def forward(self, images):
-            logits, features = super().forward(images)
-            return type("Output", (), {"logits": logits, "features": features})
-
-    monkeypatch.setattr(Fid, "network", lambda self: Answer())
+    monkeypatch.setattr(InceptionFeatures, "network", lambda self: Means(asked))
     found = Fid(weights="imagenet")(shown)["fid"]
     fake, real = asked
     assert fake.shape == (3, 3, 299, 299)
@@ -123,6 +127,27 @@ def test_inception_features_come_from_successes_and_from_private_pictures_of_the
     expected = torch.nn.functional.interpolate(small, size=(299, 299), mode="bilinear", antialias=True)
     torch.testing.assert_close(real, expected, rtol=0, atol=1e-5)
     assert found == frechet_distance(fake.mean((2, 3)), real.mean((2, 3)))
+
+
+def test_ppas_distance_takes_all_pictures_and_shows_them_normalised_twice(monkeypatch):
+    shown, asked = seen(hits=3), []
+    monkeypatch.setattr(InceptionFeatures, "network", lambda self: Means(asked))
+    plain = Fid(weights="imagenet", images="all")(shown)
+    twice = Fid(weights="imagenet", images="all", official_range=True)(shown)
+    fake, real, fake_twice, real_twice = asked
+    assert len(fake) == 8
+    torch.testing.assert_close(fake_twice, 2 * fake - 1)
+    torch.testing.assert_close(real_twice, 2 * real - 1)
+    assert set(plain) == {"fid_all"} and set(twice) == {"fid_ppa"}
+    assert twice["fid_ppa"] == pytest.approx(4 * plain["fid_all"], rel=1e-4)  # these features are linear
+    of_hits = Fid(weights="imagenet", official_range=True)(shown)
+    assert of_hits["fid_ppa_successful"] != twice["fid_ppa"]
+    assert [len(images) for images in asked[4:]] == [3]  # the private ones are not shown again
+
+
+def test_an_unknown_choice_of_images_is_refused():
+    with pytest.raises(ConfigError, match="images=some"):
+        Fid(weights=None, images="some")
 
 
 def test_missing_inception_weights_are_a_reason_not_a_failure(tmp_path, monkeypatch):
@@ -145,7 +170,7 @@ def test_inception_loads_a_file_in_torchvisions_layout_and_gives_its_pooled_feat
     torch.manual_seed(0)
     theirs = torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=True).eval()
     torch.save(theirs.state_dict(), tmp_path / "inception.pth")
-    ours = Fid(weights=str(tmp_path / "inception.pth")).network()
+    ours = InceptionFeatures(weights=str(tmp_path / "inception.pth"), official_range=False).network()
     pooled = []
     theirs.avgpool.register_forward_hook(lambda module, inputs, output: pooled.append(output.flatten(1)))
     images = torch.rand(1, 3, 299, 299)

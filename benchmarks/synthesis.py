@@ -1,0 +1,175 @@
+"""How fast StyleGAN2 draws, how fast gradients reach its codes, and what 1024 pixels take in memory.
+
+    python benchmarks/synthesis.py [--device auto] [--resolution 256] [--batch 4] [--switches bf16 channels_last compile] [RESULT.json]
+
+The published network at the given resolution, random weights, noise fixed: synthesis alone, and synthesis with the gradient of the image
+with respect to the codes, by the fused form of the modulated convolution (one grouped convolution with weights of each image) and by ours
+(activations scaled before and after); with each of --switches as well. The peak is that of one forward and backward pass of one image at
+--peak-resolution pixels in a process of its own: all memory of that process on a CPU, what torch took on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midre_exp.priors.stylegan2 import Generator, SynthesisNetwork
+from midre_exp.records import device_name, git_commit
+from midre_exp.runtime import choose_device
+from midre_exp.speed import SWITCHES, Speed, make_speed
+
+MIB = 1 << 20
+
+
+def make_network(resolution: int, device: torch.device) -> SynthesisNetwork:
+    """The synthesis network of Generator's defaults at ``resolution``, frozen."""
+    torch.manual_seed(0)
+    generator = Generator(img_resolution=resolution).eval().requires_grad_(False)
+    return generator.synthesis.to(device)
+
+
+def draw(network: SynthesisNetwork, codes: Tensor, fused: bool) -> None:
+    """Images alone."""
+    with torch.no_grad():
+        network(codes, fused_modconv=fused)
+
+
+def descend(network: SynthesisNetwork, codes: Tensor, fused: bool) -> None:
+    """Images, and the gradient of a loss on them with respect to the codes."""
+    codes = codes.detach().requires_grad_()
+    torch.autograd.grad(network(codes, fused_modconv=fused).square().mean(), codes)
+
+
+def seconds(calls: dict[Any, Callable[[], None]], repeats: int, device: torch.device) -> dict[Any, float]:
+    """The median time of each call, taken in turns after a first of each that warms up and compiles."""
+    times: dict[Any, list[float]] = {name: [] for name in calls}
+    for repeat in range(1 + repeats):
+        for name, call in calls.items():
+            wait(device)
+            start = time.perf_counter()
+            call()
+            wait(device)
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(value) for name, value in times.items()}
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """One row for each convolution, each choice of switches, with and without the gradient."""
+    network = make_network(given.resolution, device)
+    codes = torch.randn(given.batch, network.num_ws, network.w_dim, device=device)
+    chosen: list[tuple[str, ...]] = [(), *((switch,) for switch in given.switches)]
+    chosen += [tuple(given.switches)] if len(given.switches) > 1 else []
+    calls: dict[Any, Callable[[], None]] = {}
+    for on in chosen:
+        quick = copy.deepcopy(network)
+        speed = make_speed(dict.fromkeys(on, True), device) if on else Speed()
+        speed.quicken(quick)
+        for fused in (False, True):
+            calls[on, fused, "forward"] = partial(draw, quick, codes, fused)
+            calls[on, fused, "forward and backward"] = partial(descend, quick, codes, fused)
+    return [
+        {
+            "pass": work,
+            "convolution": "fused" if fused else "unfused",
+            "switches": list(on),
+            "median_seconds": value,
+            "images_per_second": given.batch / value,
+        }
+        for (on, fused, work), value in seconds(calls, given.repeats, device).items()
+    ]
+
+
+def peak_mib(resolution: int, device: torch.device) -> float:
+    """The most memory, in MiB, that this process has held once it has drawn one image forward and backward."""
+    network = make_network(resolution, device)
+    codes = torch.randn(1, network.num_ws, network.w_dim, device=device)
+    descend(network, codes, fused=False)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+def measured_peak(resolution: int, device: torch.device, threads: int) -> float:
+    """``peak_mib`` of a new process, so that nothing else counts."""
+    command = [sys.executable, __file__, "--only-peak", "--peak-resolution", str(resolution)]
+    command += ["--device", str(device), "--threads", str(threads)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    """Measure, print, and write the record if a path is given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[])
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--peak-resolution", type=int, default=1024)
+    parser.add_argument("--only-peak", action="store_true", help="print the peak in MiB and nothing else")
+    parser.add_argument("--shared", action="store_true", help="say in the record that the machine was busy")
+    parser.add_argument("result", nargs="?", type=Path, help="write the numbers to this JSON file as well")
+    given = parser.parse_args()
+
+    torch.set_num_threads(given.threads)
+    device = choose_device(given.device)
+    if given.only_peak:
+        print(peak_mib(given.peak_resolution, device))
+        return
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    peak = measured_peak(given.peak_resolution, device, given.threads)
+    print(f"peak of one image forward and backward at {given.peak_resolution} px: {peak / 1024:.2f} GiB")
+    rows = measure(given, device)
+    print(f"{'pass':<22}{'convolution':<13}{'switches':<30}{'images/s':>10}")
+    for row in rows:
+        switches = "+".join(row["switches"]) or "none"
+        print(
+            f"{row['pass']:<22}{row['convolution']:<13}{switches:<30}{row['images_per_second']:>10.3f}",
+        )
+    if given.result is not None:
+        record = {
+            "benchmark": "synthesis",
+            "network": "StyleGAN2, default channels",
+            **{name: getattr(given, name) for name in ("resolution", "batch", "repeats")},
+            "statistic": "median",
+            "device": device_name(device),
+            "cpu_threads": given.threads,
+            "machine_shared_with_other_work": given.shared,
+            "load_average_before": load,
+            "commit": git_commit(),
+            "versions": {"python": platform.python_version(), "torch": version("torch")},
+            "peak": {"resolution": given.peak_resolution, "batch": 1, "mib": peak},
+            "measured": rows,
+        }
+        given.result.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Features of pictures in ImageNet's Inception-v3, for the metrics that compare clouds of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from midre_exp.data.steps import Resize
+from midre_exp.errors import CheckpointError
+from midre_exp.metrics.base import Evaluation, Unavailable
+from midre_exp.targets.inception_v3 import InceptionV3
+from midre_exp.targets.predict import Step, predict
+from midre_exp.targets.weights import load_backbone
+
+_SIZE = 299  # px
+_BATCH = 64
+
+
+class InceptionFeatures:
+    """The 2048 pooled features of torchvision's Inception-v3 at 299 px (bilinear, antialiased), private pictures first brought to the size
+    of the reconstructions.
+
+    ``weights``: ``imagenet``, a path, or None for no features at all. ``official_range``: the network sees pictures in [-3, 1] as in
+    PPA's code, instead of [-1, 1]. Computed once for all metrics of an evaluation.
+    """
+
+    def __init__(self, *, weights: str | None, official_range: bool):
+        self.weights, self.official_range = weights, official_range
+        self._loaded: InceptionV3 | None = None
+
+    def check(self, key: str) -> None:
+        """Raises Unavailable, naming the config key, when no weights are chosen."""
+        if self.weights is None:
+            raise Unavailable(
+                f"no Inception weights are chosen; set {key} to imagenet or to the path of a file"
+            )
+
+    def fake(self, seen: Evaluation, rows: Tensor | None) -> Tensor:
+        """[m, 2048] of the reconstructions ``rows`` int64 [m], None for all. Raises Unavailable as ``network``."""
+        if rows is not None:
+            return self._features(seen, seen.images, rows)
+        name = ("inception", self.weights, self.official_range, "fake")
+        if name not in seen.shared:
+            seen.shared[name] = self._features(seen, seen.images, torch.arange(len(seen.images)))
+        return seen.shared[name]
+
+    def private(self, seen: Evaluation) -> Tensor:
+        """[m, 2048] of the private pictures ``seen.private_rows``. Raises Unavailable as ``network``."""
+        name = ("inception", self.weights, self.official_range, "private")
+        if name not in seen.shared:
+            before = Resize(size=seen.images.shape[-1])
+            seen.shared[name] = self._features(seen, seen.private_images, seen.private_rows, before)
+        return seen.shared[name]
+
+    def network(self) -> InceptionV3:
+        """Inception-v3 with its weights. Raises Unavailable when they are missing or do not fit."""
+        # Published weights expect images normalised with 0.5 / 0.5, which is how this class normalises.
+        network = InceptionV3(num_classes=1000, auxiliary=False, transform_input=False)
+        try:
+            load_backbone(network, str(self.weights))
+        except CheckpointError as error:
+            raise Unavailable(f"no Inception weights: {error}") from error
+        return network.eval()
+
+    def _features(self, seen: Evaluation, images: Tensor, rows: Tensor, *before: Step) -> Tensor:
+        if self._loaded is None:
+            self._loaded = self.network().to(seen.device)
+        steps: tuple[Step, ...] = (*before, Resize(size=_SIZE))
+        if self.official_range:
+            steps = (*steps, lambda images: 2 * images - 1)
+        # The private ones may be mapped from disk: a batch of them is in memory at a time.
+        parts = rows.split(_BATCH)
+        return torch.cat([predict(self._loaded, images[part], seen.device, steps=steps)[1] for part in parts])
