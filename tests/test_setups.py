@@ -123,7 +123,7 @@ def test_a_setup_chooses_the_parts_it_names(
     chosen = overrides(name)
     target = TARGETS[stated(row["target_model"])]
     dogs = {"S33": "ppa_dogs"}  # PPA's authors give them values of their own
-    assert chosen["attack"] == dogs.get(path.stem, ATTACKS[attack])
+    assert chosen["attack"] == dogs.get(name, ATTACKS[attack])
     assert chosen["target"] == target
     assert chosen["data"] == DATASETS[row["private_dataset"], stated(row["public_dataset"])]
     assert chosen["evaluator"] != target
