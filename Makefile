@@ -6,7 +6,9 @@ SCALE ?= mini
 LAUNCHER ?= basic
 ARGS ?=
 
-.PHONY: help setup demo test lint benchmarks clean
+TABLES := table1 table2 table3 table4 table5
+
+.PHONY: help setup demo $(TABLES) claims test lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -23,6 +25,17 @@ setup: $(VENV)/.ready   ## the environment alone
 
 demo: setup      ## a complete comparison on synthetic faces: table, HTML page with reconstructions
 	@$(PY) -m midre_exp.report demo scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+table1:          ## where to erase: random, fixed, whole images. All tables: SCALE=mini|synth|paper LAUNCHER=basic|joblib|slurm ARGS=...
+table2:          ## the 37 setups, and what of them has been run
+table3:          ## LOMMA and PLG-MI on VGG16: undefended, NLS, MIDRE
+table4:          ## MIDRE beside other augmentations
+table5:          ## MIDRE combined with NLS and with BiDO
+$(TABLES): setup
+	@$(PY) -m midre_exp.report $@ scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+claims: setup    ## what the records of SCALE say to every claim of the paper; runs nothing
+	@$(PY) -m midre_exp.report claims scale=$(SCALE) $(ARGS)
 
 test: lint       ## lint, types and the test suite
 	@$(PY) -m pytest

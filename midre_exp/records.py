@@ -93,8 +93,9 @@ def make_record(
         "metrics": {
             **{k: v for k, v in target.metrics.items() if k in ("acc", "train_acc")},
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
-            **{k: v for k, v in metrics.metrics.items() if k != "missing"},
+            **{k: v for k, v in metrics.metrics.items() if k not in ("missing", "per_identity")},
         },
+        "per_identity": metrics.metrics["per_identity"],
         "missing": metrics.metrics.get("missing", {}),
         "counts": {
             **target.metrics["counts"],
@@ -127,7 +128,7 @@ def update_record(path: Path, record: Mapping[str, Any]) -> None:
     A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is replaced. One of this very
     store keeps the commit and device of the run that made it.
     """
-    results = ("metrics", "missing", "counts", "queries", "seconds", "artifacts")
+    results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts")
     try:
         old = read_json(path)
     except StoreError:  # missing or damaged

@@ -282,11 +282,12 @@ def measure(
     allow: Allow,
 ) -> None:
     """Judge the reconstructions; a metric that cannot be computed is kept by name with its reason."""
-    from midre_exp.metrics.evaluate import evaluate
+    from midre_exp.metrics.evaluate import evaluate, hits_by_identity
 
+    made = attack.tensors("reconstructions")
     numbers, missing, predicted = evaluate(
         node,
-        attack.tensors("reconstructions"),
+        made,
         evaluator,
         judged.load("train"),
         device=runtime.device,
@@ -296,7 +297,8 @@ def measure(
         runtime.say(f"metrics: {name} is missing: {reason}")
     runtime.tracker.log(numbers, step=0)
     work.save_tensors("judgement", {"predicted": predicted})
-    work.metrics.update(numbers, missing=missing)
+    by_identity = {"att_acc1": hits_by_identity(made, predicted)}
+    work.metrics.update(numbers, missing=missing, per_identity=by_identity)
 
 
 def sentence(name: str, artifact: Artifact) -> str:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import base64
 import copy
 import io
 
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from midre_exp.report import tables
 from midre_exp.report.page import Cell, Row, write_page
+from midre_exp.report.pictures import data_url
 
 
 def record(
@@ -65,6 +69,41 @@ def test_seeds_are_averaged_and_counted_and_order_is_kept():
     assert (table.acc[0], table.att_acc1[0], table.seeds[0], table.n[0]) == (86.74, 54.64, 2, 3000)
 
 
+def asked(attack: str, defense: str, queries: int, failed: int | None, **options) -> dict:
+    made = record(defense, 85.0, 50.0, **options)
+    threat = "white_box" if attack == "gmi" else "labels" if attack == "brepmi" else "scores"
+    counts = made["counts"] if failed is None else {**made["counts"], "failed": failed}
+    return {**made, "attack": attack, "threat": threat, "queries": queries, "counts": counts}
+
+
+def test_a_table_with_query_attacks_says_what_was_asked_and_what_failed():
+    records = [
+        asked("rlbmi", "NoDef", 1500 * 1600, None),
+        asked("brepmi", "NoDef", 1500 * 900, 3),
+        asked("brepmi", "NoDef", 1500 * 1000, 4, seed=1),
+        asked("gmi", "NoDef", 1500 * 300, None),
+    ]
+    shown = tables.printable(tables.comparison(records))
+    assert list(shown["queries"]) == ["1600", "950", "300"]
+    assert list(shown["failed"]) == ["", "7", ""] and list(shown["n"]) == ["1500", "3000", "1500"]
+    assert "Queries are the mean per reconstruction" in tables.caption("T", records)
+
+
+def test_a_table_of_white_box_attacks_looks_as_it_did_before_queries_were_told():
+    later = [asked("LOMMA+GMI", one["defense"]["label"], 7, None) for one in TABLE3]
+    later = [
+        {**new, "threat": "white_box", "metrics": old["metrics"]}
+        for new, old in zip(later, TABLE3, strict=True)
+    ]
+    for records in (later, [later[0], *TABLE3[1:]]):
+        assert tables.printable(tables.comparison(records)).equals(
+            tables.printable(tables.comparison(TABLE3))
+        )
+        assert tables.caption("T", records) == tables.caption("T", TABLE3)
+    shown = tables.printable(tables.comparison(TABLE3))
+    assert list(shown) == ["Defense", "Acc", "AttAcc", "±", "KNN dist", "Δ", "n"]
+
+
 def test_setups_are_compared_with_their_own_baseline():
     other = [record("NoDef", 90.0, 50.0, setup="S19"), record("NLS", 80.0, 40.0, setup="S19")]
     table = tables.comparison([*TABLE3, *other])
@@ -81,7 +120,8 @@ def test_without_a_baseline_delta_is_empty_and_a_missing_metric_stays_empty():
 
 def test_files_hold_the_same_numbers(tmp_path):
     table = tables.comparison(TABLE3)
-    tables.write_tables(tmp_path, "table3", table, tables.caption("Title with 100 % and _", TABLE3))
+    text = tables.caption("Title with 100 % and _", TABLE3)
+    tables.write_tables(tmp_path, "table3", table, tables.printable(table), text)
     assert "| MIDRE [0.1, 0.4] |" in (tmp_path / "table3.md").read_text()
     csv = pd.read_csv(io.StringIO((tmp_path / "table3.csv").read_text()))
     assert list(csv.att_acc1) == [53.64, 39.16, 26.62]
@@ -125,3 +165,20 @@ def test_the_page_is_self_contained_and_escapes(tmp_path):
     assert "A &amp; B" in html and "&lt;b&gt;" in html
     assert "http" not in html.replace("http-equiv", "")
     assert "python -m midre_exp x" in html and "not recognised" in html
+
+
+def test_large_pictures_are_scaled_down_for_the_page_and_small_ones_are_not():
+    def size(url: str) -> tuple[int, int]:
+        return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size
+
+    assert size(data_url(torch.rand(3, 224, 160), largest=128)) == (91, 128)
+    assert size(data_url(torch.rand(3, 32, 32), largest=128)) == (32, 32)
+
+
+def test_setups_with_other_data_are_told_apart_in_the_caption():
+    other = copy.deepcopy(TABLE3[0]) | {
+        "setup": {"id": "S29"},
+        "data": {"name": "facescrub_ffhq", "resolution": 224},
+    }
+    text = tables.caption("T", [*TABLE3, other])
+    assert "Scale mini. S13a: celeba_celeba at 64 px" in text and "S29: facescrub_ffhq at 224 px" in text

@@ -76,6 +76,23 @@ def evaluate(
     return numbers, missing, seen_as
 
 
+def hits_by_identity(made: Mapping[str, Tensor], predicted: Tensor) -> list[float]:
+    """Percent of the reconstructions that count (``selected``, if the attack marks them) that the evaluator takes for their identity, by
+    attacked identity in the order of the classes: what a comparison of two attacks on the same people can be paired by.
+
+    ``made`` are stored reconstructions, ``predicted`` int64 [n] the evaluator's classes of all of them. A reconstruction that the attack
+    knows to have ``failed`` is no hit.
+    """
+    hits = predicted == made["labels"]
+    if "failed" in made:
+        hits = hits & ~made["failed"].bool()
+    counted = made["selected"].bool() if "selected" in made else torch.ones_like(hits)
+    people, place = made["labels"][counted].unique(return_inverse=True)
+    total = torch.zeros(len(people), dtype=torch.float64).index_add(0, place, hits[counted].double())
+    each: list[float] = (100 * total / place.bincount(minlength=len(people))).tolist()
+    return each
+
+
 def only_selected(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The rows of ``made``, tensors [n, ...] by name, that ``selected`` bool [n] marks; ``restarts`` counted anew within each label."""
     selected = made["selected"].bool()

@@ -10,10 +10,14 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from midre_exp.config import build
+from midre_exp.config import build, digest
+from midre_exp.errors import DataError
 from midre_exp.files import write_atomic
 from midre_exp.report.pictures import data_url
 from midre_exp.store import Store
+
+#: Pixels of a picture's longer side on a page, twice what is shown: hundreds of pictures of 224 px would make it tens of megabytes.
+LARGEST = 128
 
 
 @dataclass(frozen=True)
@@ -33,32 +37,52 @@ class Row:
 
 
 def gallery(records: Sequence[Mapping[str, Any]], *, identities: int = 10) -> list[Row]:
-    """A line of private training samples, then for each record the first restart of the same identities: nothing is picked by quality.
+    """For each private data set a line of training samples, then for each record the first restart of the same identities.
 
-    Records whose artifacts are no longer in the store are left out.
+    Nothing is picked by quality. Records whose artifacts are no longer in the store are left out, and so are samples of data that are
+    not on this machine.
     """
-    first = records[0]["config"]
-    private = build(first["data"]["private"], allow=first["runtime"]["allow"]).load("train")
-    labels = list(range(min(identities, private.num_classes)))
-    samples = [private.images[(private.labels == label).nonzero()[0, 0]] for label in labels]
-    rows = [Row("private image", [Cell(data_url(image)) for image in samples])]
+    rows: list[Row] = []
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        store = Store(record["config"]["paths"]["store"])
-        attack = store.find("attack", record["artifacts"]["attack"])
-        metrics = store.find("metrics", record["artifacts"]["metrics"])
-        if attack is None or metrics is None:
-            continue
-        found = attack.tensors("reconstructions")
-        predicted = metrics.tensors("judgement")["predicted"]
-        cells = []
-        for label in labels:
-            where = ((found["labels"] == label) & (found["restarts"] == 0)).nonzero()
-            if len(where):
-                i = int(where[0, 0])
-                cells.append(Cell(data_url(found["images"][i]), bool(predicted[i] == label)))
-        seed = f", seed {record['seed']}" if len({r["seed"] for r in records}) > 1 else ""
-        rows.append(Row(f"{record['attack']} against {record['defense']['label']}{seed}", cells))
+        groups.setdefault(digest(record["config"]["data"]["private"]), []).append(record)
+    for group in groups.values():
+        rows += _private_row(group, identities)
+        for record in group:
+            rows += _reconstructed_row(record, records, identities)
     return rows
+
+
+def _private_row(records: Sequence[Mapping[str, Any]], identities: int) -> list[Row]:
+    config = records[0]["config"]
+    try:
+        private = build(config["data"]["private"], allow=config["runtime"]["allow"]).load("train")
+    except DataError:
+        return []
+    labels = range(min(identities, private.num_classes))
+    samples = [private.images[(private.labels == label).nonzero()[0, 0]] for label in labels]
+    return [Row("private image", [Cell(data_url(image, largest=LARGEST)) for image in samples])]
+
+
+def _reconstructed_row(
+    record: Mapping[str, Any], records: Sequence[Mapping[str, Any]], identities: int
+) -> list[Row]:
+    store = Store(record["config"]["paths"]["store"])
+    attack = store.find("attack", record["artifacts"]["attack"])
+    metrics = store.find("metrics", record["artifacts"]["metrics"])
+    if attack is None or metrics is None:
+        return []
+    found = attack.tensors("reconstructions")
+    predicted = metrics.tensors("judgement")["predicted"]
+    cells = []
+    for label in range(identities):
+        where = ((found["labels"] == label) & (found["restarts"] == 0)).nonzero()
+        if len(where):
+            i = int(where[0, 0])
+            cells.append(Cell(data_url(found["images"][i], largest=LARGEST), bool(predicted[i] == label)))
+    setup = f"{record['setup']['id']}: " if len({r["setup"]["id"] for r in records}) > 1 else ""
+    seed = f", seed {record['seed']}" if len({r["seed"] for r in records}) > 1 else ""
+    return [Row(f"{setup}{record['attack']} against {record['defense']['label']}{seed}", cells)]
 
 
 def write_page(
@@ -69,8 +93,9 @@ def write_page(
     table: pd.DataFrame,
     rows: Sequence[Row],
     missing: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write the page. ``table`` is printable text; ``missing`` lists the commands of runs without a record."""
+    """Write the page. ``table`` is printable text; ``missing`` lists the commands of runs without a record; ``notes`` are footnotes."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("midre_exp.report", "."),
         autoescape=True,
@@ -84,5 +109,6 @@ def write_page(
         lines=table.to_numpy().tolist(),
         rows=rows,
         missing=missing,
+        notes=notes,
     )
     write_atomic(path, html)

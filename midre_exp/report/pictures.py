@@ -32,10 +32,11 @@ def grid(images: Tensor, *, columns: int | None = None, gap: int = 2) -> Image.I
     return Image.fromarray(canvas.permute(1, 2, 0).numpy())
 
 
-def data_url(image: Tensor) -> str:
-    """One image [3, h, w] as a PNG data URL."""
+def data_url(image: Tensor, *, largest: int | None = None) -> str:
+    """One image [3, h, w] as a PNG data URL, scaled down until no side is longer than ``largest`` pixels."""
+    picture = Image.fromarray(to_picture(image).permute(1, 2, 0).contiguous().numpy())
+    if largest is not None:
+        picture.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    Image.fromarray(to_picture(image).permute(1, 2, 0).contiguous().numpy()).save(
-        buffer, format="PNG", optimize=True
-    )
+    picture.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""From records to comparison tables: one row per setup and defense, seeds averaged, rendered as text, Markdown, CSV, LaTeX."""
+"""From records to comparison tables: one row per setup and defense, seeds averaged, rendered as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 import pandas as pd
 
 from midre_exp.files import write_atomic
+from midre_exp.report.latex import latex
+
+#: Columns of text; numbers are aligned to the right.
+WORDS = ("setup", "attack", "target", "Defense", "Notes", "sees", "private", "public", "MIDRE", "certainty")
 
 #: Measured columns: record metric, heading, digits.
 COLUMNS = (
@@ -19,11 +23,19 @@ COLUMNS = (
     ("att_acc1_high", "to", 1),
     ("att_acc5", "top-5", 2),
     ("knn_dist", "KNN dist", 3),
+    ("delta_eval", "dist eval", 3),
+    ("delta_face", "dist face", 3),
+    ("queries", "queries", 0),
 )
 
 
 def frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per record: identifying columns, every metric, and ``n``, the number of reconstructions."""
+    """One row per record: identifying columns, every metric, and ``n``, the number of reconstructions.
+
+    With an attack among them that sees only scores or labels also ``queries``, the mean per reconstruction, and ``failed``, how many
+    reconstructions are none by the attack's own rule.
+    """
+    limited = any_limited(records)
     rows = [
         {
             "setup": record["setup"]["id"],
@@ -32,11 +44,22 @@ def frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "defense": record["defense"]["label"],
             "seed": record["seed"],
             "n": record["counts"]["reconstructions"],
+            **(_asked(record) if limited else {}),
             **record["metrics"],
         }
         for record in records
     ]
     return pd.DataFrame(rows)
+
+
+def any_limited(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the attacks sees less than the whole target. Records written before this was kept are of white-box attacks."""
+    return any(record.get("threat", "white_box") != "white_box" for record in records)
+
+
+def _asked(record: Mapping[str, Any]) -> dict[str, Any]:
+    counts = record["counts"]
+    return {"queries": record["queries"] / counts["reconstructions"], "failed": counts.get("failed")}
 
 
 def trade_off(acc: float, att_acc: float, base_acc: float, base_att_acc: float) -> float | str:
@@ -59,6 +82,8 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     grouped = data.groupby(keys, sort=False)
     table = grouped[wanted].mean()
     table["n"] = grouped["n"].sum()
+    if "failed" in data:
+        table["failed"] = data.astype({"failed": float}).groupby(keys, sort=False)["failed"].sum(min_count=1)
     table["seeds"] = grouped["seed"].nunique()
     table = table.reset_index()
     undefended = table[table.defense == "NoDef"].set_index(["setup", "attack", "target"])
@@ -85,7 +110,9 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
         if name in table:
             shown[heading] = [_text(value, digits) for value in table[name]]
     shown["Δ"] = [_text(value, 2) for value in table["delta"]]
-    shown["n"] = table["n"].astype(str)
+    shown["n"] = [_text(value, 0) for value in table["n"]]
+    if "failed" in table:
+        shown["failed"] = [_text(value, 0) for value in table["failed"]]
     return shown
 
 
@@ -96,62 +123,70 @@ def _text(value: Any, digits: int) -> str:
 
 
 def caption(title: str, records: Sequence[Mapping[str, Any]]) -> str:
-    """What a reader must know to trust a table: scale, data, who was attacked, counts, seeds, commit, device."""
-    first = records[0]
-    counts = first["counts"]
+    """What a reader must know to trust a table: scale, data, who was attacked, counts, seeds, commit, device.
 
-    def all_of(values: Sequence[Any]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values))
-
+    Setups with other data, counts or judges are told apart.
+    """
+    asked = (
+        "Queries are the mean per reconstruction; failed reconstructions, none by the attack's own rule, count as missed. "
+        if any_limited(records)
+        else ""
+    )
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        counts = tuple(record["counts"].get(name) for name in _COUNTS)
+        data = (record["data"]["name"], record["data"]["resolution"])
+        groups.setdefault((*data, *counts, record["evaluator"]), []).append(record)
+    if len(groups) == 1:
+        told = f": {_circumstances(records)}"
+    else:
+        told = "".join(
+            f". {_all_of([r['setup']['id'] for r in group])}: {_circumstances(group)}"
+            for group in groups.values()
+        )
     return (
-        f"{title}. Scale {first['scale']}: {first['data']['name']} at {first['data']['resolution']} px, "
-        f"{counts['private_identities']} private identities ({counts['private_train']} training images), {counts['public']} public images; "
-        f"{all_of([r['attack'] for r in records])} on {all_of([r['target'] for r in records])}, {counts['identities']} identities x "
-        f"{counts['restarts']} restarts, judged by {all_of([r['evaluator'] for r in records])} "
-        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %). Acc, AttAcc and top-5 in percent; ± is the mean "
+        f"{title}. Scale {records[0]['scale']}{told}. Acc, AttAcc and top-5 in percent; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. Seeds {all_of([r['seed'] for r in records])}; commit {all_of([r['commit'] for r in records])}; "
-        f"{all_of([r['device'] for r in records])}."
+        f"none was lost. {asked}Seeds {_all_of([r['seed'] for r in records])}; commit {_all_of([r['commit'] for r in records])}; "
+        f"{_all_of([r['device'] for r in records])}."
     )
 
 
-def write_tables(folder: Path, name: str, table: pd.DataFrame, text: str) -> list[Path]:
-    """Write ``<name>.md``, ``.csv`` (unrounded) and ``.tex`` (booktabs) with the caption; returns the paths."""
-    shown = printable(table)
-    aligned = tuple(
-        "left" if heading in ("setup", "attack", "target", "Defense") else "right" for heading in shown
+#: Counts that a table's rows should share for their numbers to be comparable.
+_COUNTS = ("private_identities", "private_train", "public", "identities", "restarts")
+
+
+def _circumstances(records: Sequence[Mapping[str, Any]]) -> str:
+    first = records[0]
+    counts = first["counts"]
+    return (
+        f"{first['data']['name']} at {first['data']['resolution']} px, "
+        f"{counts['private_identities']} private identities ({counts['private_train']} training images), {counts['public']} public images; "
+        f"{_all_of([r['attack'] for r in records])} on {_all_of([r['target'] for r in records])}, {counts['identities']} identities x "
+        f"{counts['restarts']} restarts, judged by {_all_of([r['evaluator'] for r in records])} "
+        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %)"
     )
+
+
+def _all_of(values: Sequence[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def write_tables(
+    folder: Path, name: str, table: pd.DataFrame, shown: pd.DataFrame, text: str, notes: Sequence[str] = ()
+) -> list[Path]:
+    """Write ``<name>.md`` and ``.tex`` (booktabs) of what is ``shown``, and ``.csv`` of the whole ``table`` unrounded; returns the paths.
+
+    ``text`` is the caption, ``notes`` are footnotes.
+    """
+    aligned = tuple("left" if heading in WORDS else "right" for heading in shown)
     markdown = shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)
-    latex = shown.style.hide(axis="index").to_latex(
-        hrules=True, caption=_tex(text), column_format="".join(side[0] for side in aligned)
-    )
     files = {
-        "md": f"{markdown}\n\n{text}\n",
+        "md": "\n\n".join([markdown, text, *notes]) + "\n",
         "csv": table.to_csv(index=False),
-        "tex": _tex_table(latex),
+        "tex": latex(shown, text, notes, columns="".join(side[0] for side in aligned)),
     }
     for suffix, content in files.items():
         write_atomic(folder / f"{name}.{suffix}", content)
     return [folder / f"{name}.{suffix}" for suffix in files]
-
-
-def _tex(text: str) -> str:
-    for plain, escaped in (
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("±", r"$\pm$"),
-        ("Δ", r"$\Delta$"),
-        ("&", r"\&"),
-        ("#", r"\#"),
-    ):
-        text = text.replace(plain, escaped)
-    return text
-
-
-def _tex_table(latex: str) -> str:
-    head, rows = latex.split(r"\toprule", 1)
-    body, tail = rows.split(r"\bottomrule", 1)
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("Δ", r"$\Delta$")):
-        body = body.replace(plain, escaped)
-    return f"% needs \\usepackage{{booktabs}}\n{head}\\toprule{body}\\bottomrule{tail}"

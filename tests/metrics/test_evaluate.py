@@ -6,7 +6,7 @@ from torch import nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.metrics.base import Unavailable
-from midre_exp.metrics.evaluate import evaluate, places
+from midre_exp.metrics.evaluate import evaluate, hits_by_identity, places
 from midre_exp.targets.base import Output
 
 SEEN = []
@@ -160,3 +160,14 @@ def test_stages_of_the_selected_are_judged_through_the_same_steps(shown):
     assert numbers["att_acc1_stage0"] == pytest.approx(100 * float(hits[1][selected].double().mean()))
     assert missing == {}
     assert measured(private, made, name)[:2] == ({}, {})  # no stages, no noise
+
+
+def test_hits_by_identity_count_what_is_selected_and_did_not_fail():
+    made = {
+        "labels": torch.tensor([0, 0, 2, 2, 5, 5]),
+        "selected": torch.tensor([True, True, True, False, True, True]),
+        "failed": torch.tensor([False, True, False, False, False, False]),
+    }
+    predicted = torch.tensor([0, 0, 2, 2, 1, 5])
+    assert hits_by_identity(made, predicted) == [50.0, 100.0, 50.0]
+    assert hits_by_identity({"labels": made["labels"]}, predicted) == [100.0, 100.0, 50.0]

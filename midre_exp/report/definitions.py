@@ -1,0 +1,60 @@
+"""The definition of a table: a yaml in conf/table.
+
+``title``, and one of: ``sweep``, the overrides of one sweep; ``sweeps``, a list of such lists; ``setups``, names of conf/setup to list.
+``published`` names the table of results/published.csv whose numbers stand beside ours; ``inconsistencies`` are numbers of
+midre_exp/report/inconsistencies.py that concern the whole table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from midre_exp.config import CONF_DIR, plain
+from midre_exp.errors import ConfigError
+from midre_exp.report.inconsistencies import INCONSISTENCIES
+
+KEYS = ("title", "sweep", "sweeps", "setups", "published", "inconsistencies")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A table as its yaml has it. Exactly one of ``sweeps`` and ``setups`` is filled."""
+
+    name: str
+    title: str
+    sweeps: tuple[tuple[str, ...], ...]
+    setups: tuple[str, ...]
+    published: str | None
+    inconsistencies: tuple[int, ...]
+
+
+def load_definition(name: str) -> Definition:
+    """The definition of a table. Raises ConfigError listing the tables there are, or naming the key of the yaml that is wrong."""
+    path = CONF_DIR / "table" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ConfigError(f"there is no table {name}; tables: {known}")
+    loaded: dict[str, Any] = plain(OmegaConf.load(path))
+    unknown = [key for key in loaded if key not in KEYS]
+    if unknown or "title" not in loaded or sum(key in loaded for key in ("sweep", "sweeps", "setups")) != 1:
+        raise ConfigError(
+            f"conf/table/{name}.yaml needs a title and one of sweep, sweeps, setups, and may have published and inconsistencies"
+            + (f"; it has {', '.join(unknown)}" if unknown else "")
+        )
+    numbers = tuple(int(number) for number in loaded.get("inconsistencies", ()))
+    if missing := [number for number in numbers if number not in INCONSISTENCIES]:
+        raise ConfigError(
+            f"conf/table/{name}.yaml: inconsistency {missing[0]} is not in midre_exp/report/inconsistencies.py"
+        )
+    sweeps = [loaded["sweep"]] if "sweep" in loaded else loaded.get("sweeps", [])
+    return Definition(
+        name=name,
+        title=str(loaded["title"]),
+        sweeps=tuple(tuple(str(part) for part in sweep) for sweep in sweeps),
+        setups=tuple(loaded.get("setups", ())),
+        published=loaded.get("published"),
+        inconsistencies=numbers,
+    )

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from midre_exp.config import CONF_DIR
+from midre_exp.errors import ConfigError, DataError
+from midre_exp.files import write_json
+from midre_exp.keys import make_plan
+from midre_exp.planning import expand, packaged_configs, settings_of
+from midre_exp.records import record_path
+from midre_exp.report import __main__ as command
+from midre_exp.report import definitions
+from midre_exp.report.arms import arm_of
+from midre_exp.report.cells import Cell, plan_cells, told_apart
+from midre_exp.report.definitions import Definition, load_definition
+from midre_exp.report.inconsistencies import INCONSISTENCIES
+from midre_exp.report.listing import listing
+from midre_exp.report.published import table_rows
+from midre_exp.report.render import render
+from tests.conftest import TINY
+from tests.report.paper_records import record
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ("table1", "table3", "table4", "table5")
+
+
+@pytest.mark.parametrize("table", RESULTS)
+def test_a_table_runs_exactly_what_the_paper_prints(table):
+    definition = load_definition(table)
+    assert definition.published == table
+    with packaged_configs():
+        found = [settings_of([*job, "scale=paper"]) for sweep in definition.sweeps for job in expand(sweep)]
+    runs = [(settings["setup"]["id"], arm_of(settings["defense"])) for settings in found]
+    printed = [(row.setup, row.arm) for row in table_rows(table)]
+    assert len(runs) == len(printed) and set(runs) == set(printed)
+
+
+@pytest.mark.parametrize("scale", ["mini", "synth"])
+@pytest.mark.parametrize("setup", ["S13a", "S13b", "S19", "S27", "S29"])
+def test_the_setups_of_the_tables_compose_at_the_other_scales_too(setup, scale):
+    with packaged_configs():
+        assert settings_of([f"setup={setup}", "defense=midre", f"scale={scale}"])["scale"] == scale
+
+
+def test_table_2_lists_every_setup_once_and_lomma_in_both_forms():
+    names = load_definition("table2").setups
+    bare = {path.stem for path in (CONF_DIR / "setup").glob("S*.yaml")} - {f"S{n}" for n in range(13, 19)}
+    assert list(names) == sorted(bare) and len({name[:3] for name in names}) == 37
+    table, missing = listing(names, [record(90, 60), record(88, 40, "midre"), record(90, 60, setup="S20")])
+    rows = table.set_index("setup")
+    assert rows.runs.sum() == 3 and rows.runs["S19"] == 2
+    assert len(missing) == 42 and "S19" not in missing and "S20" in missing
+    assert (rows.attack["S13a"], rows.target["S34"], rows.px["S34"]) == ("LOMMA+GMI", "InceptionV1", 160)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """Table 3's first setup with records of NoDef and MIDRE, NLS missing."""
+    tmp_path = tmp_path_factory.mktemp("table3")
+    fixed = [f"paths.results={tmp_path}", f"paths.store={tmp_path / 'store'}", "runtime.threads=1"]
+    small = [text for text in TINY if text.startswith("data.")]
+    found = []
+    for name, numbers in {"nodef": (90.0, 60.0), "nls": None, "midre": (80.0, 40.0)}.items():
+        job = ("setup=S13a", f"defense={name}", *fixed, *small)
+        with packaged_configs():
+            settings = settings_of(job)
+        run = None
+        if numbers is not None:
+            run = record(*numbers, setup="S13a", attack="lomma_gmi") | {"config": settings}
+            run["defense"] = {
+                "label": {"nodef": "NoDef", "midre": "MIDRE [0.1, 0.4]"}[name],
+                "parts": settings["defense"],
+            }
+        found.append(Cell(job, settings, run))
+    return found
+
+
+def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(cells, capsys):
+    written = render(load_definition("table3"), cells, other_data=False)
+    assert [path.name for path in written] == ["table3.md", "table3.csv", "table3.tex", "table3.html"]
+    text, csv, tex, html = (path.read_text() for path in written)
+
+    table = pd.read_csv(written[1], index_col="defense")
+    assert list(table.index) == ["NoDef", "NLS -0.05", "MIDRE [0.1, 0.4]"]
+    assert list(table.paper_acc) == [85.74, 80.02, 79.85]
+    assert list(table.paper_att_acc1) == [53.64, 39.16, 26.62]
+    assert table.delta["MIDRE [0.1, 0.4]"] == 2.0 and table.paper_delta["MIDRE [0.1, 0.4]"] == 4.59
+    assert table.paper_delta_recomputed["MIDRE [0.1, 0.4]"] == pytest.approx(4.588, abs=0.001)
+    assert table.seeds["NLS -0.05"] == 0 and pd.isna(table.acc["NLS -0.05"])
+
+    head, _, first, second, third = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:5]
+    )
+    assert head == [
+        "Defense", "Acc", "paper Acc", "AttAcc", "95 % from", "to", "paper AttAcc", "paper ±", "Δ", "paper Δ", "n", "Notes",
+    ]  # fmt: skip
+    assert first == ["NoDef", "90.00", "85.74", "60.00", "56.0", "64.0", "53.64", "4.64", "", "", "1500", ""]
+    assert second == ["NLS -0.05", "not run", "80.02", "", "", "", "39.16", "4.25", "", "2.53", "", ""]
+    assert third[-4:] == ["2.00", "4.59", "1500", "a"]
+    for shown in (text, html):
+        shown = unescape(shown)
+        assert f"a: {INCONSISTENCIES[5]}" in shown and INCONSISTENCIES[31] in shown
+        assert "at this scale compare directions" in shown
+    assert r"\footnotesize a: MIDRE" in tex and r"paper $\Delta$" in tex and r"\end{table}" in tex
+    out = capsys.readouterr().out
+    assert "not run yet: python -m midre_exp setup=S13a defense=nls" in out and "defense=nls" in html
+    assert csv.count("\n") == 4
+
+
+def test_nothing_run_still_shows_the_paper(cells):
+    bare = [Cell(cell.job, cell.settings, None) for cell in cells]
+    written = render(load_definition("table3"), bare, other_data=True)
+    assert written[0].name == "table3-synthfaces.md"
+    text = written[0].read_text()
+    assert text.count("not run") == 3 and "26.62" in text and "nothing has been run yet" in text
+    with pytest.raises(ConfigError, match="table demo has no finished run"):
+        render(load_definition("demo"), bare, other_data=False)
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(cells):
+    first = cells[2]
+    again = Cell((*first.job, "attack.restarts=1"), first.settings, first.record)
+    other_seed = Cell((*first.job, "seed=1"), {**first.settings, "seed": 1}, first.record)
+    labels = [cell.label for cell in told_apart([cells[0], first, again, other_seed])]
+    assert labels == [
+        "NoDef",
+        "MIDRE [0.1, 0.4]",
+        "MIDRE [0.1, 0.4] (attack.restarts=1)",
+        "MIDRE [0.1, 0.4]",
+    ]
+    assert [cell.label for cell in told_apart([first, other_seed])] == ["MIDRE [0.1, 0.4]"] * 2
+
+
+def test_a_record_is_found_by_key_and_without_the_data_by_its_config(tmp_path, monkeypatch):
+    job = ["setup=demo", "defense=midre", *TINY, f"paths.results={tmp_path}"]
+    (cell,) = plan_cells([job, ["hydra/launcher=joblib", *job]])
+    assert cell.record is None and cell.obstacle is None and "launcher" not in cell.command
+    with packaged_configs():
+        settings = settings_of(job)
+    elsewhere = {**settings, "paths": {**settings["paths"], "store": "far away"}, "speed": {}}
+    run = record(90, 60, "midre") | {"config": elsewhere}
+    write_json(record_path(tmp_path, settings, make_plan(settings)), run)
+    assert plan_cells([job])[0].record == run
+
+    def no_data(_):
+        raise DataError("not here")
+
+    monkeypatch.setattr("midre_exp.report.cells.make_plan", no_data)
+    (found,) = plan_cells([job])
+    assert found.record == run and str(found.obstacle) == "not here"
+    (other,) = plan_cells([[*job, "attack.steps=4"]])
+    assert other.record is None
+
+
+def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path, caplog):
+    job = ["setup=demo", *TINY, f"paths.results={tmp_path}"]
+    path = plan_cells([job])[0].path
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert plan_cells([job])[0].record is None
+    assert path.name in caplog.text
+
+
+def test_scales_are_never_mixed(tmp_path):
+    job = ["setup=demo", f"paths.results={tmp_path}"]
+    with pytest.raises(ConfigError, match="one scale, not of mini and synth"):
+        plan_cells([[*job, "scale=mini"], [*job, "scale=synth"]])
+
+
+@pytest.fixture
+def two_sweeps(monkeypatch):
+    """A table of two sweeps, one run each, in place of every other."""
+    definition = Definition("t", "T", (("setup=S19",), ("setup=S19", "defense=midre")), (), "table3", ())
+    monkeypatch.setattr(command, "load_definition", lambda _: definition)
+    return definition
+
+
+def test_missing_data_is_one_sentence_and_nothing_is_launched(two_sweeps, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.subprocess, "run", lambda *_: pytest.fail("launched"))
+    assert command.main(["t", "scale=paper", f"paths.results={tmp_path}", f"paths.data={tmp_path}"]) == 2
+    assert capsys.readouterr().err.startswith("midre_exp: CelebA is incomplete")
+
+
+@pytest.mark.parametrize("succeeds", [False, True])
+def test_sweeps_follow_each_other_until_one_has_no_success(two_sweeps, tmp_path, monkeypatch, succeeds):
+    launched = []
+
+    class Done:
+        returncode = 2
+
+    def run(words):
+        launched.append(words[4:])
+        if succeeds:  # a record of the run with this sweep's overrides
+            cell = plan_cells([words[4:]])[0]
+            write_json(cell.path, record(90, 60, setup="S19") | {"config": cell.settings})
+        return Done()
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    small = [text for text in TINY if text.startswith("data.")]
+    overrides = ["scale=mini", f"paths.results={tmp_path}", f"paths.store={tmp_path}", *small]
+    assert command.main(["t", *overrides]) == 2
+    assert launched == [[*sweep, *overrides] for sweep in two_sweeps.sweeps[: 2 if succeeds else 1]]
+    assert (tmp_path / "mini" / "t.md").exists() == succeeds
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"title": "t", "sweep": ["setup=demo"], "sweeps": []}, "one of sweep, sweeps, setups"),
+        ({"sweep": ["setup=demo"]}, "needs a title"),
+        ({"title": "t", "sweep": ["setup=demo"], "footnotes": []}, "it has footnotes"),
+        ({"title": "t", "sweep": ["setup=demo"], "inconsistencies": [77]}, "inconsistency 77"),
+    ],
+)
+def test_a_wrong_definition_is_named(tmp_path, monkeypatch, content, message):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "mine.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(definitions, "CONF_DIR", tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        load_definition("mine")
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(ConfigError, match="table1, table2, table3, table4, table5"):
+        load_definition("table6")
+
+
+def test_make_has_a_target_for_every_table_and_hands_on_scale_and_launcher():
+    makefile = (ROOT / "Makefile").read_text()
+    for name in [*(f"table{n}" for n in range(1, 6)), "claims"]:
+        assert re.search(rf"^{name}:.*##", makefile, re.M), name
+    assert "midre_exp.report $@ scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)" in makefile
