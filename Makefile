@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 SCALE ?= mini
-LAUNCHER ?= basic
+LAUNCHER ?= $(if $(filter mini,$(SCALE)),joblib,basic)
 ARGS ?=
 
 TABLES := table1 table2 table3 table4 table5
