@@ -19,15 +19,15 @@ from midre_exp.priors.base import initial_prior
 from midre_exp.priors.stylegan import StyleGAN
 from midre_exp.priors.stylegan2 import Discriminator, Generator
 from midre_exp.priors.stylegan2_augment import adapted, augment
-from midre_exp.priors.stylegan2_prior import StyleGAN2Prior
-from midre_exp.priors.stylegan2_training import (
-    StyleGan,
+from midre_exp.priors.stylegan2_losses import (
     discriminator_loss,
     generator_loss,
     mixed,
     path_lengths,
     squared_gradients,
 )
+from midre_exp.priors.stylegan2_prior import StyleGAN2Prior
+from midre_exp.priors.stylegan2_training import StyleGan
 from midre_exp.runtime import Runtime
 from tests.priors import test_genforce, test_stylegan2_networks, test_stylegan2_pickle
 from tests.priors.test_stylegan2_networks import CASES, WS, Z, check
