@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins import CheckpointIO
@@ -197,6 +198,7 @@ def _quiet_lightning() -> None:
         "ignore", message="Checkpoint directory .* exists and is not empty"
     )  # ours: resuming
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
 
 
 def train_classifier(
@@ -247,7 +249,8 @@ def train_classifier(
         precision=recipe["precision"],
         logger=_loggers(work, runtime),
         callbacks=_callbacks(work, runtime, title),
-        plugins=[VerifiedCheckpoints()],
+        # one process on one device, whatever cluster it was started on: Lightning is not to look for its own
+        plugins=[VerifiedCheckpoints(), LightningEnvironment()],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
