@@ -1,11 +1,12 @@
-"""How fast StyleGAN2 draws, how fast gradients reach its codes, and what 1024 pixels take in memory.
+"""How fast StyleGAN2 draws, how fast gradients reach its codes, how fast PPA steps, and what 1024 pixels take in memory.
 
     python benchmarks/synthesis.py [--device auto] [--resolution 256] [--batch 4] [--switches bf16 channels_last compile] [RESULT.json]
 
-The published network at the given resolution, random weights, noise fixed: synthesis alone, and synthesis with the gradient of the image
-with respect to the codes, by the fused form of the modulated convolution (one grouped convolution with weights of each image) and by ours
-(activations scaled before and after); with each of --switches as well. The peak is that of one forward and backward pass of one image at
---peak-resolution pixels in a process of its own: all memory of that process on a CPU, what torch took on a GPU.
+The published network at the given resolution, random weights, noise fixed: synthesis alone, synthesis with the gradient of the image
+with respect to the codes, and a step of PPA (resize to 224 px, random crop, ResNet-18 of 530 classes, Poincare loss, Adam); each by the
+fused form of the modulated convolution (one grouped convolution with weights of each image) and by ours (activations scaled before and
+after), and with each of --switches as well. The peak is that of one forward and backward pass of one image at --peak-resolution pixels
+in a process of its own: all memory of that process on a CPU, what torch took on a GPU.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.losses import poincare
+from attacks.optimise import adam_step
+from attacks.views import NUMBERS, shared_crop
+from midre_exp.data.steps import Resize
 from midre_exp.priors.stylegan2 import Generator, SynthesisNetwork
 from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import choose_device
 from midre_exp.speed import SWITCHES, Speed, make_speed
+from midre_exp.targets import build_target
+from midre_exp.targets.base import Classifier
 
 MIB = 1 << 20
 
@@ -55,6 +62,24 @@ def descend(network: SynthesisNetwork, codes: Tensor, fused: bool) -> None:
     torch.autograd.grad(network(codes, fused_modconv=fused).square().mean(), codes)
 
 
+def make_target(device: torch.device) -> Classifier:
+    """PPA's ResNet-18 with random weights, frozen."""
+    return build_target("resnet18", num_classes=530).eval().requires_grad_(False).to(device)
+
+
+def attack_step(network: SynthesisNetwork, target: Classifier, codes: Tensor, fused: bool) -> None:
+    """One step of PPA on one code per image for all layers."""
+    latents = codes[:, :1].detach().requires_grad_()
+    images = (network(latents.expand_as(codes), fused_modconv=fused) + 1) / 2
+    numbers = torch.full((NUMBERS,), 0.5, device=codes.device)
+    seen = shared_crop(Resize(size=224)(images), numbers, (0.9, 1.0), (1.0, 1.0))
+    labels = torch.arange(len(codes), device=codes.device)
+    loss = poincare(target(seen).logits, labels).mean()
+    (gradient,) = torch.autograd.grad(loss, latents)
+    moments = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    adam_step(latents.detach(), moments, gradient, 0, lr=5e-3, betas=(0.1, 0.1))
+
+
 def seconds(calls: dict[Any, Callable[[], None]], repeats: int, device: torch.device) -> dict[Any, float]:
     """The median time of each call, taken in turns after a first of each that warms up and compiles."""
     times: dict[Any, list[float]] = {name: [] for name in calls}
@@ -76,19 +101,22 @@ def wait(device: torch.device) -> None:
 
 
 def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """One row for each convolution, each choice of switches, with and without the gradient."""
+    """One row for each convolution, each choice of switches, and each kind of work."""
     network = make_network(given.resolution, device)
+    target = make_target(device)
     codes = torch.randn(given.batch, network.num_ws, network.w_dim, device=device)
     chosen: list[tuple[str, ...]] = [(), *((switch,) for switch in given.switches)]
     chosen += [tuple(given.switches)] if len(given.switches) > 1 else []
     calls: dict[Any, Callable[[], None]] = {}
     for on in chosen:
-        quick = copy.deepcopy(network)
+        quick, seen_by = copy.deepcopy(network), copy.deepcopy(target)
         speed = make_speed(dict.fromkeys(on, True), device) if on else Speed()
         speed.quicken(quick)
+        speed.quicken(seen_by)
         for fused in (False, True):
             calls[on, fused, "forward"] = partial(draw, quick, codes, fused)
             calls[on, fused, "forward and backward"] = partial(descend, quick, codes, fused)
+            calls[on, fused, "attack step"] = partial(attack_step, quick, seen_by, codes, fused)
     return [
         {
             "pass": work,

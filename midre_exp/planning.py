@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigResult
 
 from midre_exp.composing import Composer
 from midre_exp.config import CONF_DIR, plain
@@ -21,9 +24,22 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
+class _ReadOnce(CachingConfigRepository):
+    """Config files, each read and parsed once. Hydra copies its repository for every job; this one stays the same, and its content is
+    copied instead, because overrides are written into it.
+    """
+
+    def __deepcopy__(self, memo: object) -> _ReadOnce:
+        return self
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        return deepcopy(super().load_config(config_path))
+
+
 def packaged_composer() -> Composer:
-    """What composes many jobs quickly. Call inside ``packaged_configs``."""
-    loader = GlobalHydra.instance().config_loader()
+    """What composes many jobs quickly. Call inside ``packaged_configs``, whose files must not change meanwhile."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    loader.repository = _ReadOnce(loader.repository)
     return Composer(
         lambda overrides: compose("config", overrides=overrides),
         lambda name: bool(loader.get_group_options(name)),

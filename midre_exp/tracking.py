@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+
+
+_NETRC = (Path("~/.netrc"), Path("~/_netrc"))
 
 
 class Tracker(Protocol):
@@ -56,6 +61,18 @@ class WandbTracker:
         from midre_exp.report.pictures import grid
 
         self.run.log({name: wandb.Image(grid(images)), "step": step})
+
+
+def has_key() -> bool:
+    """Whether W&B can be reached in somebody's name: WANDB_API_KEY, or what ``wandb login`` left in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC") or next((p for p in _NETRC if p.expanduser().exists()), _NETRC[0]))
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc(file.expanduser()).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 @contextmanager

@@ -49,3 +49,11 @@ class Dataset(ABC):
 
         Cheap, no image is decoded, and free of what does not matter to the role, so that artifacts are shared wherever they can be.
         """
+
+    def survey(self, role: Role) -> int | None:
+        """About how many images a role has, None where nothing tells: a quick look before anything is run.
+
+        Raises DataError when they are not there, as far as folders and lists show; ``fingerprint`` and ``load`` may find more.
+        """
+        self.fingerprint(role)
+        return None

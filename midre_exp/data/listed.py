@@ -109,6 +109,10 @@ class ListedDataset(Dataset):
         parts = {part: self._content(part)["files"] for part in PARTS[role]}
         return {"dataset": self.title, "picture": describe(self.picture), "files": digest(parts)}
 
+    def survey(self, role: Role) -> int | None:
+        """The number of images listed; whether each of them exists is not looked at."""
+        return sum(len(self.list_once(part).names) for part in PARTS[role])
+
     def _of_size(self, images: Tensor) -> Tensor:
         """The pixels [.., h, w] themselves. Raises DataError unless they are ``size`` x ``size``."""
         height, width = images.shape[-2:]

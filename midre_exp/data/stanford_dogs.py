@@ -66,6 +66,12 @@ class StanfordDogs(ListedDataset):
         """As for every listed dataset, and whether pictures are cut to the first dog."""
         return {**super().fingerprint(role), "cropped": self.cropped}
 
+    def survey(self, role: Role) -> int | None:
+        """The number of images listed; annotations are not opened."""
+        if role == "public":
+            return super().survey(role)
+        return len(self._rows)
+
     @cached_property
     def _found(self) -> dict[str, Path]:
         """Where the images, the lists and, if needed, the annotations are."""

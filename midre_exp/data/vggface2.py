@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-from midre_exp.data.base import Part
+from midre_exp.data.base import Part, Role
 from midre_exp.data.cache import few
 from midre_exp.data.listed import ListedDataset, Listing
 from midre_exp.data.picture import Step
@@ -29,6 +29,8 @@ TREE = """\
     bb_landmark/loose_bb_train.csv, bb_landmark/loose_bb_test.csv
                                         lines of NAME_ID,X,Y,W,H (also right in <root> or in meta/); needed for box_margin only"""
 BASES = ("", "vggface2/", "VGGFace2/")
+
+_SURVEYED = 50  # people whose images are counted to estimate how many there are
 
 Box = tuple[int, int, int, int]
 
@@ -88,6 +90,19 @@ class VGGFace2(ListedDataset):
         train, test = self._split
         return self._private.rows(train if part == "train" else test)
 
+    def survey(self, role: Role) -> int | None:
+        """The number of images by those of the first people: listing all of them takes most of a minute."""
+        part = "train" if role == "private" else "test"
+        people, folder = self._people(part), self._folder(part)
+        if role == "private" and self.identities is not None:
+            people = people[: self.identities]
+        some = people[:_SURVEYED]
+        if self.box_margin is not None:
+            self._box_file(part, self.box_margin)
+        if not (images := sum(len(image_names(folder / person)) for person in some)):
+            raise DataError(f"{folder} has no image of {few(some)}; complete the download")
+        return round(images * len(people) / len(some))
+
     @cached_property
     def _split(self) -> tuple[Rows, Rows]:
         """The rows of the private images to train and to test on."""
@@ -137,13 +152,7 @@ class VGGFace2(ListedDataset):
 
     def _boxes(self, part: str, names: Sequence[str], margin: float) -> tuple[Box, ...]:
         """The enlarged box of every image <person>/<image>. Raises DataError when the csv is missing, or lacks images."""
-        file = f"loose_bb_{part}.csv"
-        places = ("bb_landmark/", "", "meta/", "meta/bb_landmark/")
-        path = first_existing(self.root, [f"{base}{place}{file}" for base in BASES for place in places])
-        if path is None:
-            wanted = f"bb_landmark/{file}, which data.*.box_margin={margin} needs"
-            demand(self.root, [wanted], title=self.title, tree=TREE)
-            return ()
+        path = self._box_file(part, margin)
         ids = [_id(name) for name in names]
         boxes = read_boxes(path, set(ids), margin)
         if absent := [name for name in ids if name not in boxes]:
@@ -151,6 +160,15 @@ class VGGFace2(ListedDataset):
                 f"{path} has no box of {len(absent)} images: {few(absent)}; download it again or set data.*.box_margin=null"
             )
         return tuple(boxes[name] for name in ids)
+
+    def _box_file(self, part: str, margin: float) -> Path:
+        """Where the detector's boxes are."""
+        file = f"loose_bb_{part}.csv"
+        places = ("bb_landmark/", "", "meta/", "meta/bb_landmark/")
+        path = first_existing(self.root, [f"{base}{place}{file}" for base in BASES for place in places])
+        wanted = [] if path else [f"bb_landmark/{file}, which data.*.box_margin={margin} needs"]
+        demand(self.root, wanted, title=self.title, tree=TREE)
+        return path or self.root
 
 
 def _id(name: str) -> str:

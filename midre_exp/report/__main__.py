@@ -1,8 +1,8 @@
 """``python -m midre_exp.report TABLE [OVERRIDES]``: run what a table still lacks, then render it as text, Markdown, CSV, LaTeX and HTML.
 
 A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data, seeds, launcher) are added to
-each. ``--no-run`` renders what is there and shows the command for every missing run. ``claims`` in place of a table
-tells what the records of a scale say to the paper's claims; it runs nothing.
+each. ``--no-run`` renders what is there and shows the command for every missing run. A figure is a yaml in conf/figure and works alike.
+``claims`` in place of a table tells what the records of a scale say to the paper's claims; it runs nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from midre_exp.explain import explain
 from midre_exp.planning import expand
 from midre_exp.report.cells import Cell, plan_cells, read_again
 from midre_exp.report.definitions import Definition, load_definition
+from midre_exp.report.figures import FigureDefinition, figure_names, load_figure, render_figure
 
 
-def run_missing(definition: Definition, overrides: Sequence[str], jobs: Sequence[Sequence[Cell]]) -> int:
+def run_missing(
+    definition: Definition | FigureDefinition, overrides: Sequence[str], jobs: Sequence[Sequence[Cell]]
+) -> int:
     """Launch the sweeps as a user would, one after the other; each plans, skips what is finished and reports.
 
     A record alone, as in a fresh clone, is no finished run, so every sweep is launched. Returns 0, or 2 when some runs failed, or the
@@ -46,7 +49,7 @@ def finished(cells: Sequence[Cell]) -> int:
     return sum(cell.record is not None for cell in cells)
 
 
-def table(definition: Definition, overrides: Sequence[str], *, launch: bool) -> int:
+def table(definition: Definition | FigureDefinition, overrides: Sequence[str], *, launch: bool) -> int:
     """Run what is missing if asked to, render what is there; returns the exit code."""
     from midre_exp.report.render import render
 
@@ -55,14 +58,17 @@ def table(definition: Definition, overrides: Sequence[str], *, launch: bool) -> 
     cells = read_again([cell for cells in jobs for cell in cells])
     if code == 0 or (code == 2 and finished(cells)):
         chosen = [text.partition("=")[0] for text in overrides]
-        render(definition, cells, other_data="data" in chosen)
+        if isinstance(definition, FigureDefinition):
+            render_figure(definition, cells, other_data="data" in chosen)
+        else:
+            render(definition, cells, other_data="data" in chosen)
     return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m midre_exp.report", description=__doc__)
-    parser.add_argument("table", help="a file of conf/table without .yaml, or claims")
+    parser.add_argument("table", help="a file of conf/table or conf/figure without .yaml, or claims")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides added to the table's sweeps")
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     options = parser.parse_intermixed_args(arguments)
@@ -73,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             report_claims(options.overrides)
             return 0
+        if options.table in figure_names():
+            return table(load_figure(options.table), options.overrides, launch=not options.no_run)
         definition = load_definition(options.table)
         if definition.setups:
             from midre_exp.report.listing import list_setups

@@ -58,6 +58,9 @@ class Published:
     delta: float | str | None
     inconsistencies: tuple[int, ...]
     note: str
+    acc_change: float | None = None  #: points against NoDef, where a difference is printed
+    att_acc1_change: float | None = None
+    bound: str = ""  #: what is printed as a bound or roughly
 
 
 def read_published(path: Path | None = None) -> list[Published]:
@@ -103,6 +106,9 @@ def _row(cells: dict[str, str], where: str) -> Published:
         delta="OP" if delta == "OP" else _float(delta, f"{where}: delta"),
         inconsistencies=numbers,
         note=cells["note"],
+        acc_change=_float(cells["acc_change"], f"{where}: acc_change"),
+        att_acc1_change=_float(cells["attack_acc_change"], f"{where}: attack_acc_change"),
+        bound=cells["bound"],
     )
 
 

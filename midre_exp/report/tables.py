@@ -132,6 +132,16 @@ def caption(title: str, records: Sequence[Mapping[str, Any]]) -> str:
         if any_limited(records)
         else ""
     )
+    return (
+        f"{circumstances(title, records)}. Acc, AttAcc and top-5 in percent; ± is the mean "
+        f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
+        f"Δ is attack accuracy removed per point of accuracy lost, OP where "
+        f"none was lost. {asked}{provenance(records)}"
+    )
+
+
+def circumstances(title: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """The title, then scale, data, who was attacked, counts and judge, without a full stop; setups where these differ are told apart."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for record in records:
         counts = tuple(record["counts"].get(name) for name in _COUNTS)
@@ -144,11 +154,13 @@ def caption(title: str, records: Sequence[Mapping[str, Any]]) -> str:
             f". {_all_of([r['setup']['id'] for r in group])}: {_circumstances(group)}"
             for group in groups.values()
         )
+    return f"{title}. Scale {records[0]['scale']}{told}"
+
+
+def provenance(records: Sequence[Mapping[str, Any]]) -> str:
+    """Seeds, commits and devices of the records, a sentence."""
     return (
-        f"{title}. Scale {records[0]['scale']}{told}. Acc, AttAcc and top-5 in percent; ± is the mean "
-        f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
-        f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. {asked}Seeds {_all_of([r['seed'] for r in records])}; commit {_all_of([r['commit'] for r in records])}; "
+        f"Seeds {_all_of([r['seed'] for r in records])}; commit {_all_of([r['commit'] for r in records])}; "
         f"{_all_of([r['device'] for r in records])}."
     )
 

@@ -9,9 +9,8 @@ import random
 import struct
 import sys
 import tarfile
-import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,15 @@ from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError
 from midre_exp.priors import pickle_machine
+from midre_exp.priors.fixtures import (
+    RECONSTRUCT,
+    EasyDict,
+    Foreign,
+    official,
+    pickled,
+    stand_in,
+    write_stylegan2,
+)
 from midre_exp.priors.stylegan2 import Discriminator, Generator, load_pickle
 
 ARGUMENTS: dict[str, Any] = {
@@ -40,75 +48,6 @@ JUDGING: dict[str, Any] = {
     "channel_max": 4,
     "epilogue_kwargs": {"mbstd_group_size": 2},
 }
-
-
-class Foreign:
-    """Pickled as a call of ``function(*arguments)``, like any object with ``__reduce__``."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any):
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-def stand_in(module: str, name: str) -> Any:
-    """A function that pickle writes as the global ``module.name``, whether or not that exists."""
-
-    def function(*arguments: Any) -> None: ...
-
-    function.__module__, function.__qualname__, function.__name__ = module, name, name
-    return function
-
-
-RECONSTRUCT = stand_in("torch_utils.persistence", "_reconstruct_persistent_obj")
-
-
-class EasyDict(dict[str, Any]): ...
-
-
-EasyDict.__module__ = "dnnlib.util"
-
-
-@contextmanager
-def names_of(*stand_ins: Any) -> Iterator[None]:
-    """Make pickle find the stand-ins where they claim to be, and take them away again."""
-    leaves = {s.__module__ for s in stand_ins}
-    parents = {leaf.rsplit(".", 1)[0] for leaf in leaves} - set(sys.modules)
-    before = {name: sys.modules.get(name) for name in leaves | parents}
-    sys.modules.update({name: types.ModuleType(name) for name in before})
-    for s in stand_ins:
-        setattr(sys.modules[s.__module__], s.__name__, s)
-    try:
-        yield
-    finally:
-        for name, module in before.items():
-            del sys.modules[name]
-            if module is not None:
-                sys.modules[name] = module
-
-
-def official(module: nn.Module, **more: Any) -> Foreign:
-    """``module`` in NVIDIA's layout; ``more`` goes into its state, or replaces what is there."""
-    state = dict(vars(module))
-    state["_modules"] = {name: official(child) for name, child in module.named_children()}
-    state["act_gain"] = np.sqrt(2)  # such NumPy numbers are among the attributes
-    state["_init_args"], state["_init_kwargs"] = (), {}
-    return Foreign(
-        RECONSTRUCT,
-        {
-            "type": "class",
-            "version": 6,
-            "module_src": "raise SystemExit('module source was run')",
-            "class_name": type(module).__name__,
-            "state": {**state, **more},
-        },
-    )
-
-
-def pickled(content: Any, *stand_ins: Any, protocol: int = 4) -> bytes:
-    with names_of(RECONSTRUCT, EasyDict, *stand_ins):
-        return pickle.dumps(content, protocol=protocol)
 
 
 def generator() -> Generator:
@@ -168,6 +107,17 @@ def test_all_three_networks_come_out_as_they_went_in(write, protocol):
         assert torch.equal(images, ours(z))
         assert torch.equal(loaded["D"](images), judge(images))
     assert loaded["G_ema"].synthesis.b8.use_fp16
+
+
+def test_a_written_file_holds_all_networks_of_the_published_one(tmp_path):
+    write_stylegan2(tmp_path / "one.pkl", image_size=16, channels=2)
+    loaded = load_pickle(tmp_path / "one.pkl")
+    assert list(loaded) == ["G", "D", "G_ema"]
+    drawn = loaded["G_ema"](torch.zeros(2, 16))
+    assert drawn.shape == (2, 3, 16, 16)
+    assert loaded["D"](drawn).shape == (2, 1)
+    write_stylegan2(tmp_path / "again.pkl", image_size=16, channels=2)
+    assert torch.equal(load_pickle(tmp_path / "again.pkl")["G"](torch.zeros(2, 16)), drawn)
 
 
 def test_older_spellings_and_absent_entries_are_read(write):
