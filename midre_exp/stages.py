@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp.config import build, without
 from midre_exp.data.base import Dataset
+from midre_exp.errors import UserError
 from midre_exp.files import write_atomic
 from midre_exp.keys import Plan, is_pretrained, uses_target
 from midre_exp.records import device_name
@@ -49,11 +50,11 @@ def build_stage(
     def tracked(work: Workspace) -> None:
         runtime.say(f"{name} {stage.key}: building")
         with track(
-            settings["tracking"],
+            {"mode": "off"} if name == "metrics" else settings["tracking"],  # show_record tells of these
             stage=name,
             group=settings["setup"]["id"],
             tags=(settings["attack"]["name"], defense_label, settings["scale"]),
-            config=stage.config,
+            config={**without(settings, "plan"), "stage": {"name": name, "key": stage.key}},
             folder=Path(settings["paths"]["runs"]) / "wandb" / f"{name}-{stage.key}",
         ) as tracker:
             make(work, replace(runtime, tracker=tracker))
@@ -293,12 +294,23 @@ def measure(
         device=runtime.device,
         allow=allow,
     )
-    for name, reason in missing.items():
-        runtime.say(f"metrics: {name} is missing: {reason}")
-    runtime.tracker.log(numbers, step=0)
+    if missing:
+        runtime.say(f"metrics not measured: {', '.join(missing)}; the record says why")
     work.save_tensors("judgement", {"predicted": predicted})
     by_identity = {"att_acc1": hits_by_identity(made, predicted)}
     work.metrics.update(numbers, missing=missing, per_identity=by_identity)
+
+
+def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], runtime: Runtime) -> None:
+    """Hand a finished run's record to the tracker. The run is done whatever comes of it, so trouble is only told."""
+    if settings["tracking"]["mode"] == "off":
+        return
+    from midre_exp.report.to_wandb import push_record
+
+    try:
+        push_record(record, settings["tracking"], settings["paths"])
+    except UserError as error:
+        runtime.say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")
 
 
 def sentence(name: str, artifact: Artifact) -> str:
