@@ -44,7 +44,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", [text.strip() for text in commands()])
 def test_every_command_of_the_readme_composes(command):
     words = [word.replace("PATH", "x") for word in command.split() if not word.startswith("-")]
-    single = [re.sub(r"=(\w+),.*", r"=\1", word) for word in words if not word.startswith("hydra")]
+    single = [re.sub(r"=([\w/]+),.*", r"=\1", word) for word in words if not word.startswith("hydra")]
     with packaged_configs():
         assert settings_of(single)["scale"] == "mini"
 
