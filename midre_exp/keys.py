@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # planning must not wait for torch
 STAGES = ("target", "evaluator", "prior", "attack", "metrics")
 
 #: Raised by one when a stage's code changes what it computes from the same settings; older artifacts are then not reused.
-VERSIONS = {"target": 1, "evaluator": 1, "prior": 1, "surrogates": 1, "attack": 1, "metrics": 2}
+VERSIONS = {"target": 1, "evaluator": 1, "prior": 1, "surrogates": 1, "attack": 1, "metrics": 3}
 
 
 #: File endings by which a config value is taken for the path of a weight file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -93,7 +93,7 @@ def make_record(
         "metrics": {
             **{k: v for k, v in target.metrics.items() if k in ("acc", "train_acc")},
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
-            **{k: v for k, v in metrics.metrics.items() if k not in ("missing", "per_identity")},
+            **{k: v for k, v in metrics.metrics.items() if k not in ("missing", "per_identity", "counts")},
         },
         "per_identity": metrics.metrics["per_identity"],
         "missing": metrics.metrics.get("missing", {}),
@@ -101,6 +101,7 @@ def make_record(
             **target.metrics["counts"],
             **artifacts["prior"].metrics["counts"],
             **attack.metrics["counts"],
+            **metrics.metrics["counts"],
         },
         "queries": attack.metrics["queries"],
         # absent from artifacts made before these were counted
@@ -120,6 +121,56 @@ def make_record(
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": settings,
     }
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run record with everything that tables and claims rely on. StoreError for a file that cannot be read or is none."""
+    record = read_json(path)
+    if not _is_record(record):
+        raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
+    found: dict[str, Any] = record
+    return found
+
+
+#: What every record has, by the names on the way to it.
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("scale", "attack", "target", "setup.id", "data.name", "defense.label"), str),
+    **dict.fromkeys(("artifacts", "defense.parts", "config.data", "config.metrics"), dict),
+    "seed": int,
+    "config.metrics.image_to_evaluator": list,
+}
+
+
+def _is_record(value: Any) -> bool:
+    for place, kind in _FIELDS.items():
+        if not isinstance(_at(value, place.split(".")), kind):
+            return False
+    metrics, counts = value.get("metrics"), value.get("counts")
+    tested = _at(counts, ["private_test"])
+    judged = value.get("per_identity", {})
+    return (
+        _are_numbers(metrics)
+        and {"acc", "att_acc1", "att_acc1_low", "att_acc1_high"} <= metrics.keys()
+        and _are_numbers(counts)
+        and isinstance(tested, int)
+        and tested > 0
+        and isinstance(judged, dict)
+        and all(isinstance(found, list) and _are_numbers(dict(enumerate(found))) for found in judged.values())
+        and all(isinstance(part, dict) for part in value["defense"]["parts"].values())
+    )
+
+
+def _at(value: Any, names: Sequence[str]) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether a mapping has only finite numbers."""
+    return isinstance(value, dict) and all(
+        type(number) in (int, float) and abs(number) <= 1e300 for number in value.values()
+    )
 
 
 def update_record(path: Path, record: Mapping[str, Any]) -> None:

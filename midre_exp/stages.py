@@ -298,7 +298,8 @@ def measure(
         runtime.say(f"metrics not measured: {', '.join(missing)}; the record says why")
     work.save_tensors("judgement", {"predicted": predicted})
     by_identity = {"att_acc1": hits_by_identity(made, predicted)}
-    work.metrics.update(numbers, missing=missing, per_identity=by_identity)
+    counted = int(made["selected"].sum()) if "selected" in made else len(predicted)
+    work.metrics.update(numbers, missing=missing, per_identity=by_identity, counts={"counted": counted})
 
 
 def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], runtime: Runtime) -> None:

@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per record: identifying columns, every metric, and ``n``, the number of reconstructions.
+    """One row per record: identifying columns, every metric, and ``n``, the number of reconstructions that count.
 
     With an attack among them that sees only scores or labels also ``queries``, the mean per reconstruction, and ``failed``, how many
     reconstructions are none by the attack's own rule.
@@ -43,7 +43,7 @@ def frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "target": record["target"],
             "defense": record["defense"]["label"],
             "seed": record["seed"],
-            "n": record["counts"]["reconstructions"],
+            "n": record["counts"].get("counted", record["counts"]["reconstructions"]),
             **(_asked(record) if limited else {}),
             **record["metrics"],
         }
@@ -166,7 +166,7 @@ def provenance(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 #: Counts that a table's rows should share for their numbers to be comparable.
-_COUNTS = ("private_identities", "private_train", "public", "identities", "restarts")
+_COUNTS = ("private_identities", "private_train", "public")
 
 
 def _circumstances(records: Sequence[Mapping[str, Any]]) -> str:
@@ -175,10 +175,26 @@ def _circumstances(records: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"{first['data']['name']} at {first['data']['resolution']} px, "
         f"{counts['private_identities']} private identities ({counts['private_train']} training images), {counts['public']} public images; "
-        f"{_all_of([r['attack'] for r in records])} on {_all_of([r['target'] for r in records])}, {counts['identities']} identities x "
-        f"{counts['restarts']} restarts, judged by {_all_of([r['evaluator'] for r in records])} "
+        f"{_budgets(records)}, judged by {_all_of([r['evaluator'] for r in records])} "
         f"(accuracy {first['metrics']['evaluator_acc']:.1f} %)"
     )
+
+
+def _budgets(records: Sequence[Mapping[str, Any]]) -> str:
+    """Which attacks met which targets, and how many reconstructions each made."""
+    made: dict[tuple[int, int], list[str]] = {}
+    for record in records:
+        counts = record["counts"]
+        made.setdefault((counts["identities"], counts["restarts"]), []).append(record["attack"])
+    targets = _all_of([record["target"] for record in records])
+    if len(made) == 1:
+        ((identities, restarts),) = made
+        return f"{_all_of(made[identities, restarts])} on {targets}, {identities} identities x {restarts} restarts"
+    each = "; ".join(
+        f"{_all_of(attacks)}: {identities} identities x {restarts} restarts"
+        for (identities, restarts), attacks in made.items()
+    )
+    return f"on {targets} {each}"
 
 
 def _all_of(values: Sequence[Any]) -> str:

@@ -35,6 +35,7 @@ def test_a_run_leaves_a_record_with_everything_a_table_needs(tiny):
         "identities": 4,
         "restarts": 2,
         "reconstructions": 8,
+        "counted": 8,
     }
     for name in ("acc", "att_acc1", "att_acc1_low", "att_acc1_high", "att_acc1_batch_std", "knn_dist"):
         assert isinstance(record["metrics"][name], float), name
