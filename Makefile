@@ -7,8 +7,9 @@ LAUNCHER ?= $(if $(filter mini,$(SCALE)),joblib,basic)
 ARGS ?=
 
 TABLES := table1 table2 table3 table4 table5
+FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 
-.PHONY: help setup demo $(TABLES) claims test lint benchmarks clean
+.PHONY: help setup demo all $(TABLES) $(FIGURES) grid claims doctor test test-slurm smoke lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -31,14 +32,36 @@ table2:          ## the 37 setups, and what of them has been run
 table3:          ## LOMMA and PLG-MI on VGG16: undefended, NLS, MIDRE
 table4:          ## MIDRE beside other augmentations
 table5:          ## MIDRE combined with NLS and with BiDO
-$(TABLES): setup
+fig2:            ## accuracy and attack accuracy over the erased share
+fig3:            ## feature space: private, erased, reconstructed
+fig4:            ## feature space: whether people stay apart
+fig5:            ## accuracy against attack accuracy, six architectures, seven defenses
+fig6:            ## MIRROR, undefended and under MIDRE
+fig7:            ## IF-GMI, undefended and under MIDRE
+grid:            ## reconstructions to look at, as one picture
+$(TABLES) $(FIGURES) grid: setup
 	@$(PY) -m midre_exp.report $@ scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+all: $(TABLES) $(FIGURES)   ## every table and figure, then the claims
+	@$(MAKE) --no-print-directory claims
 
 claims: setup    ## what the records of SCALE say to every claim of the paper; runs nothing
 	@$(PY) -m midre_exp.report claims scale=$(SCALE) $(ARGS)
 
+doctor: setup    ## which of the 37 setups can run here at scale paper, what is missing for the others (SCALE=synth ARGS=S27: another, one)
+	@$(PY) -m midre_exp.doctor $(if $(filter command environment,$(origin SCALE)),--scale $(SCALE)) $(ARGS)
+
 test: lint       ## lint, types and the test suite
 	@$(PY) -m pytest
+
+test-slurm: setup   ## sweeps on a SLURM of its own, disturbed in every way (ten minutes; root gets slurm-wlm and munge installed)
+	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && ! command -v slurmctld >/dev/null; then \
+		echo "installing slurm-wlm and munge"; \
+		apt-get -qq update && apt-get -qq install --yes --no-install-recommends slurm-wlm munge >/dev/null || true; fi
+	@$(PY) -m pytest -m slurm -rs tests/slurm
+
+smoke: setup     ## every setup of the paper, full networks on tiny files in the official layouts, a few steps. ARGS="S01 S27": some
+	@$(PY) -m midre_exp.smoke $(ARGS)
 
 lint: setup      ## ruff and mypy
 	@$(PY) -m ruff check .

@@ -2,7 +2,8 @@
 
 A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data, seeds, launcher) are added to
 each. ``--no-run`` renders what is there and shows the command for every missing run. A figure is a yaml in conf/figure and works alike.
-``claims`` in place of a table tells what the records of a scale say to the paper's claims; it runs nothing.
+``claims`` in place of a table tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the records of
+a scale to Weights & Biases (docs/wandb.md); those that are there are left alone.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def table(definition: Definition | FigureDefinition, overrides: Sequence[str], *
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m midre_exp.report", description=__doc__)
-    parser.add_argument("table", help="a file of conf/table or conf/figure without .yaml, or claims")
+    parser.add_argument("table", help="a file of conf/table or conf/figure without .yaml, claims, or wandb")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides added to the table's sweeps")
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     options = parser.parse_intermixed_args(arguments)
@@ -78,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from midre_exp.report.claims import report_claims
 
             report_claims(options.overrides)
+            return 0
+        if options.table == "wandb":
+            from midre_exp.report.to_wandb import push_records
+
+            push_records(options.overrides)
             return 0
         if options.table in figure_names():
             return table(load_figure(options.table), options.overrides, launch=not options.no_run)

@@ -12,10 +12,9 @@ from typing import Any
 
 from midre_exp.config import build, without
 from midre_exp.errors import ConfigError, DataError, StoreError
-from midre_exp.files import read_json
 from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.planning import packaged_composer, packaged_configs
-from midre_exp.records import record_path
+from midre_exp.records import read_record, record_path
 from midre_exp.report.arms import Arm, arm_of
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out.
@@ -125,11 +124,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record: dict[str, Any] = read_json(path)
+        return read_record(path)
     except StoreError as error:
         logging.warning("%s; the table takes its run for missing", error)
         return None
-    return record
 
 
 def read_again(cells: Sequence[Cell]) -> list[Cell]:
@@ -163,7 +161,7 @@ def _what_is_on(node: Any) -> Any:
 
 def read_records(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All records of a config's results folder and scale, in the order of their names."""
-    return [read_json(path) for path in sorted((results_folder(settings) / "records").glob("*.json"))]
+    return [read_record(path) for path in sorted((results_folder(settings) / "records").glob("*.json"))]
 
 
 def results_folder(settings: Mapping[str, Any]) -> Path:

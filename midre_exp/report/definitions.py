@@ -35,8 +35,11 @@ def load_definition(name: str) -> Definition:
     """The definition of a table. Raises ConfigError listing the tables there are, or naming the key of the yaml that is wrong."""
     path = CONF_DIR / "table" / f"{name}.yaml"
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise ConfigError(f"there is no table {name}; tables: {known}")
+        known = [
+            f"{group}s: {', '.join(sorted(p.stem for p in (CONF_DIR / group).glob('*.yaml')))}"
+            for group in ("table", "figure")
+        ]
+        raise ConfigError(f"there is no table or figure {name}; {'; '.join(known)}")
     loaded: dict[str, Any] = plain(OmegaConf.load(path))
     unknown = [key for key in loaded if key not in KEYS]
     if unknown or "title" not in loaded or sum(key in loaded for key in ("sweep", "sweeps", "setups")) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,14 @@ class Published:
 def read_published(path: Path | None = None) -> list[Published]:
     """All rows in the order of the file. Raises ConfigError naming file and line for a row that cannot be right."""
     path = path or PUBLISHED
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ConfigError(f"{path} must have the columns {', '.join(COLUMNS)}")
-        rows = [_row(cells, f"{path.name} line {number}") for number, cells in enumerate(reader, start=2)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ConfigError(f"{path} must have the columns {', '.join(COLUMNS)}")
+            rows = [_row(cells, f"{path.name} line {number}") for number, cells in enumerate(reader, start=2)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as a csv file ({error}); restore it") from error
     seen: set[tuple[str, str, Arm]] = set()
     for row in rows:
         key = (row.table, row.setup, row.arm)
@@ -83,12 +87,19 @@ def read_published(path: Path | None = None) -> list[Published]:
 
 
 def _row(cells: dict[str, str], where: str) -> Published:
+    if None in cells or None in cells.values():  # how the csv module marks a row of another length
+        raise ConfigError(f"{where} does not have {len(COLUMNS)} cells; correct the row")
     shares = [_number(cells, name, where, 1) for name in ("share_low", "share_high")]
     low, high = shares
     if (low is None) != (high is None) or (low is not None and high is not None and low > high):
         raise ConfigError(f"{where}: share_low and share_high must be both empty or in order")
     delta = cells["delta"]
-    numbers = tuple(int(text) for text in cells["inconsistencies"].split())
+    listed = cells["inconsistencies"].split()
+    if strange := [text for text in listed if not (text.isascii() and text.isdigit() and len(text) < 9)]:
+        raise ConfigError(
+            f"{where}: inconsistencies={strange[0]} is not a number; write numbers between blanks"
+        )
+    numbers = tuple(int(text) for text in listed)
     if unknown := [number for number in numbers if number not in INCONSISTENCIES]:
         raise ConfigError(
             f"{where}: inconsistency {unknown[0]} is not in midre_exp/report/inconsistencies.py; add it there"
@@ -121,9 +132,12 @@ def _number(cells: dict[str, str], name: str, where: str, top: float) -> float |
 
 def _float(text: str, where: str) -> float | None:
     try:
-        return float(text) if text else None
+        value = float(text) if text else None
     except ValueError:
-        raise ConfigError(f"{where}={text} is not a number; write one or leave it empty") from None
+        value = math.nan
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"{where}={text} is not a number; write one or leave it empty")
+    return value
 
 
 def table_rows(table: str, path: Path | None = None) -> list[Published]:
