@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from midre_exp.config import build
 from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.run import run
 from midre_exp.targets.base import Output
 from midre_exp.targets.batch import Batch, Clock
 
@@ -19,15 +21,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def block(language: str, name: str) -> str:
+    """The block whose first line is a comment with the path of ``name``."""
+    (found,) = re.findall(rf"```{language}\n(# [\w/]*{name}\.\w+\n.*?)```", README, re.S)
     return found
 
 
 def test_the_defense_of_the_readme_works_as_printed(tmp_path, monkeypatch):
-    (tmp_path / "label_smoothing.py").write_text(block("python"))
+    (tmp_path / "label_smoothing.py").write_text(block("python", "label_smoothing"))
     monkeypatch.syspath_prepend(tmp_path)
-    node = yaml.safe_load(block("yaml"))["label_smoothing"]
+    node = yaml.safe_load(block("yaml", "label_smoothing"))["label_smoothing"]
     node["_target_"] = node["_target_"].removeprefix("defenses.")
     defense = build(node, allow=["label_smoothing"])
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
@@ -35,6 +38,20 @@ def test_the_defense_of_the_readme_works_as_printed(tmp_path, monkeypatch):
     loss = defense.base_loss(Output(logits, logits), batch, Clock(0, 1))
     assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
     sys.modules.pop("label_smoothing")
+
+
+def test_the_attack_of_the_readme_works_as_printed(tmp_path, monkeypatch, tiny):
+    (tmp_path / "ascent.py").write_text(block("python", "ascent"))
+    monkeypatch.syspath_prepend(tmp_path)
+    node = yaml.safe_load(block("yaml", "ascent"))
+    assert node.pop("defaults") == [{"/prior@prior": "gmi"}, "_self_"]
+    settings = tiny("runtime.allow=[ascent]")
+    kept = {name: settings["attack"][name] for name in ("prior", "identities", "restarts", "shard")}
+    settings["attack"] = {**node, **kept, "_target_": "ascent.Ascent", "steps": 5}
+    record = json.loads(run(settings).read_text())
+    assert record["attack"] == "ascent"
+    assert record["queries"] == 5 * kept["identities"] * kept["restarts"]
+    sys.modules.pop("ascent")
 
 
 def commands() -> list[str]:
