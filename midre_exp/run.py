@@ -113,4 +113,5 @@ def run(settings: Mapping[str, Any]) -> Path:
         settings, plan, artifacts, defense_label=defense.label, device=device_name(runtime.device)
     )
     update_record(record, content)
+    stages.show_record(settings, content, runtime)
     return record

@@ -1,7 +1,8 @@
 """Live views of a run: nothing, or Weights & Biases. Records are the truth; a tracker only shows.
 
 Each stage is one W&B run (job type = stage) in the group of its setup, and is always finished, also when the stage fails: a second
-``wandb.init`` in one process would otherwise be handed the first run.
+``wandb.init`` in one process would otherwise be handed the first run. The run of the last stage, ``metrics``, holds the record
+(`report/to_wandb.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from midre_exp.errors import ConfigError
 
-
 _NETRC = (Path("~/.netrc"), Path("~/_netrc"))
+_LONGEST_TAG = 64  # characters W&B takes
 
 
 class Tracker(Protocol):
@@ -75,6 +76,71 @@ def has_key() -> bool:
         return False
 
 
+def goes_online(settings: Mapping[str, Any]) -> bool:
+    """Whether ``settings`` (conf/tracking), not off, mean the server: ``online``, which needs a key; ``auto`` with a key; not ``offline``.
+
+    Raises ConfigError for another mode, and for ``online`` without a key.
+    """
+    mode = settings["mode"]
+    if mode not in ("auto", "offline", "online"):
+        raise ConfigError(f"tracking.mode={mode} is unknown; use off, offline, online or auto")
+    if mode == "online" and not has_key():
+        raise ConfigError(
+            "tracking.mode=online needs a key; run wandb login, set WANDB_API_KEY, or use tracking.mode=offline"
+        )
+    return mode != "offline" and has_key()
+
+
+@contextmanager
+def wandb_run(
+    settings: Mapping[str, Any],
+    *,
+    stage: str,
+    group: str,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+    folder: Path,
+    name: str | None = None,
+    identity: str | None = None,
+) -> Iterator[Any]:
+    """One W&B run, finished when the block ends, with the exit code of its outcome; what it is made of lies in ``folder``.
+
+    ``identity``: a run of this id is continued if the server has it, so that nothing is there twice. Raises ConfigError as ``goes_online``
+    and when the server cannot be reached.
+    """
+    online = goes_online(settings)
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run = wandb.init(
+            project=settings["project"],
+            entity=settings["entity"],
+            group=group,
+            job_type=stage,
+            name=name or f"{stage} {group}",
+            tags=[tag if len(tag) <= _LONGEST_TAG else f"{tag[: _LONGEST_TAG - 3]}..." for tag in tags],
+            config=dict(config),
+            dir=str(folder),
+            id=identity,
+            resume="allow" if identity and online else None,
+            mode="online" if online else "offline",
+            reinit="finish_previous",
+            settings=wandb.Settings(console="off", silent=True),
+        )
+    except wandb.Error as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"W&B cannot be reached ({reason}); use tracking.mode=offline and wandb sync later, or tracking=none"
+        ) from error
+    failed = True
+    try:
+        yield run
+        failed = False
+    finally:
+        run.finish(exit_code=int(failed))
+
+
 @contextmanager
 def track(
     settings: Mapping[str, Any],
@@ -87,38 +153,11 @@ def track(
 ) -> Iterator[Tracker]:
     """The tracker of one stage, as ``settings`` (conf/tracking) asks. Closed when the block ends, with the exit code of its outcome.
 
-    ``mode``: ``off``; ``offline``; ``online`` (needs WANDB_API_KEY); ``auto`` is online with a key and offline without.
+    ``mode``: ``off``; ``offline``; ``online`` (needs a key); ``auto`` is online with a key and offline without.
     """
-    mode = settings["mode"]
-    if mode == "off":
+    if settings["mode"] == "off":
         yield NoTracker()
         return
-    if mode not in ("auto", "offline", "online"):
-        raise ConfigError(f"tracking.mode={mode} is unknown; use off, offline, online or auto")
-    has_key = bool(os.environ.get("WANDB_API_KEY"))
-    if mode == "online" and not has_key:
-        raise ConfigError(
-            "tracking.mode=online needs WANDB_API_KEY in the environment; set it or use tracking.mode=offline"
-        )
-    import wandb
-
-    folder.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        project=settings["project"],
-        entity=settings["entity"],
-        group=group,
-        job_type=stage,
-        name=f"{stage} {group}",
-        tags=list(tags),
-        config=dict(config),
-        dir=str(folder),
-        mode="online" if has_key and mode != "offline" else "offline",
-        reinit="finish_previous",
-        settings=wandb.Settings(console="off", silent=True),
-    )
-    failed = True
-    try:
+    with wandb_run(settings, stage=stage, group=group, tags=tags, config=config, folder=folder) as run:
+        run.define_metric("*", step_metric="step")
         yield WandbTracker(run)
-        failed = False
-    finally:
-        run.finish(exit_code=int(failed))

@@ -29,16 +29,14 @@ class LibraryFile:
     path: Path | None
 
 
-def library_source(model: Classifier) -> LibraryFile:
-    """The default ImageNet weights of ``model.library``; nothing is downloaded.
+def library_source(library: str) -> LibraryFile:
+    """The default ImageNet weights of a classifier's ``library``, a torchvision name or ``timm/<name>``; nothing is downloaded.
 
-    Torchvision's lie in torch's hub folder (``TORCH_HOME``); ``timm/<name>`` stands for timm's, in the cache of the Hugging Face hub
-    (``HF_HOME``). Raises ConfigError for a model that has none.
+    Torchvision's lie in torch's hub folder (``TORCH_HOME``), timm's in the cache of the Hugging Face hub (``HF_HOME``). Raises ConfigError
+    for a name that timm does not know.
     """
-    if not model.library:
-        raise ConfigError(f"{type(model).__name__} has no ImageNet weights; set weights to a file or to null")
-    library, _, name = model.library.rpartition("/")
-    return _from_timm(name) if library == "timm" else _from_torchvision(name)
+    source, _, name = library.rpartition("/")
+    return _from_timm(name) if source == "timm" else _from_torchvision(name)
 
 
 def library_file(model: Classifier) -> Path:
@@ -46,7 +44,9 @@ def library_file(model: Classifier) -> Path:
 
     Raises ConfigError for a model that has none, and CheckpointError naming file, place and config key when they cannot be downloaded.
     """
-    found = library_source(model)
+    if not model.library:
+        raise ConfigError(f"{type(model).__name__} has no ImageNet weights; set weights to a file or to null")
+    found = library_source(model.library)
     if found.path is not None:
         return found.path
     return _get_from_hub(found) if model.library.startswith("timm/") else _get_from_address(found)
