@@ -52,7 +52,7 @@ doctor: setup    ## which of the 37 setups can run here at scale paper, what is 
 	@$(PY) -m midre_exp.doctor $(if $(filter command environment,$(origin SCALE)),--scale $(SCALE)) $(ARGS)
 
 test: lint       ## lint, types and the test suite
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist worksteal
 
 test-slurm: setup   ## sweeps on a SLURM of its own, disturbed in every way (ten minutes; root gets slurm-wlm and munge installed)
 	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && ! command -v slurmctld >/dev/null; then \
