@@ -68,7 +68,7 @@ def test_every_command_of_the_readme_composes(command):
 
 def test_every_make_target_and_path_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)", README):
+    for target in re.findall(r"(?:^ {4}|`)make (\w+)", README, re.M):
         assert re.search(rf"^{target}:", makefile, re.M) or target == "PYTHON", target
     for path in re.findall(r"\]\(([\w./]+)\)", README):
         assert (ROOT / path).exists(), path
