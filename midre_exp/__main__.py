@@ -47,6 +47,10 @@ def main() -> None:
     except Exception as error:
         if wants_traceback:
             raise
+        if isinstance(error, ValueError) and raised_in(error).startswith(
+            "hydra."
+        ):  # an override it cannot use
+            fail(f"{' '.join(str(error).split())}; correct the command line", 2)
         fail(
             f"{type(error).__name__}: {error} (a bug or a broken environment; the traceback is in the newest file of the failed folder of "
             "paths.runs, or set HYDRA_FULL_ERROR=1)",
@@ -57,6 +61,15 @@ def main() -> None:
 def _terminate(number: int, frame: Any) -> None:
     """End on SIGTERM like on any exception, so that locks are released and trackers closed."""
     sys.exit(128 + number)
+
+
+def raised_in(error: BaseException) -> str:
+    """The name of the module whose code raised the error."""
+    name = ""
+    frame = error.__traceback__
+    while frame is not None:
+        name, frame = str(frame.tb_frame.f_globals.get("__name__", "")), frame.tb_next
+    return name
 
 
 def fail(sentence: str, code: int) -> None:

@@ -61,13 +61,28 @@ class Artifact:
 
     def tensors(self, name: str = "weights") -> dict[str, Tensor]:
         """The verified tensors of ``<name>.safetensors``, on the CPU. StoreError when damaged or absent."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        return load(self._read(f"{name}.safetensors"))
+        data = self._read(f"{name}.safetensors")
+        try:
+            return load(data)
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise self._strange(f"{name}.safetensors", "safetensors") from error
 
     def json(self, name: str) -> Any:
         """The verified value of ``<name>.json``. StoreError when damaged or absent."""
-        return json.loads(self._read(f"{name}.json"))
+        data = self._read(f"{name}.json")
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise self._strange(f"{name}.json", "JSON") from error
+
+    def _strange(self, name: str, kind: str) -> StoreError:
+        """For a file with the right checksum and the wrong content: somebody made it by hand."""
+        return StoreError(
+            f"{self.path / name} is no {kind} file, though its checksum is right; delete {self.path}"
+        )
 
     def _read(self, name: str) -> bytes:
         files = self.manifest["files"]
@@ -162,10 +177,36 @@ def read_manifest(folder: Path, stage: str, key: str) -> dict[str, Any]:
         raise DamagedError(f"{Path(error.filename).name} is missing") from error
     if checksum != _checksum_line(raw).encode():
         raise DamagedError(f"{MANIFEST} does not match {CHECKSUM}")
-    manifest: dict[str, Any] = json.loads(raw)
+    try:
+        manifest = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{MANIFEST} is not JSON") from error
+    if not _is_manifest(manifest):
+        raise DamagedError(f"{MANIFEST} is no manifest of an artifact")
     if (manifest["stage"], manifest["key"]) != (stage, key):
         raise DamagedError(f"{MANIFEST} belongs to {manifest['stage']} {manifest['key']}")
-    return manifest
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _is_manifest(value: Any) -> bool:
+    """Whether a JSON value has what readers of a manifest rely on; its checksum proves nothing about who wrote it."""
+    if not isinstance(value, dict) or not isinstance(value.get("metrics"), dict):
+        return False
+    files, seconds = value.get("files"), value.get("seconds")
+    return (
+        all(isinstance(value.get(name), str) and NAME.fullmatch(value[name]) for name in ("stage", "key"))
+        and isinstance(seconds, (int, float))
+        and 0 <= seconds < float("inf")
+        and isinstance(files, dict)
+        and all(
+            NAME.fullmatch(name)  # a file of this folder
+            and isinstance(entry, dict)
+            and type(entry.get("bytes")) is int
+            and isinstance(entry.get("sha256"), str)
+            for name, entry in files.items()
+        )
+    )
 
 
 def verify(folder: Path, stage: str, key: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from midre_exp.files import explain, write_atomic
+from midre_exp.torch_files import read_torch
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _decode(content: bytes) -> dict[str, Any]:
     if hashlib.sha256(body).digest() != digest:
         raise _RefusedError("is damaged (its checksum differs)")
     try:
-        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        state = read_torch(io.BytesIO(body))
     except MemoryError:
         raise
     except (

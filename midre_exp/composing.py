@@ -58,6 +58,9 @@ class Composer:
         chosen, apart, values = [], [], []
         for text, override in zip(job, self._parser.parse_overrides(list(job)), strict=True):
             name = override.key_or_group
+            # how jobs are launched, e.g. hydra.launcher.partition=gpu, is no part of their configs
+            if name.startswith("hydra."):
+                continue
             if (
                 override.type is not OverrideType.CHANGE
                 or override.is_sweep_override()

@@ -44,7 +44,9 @@ def _missing_choice(error: MissingConfigException) -> str:
             if unknown_group is None
             else one_line(str(error)).rstrip(".") + "; see --help for all groups"
         )
-    options = sorted(error.options or [])
+    from midre_exp.config import CONF_DIR
+
+    options = sorted(error.options or [path.stem for path in (CONF_DIR / group).glob("*.yaml")])
     close = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{group}={name} does not exist (there is no conf/{group}/{name}.yaml); {hint}choices: {', '.join(options)}"

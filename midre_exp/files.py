@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat as stat_module
 import time
 import uuid
 from pathlib import Path
@@ -82,6 +83,15 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
         if isinstance(error, OSError):
             raise explain(error, path) from error
         raise
+
+
+def is_special(path: Path) -> bool:
+    """True for a pipe, socket or device: opening or reading one may never end. OSErrors count as False, for opening to tell."""
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat_module.S_ISREG(kind) or stat_module.S_ISDIR(kind))
 
 
 def sync_folder(path: Path) -> None:

@@ -5,6 +5,7 @@ This module is what launchers pickle and import in other processes, so it holds 
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,18 @@ class Outcome:
 
     record: str | None = None
     error: BaseException | None = None
+
+    def __reduce__(self) -> tuple[type[Outcome], tuple[str | None, BaseException | None]]:
+        """Cross to another process whatever the error: one that cannot be pickled goes as its text."""
+        return Outcome, (self.record, _portable(self.error))
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # errors of other people's libraries fail here in many ways
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class Task:
@@ -55,7 +68,7 @@ def carry_out(settings: Mapping[str, Any]) -> str:
 def _carry_out(settings: Mapping[str, Any]) -> str:
     plan = make_plan(settings)
     check_frozen(settings, plan)
-    failure = failure_path(settings, plan)
+    failure = failure_path(settings, plan.key)
     try:
         if is_finished(settings, plan):
             path = result_path(settings, plan)
@@ -66,18 +79,23 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
             path = run(settings)
             print(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}", flush=True)
     except Exception as error:
-        report = {
-            "key": plan.key,
-            "setup": settings["setup"]["id"],
-            "error": f"{type(error).__name__}: {error}",
-            "user_error": isinstance(error, UserError),
-            "traceback": traceback.format_exc(),
-            "config": settings,
-        }
-        write_json(failure, report)
+        report_failure(failure, settings, error, traceback.format_exc())
         raise
     failure.unlink(missing_ok=True)
     return str(path)
+
+
+def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException, trace: str) -> None:
+    """Leave what is known of a failed run; ``path`` is named after its key."""
+    report = {
+        "key": path.stem,
+        "setup": settings["setup"]["id"],
+        "error": f"{type(error).__name__}: {error}",
+        "user_error": isinstance(error, UserError),
+        "traceback": trace,
+        "config": settings,
+    }
+    write_json(path, report)
 
 
 def result_path(settings: Mapping[str, Any], plan: Plan) -> Path:
@@ -87,9 +105,9 @@ def result_path(settings: Mapping[str, Any], plan: Plan) -> Path:
     return record_path(settings["paths"]["results"], settings, plan)
 
 
-def failure_path(settings: Mapping[str, Any], plan: Plan) -> Path:
+def failure_path(settings: Mapping[str, Any], key: str) -> Path:
     """Where the failure of a run is reported; removed when the run succeeds later."""
-    return Path(settings["paths"]["runs"]) / "failed" / f"{plan.key}.json"
+    return Path(settings["paths"]["runs"]) / "failed" / f"{key}.json"
 
 
 def snapshot_path(settings: Mapping[str, Any], key: str) -> Path:
@@ -124,9 +142,10 @@ def check_frozen(settings: Mapping[str, Any], plan: Plan) -> None:
         change = "the data changed"
         if snapshot.exists():
             ignore = ("plan", "runtime", "tracking", "paths")
-            old, new = (
-                {k: v for k, v in s.items() if k not in ignore} for s in (read_json(snapshot), settings)
-            )
+            launched = read_json(snapshot)
+            if not isinstance(launched, dict):
+                raise StoreError(f"{snapshot} is no config of a job; delete it and launch the sweep again")
+            old, new = ({k: v for k, v in s.items() if k not in ignore} for s in (launched, settings))
             change = first_difference(old, new) or change
         raise ConfigError(f"this job is not what was launched: {change}; launch the sweep again")
     commit = git_commit()

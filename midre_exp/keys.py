@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from midre_exp.border import check_settings
 from midre_exp.config import build, digest, without
 from midre_exp.errors import ConfigError
 from midre_exp.files import sha256
@@ -119,6 +120,7 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
 
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
+    check_settings(settings)
     allow = settings["runtime"]["allow"]
     attack, seed = settings["attack"], settings["seed"]
     nodes = dict(zip(("private", "public", "judged"), nodes_of(settings["data"]), strict=True))

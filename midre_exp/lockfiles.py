@@ -52,7 +52,7 @@ def parse(raw: bytes) -> Holder:
     try:
         fields = json.loads(raw)
         holder = Holder(**{**fields, "token": str(fields["token"]), "pid": int(fields["pid"])})
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # OverflowError: an infinite pid
         return Holder()
     return holder if 0 < holder.pid < 2**31 else Holder()
 

@@ -88,7 +88,8 @@ class Store:
         """True when ``find`` would find the artifact; files unchanged since last verified are not read."""
         folder = self._folder(stage, key)
         stamps_file = self.root / ".verified" / stage / f"{key}.json"
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # no stamps, garbled stamps
+        garbled = (ValueError, TypeError, AttributeError, RecursionError)
+        with contextlib.suppress(OSError, *garbled):  # OSError: no stamps
             known = {name: tuple(values) for name, values in json.loads(stamps_file.read_bytes()).items()}
             if known == stamps(folder, known):
                 return True

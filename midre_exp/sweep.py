@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,13 +13,21 @@ from omegaconf import DictConfig, open_dict
 from midre_exp.composing import Composer
 from midre_exp.errors import UserError
 from midre_exp.files import write_json
-from midre_exp.job import is_finished, snapshot_path
+from midre_exp.job import failure_path, is_finished, report_failure, snapshot_path
 from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.records import git_commit
 
 
 class SweepFailed(UserError):
-    """Some jobs of a sweep failed; each left its own report."""
+    """Some jobs of a sweep failed; of each there is a report."""
+
+
+class Planned(NamedTuple):
+    """One job that is left to do: what it is launched with and what it was composed to."""
+
+    key: str
+    overrides: list[str]
+    settings: dict[str, Any]
 
 
 def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
@@ -39,21 +47,34 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     todo = plan_jobs(sweeper, jobs)
     if not todo:
         return []
-    results: Sequence[JobReturn] = sweeper.launcher.launch(todo, initial_job_idx=0)
+    results = launch(sweeper.launcher, [job.overrides for job in todo])
     summarise(todo, results)
     return [results]
 
 
-def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+def launch(launcher: Any, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+    """The results of all jobs, in order. What hydra-submitit-launcher brings itself breaks off at the first lost job, so its choices
+    (``submitit_local``, ``submitit_slurm``) are carried out as ours are.
+    """
+    if not type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher"):
+        results: Sequence[JobReturn] = launcher.launch(jobs, initial_job_idx=0)
+        return results
+    from midre_exp import cluster
+
+    context = {name: getattr(launcher, name) for name in ("hydra_context", "task_function", "config")}
+    return cluster.launch(launcher._EXECUTOR, launcher.params, context, jobs, 0)
+
+
+def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[Planned]:
     """The jobs that are left to do, each with its frozen key; keeps their resolved configs for comparison at their start."""
     with fingerprints_once():
         return _plan_jobs(sweeper, jobs)
 
 
-def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[Planned]:
     commit = git_commit()
     composer = composer_of(sweeper)
-    todo: dict[str, list[str]] = {}
+    todo: dict[str, Planned] = {}
     finished = 0
     for job in jobs:
         settings = composer.settings(job)
@@ -63,7 +84,7 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
             continue
         write_json(snapshot_path(settings, plan.key), settings)
         frozen = [f"plan.key='{plan.key}'", *([f"plan.commit='{commit}'"] if commit else [])]
-        todo.setdefault(plan.key, [*job, *frozen])
+        todo.setdefault(plan.key, Planned(plan.key, [*job, *frozen], settings))
     repeated = len(jobs) - finished - len(todo)
     print(
         f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do",
@@ -85,14 +106,21 @@ def composer_of(sweeper: Any) -> Composer:
     return Composer(compose, lambda name: bool(loader.get_group_options(name)))
 
 
-def summarise(jobs: Sequence[Sequence[str]], results: Sequence[JobReturn]) -> None:
-    """Say how the jobs ended, each failure by its overrides and its error. Raises SweepFailed if there was one."""
+def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn]) -> None:
+    """Say how the jobs ended, each failure by its overrides and its error. Raises SweepFailed if there was one.
+
+    A job that could not report its failure, because its cluster ended it, is reported here.
+    """
     failures = []
     for job, result in zip(jobs, results, strict=True):
         value: Any = result._return_value
-        error = value.error if result.status is JobStatus.COMPLETED else value
+        if result.status is JobStatus.COMPLETED:
+            error = value.error
+        else:
+            error = value
+            report_failure(failure_path(job.settings, job.key), job.settings, error, trace="")
         if error is not None:
-            failures.append((" ".join(part for part in job if not part.startswith("plan.")), error))
+            failures.append((" ".join(part for part in job.overrides if not part.startswith("plan.")), error))
     print(f"{len(jobs) - len(failures)} runs done, {len(failures)} failed", flush=True)
     for shown, error in failures:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

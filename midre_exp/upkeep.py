@@ -47,9 +47,10 @@ def needed(results: Path) -> set[tuple[str, str]]:
     found = set()
     for path in sorted(results.glob("*/records/*.json")):
         record = read_json(path)
-        if not isinstance(record, dict) or not isinstance(record.get("artifacts"), dict):
+        artifacts = record.get("artifacts") if isinstance(record, dict) else None
+        if not isinstance(artifacts, dict) or not all(isinstance(key, str) for key in artifacts.values()):
             raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
-        found |= set(record["artifacts"].items())
+        found |= set(artifacts.items())
     return found
 
 

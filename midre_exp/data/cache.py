@@ -7,6 +7,7 @@ guarded by the store's lock, so several jobs decode one dataset once; a file unc
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from midre_exp.errors import DataError
+from midre_exp.errors import DataError, StoreError
 from midre_exp.files import read_json, write_json
 from midre_exp.store import Store, Workspace
 
@@ -67,8 +68,13 @@ def cached_images(
         make=lambda work: _decode(work, names, labels, read, title),
         reread=False,
     )
-    shape = tuple(int(artifact.metrics[side]) for side in ("count", "channels", "height", "width"))
-    return torch.from_numpy(np.memmap(artifact.path / "pixels.u8", np.uint8, mode="c", shape=shape))
+    pixels = artifact.path / "pixels.u8"
+    sides = [artifact.metrics.get(side) for side in ("count", "channels", "height", "width")]
+    shape = tuple(side for side in sides if type(side) is int and side > 0)
+    whole = len(shape) == len(sides) and shape[:2] == (len(names), 3)
+    if not whole or pixels.stat().st_size != math.prod(shape):
+        raise StoreError(f"{artifact.path} does not hold the images it says; delete it to decode them again")
+    return torch.from_numpy(np.memmap(pixels, np.uint8, mode="c", shape=shape))
 
 
 def _decode(
@@ -76,10 +82,7 @@ def _decode(
 ) -> None:
     """Fill ``pixels.u8`` block by block from where an interrupted attempt stopped, and hand it to the artifact."""
     note, file = work.path / "decoded.json", work.path / "pixels.u8"
-    done: dict[str, list[int]] = (
-        read_json(note) if note.exists() and file.exists() else {"rows": [0], "bad": []}
-    )
-    start, bad = done["rows"][0], done["bad"]
+    start, bad = _noted(note, len(names)) if file.exists() else (0, [])
     shape = (len(names), *_first_shape(names, read))
     pixels = np.memmap(file, np.uint8, mode="r+" if start else "w+", shape=shape)
 
@@ -89,6 +92,8 @@ def _decode(
             image = read(row)
         except UNREADABLE:
             return False
+        except DataError as error:  # of a step, which knows no names
+            raise DataError(f"{names[row]}: {error}") from error
         if tuple(image.shape) != shape[1:]:
             raise DataError(
                 f"{names[row]} becomes {image.shape[1]}x{image.shape[2]} px, {names[0]} {shape[2]}x{shape[3]} px; "
@@ -119,8 +124,21 @@ def _decode(
     pixels.flush()
     work.adopt_file("pixels.u8", file)
     lines = [f"{name} {label}\n" for name, label in zip(names, labels, strict=True)]
-    work.save_file("files.txt", "".join(lines).encode())
+    work.save_file("files.txt", os.fsencode("".join(lines)))  # names in whatever bytes the disk has them
     work.metrics.update(zip(("count", "channels", "height", "width"), shape, strict=True))
+
+
+def _noted(note: Path, count: int) -> tuple[int, list[int]]:
+    """How many rows an earlier attempt has decoded, and which of them it could not read; none where its note is garbled."""
+    try:
+        done = read_json(note)
+        start, bad = done["rows"][0], list(done["bad"])
+    except (StoreError, KeyError, IndexError, TypeError):  # no note, or another's
+        return 0, []
+    rows = [start, *bad]
+    if not all(type(row) is int and 0 <= row <= count for row in rows) or count in bad:
+        return 0, []
+    return start, bad
 
 
 def _first_shape(names: Sequence[str], read: Callable[[int], Tensor]) -> tuple[int, int, int]:
@@ -130,6 +148,8 @@ def _first_shape(names: Sequence[str], read: Callable[[int], Tensor]) -> tuple[i
             channels, height, width = read(row).shape
         except UNREADABLE:
             continue
+        except DataError as error:
+            raise DataError(f"{names[row]}: {error}") from error
         return channels, height, width
     raise DataError(
         f"none of the {len(names)} images can be read, among them {names[0]}; download them again"

@@ -14,7 +14,15 @@ from midre_exp.data.celeba_lists import LISTS, Splits, read_lists
 from midre_exp.data.listed import PARTS, UNLABELLED, ListedDataset, Listing
 from midre_exp.data.picture import Step
 from midre_exp.data.splits import drawn, frequent_by_number, hold_out_per_class, most_frequent, ninety_ten
-from midre_exp.data.tree import demand, first_existing, image_names, lines_of, warn_once, wrong_line
+from midre_exp.data.tree import (
+    demand,
+    first_existing,
+    image_names,
+    is_count,
+    lines_of,
+    warn_once,
+    wrong_line,
+)
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -159,9 +167,9 @@ class CelebA(ListedDataset):
             return []
         rows: dict[str, int] = {}
         for number, words in lines_of(path):
-            if not rows and not words[-1].isdigit():
+            if not rows and not is_count(words[-1]):
                 continue  # some copies have a header
-            if len(words) != 2 or not words[1].isdigit():
+            if len(words) != 2 or not is_count(words[1]):
                 raise wrong_line(path, number, words, "<image> <identity number>")
             stem = Path(words[0]).stem
             if stem in rows:

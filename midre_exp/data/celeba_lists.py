@@ -9,7 +9,7 @@ from pathlib import Path
 
 from midre_exp.data.base import Part
 from midre_exp.data.cache import few
-from midre_exp.data.tree import lines_of, warn_once, wrong_line
+from midre_exp.data.tree import is_count, lines_of, warn_once, wrong_line
 from midre_exp.errors import DataError
 
 LISTS: dict[Part, str] = {"train": "trainset.txt", "test": "testset.txt", "public": "ganset.txt"}
@@ -52,7 +52,7 @@ def _read_list(path: Path, part: Part) -> list[tuple[str, int]]:
     """(stem, label) per line of a list file; public lists may carry a second column, which is ignored."""
     rows: dict[str, int] = {}
     for number, words in lines_of(path):
-        fits = len(words) in (1, 2) if part == "public" else len(words) == 2 and words[1].isdigit()
+        fits = len(words) in (1, 2) if part == "public" else len(words) == 2 and is_count(words[1])
         if not fits:
             expected = "<image>" if part == "public" else "<image> <label>"
             raise wrong_line(path, number, words, expected)

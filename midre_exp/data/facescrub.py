@@ -18,6 +18,7 @@ from midre_exp.data.tree import (
     first_existing,
     folder_names,
     image_names,
+    is_count,
     lines_of,
     wrong_line,
 )
@@ -170,7 +171,7 @@ def _names_in(path: Path) -> set[str]:
     for number, words in lines_of(path, "\t"):
         if number == 1 and words[0].lower() == "name":
             continue
-        if len(words) < 4 or not words[0] or not words[1].isdigit():
+        if len(words) < 4 or not words[0] or not is_count(words[1]):
             raise wrong_line(path, number, words, "<name> <image id> <face id> <url> ... between tabs")
         names.add(canonical(words[0]))
     if not names:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from midre_exp.config import digest
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.cache import UNREADABLE, few
+from midre_exp.data.picture import demand_ordinary
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.seeding import derive
 
@@ -89,8 +90,8 @@ def _walk(folder: Path, root: Path) -> Iterator[ImageFile]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in names if not name.startswith(".")):
-            # A dangling link has no size; it is reported among the unreadable files when its turn comes.
-            size = path.stat().st_size if path.exists() else -1
+            # A dangling link or a pipe has no size; it is reported among the unreadable files when its turn comes.
+            size = path.stat().st_size if path.is_file() else -1
             yield ImageFile(path, unicodedata.normalize("NFC", path.relative_to(root).as_posix()), size)
 
 
@@ -101,6 +102,7 @@ def decode(path: Path, size: int, crop: str) -> Tensor:
     centred square, ``none`` stretches. Raises one of ``UNREADABLE``.
     """
     with Image.open(path) as file:
+        demand_ordinary(file.width, file.height)
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):
         image = image.convert("I")
@@ -127,6 +129,8 @@ def decode(path: Path, size: int, crop: str) -> Tensor:
 
 
 def _decode_or_none(file: ImageFile, size: int, crop: str) -> Tensor | None:
+    if file.size < 0:  # opening a pipe would wait for ever
+        return None
     try:
         return decode(file.path, size, crop)
     except UNREADABLE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,8 +146,12 @@ def _sizes(root: Path, names: Sequence[str], title: str) -> tuple[int, ...]:
     sizes, absent = [], []
     for name in names:
         try:
-            sizes.append(os.stat(f"{root}/{name}").st_size)  # noqa: PTH116  pathlib is slow for three million
-        except OSError:
+            status = os.stat(f"{root}/{name}")  # noqa: PTH116  pathlib is slow for three million
+        except (OSError, ValueError):  # ValueError: a list names what no file can be named
+            absent.append(name)
+            continue
+        sizes.append(status.st_size)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             absent.append(name)
     if absent:
         raise DataError(

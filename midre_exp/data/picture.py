@@ -15,6 +15,9 @@ from torch import Tensor
 
 from midre_exp.errors import ConfigError, DataError
 
+#: The most pixels a picture may have, before or after a step: Pillow's own limit, at which it merely warns. 360 MB in memory.
+MOST_PIXELS = 89_478_485
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step(ABC):
@@ -87,6 +90,8 @@ class ResizeShorter(Step):
         """Resize, keeping the aspect ratio."""
         short, long = sorted(picture.size)
         longer = int(self.size * long / short)
+        if longer * self.size > MOST_PIXELS:
+            raise DataError(f"a picture of {_size(picture)} would become {longer} px long; is it a picture?")
         wide = picture.width >= picture.height
         size = (longer, self.size) if wide else (self.size, longer)
         return picture.resize(size, Image.Resampling.BILINEAR)
@@ -120,12 +125,21 @@ def read_picture(path: Path, steps: Sequence[Step], box: Sequence[int] | None = 
     Raises what Pillow raises on a damaged file, and DataError of a step.
     """
     with Image.open(path) as file:
+        demand_ordinary(file.width, file.height)
         picture = file.convert("RGB")
     if box is not None:
-        picture = picture.crop(tuple(box))
+        left, upper, right, lower = box
+        demand_ordinary(right - left, lower - upper)
+        picture = picture.crop((left, upper, right, lower))
     for step in steps:
         picture = step(picture)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def demand_ordinary(width: int, height: int) -> None:
+    """Raise ValueError for more pixels than any photograph: a file of some kilobytes can unpack to gigabytes."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width}x{height} px are more than {MOST_PIXELS}")
 
 
 def _positive(size: int) -> None:

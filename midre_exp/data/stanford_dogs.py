@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from midre_exp.data.base import Part, Role
 from midre_exp.data.listed import ListedDataset, Listing
+from midre_exp.data.matlab import read_variables
 from midre_exp.data.picture import Step
 from midre_exp.data.splits import ninety_ten
 from midre_exp.data.tree import demand, demand_count, first_existing
@@ -132,30 +133,18 @@ def read_list(path: Path) -> list[tuple[str, int]]:
 
     Raises DataError naming the file, and the entry that is wrong.
     """
-    from scipy.io import loadmat  # a second of import that only this reader needs
-    from scipy.io.matlab import MatReadError
-
     try:
-        content = loadmat(path, variable_names=["file_list", "labels"])
-        names, labels = content["file_list"].ravel().tolist(), content["labels"].ravel().tolist()
+        content = read_variables(path, ("file_list", "labels"))
+        names, labels = content["file_list"], content["labels"]
     except KeyError as error:
         raise DataError(f"{path} has no variable {error}; download the lists again") from error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        MatReadError,
-        zlib.error,
-        struct.error,
-    ) as error:
+    except (OSError, ValueError, TypeError, zlib.error, struct.error) as error:
         raise DataError(f"{path} cannot be read as a MATLAB file; download the lists again") from error
     if len(names) != len(labels):
         raise DataError(f"{path} has {len(names)} names and {len(labels)} labels; download the lists again")
     rows = []
     for number, (cell, label) in enumerate(zip(names, labels, strict=True), start=1):
-        name = str(cell.item()) if getattr(cell, "size", 0) == 1 else ""
+        name = cell if isinstance(cell, str) else ""
         folder, slash, file = name.partition("/")
         named = folder.partition("-")[2] and slash and file and "/" not in file
         if not (named and isinstance(label, (int, float)) and label >= 1 and float(label).is_integer()):

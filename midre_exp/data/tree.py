@@ -11,6 +11,7 @@ from pathlib import Path
 
 from midre_exp.errors import DataError
 
+_DIGITS = 18  # of a label or an identity, as far as torch can hold it
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -53,6 +54,11 @@ def lines_of(path: Path, separator: str | None = None) -> Iterator[tuple[int, li
             yield number, [word.strip() for word in line.split(separator)]
 
 
+def is_count(word: str) -> bool:
+    """Whether a word of a list is a whole number from 0 in plain digits: others that Python calls digits do not all become numbers."""
+    return word.isascii() and word.isdigit() and len(word) <= _DIGITS
+
+
 def wrong_line(path: Path, number: int, words: Sequence[str], expected: str) -> DataError:
     """The error for a line that is not as its format wants it."""
     return DataError(
@@ -62,13 +68,21 @@ def wrong_line(path: Path, number: int, words: Sequence[str], expected: str) -> 
 
 def image_names(folder: Path) -> tuple[str, ...]:
     """Names of the images right inside a folder, sorted by code point; hidden and other files are left out."""
-    files = (entry.name for entry in _entries(folder) if not entry.is_dir())
+    files = (entry.name for entry in _entries(folder) if not _is_folder(entry))
     return tuple(sorted(name for name in files if name[name.rfind(".") :].lower() in EXTENSIONS))
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:
     """Names of the folders right inside a folder, sorted by code point; hidden ones are left out."""
-    return tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in _entries(folder) if _is_folder(entry)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link; one that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -30,6 +30,7 @@ TREE = """\
                                         lines of NAME_ID,X,Y,W,H (also right in <root> or in meta/); needed for box_margin only"""
 BASES = ("", "vggface2/", "VGGFace2/")
 
+_FAR = 1 << 20  # pixels; no box is that large or that far out
 _SURVEYED = 50  # people whose images are counted to estimate how many there are
 
 Box = tuple[int, int, int, int]
@@ -187,9 +188,10 @@ def read_boxes(path: Path, wanted: set[str], margin: float) -> dict[str, Box]:
                     continue
                 try:
                     name, left, upper, width, height = words[0], *(int(word) for word in words[1:])
+                    fits = max(abs(left), abs(upper), width, height) < _FAR
                 except ValueError:
-                    width = height = 0
-                if width < 1 or height < 1:
+                    fits = False
+                if not fits or width < 1 or height < 1:
                     raise wrong_line(path, rows.line_num, words, "an id and whole numbers X, Y, W, H")
                 if name in boxes:
                     raise DataError(

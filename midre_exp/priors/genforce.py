@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.files import is_special
+from midre_exp.priors.pickle_machine import Refused
 from midre_exp.priors.stylegan import StyleGAN
 from midre_exp.priors.stylegan2_generator import Generator
 from midre_exp.priors.stylegan2_layers import FIR
 from midre_exp.priors.stylegan2_ops import fir_filter
+from midre_exp.torch_files import entries, plain_tensor, read_torch
 
 _WRAPPERS = ("generator_smooth", "generator")  # the running average of the weights first
 _START = "synthesis.early_layer.const"  # StyleGAN2 alone has it
@@ -138,8 +141,10 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The generator's tensors."""
+    if is_special(path):
+        raise CheckpointError(f"{path} is a pipe or device, not a file; give genforce's own file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; check the path of the checkpoint") from error
     except MemoryError:
@@ -148,10 +153,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors, which is never run; give genforce's own file"
         ) from error
-    entries = content if isinstance(content, dict) else {}
-    state = next((entries[name] for name in _WRAPPERS if isinstance(entries.get(name), dict)), None)
+    found = entries(content)
+    state = next((entries(found[name]) for name in _WRAPPERS if isinstance(found.get(name), dict)), None)
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(
             f"{path} has no tensors under {' or '.join(_WRAPPERS)}; give genforce's own file"
         )
-    return dict(state)
+    try:
+        return {key: plain_tensor(value) for key, value in state.items()}
+    except Refused as refusal:
+        raise CheckpointError(f"{path} {refusal}") from refusal

@@ -110,8 +110,12 @@ class Machine:
         del self._stack[-n:]
         return items
 
+    def _mark(self) -> int:
+        """Where the newest mark is."""
+        return next(i for i in range(len(self._stack) - 1, -1, -1) if self._stack[i] is _MARK)
+
     def _pop_to_mark(self) -> list[Any]:
-        start = next(i for i in range(len(self._stack) - 1, -1, -1) if self._stack[i] is _MARK)
+        start = self._mark()
         items = self._stack[start + 1 :]
         del self._stack[start:]
         return items
@@ -157,7 +161,7 @@ class Machine:
 
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _CONSTANTS: dict[str, Callable[[], Any]] = {

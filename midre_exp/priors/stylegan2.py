@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.files import is_special
 from midre_exp.priors.pickle_machine import Refused
 from midre_exp.priors.stylegan2_discriminator import Discriminator
 from midre_exp.priors.stylegan2_generator import Generator, SynthesisNetwork
@@ -56,6 +57,8 @@ def load_pickle(path: str | Path, *, max_bytes: int = 2 << 30) -> dict[str, nn.M
 
 def _content(path: Path, max_bytes: int) -> Any:
     """What the file holds, networks as Persistent."""
+    if is_special(path):
+        raise CheckpointError(f"{path} is a pipe or device, not a file; give the network pickle itself")
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

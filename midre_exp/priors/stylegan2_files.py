@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.files import is_special
 from midre_exp.priors.genforce import load_genforce
+from midre_exp.priors.pickle_machine import Refused
 from midre_exp.priors.stylegan import StyleGAN
 from midre_exp.priors.stylegan2 import load_pickle
 from midre_exp.priors.stylegan2_discriminator import Discriminator
 from midre_exp.priors.stylegan2_generator import Generator
+from midre_exp.torch_files import entries, plain_tensor, read_torch
 
 _ZIP = b"PK"
 _LEGACY = (
@@ -57,6 +60,8 @@ def load_networks(
 
 def _is_torch(path: Path) -> bool:
     """Whether a file was written by torch.save; of a file that cannot be read the pickle reader says why."""
+    if is_special(path):
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(len(_LEGACY))
@@ -65,25 +70,27 @@ def _is_torch(path: Path) -> bool:
     return start.startswith(_ZIP) or start == _LEGACY
 
 
-def _converted(path: Path) -> Mapping[Any, Any] | None:
+def _converted(path: Path) -> dict[Any, Any] | None:
     """What a torch file has under ``state_dict``; None if there is no such entry."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path)
     except MemoryError:
         raise
     except Exception as error:  # the reader raises whatever it stumbles over in foreign bytes
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors, which is never run; give the published file"
         ) from error
-    state = content.get(_WRAPPER) if isinstance(content, dict) else None
-    return state if isinstance(state, Mapping) else None
+    state = entries(content).get(_WRAPPER)
+    return entries(state) if isinstance(state, dict) else None
 
 
 def _build(path: Path, state: Mapping[Any, Any], conv_clamp: float | None) -> Generator:
     """The generator whose sizes the shapes of ``state`` tell. Raises CheckpointError unless its tensors are exactly these."""
-    tensors = {
-        key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    named = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    try:
+        tensors = {key: plain_tensor(value) for key, value in named.items()}
+    except Refused as refusal:
+        raise CheckpointError(f"{path} {refusal}") from refusal
     try:
         with torch.device("meta"):
             network = Generator(**_sizes(tensors, conv_clamp))
@@ -94,7 +101,7 @@ def _build(path: Path, state: Mapping[Any, Any], conv_clamp: float | None) -> Ge
         ) from error
     expected = network.state_dict()
     wrong = [
-        str(key)
+        key if isinstance(key, str) else f"({type(key).__name__})"
         for key in [*expected, *(key for key in state if key not in expected)]
         if key not in expected or key not in tensors or expected[key].shape != tensors[key].shape
     ]

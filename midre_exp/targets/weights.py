@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import logging
 import re
-import tarfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError
+from midre_exp.files import is_special
+from midre_exp.priors.pickle_machine import Refused
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.library import library_file
+from midre_exp.torch_files import entries, plain_tensor, read_torch
 
 _LOG = logging.getLogger(__name__)
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
@@ -29,6 +30,7 @@ _PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel, a wrapping clas
 _COUNTER = ".num_batches_tracked"  # older files have none, among them torchvision's own of VGG16
 _WEB_PAGE = re.compile(rb"\s*<(!doctype|!--|html|head|body|script|title|meta|\?xml)", re.IGNORECASE)
 _LISTED = 8
+_LONGEST = 120
 
 
 @dataclass(frozen=True)
@@ -123,33 +125,37 @@ def load_backbone(model: Classifier, weights: str) -> Loaded:
 def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """The state dict of a file and the wrapper entry it lay in."""
     content = _content(path)
-    wrapper = None
-    if isinstance(content, Mapping):
-        wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        content = content if wrapper is None else content[wrapper]
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds a {kind}, not a state dict; save model.state_dict() instead")
+    state = entries(content)
+    wrapper = next((name for name in _WRAPPERS if isinstance(state.get(name), dict)), None)
+    state = state if wrapper is None else entries(state[wrapper])
     foreign = [
         f"{key} ({type(value).__name__})"
-        for key, value in content.items()
+        for key, value in state.items()
         if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
-    if foreign or not content:
+    if foreign or not state:
         what = f"entries that are no named tensors, {_short(foreign)}" if foreign else "no tensors"
         raise CheckpointError(
             f"{path} has {what}; save model.state_dict(), bare or under {', '.join(_WRAPPERS)}"
         )
-    return dict(content), wrapper
+    try:
+        return {key: plain_tensor(value) for key, value in state.items()}, wrapper
+    except Refused as refusal:
+        raise CheckpointError(f"{path} {refusal}") from refusal
 
 
 def _content(path: Path) -> Any:
     """Whatever the file holds, read without executing anything of it."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the weight file inside it")
+    if is_special(path):
+        raise CheckpointError(f"{path} is a pipe or device, not a file; give the weight file itself")
     try:
         with path.open("rb") as file:
-            start = file.read(256)
+            start = file.read(512)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; check the path of the weight file") from error
     except OSError as error:
@@ -163,15 +169,15 @@ def _content(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path)
     except MemoryError:
         raise
     except Exception as error:  # the readers raise whatever they stumble over in foreign bytes
-        raise CheckpointError(f"{path} {_refusal(path, str(error))}") from error
+        raise CheckpointError(f"{path} {_refusal(start, str(error))}") from error
 
 
-def _refusal(path: Path, reason: str) -> str:
-    """What to say of a file that torch or safetensors would not read."""
+def _refusal(start: bytes, reason: str) -> str:
+    """What to say of a file that begins with ``start`` and that torch or safetensors would not read, for this reason."""
     if code := re.search(r"GLOBAL ([\w.]*\w)", reason):
         return (
             f"holds code or whole objects ({code.group(1)}), which are never run; save model.state_dict() "
@@ -179,7 +185,7 @@ def _refusal(path: Path, reason: str) -> str:
         )
     if "TorchScript" in reason:
         return "is a TorchScript program, not weights; save its state_dict() where the file is trusted"
-    if tarfile.is_tarfile(path):
+    if start[257:262] == b"ustar":  # not tarfile.is_tarfile, which unpacks gigabytes to find out
         return "is a tar archive; unpack it and give the weight file inside"
     return (
         "is damaged, incomplete or no weight file (PyTorch, .safetensors); compare its size with the source's"
@@ -274,4 +280,5 @@ def _shape(tensor: Tensor) -> str:
 
 def _short(items: Sequence[str]) -> str:
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return ", ".join(items[:_LISTED]) + more if items else "none"
+    shown = (ascii(item[:_LONGEST])[1:-1] for item in items[:_LISTED])  # a file may name its tensors anything
+    return ", ".join(shown) + more if items else "none"

@@ -44,9 +44,9 @@ def test_one_run_then_nothing_to_do(cli, tmp_path):
     assert code == 0 and "record written to" in out
     assert [line.split()[0] for line in err.splitlines() if "ready" in line] == [
         "target",
-        "evaluator",
         "prior",
         "attack",
+        "evaluator",
         "metrics",
     ]
     assert len(records(tmp_path)) == 1

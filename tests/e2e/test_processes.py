@@ -19,7 +19,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "midre_exp", *arguments, *tiny_overrides(folder)],
+        [sys.executable, "-m", "midre_exp", *tiny_overrides(folder), *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
