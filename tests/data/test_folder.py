@@ -484,7 +484,8 @@ def test_folder_config_passes_every_key_on(tree: Path, tmp_path: Path) -> None:
 
 
 def test_synthetic_faces_config_resolves_for_both_roles(tmp_path: Path) -> None:
-    config = composed(tmp_path, "data.identities=7", "resolution=32", "public_source=other")
+    size = "+attack.prior.image_size=32"  # public faces have the size the prior draws
+    config = composed(tmp_path, "data.identities=7", "resolution=32", "public_source=other", size)
     private, public = plain(config.data.private), plain(config.data.public)
     assert private == public
     assert (private["identities"], private["size"], private["source"]) == (7, 32, "other")

@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]  # a later one wins
     return subprocess.Popen(
-        [sys.executable, "-m", "midre_exp", *tiny_overrides(folder), *arguments],
+        [sys.executable, "-m", "midre_exp", *flags, *tiny_overrides(folder), *overrides],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -61,10 +63,7 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path):
         process.wait()
     output = finish(start(broken, *LONGER))
     assert result(broken) == result(whole)
-    assert (
-        "evaluator" in output
-        and f"evaluator {result(broken)['artifacts']['evaluator']}: building" not in output
-    )
+    assert "target" in output and f"target {result(broken)['artifacts']['target']}: building" not in output
     assert not list((broken / "store" / "work").iterdir()) and not list(
         (broken / "store" / "locks").iterdir()
     )
