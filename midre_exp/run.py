@@ -43,6 +43,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     private, public, judged = (build(node, allow=allow) for node in nodes_of(settings["data"]))
     defense = build({**settings["composer"], **settings["defense"]}, allow=allow)
     undefended = build(settings["composer"], allow=allow)
+    stages.build_attack(settings["attack"], allow)  # a mistake in it is to be told before a target is trained
     stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
 
     target = stage(

@@ -142,8 +142,7 @@ def load_victim(
 
     model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
     speed.quicken(model)
-    attack = without(settings["attack"], "prior", "surrogates", "name", "shard")
-    threat = build(attack, allow=allow).threat
+    threat = build_attack(settings["attack"], allow).threat
     return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
 
@@ -184,6 +183,11 @@ def train_surrogates(
     work.metrics.update(numbers, counts={"public": len(images)})
 
 
+def build_attack(node: Mapping[str, Any], allow: Allow) -> Any:
+    """The attack itself, without what it needs. Raises ConfigError for values that it cannot work with."""
+    return build(without(node, "prior", "surrogates", "name", "shard"), allow=allow)
+
+
 def load_attack(
     node: Mapping[str, Any],
     victim: AnyVictim,
@@ -196,7 +200,7 @@ def load_attack(
     """The attack with what was prepared for it, its victim and its trained prior."""
     from midre_exp.priors.base import initial_prior
 
-    attack = build(without(node, "prior", "surrogates", "name", "shard"), allow=allow)
+    attack = build_attack(node, allow)
     if surrogates_artifact is not None:
         attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, allow)
     prior = initial_prior(node["prior"], allow, num_classes=victim.num_classes)

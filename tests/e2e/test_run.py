@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from midre_exp.errors import ConfigError
 from midre_exp.keys import STAGES, make_plan
 from midre_exp.run import run
 from midre_exp.store import Store
@@ -191,3 +192,10 @@ def test_a_published_checkpoint_is_attacked_as_it_is(tiny, tmp_path):
     assert "train_acc" not in after["metrics"]
     assert after["metrics"]["acc"] == before["metrics"]["acc"]
     assert after["metrics"]["att_acc1"] == before["metrics"]["att_acc1"]
+
+
+def test_a_mistake_in_the_attack_is_told_before_a_target_is_trained(tiny):
+    settings = tiny("attack.steps=0")
+    with pytest.raises(ConfigError, match=r"attack\.steps=0"):
+        run(settings)
+    assert not (Path(settings["paths"]["store"]) / "target").exists()
