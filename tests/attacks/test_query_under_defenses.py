@@ -68,7 +68,7 @@ def defended(defense: str) -> nn.Module:
 def attacked(attack: str, model: nn.Module, work, **changes) -> tuple[Reconstructions, int]:
     """What the attack leaves, and how many images the network was really shown by it."""
     node = settings(attack)["attack"]
-    made = build({**without(node, "prior", "surrogates", "name"), **changes})
+    made = build({**without(node, "prior", "surrogates", "name", "shard"), **changes})
     prior = initial_prior(node["prior"], (), num_classes=CLASSES)
     shown = []
     model.register_forward_hook(lambda module, inputs, output: shown.append(len(inputs[0])))
@@ -94,7 +94,9 @@ def test_the_head_of_mid_answers_one_question_in_many_ways():
     model = defended("mid")
     nn.init.constant_(model.head.statistics.bias[model.head.statistics.out_features // 2 :], 7.0)
     images = torch.full((2, 3, 32, 32), 0.5)
-    scores = make_victim(model, CLASSES, build(without(settings("rlbmi")["attack"], "prior", "name")).threat)
+    scores = make_victim(
+        model, CLASSES, build(without(settings("rlbmi")["attack"], "prior", "name", "shard")).threat
+    )
     assert isinstance(model.head, Bottleneck)
     assert not torch.allclose(scores.scores(images), scores.scores(images))
 
