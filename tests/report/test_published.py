@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from midre_exp.errors import ConfigError
 from midre_exp.report.arms import Arm, arm_of, make_arm
 from midre_exp.report.inconsistencies import INCONSISTENCIES
 from midre_exp.report.published import (
-    COLUMNS,
     PUBLISHED,
     misprinted,
     read_published,
@@ -81,11 +81,13 @@ def test_inconsistent_cells_point_to_a_text():
     ],
 )
 def test_a_row_that_cannot_be_right_is_named(tmp_path: Path, column, value, message):
-    head, first = PUBLISHED.read_text().splitlines()[:2]
-    cells = first.split(",", len(COLUMNS) - 3)
-    cells[COLUMNS.index(column)] = value
+    with PUBLISHED.open(newline="") as file:
+        first = next(csv.DictReader(file))
     path = tmp_path / "published.csv"
-    path.write_text(f"{head}\n{','.join(cells)}\n")
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(first))
+        table.writeheader()
+        table.writerow({**first, column: value})
     with pytest.raises(ConfigError, match=message):
         read_published(path)
 
