@@ -41,6 +41,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _errors_as_sentences(monkeypatch: pytest.MonkeyPatch):
+    """The command line sets this variable for its own process; a test that calls it must not change what the next test sees."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path):
     """``tiny("defense=midre", ...)``: the resolved settings of a tiny run that writes under this test's folder."""
