@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.errors import UserError
 from midre_exp.explain import explain
+from midre_exp.locks import sigterm_as_exit
 from midre_exp.planning import expand
 from midre_exp.report.cells import Cell, plan_cells, read_again
 from midre_exp.report.definitions import Definition, load_definition
@@ -38,11 +39,22 @@ def run_missing(
             raise cell.obstacle
     worst = 0
     for sweep, cells in zip(definition.sweeps, jobs, strict=True):
-        code = subprocess.run([sys.executable, "-m", "midre_exp", "-m", *sweep, *overrides]).returncode
+        code = launch(["-m", *sweep, *overrides])
         if code not in (0, 2) or (code == 2 and not finished(read_again(cells))):
             return code
         worst = max(worst, code)
     return worst
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run ``python -m midre_exp`` and return its exit code. Whatever ends this process early, SIGTERM too, ends that one first."""
+    process = subprocess.Popen([sys.executable, "-m", "midre_exp", *arguments])
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
 
 
 def finished(cells: Sequence[Cell]) -> int:
@@ -50,17 +62,20 @@ def finished(cells: Sequence[Cell]) -> int:
     return sum(cell.record is not None for cell in cells)
 
 
-def table(definition: Definition | FigureDefinition, overrides: Sequence[str], *, launch: bool) -> int:
+def table(definition: Definition | FigureDefinition, overrides: Sequence[str], *, run: bool) -> int:
     """Run what is missing if asked to, render what is there; returns the exit code."""
+    from midre_exp.report.listing import render_listing
     from midre_exp.report.render import render
 
     jobs = [plan_cells(expand([*sweep, *overrides])) for sweep in definition.sweeps]
-    code = run_missing(definition, overrides, jobs) if launch else 0
+    code = run_missing(definition, overrides, jobs) if run else 0
     cells = read_again([cell for cells in jobs for cell in cells])
     if code == 0 or (code == 2 and finished(cells)):
         chosen = [text.partition("=")[0] for text in overrides]
         if isinstance(definition, FigureDefinition):
             render_figure(definition, cells, other_data="data" in chosen)
+        elif definition.rows == "setups":
+            render_listing(definition, cells, other_data="data" in chosen)
         else:
             render(definition, cells, other_data="data" in chosen)
     return code
@@ -75,25 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        if options.table == "claims":
-            from midre_exp.report.claims import report_claims
+        with sigterm_as_exit():
+            if options.table == "claims":
+                from midre_exp.report.claims import report_claims
 
-            report_claims(options.overrides)
-            return 0
-        if options.table == "wandb":
-            from midre_exp.report.to_wandb import push_records
+                report_claims(options.overrides)
+                return 0
+            if options.table == "wandb":
+                from midre_exp.report.to_wandb import push_records
 
-            push_records(options.overrides)
-            return 0
-        if options.table in figure_names():
-            return table(load_figure(options.table), options.overrides, launch=not options.no_run)
-        definition = load_definition(options.table)
-        if definition.setups:
-            from midre_exp.report.listing import list_setups
-
-            list_setups(definition, options.overrides)
-            return 0
-        return table(definition, options.overrides, launch=not options.no_run)
+                push_records(options.overrides)
+                return 0
+            if options.table in figure_names():
+                return table(load_figure(options.table), options.overrides, run=not options.no_run)
+            return table(load_definition(options.table), options.overrides, run=not options.no_run)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         print(f"midre_exp: {explain(error, options.overrides)}", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 """The definition of a table: a yaml in conf/table.
 
-``title``, and one of: ``sweep``, the overrides of one sweep; ``sweeps``, a list of such lists; ``setups``, names of conf/setup to list.
-``published`` names the table of results/published.csv whose numbers stand beside ours; ``inconsistencies`` are numbers of
-midre_exp/report/inconsistencies.py that concern the whole table.
+``title``, and one of: ``sweep``, the overrides of one sweep; ``sweeps``, a list of such lists. ``rows: setups`` makes one line of each
+setup, described as the paper's Table 2 does, instead of one of each run. ``published`` names the table of results/published.csv whose
+numbers stand beside ours; ``inconsistencies`` are numbers of midre_exp/report/inconsistencies.py that concern the whole table.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from midre_exp.config import CONF_DIR, plain
 from midre_exp.errors import ConfigError
 from midre_exp.report.inconsistencies import INCONSISTENCIES
 
-KEYS = ("title", "sweep", "sweeps", "setups", "published", "inconsistencies")
+KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies")
+ROWS = ("runs", "setups")
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A table as its yaml has it. Exactly one of ``sweeps`` and ``setups`` is filled."""
+    """A table as its yaml has it; ``rows`` is one of ``ROWS``."""
 
     name: str
     title: str
     sweeps: tuple[tuple[str, ...], ...]
-    setups: tuple[str, ...]
-    published: str | None
-    inconsistencies: tuple[int, ...]
+    published: str | None = None
+    inconsistencies: tuple[int, ...] = ()
+    rows: str = "runs"
 
 
 def load_definition(name: str) -> Definition:
@@ -42,22 +43,24 @@ def load_definition(name: str) -> Definition:
         raise ConfigError(f"there is no table or figure {name}; {'; '.join(known)}")
     loaded: dict[str, Any] = plain(OmegaConf.load(path))
     unknown = [key for key in loaded if key not in KEYS]
-    if unknown or "title" not in loaded or sum(key in loaded for key in ("sweep", "sweeps", "setups")) != 1:
+    if unknown or "title" not in loaded or ("sweep" in loaded) == ("sweeps" in loaded):
         raise ConfigError(
-            f"conf/table/{name}.yaml needs a title and one of sweep, sweeps, setups, and may have published and inconsistencies"
+            f"conf/table/{name}.yaml needs a title and one of sweep, sweeps, and may have rows, published and inconsistencies"
             + (f"; it has {', '.join(unknown)}" if unknown else "")
         )
+    if loaded.get("rows", ROWS[0]) not in ROWS:
+        raise ConfigError(f"conf/table/{name}.yaml: rows is one of {', '.join(ROWS)}, not {loaded['rows']}")
     numbers = tuple(int(number) for number in loaded.get("inconsistencies", ()))
     if missing := [number for number in numbers if number not in INCONSISTENCIES]:
         raise ConfigError(
             f"conf/table/{name}.yaml: inconsistency {missing[0]} is not in midre_exp/report/inconsistencies.py"
         )
-    sweeps = [loaded["sweep"]] if "sweep" in loaded else loaded.get("sweeps", [])
+    sweeps = [loaded["sweep"]] if "sweep" in loaded else loaded["sweeps"]
     return Definition(
         name=name,
         title=str(loaded["title"]),
         sweeps=tuple(tuple(str(part) for part in sweep) for sweep in sweeps),
-        setups=tuple(loaded.get("setups", ())),
         published=loaded.get("published"),
         inconsistencies=numbers,
+        rows=loaded.get("rows", ROWS[0]),
     )

@@ -108,15 +108,16 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     shown["Defense"] = table["defense"]
     for name, heading, digits in COLUMNS:
         if name in table:
-            shown[heading] = [_text(value, digits) for value in table[name]]
-    shown["Δ"] = [_text(value, 2) for value in table["delta"]]
-    shown["n"] = [_text(value, 0) for value in table["n"]]
+            shown[heading] = [rounded(value, digits) for value in table[name]]
+    shown["Δ"] = [rounded(value, 2) for value in table["delta"]]
+    shown["n"] = [rounded(value, 0) for value in table["n"]]
     if "failed" in table:
-        shown["failed"] = [_text(value, 0) for value in table["failed"]]
+        shown["failed"] = [rounded(value, 0) for value in table["failed"]]
     return shown
 
 
-def _text(value: Any, digits: int) -> str:
+def rounded(value: Any, digits: int) -> str:
+    """A number with so many digits, words as they are, nothing where nothing was measured."""
     if isinstance(value, str):
         return value
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"

@@ -15,13 +15,23 @@ from tests.conftest import tiny_overrides
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, module: str = "midre_exp", table: str | None = None
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]  # a later one wins
     return subprocess.Popen(
-        [sys.executable, "-m", "midre_exp", *flags, *tiny_overrides(folder), *overrides],
+        [
+            sys.executable,
+            "-m",
+            module,
+            *([table] if table else []),
+            *flags,
+            *tiny_overrides(folder),
+            *overrides,
+        ],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -98,6 +108,17 @@ def test_sigterm_ends_soon_and_releases_its_locks(tmp_path):
     assert process.wait(timeout=10) == 143
     assert not list((tmp_path / "store" / "locks").iterdir())
     assert any((tmp_path / "store" / "work").iterdir())  # progress is kept
+
+
+def test_sigterm_to_a_table_ends_the_sweep_it_has_launched(tmp_path):
+    table = start(tmp_path, "attack.prior.steps=100000", module="midre_exp.report", table="demo")
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("store/work/prior-*/*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    table.terminate()
+    assert table.wait(timeout=10) == 143
+    table.communicate(timeout=10)  # the pipe closes when the sweep has ended too
+    assert not list((tmp_path / "store" / "locks").iterdir())
 
 
 def test_the_wheel_works_without_the_checkout(tmp_path):

@@ -20,7 +20,7 @@ from midre_exp.report.arms import arm_of
 from midre_exp.report.cells import Cell, plan_cells, told_apart
 from midre_exp.report.definitions import Definition, load_definition
 from midre_exp.report.inconsistencies import INCONSISTENCIES
-from midre_exp.report.listing import listing
+from midre_exp.report.listing import listing, render_listing
 from midre_exp.report.published import table_rows
 from midre_exp.report.render import render
 from tests.conftest import TINY
@@ -48,15 +48,55 @@ def test_the_setups_of_the_tables_compose_at_the_other_scales_too(setup, scale):
         assert settings_of([f"setup={setup}", "defense=midre", f"scale={scale}"])["scale"] == scale
 
 
-def test_table_2_lists_every_setup_once_and_lomma_in_both_forms():
-    names = load_definition("table2").setups
+def test_table_2_runs_every_setup_undefended_and_defended_and_lomma_in_both_forms():
+    ((setups, defenses),) = load_definition("table2").sweeps
+    names = setups.removeprefix("setup=").split(",")
     bare = {path.stem for path in (CONF_DIR / "setup").glob("S*.yaml")} - {f"S{n}" for n in range(13, 19)}
-    assert list(names) == sorted(bare) and len({name[:3] for name in names}) == 37
-    table, missing = listing(names, [record(90, 60), record(88, 40, "midre"), record(90, 60, setup="S20")])
-    rows = table.set_index("setup")
-    assert rows.runs.sum() == 3 and rows.runs["S19"] == 2
-    assert len(missing) == 42 and "S19" not in missing and "S20" in missing
+    assert names == sorted(bare) and len({name[:3] for name in names}) == 37
+    assert defenses == "defense=nodef,midre"
+
+
+def registry_cell(setup, defense, numbers, seed=0):
+    """A run of a setup at mini, with accuracy and attack accuracy or, with None, without a record."""
+    job = (f"setup={setup}", f"defense={defense}", f"seed={seed}")
+    with packaged_configs():
+        settings = settings_of(job)
+    return Cell(job, settings, numbers and record(*numbers, defense, setup=setup) | {"config": settings})
+
+
+def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, capsys):
+    runs = [
+        registry_cell("S13a", "nodef", (90.0, 60.0)),
+        registry_cell("S13a", "nodef", (94.0, 70.0), seed=1),
+        registry_cell("S13a", "midre", (88.0, 45.0)),
+        registry_cell("S34", "nodef", (90.0, 60.0)),
+        registry_cell("S34", "midre", None),
+    ]
+    rows = listing(runs).set_index("setup")
+    assert list(rows.index) == ["S13a", "S34"] and list(rows.runs) == [3, 1]
     assert (rows.attack["S13a"], rows.target["S34"], rows.px["S34"]) == ("LOMMA+GMI", "InceptionV1", 160)
+    assert (rows.acc["S13a"], rows.att_acc1["S13a"], rows.delta["S13a"]) == (92.0, 65.0, 5.0)
+    assert pd.isna(rows.acc_defended["S34"]) and pd.isna(rows.delta["S34"])
+
+    for run in runs:
+        run.settings["paths"]["results"] = str(tmp_path)
+    markdown = render_listing(load_definition("table2"), runs, other_data=False)[0].read_text()
+    assert "| 92.00 |" in markdown and "nan" not in markdown and INCONSISTENCIES[21] in markdown
+    assert (
+        "not run yet: 1 of 5 runs; the first: python -m midre_exp setup=S34 defense=midre"
+        in capsys.readouterr().out
+    )
+    bare = [Cell(run.job, run.settings, None) for run in runs]
+    assert (
+        "Nothing has been run yet"
+        in render_listing(load_definition("table2"), bare, other_data=True)[0].read_text()
+    )
+
+
+def test_a_line_of_the_registry_averages_only_seeds():
+    twice = [registry_cell("S34", "midre", (90.0, 60.0)) for _ in range(2)]
+    with pytest.raises(ConfigError, match="let only seed= be swept"):
+        listing(twice)
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +216,13 @@ def test_scales_are_never_mixed(tmp_path):
 @pytest.fixture
 def two_sweeps(monkeypatch):
     """A table of two sweeps, one run each, in place of every other."""
-    definition = Definition("t", "T", (("setup=S19",), ("setup=S19", "defense=midre")), (), "table3", ())
+    definition = Definition("t", "T", (("setup=S19",), ("setup=S19", "defense=midre")), "table3")
     monkeypatch.setattr(command, "load_definition", lambda _: definition)
     return definition
 
 
 def test_missing_data_is_one_sentence_and_nothing_is_launched(two_sweeps, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command.subprocess, "run", lambda *_: pytest.fail("launched"))
+    monkeypatch.setattr(command, "launch", lambda _: pytest.fail("launched"))
     assert command.main(["t", "scale=paper", f"paths.results={tmp_path}", f"paths.data={tmp_path}"]) == 2
     assert capsys.readouterr().err.startswith("midre_exp: CelebA is incomplete")
 
@@ -191,17 +231,14 @@ def test_missing_data_is_one_sentence_and_nothing_is_launched(two_sweeps, tmp_pa
 def test_sweeps_follow_each_other_until_one_has_no_success(two_sweeps, tmp_path, monkeypatch, succeeds):
     launched = []
 
-    class Done:
-        returncode = 2
-
-    def run(words):
-        launched.append(words[4:])
+    def launch(words):
+        launched.append(words[1:])
         if succeeds:  # a record of the run with this sweep's overrides
-            cell = plan_cells([words[4:]])[0]
+            cell = plan_cells([words[1:]])[0]
             write_json(cell.path, record(90, 60, setup="S19") | {"config": cell.settings})
-        return Done()
+        return 2
 
-    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(command, "launch", launch)
     small = [text for text in TINY if text.startswith("data.")]
     overrides = ["scale=mini", f"paths.results={tmp_path}", f"paths.store={tmp_path}", *small]
     assert command.main(["t", *overrides]) == 2
@@ -212,9 +249,10 @@ def test_sweeps_follow_each_other_until_one_has_no_success(two_sweeps, tmp_path,
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"title": "t", "sweep": ["setup=demo"], "sweeps": []}, "one of sweep, sweeps, setups"),
+        ({"title": "t", "sweep": ["setup=demo"], "sweeps": []}, "one of sweep, sweeps,"),
         ({"sweep": ["setup=demo"]}, "needs a title"),
         ({"title": "t", "sweep": ["setup=demo"], "footnotes": []}, "it has footnotes"),
+        ({"title": "t", "sweep": ["setup=demo"], "rows": "cells"}, "rows is one of runs, setups, not cells"),
         ({"title": "t", "sweep": ["setup=demo"], "inconsistencies": [77]}, "inconsistency 77"),
     ],
 )
