@@ -54,7 +54,10 @@ def build_stage(
             stage=name,
             group=settings["setup"]["id"],
             tags=(settings["attack"]["name"], defense_label, settings["scale"]),
-            config={**without(settings, "plan"), "stage": {"name": name, "key": stage.key}},
+            config={
+                **without(settings, "plan"),
+                "stage": {"name": name, "key": stage.key, "defense": defense_label},
+            },
             folder=Path(settings["paths"]["runs"]) / "wandb" / f"{name}-{stage.key}",
         ) as tracker:
             make(work, replace(runtime, tracker=tracker))

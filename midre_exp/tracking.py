@@ -20,6 +20,7 @@ from torch import Tensor
 from midre_exp.errors import ConfigError
 
 _NETRC = (Path("~/.netrc"), Path("~/_netrc"))
+_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # W&B's own server, by its old and its new name
 _LONGEST_TAG = 64  # characters W&B takes
 
 
@@ -69,9 +70,11 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     file = Path(os.environ.get("NETRC") or next((p for p in _NETRC if p.expanduser().exists()), _NETRC[0]))
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    base = os.environ.get("WANDB_BASE_URL")
+    hosts = (urlsplit(base).hostname or "",) if base else _HOSTS
     try:
-        return netrc(file.expanduser()).authenticators(host) is not None
+        known = netrc(file.expanduser())
+        return any(known.authenticators(host) is not None for host in hosts)
     except (OSError, NetrcParseError):
         return False
 
@@ -159,5 +162,5 @@ def track(
         yield NoTracker()
         return
     with wandb_run(settings, stage=stage, group=group, tags=tags, config=config, folder=folder) as run:
-        run.define_metric("*", step_metric="step")
+        run.define_metric("*", step_metric="epoch" if stage in ("target", "evaluator") else "step")
         yield WandbTracker(run)

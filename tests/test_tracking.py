@@ -105,6 +105,8 @@ def test_a_key_may_come_from_the_environment_or_from_wandb_login(offline, tmp_pa
     assert not has_key() and not goes_online({"mode": "auto"})
     (tmp_path / "netrc").write_text("machine elsewhere.org login a password b\n")
     assert not has_key()
+    (tmp_path / "netrc").write_text("machine api.forge.coreweave.com login user password 0123\n")
+    assert has_key()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123\n")
     assert has_key() and goes_online({"mode": "auto"}) and not goes_online({"mode": "offline"})
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")

@@ -3,7 +3,8 @@
 A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data, seeds, launcher) are added to
 each. ``--no-run`` renders what is there and shows the command for every missing run. A figure is a yaml in conf/figure and works alike.
 ``claims`` in place of a table tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the records of
-a scale to Weights & Biases (docs/wandb.md); those that are there are left alone.
+a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace`` saves the dashboard of that project, or
+prints it (``--json``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.errors import UserError
+from midre_exp.errors import ConfigError, UserError
 from midre_exp.explain import explain
 from midre_exp.locks import sigterm_as_exit
 from midre_exp.planning import expand
@@ -84,9 +85,12 @@ def table(definition: Definition | FigureDefinition, overrides: Sequence[str], *
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m midre_exp.report", description=__doc__)
-    parser.add_argument("table", help="a file of conf/table or conf/figure without .yaml, claims, or wandb")
+    parser.add_argument(
+        "table", help="a file of conf/table or conf/figure without .yaml, claims, wandb or workspace"
+    )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides added to the table's sweeps")
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
+    parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -101,6 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 push_records(options.overrides)
                 return 0
+            if options.table == "workspace":
+                from midre_exp.report.workspace import save_workspace
+
+                save_workspace(options.overrides, as_json=options.json)
+                return 0
+            if options.json:
+                raise ConfigError("--json goes with workspace only; leave it out")
             if options.table in figure_names():
                 return table(load_figure(options.table), options.overrides, run=not options.no_run)
             return table(load_definition(options.table), options.overrides, run=not options.no_run)

@@ -71,7 +71,10 @@ def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: M
         stage="metrics",
         group=str(record["setup"]["id"]),
         tags=(record["attack"], record["defense"]["label"], record["scale"]),
-        config={**without(record["config"], "plan"), "stage": {"name": "metrics", "key": record["key"]}},
+        config={
+            **without(record["config"], "plan"),
+            "stage": {"name": "metrics", "key": record["key"], "defense": record["defense"]["label"]},
+        },
         folder=folder,
         name=f"{record['setup']['id']} {record['attack']} {record['defense']['label']} seed {record['seed']}",
         identity=f"record-{record['key']}",
