@@ -276,15 +276,15 @@ class Attack(ABC):
         """One chunk, from its file if it was finished before: the columns of ``Reconstructions`` and details, all on the CPU."""
         path = work / f"items-{start}-{start + len(labels)}.pt"
         saved = checkpoint.load(path)
-        if saved is None or not isinstance(
-            saved["queries"], Tensor
-        ):  # nothing, or of a version that kept less
+        if saved is None:
             labels = labels.to(runtime.device)
             queries = victim.queries
             title = f"{type(self).__name__} items {start}-{start + len(labels) - 1}"
             unfinished = work / f"unfinished-{start}-{start + len(labels)}"
             unfinished.mkdir(parents=True, exist_ok=True)
-            loop = Loop(unfinished / "state.pt", title, runtime, victim, start=chosen, common=common)
+            loop = Loop(
+                unfinished / "state.pt", title, runtime, victim, start=chosen, common=common, first_item=start
+            )
             found = self.invert(victim, prior, labels, streams.to(runtime.device), loop)
             spent = victim.queries - queries
             if isinstance(found, Tensor):

@@ -211,6 +211,7 @@ class BREPMI(Attack):
             noise = streams[rows].normal("sphere", self.points, prior.latent_dim, step=step)
             for name, value in self.move(victim, prior, now, labels[rows], noise).items():
                 state[name][rows] = value
+            loop.show(radius=state["radius"])
         return state
 
     def move(

@@ -66,6 +66,7 @@ class GMI(Attack):
         for step in loop(self.steps, state):
             latents = state["latents"].requires_grad_()
             losses = self.losses(victim, prior, latents, labels, streams, step)
+            loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
             latents, state["velocity"] = nesterov_step(
                 latents.detach(), state["velocity"], gradient, lr=self.lr, momentum=self.momentum

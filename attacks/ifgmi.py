@@ -178,6 +178,7 @@ class IFGMI(Attack):
             free = {name: state[name].detach().requires_grad_() for name in start}
             picture = cut.render(free)
             losses = self.losses(victim, picture, labels, streams, loop.common, done + step)
+            loop.show(loss=losses)
             gradients = torch.autograd.grad(losses.sum() / self.reference_batch, list(free.values()))
             last = step + 1 == stage.steps
             for (name, value), gradient in zip(free.items(), gradients, strict=True):

@@ -83,6 +83,7 @@ class KedMI(Attack):
             gaussians = state["gaussians"].detach().requires_grad_()
             latents = self.draw(gaussians, own.normal("draw", prior.latent_dim, step=step))
             losses = self.losses(victim, prior, latents, people, own, step)
+            loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.group, gaussians)
             moments = state["mean"], state["square"]
             state["gaussians"], (state["mean"], state["square"]) = adam_step(

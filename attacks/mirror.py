@@ -151,6 +151,7 @@ class Mirror(Attack):
         for step in loop(self.steps, state):
             w = state["w"].detach().requires_grad_()
             losses = self.losses(victim, style, w, labels, streams, loop.common, step)
+            loop.show(loss=losses)
             energy = region.energy(w)
             losses = losses if energy is None else losses + energy
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, w)

@@ -129,6 +129,7 @@ class MirrorGenetic(Attack):
             state["scores"][rows] = torch.cat((state["scores"][rows, best][:, None], scores), 1)
             state["codes"][rows] = torch.cat((fittest[:, None], children), 1)
             state["generations"][rows] += 1
+            loop.show(fitness=state["scores"].amax(1))
         w = state["codes"][torch.arange(len(labels), device=labels.device), state["scores"].argmax(1)]
         codes = style.truncate(w, psi=self.search.psi, cutoff=self.search.cutoff)
         with torch.no_grad():

@@ -80,6 +80,7 @@ class PLGMI(Attack):
         for step in loop(self.steps, state):
             latents = state["latents"].requires_grad_()
             losses = self.losses(victim, prior, latents, labels, streams, step)
+            loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
             state["latents"], (state["first"], state["second"]) = adam_step(
                 latents.detach(), (state["first"], state["second"]), gradient, step, lr=self.lr

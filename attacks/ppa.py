@@ -118,6 +118,7 @@ class PPA(Attack):
         for step in loop(self.steps, state):
             latents = state["latents"].requires_grad_()
             losses = self.losses(victim, prior, latents, labels, streams, loop.common, step)
+            loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
             state["latents"], (state["first"], state["second"]) = adam_step(
                 latents.detach(),

@@ -68,6 +68,9 @@ def plain_loop(steps, state):
     return range(steps)
 
 
+plain_loop.show = lambda **_: None
+
+
 def items(identities: int, restarts: int) -> tuple[Tensor, Streams]:
     labels = torch.arange(identities).repeat_interleave(restarts)
     numbers = torch.arange(restarts).repeat(identities)

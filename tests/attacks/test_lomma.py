@@ -364,7 +364,7 @@ def test_surrogates_that_cannot_be_prepared_are_refused_by_name(changes, words):
     [
         (public(7), victim(), {}, "surrogates.batch_size=8 exceeds the 7 public images"),
         (public(), victim(Threat.SCORES), {}, "use it with a white-box attack"),
-        (public(), victim(), {"lr": 1e30}, "a student diverged before step 4; lower surrogates.lr"),
+        (public(), victim(), {"lr": 1e30}, "a student diverged before step 4; lower attack.surrogates.lr"),
     ],
 )
 def test_unusable_images_or_victims_and_divergence_are_user_errors(tmp_path, images, target, changes, words):

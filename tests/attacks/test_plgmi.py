@@ -74,6 +74,9 @@ def plain_loop(steps, state):
     return range(steps)
 
 
+plain_loop.show = lambda **_: None
+
+
 def streams(n: int) -> Streams:
     return Streams.of(0, "attack", items=torch.arange(n))
 
