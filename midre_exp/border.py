@@ -19,7 +19,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     _demand(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
     for name, path in settings["paths"].items():
         _demand(isinstance(path, str) and path.strip() != "", f"paths.{name}", path, "a folder")
-    for name in ("chunk", "checkpoint_every"):
+    for name in ("devices", "chunk", "checkpoint_every"):
         _demand(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
     threads, progress, allow = (runtime[name] for name in ("threads", "progress", "allow"))
     _demand(threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null")

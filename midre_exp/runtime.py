@@ -22,6 +22,7 @@ class Runtime:
     """What every stage is handed besides its inputs."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    devices: int = 1  #: GPUs from ``device`` on, or CPU processes, that train one classifier together
     progress: bool = False  #: draw progress bars
     serve: Place = "auto"  #: where training images wait for their batch (data/serving.py)
     chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
@@ -65,13 +66,32 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def check_devices(device: torch.device, count: int) -> None:
+    """Raise ConfigError unless there are ``count`` devices from ``device`` on; a CPU takes any number of processes."""
+    if count == 1 or device.type == "cpu":
+        return
+    if device.type != "cuda":
+        raise ConfigError(
+            f"runtime.devices={count} trains on GPUs or CPU processes, not on {device}; use runtime.devices=1"
+        )
+    first, seen = device.index or 0, torch.cuda.device_count()
+    if first + count > seen:
+        raise ConfigError(
+            f"runtime.devices={count} from cuda:{first} on, but torch sees {seen} GPU{'s' * (seen != 1)}; "
+            + (f"use runtime.devices={seen - first} or fewer" if first < seen else "use runtime.device=cuda")
+        )
+
+
 def make_runtime(settings: dict[str, Any]) -> Runtime:
     """The runtime a config's ``runtime`` node describes; sets torch's thread count as asked."""
     if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
     progress = sys.stderr.isatty() if settings["progress"] == "auto" else bool(settings["progress"])
+    device, devices = choose_device(settings["device"]), int(settings["devices"])
+    check_devices(device, devices)
     return Runtime(
-        device=choose_device(settings["device"]),
+        device=device,
+        devices=devices,
         progress=progress,
         serve=settings["serve"],
         chunk=int(settings["chunk"]),

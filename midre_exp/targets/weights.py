@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError
 from midre_exp.files import is_special
-from midre_exp.priors.pickle_machine import Refused
+from midre_exp.pickle_machine import Refused
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.library import library_file
 from midre_exp.torch_files import entries, plain_tensor, read_torch
