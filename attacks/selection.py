@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Steps, through
-from attacks.views import NUMBERS, random_crop, require_range
+from attacks.views import NUMBERS, random_crop
+from midre_exp.data.augment import require_range
 from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime

@@ -6,19 +6,16 @@ here one row of uniform numbers serves all images, or every image brings its own
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from midre_exp.data.augment import TRIES, fitting_boxes, require_range
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import Streams
 
-_TRIES = 10  # of torchvision's RandomResizedCrop
-NUMBERS = (
-    2 * _TRIES + 3
-)  #: uniform numbers that one view takes: shares and ratios of ten tries, a corner, a flip
+NUMBERS = 2 * TRIES + 3  #: uniform numbers that one view takes: those of its box, and a flip
 
 
 class RandomCrop:
@@ -54,16 +51,6 @@ class RandomCrop:
         return random_crop(
             images, numbers, scale=self.scale, ratio=self.ratio, size=self.size, flip_p=self.flip_p
         )
-
-
-def require_range(name: str, limits: Sequence[float], *, top: float = math.inf) -> tuple[float, float]:
-    """``limits`` as low and high, 0 < low <= high <= ``top``. Raises ConfigError that begins with ``name``."""
-    if not (len(limits) == 2 and 0 < limits[0] <= limits[1] <= top):
-        raise ConfigError(
-            f"{name}={list(limits)} is no range; give two numbers above 0, the smaller first"
-            + (f", at most {top:g}" if math.isfinite(top) else "")
-        )
-    return limits[0], limits[1]
 
 
 def shared_crop(
@@ -104,27 +91,11 @@ def random_crop(
 def boxes(
     numbers: Tensor, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width of boxes in images of ``height`` x ``width``, whole numbers [n] of ``numbers`` [n, NUMBERS].
-
-    Share of the area and ratio (uniform in its logarithm) are drawn ten times, the first pair that fits counts; if none does, the
-    largest central box with the nearest allowed ratio. The corner is uniform over all whole positions.
+    """Top, left, height and width of boxes in images of ``height`` x ``width``, by the law of ``fitting_boxes``: whole numbers [n], in the
+    type of ``numbers`` [n, NUMBERS].
     """
-    share, slant, corner, _ = numbers.T.split((_TRIES, _TRIES, 2, 1))
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = torch.exp(low + (high - low) * slant)
-    heights, widths = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    first = fits.byte().argmax(0, keepdim=True)  # of equal values the first
-    placed = fits.any(0)
-    nearest = min(max(width / height, ratio[0]), ratio[1])
-    central = min(height, max(1, round(width / nearest))), min(width, max(1, round(height * nearest)))
-    box_height = torch.where(placed, heights.gather(0, first)[0], central[0])
-    box_width = torch.where(placed, widths.gather(0, first)[0], central[1])
-    room = torch.stack((height - box_height, width - box_width))
-    # The minimum guards against a product that float32 rounds up to the number of positions.
-    anywhere = torch.minimum((corner * (room + 1)).floor(), room)
-    top, left = torch.where(placed, anywhere, (room / 2).floor())
+    found = fitting_boxes(numbers.T[:-1], height, width, scale=scale, ratio=ratio)
+    top, left, box_height, box_width = (part.to(numbers) for part in found)
     return top, left, box_height, box_width
 
 

@@ -67,6 +67,17 @@ def targets_of(node: Any) -> Iterable[str]:
             yield from targets_of(value)
 
 
+def check_targets(node: Any, allow: Iterable[str] = ()) -> None:
+    """Raise ConfigError for a ``_target_`` anywhere in a plain config that starts neither as the project nor as ``allow`` allows."""
+    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in allow))
+    for target in targets_of(node):
+        if not target.startswith(prefixes):
+            root = target.split(".")[0]
+            raise ConfigError(
+                f"_target_ {target} is not allowed; add runtime.allow=[{root}] if you trust that package"
+            )
+
+
 def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> Any:
     """Instantiate a config node by its ``_target_``.
 
@@ -77,13 +88,7 @@ def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> An
     from hydra.errors import InstantiationException
 
     node = plain(node)
-    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in allow))
-    for target in targets_of(node):
-        if not target.startswith(prefixes):
-            root = target.split(".")[0]
-            raise ConfigError(
-                f"_target_ {target} is not allowed; add runtime.allow=[{root}] if you trust that package"
-            )
+    check_targets(node, allow)
     try:
         return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
     except InstantiationException as error:

@@ -5,23 +5,63 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 
 from midre_exp.composing import Composer
 from midre_exp.config import CONF_DIR, plain
+from midre_exp.errors import ConfigError
 
 
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The jobs of a sweep in the order Hydra would launch them: the product of all swept overrides. A later override of a key wins."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+def expand(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """The jobs of a sweep in the order Hydra would launch them: the product of all swept overrides. A later override of a key wins.
+
+    ``loader`` finds the choices of ``GROUP=glob(...)``, None: among the packaged configs. Raises ConfigError for a sweep without a list of
+    values and for one that none fits, HydraException for text that is no override.
+    """
+    loader = _packaged_loader() if loader is None else loader
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    for override in parsed:
+        if override.is_sweep_override():
+            _check_sweep(override, loader)
     return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def _check_sweep(override: Override, loader: ConfigLoader) -> None:
+    """Raise ConfigError unless a sweep can be told value by value."""
+    key, given = override.get_key_element(), override.input_line
+    if key.startswith("hydra"):
+        raise ConfigError(f"{key} cannot be swept: all jobs of a sweep share one launcher")
+    if not override.is_discrete_sweep():
+        raise ConfigError(
+            f"{given} names no values that could be tried one by one; list them as {key}=A,B or give range(START,STOP,STEP)"
+        )
+    try:
+        first = next(override.sweep_string_iterator(), None)
+    except (ValueError, HydraException) as error:  # a range whose step is zero
+        raise ConfigError(f"{given} cannot be told value by value: {error}") from error
+    if first is None:
+        choices = loader.get_group_options(override.key_or_group)
+        known = f"; choices of {override.key_or_group}: {', '.join(choices)}" if choices else ""
+        raise ConfigError(f"{given} stands for no value at all{known or '; list some, as in seed=0,1,2'}")
+
+
+@cache
+def _packaged_loader() -> ConfigLoader:
+    """What knows the packaged config groups, whatever Hydra did in this process before."""
+    return ConfigLoaderImpl(create_config_search_path(str(CONF_DIR)))
 
 
 class _ReadOnce(CachingConfigRepository):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from midre_exp.priors.pickle_machine import Inert, Machine, Maker, Named, Refused, Stream, scalar_key
+from midre_exp.pickle_machine import Inert, Machine, Maker, Named, Refused, Stream, scalar_key
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before zip: five pickles, then the numbers
 _PICKLES = 5

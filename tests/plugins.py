@@ -6,6 +6,7 @@ import torch
 
 from attacks.base import Attack
 from defenses import Batch, Defense
+from midre_exp.errors import ConfigError
 from midre_exp.priors.gmi import GMIPrior
 from midre_exp.threat import Threat
 
@@ -103,6 +104,20 @@ class TargetedPrior(GMIPrior):
     def fit(self, public, victim, *, seed, work, runtime):
         self.seen.append(victim)
         return super().fit(public, victim, seed=seed, work=work, runtime=runtime)
+
+
+class ReadsItsNumbers(torch.nn.Module):
+    """A prior whose constructor looks at a tensor, which has no numbers without memory."""
+
+    uses_target = False
+    made: list[str] = []
+
+    def __init__(self, *, steps):
+        super().__init__()
+        weight = torch.ones(2)
+        self.made.append(weight.device.type)
+        if weight.sum().item() * steps < 2:
+            raise ConfigError(f"steps={steps} must be at least 1")
 
 
 class BrokenAttack(RandomGuess):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from midre_exp.errors import ConfigError
 
-_TRIES = 10  # of torchvision's RandomResizedCrop
+TRIES = 10  #: of torchvision's RandomResizedCrop
 _PIXELS = 2**18  # worked on together on a CPU: enough to hide the cost of a call, few enough for its cache
 
 
@@ -74,8 +74,8 @@ class RandomResizedCrop:
         if size is not None and (not isinstance(size, int) or size < 1):
             raise ConfigError(f"RandomResizedCrop size={size} must be a positive number of pixels or null")
         self.size = size
-        self.scale = _range("scale", scale, 1.0)
-        self.ratio = _range("ratio", ratio, math.inf)
+        self.scale = require_range("RandomResizedCrop scale", scale, top=1.0)
+        self.ratio = require_range("RandomResizedCrop ratio", ratio)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Crop and resize."""
@@ -84,12 +84,13 @@ class RandomResizedCrop:
         return resized_crop(images, *boxes, size=(self.size or height, self.size or width))
 
 
-def _range(key: str, limits: Sequence[float], top: float) -> tuple[float, float]:
+def require_range(name: str, limits: Sequence[float], *, top: float = math.inf) -> tuple[float, float]:
+    """``limits`` as low and high, 0 < low <= high <= ``top``. Raises ConfigError that begins with ``name``."""
     fine = isinstance(limits, Sequence) and len(limits) == 2
     fine = fine and all(isinstance(limit, (int, float)) and math.isfinite(limit) for limit in limits)
     if not (fine and 0 < limits[0] <= limits[1] <= top):
         raise ConfigError(
-            f"RandomResizedCrop {key}={limits} is no range; give two numbers above 0, the smaller first"
+            f"{name}={limits} is no range; give two numbers above 0, the smaller first"
             + (f", at most {top:g}" if math.isfinite(top) else "")
         )
     return limits[0], limits[1]
@@ -104,14 +105,21 @@ def sample_boxes(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One box per image: (top, left, height, width), each int64 [n] on the generator's device.
+    """One box per image, by the law of ``fitting_boxes``, each int64 [n] on the generator's device."""
+    numbers = torch.rand(2 * TRIES + 2, n, generator=generator, device=generator.device)
+    return fitting_boxes(numbers, height, width, scale=scale, ratio=ratio)
 
-    Area and ratio are drawn ten times, the first pair that fits counts; if none does, the largest central box with the nearest
-    allowed ratio. The corner is uniform over all whole positions. The host never waits for the device.
+
+def fitting_boxes(
+    numbers: Tensor, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(top, left, height, width), each int64 [n], of boxes in images of ``height`` x ``width``, as torchvision's RandomResizedCrop.
+
+    ``numbers`` float [2 TRIES + 2, n], uniform in [0, 1): TRIES shares of the image area from ``scale``, as many ratios width / height from
+    ``ratio``, uniform in their logarithm, and a corner. The first pair that fits counts; if none does, the largest central box with the
+    nearest allowed ratio. The corner is uniform over all whole positions. The host never waits for the device.
     """
-    share, slant, corner = torch.rand(2 * _TRIES + 2, n, generator=generator, device=generator.device).split(
-        (_TRIES, _TRIES, 2)
-    )
+    share, slant, corner = numbers.split((TRIES, TRIES, 2))
     area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * slant)

@@ -6,7 +6,7 @@ It knows neither the networks nor the target nor where images come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from torch.optim.swa_utils import update_bn
 from midre_exp import seeding
 from midre_exp.data.base import to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.gan import Gan, Shuffled
+from midre_exp.priors.base import require_counts, require_numbers
+from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.priors.views import NUMBERS
 from midre_exp.runtime import Runtime
 
@@ -33,20 +34,18 @@ Identity = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How the GAN is trained.
-
-    ``steps``, each a generator step and then ``discriminator_steps`` discriminator steps, on batches of ``batch_size``, both by
-    Adam; ``identity_weight`` of the further loss; ``ema`` as in ``Gan``.
+class Recipe(GanRecipe):
+    """How the GAN is trained: each of the ``steps`` is one of the generator and then ``discriminator_steps`` of the discriminator;
+    ``identity_weight`` of the further loss.
     """
 
-    steps: int
     discriminator_steps: int
-    batch_size: int
-    lr: float
-    betas: Sequence[float]
-    ema: float
     identity_weight: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(steps=self.steps, discriminator_steps=self.discriminator_steps)
+        require_numbers(identity_weight=self.identity_weight)
 
 
 def hinge_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -176,5 +175,5 @@ def _means(recent: Tensor, done: int) -> dict[str, float]:
     names = ("discriminator_loss", "generator_loss", "identity_loss", "taken_for_label")
     means = dict(zip(names, recent[: min(done, LOG_EVERY)].mean(0).tolist(), strict=True))
     if not all(map(math.isfinite, means.values())):
-        raise ConfigError(f"the GAN diverged before step {done}; lower prior.lr")
+        raise ConfigError(f"the GAN diverged before step {done}; lower attack.prior.lr")
     return means

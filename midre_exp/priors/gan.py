@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,32 @@ from torch.optim.swa_utils import update_bn
 
 from midre_exp import checkpoint, seeding
 from midre_exp.errors import ConfigError
+from midre_exp.priors.base import require_counts, require_numbers
 
 _CALIBRATION = (40, 64)  # batches x latents that give averaged weights their batch-norm statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanRecipe:
+    """What every GAN training is told: ``steps`` on batches of ``batch_size``, by Adam with ``lr`` and ``betas``; ``ema`` as in ``Gan``.
+
+    Raises ConfigError for numbers that cannot be.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    betas: Sequence[float]
+    ema: float
+
+    def __post_init__(self) -> None:
+        require_counts(batch_size=self.batch_size)
+        require_numbers(lr=self.lr)
+        require_numbers(ema=self.ema, high=1)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"attack.prior.betas={list(self.betas)} cannot be used; give two numbers in [0, 1)"
+            )
 
 
 class Gan:
@@ -122,7 +147,7 @@ class Shuffled:
     def __init__(self, count: int, batch_size: int, *, seed: int, purpose: str, device: torch.device):
         if not 0 < batch_size <= count:
             raise ConfigError(
-                f"prior.batch_size={batch_size} must lie between 1 and the {count} public images there are"
+                f"attack.prior.batch_size={batch_size} must lie between 1 and the {count} public images there are"
             )
         self.per_epoch = count // batch_size
         self._count, self._batch_size = count, batch_size

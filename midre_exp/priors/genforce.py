@@ -16,7 +16,7 @@ from torch import Tensor
 
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.files import is_special
-from midre_exp.priors.pickle_machine import Refused
+from midre_exp.pickle_machine import Refused
 from midre_exp.priors.stylegan import StyleGAN
 from midre_exp.priors.stylegan2_generator import Generator
 from midre_exp.priors.stylegan2_layers import FIR

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior, needed
+from midre_exp.priors.base import Prior, needed, require_counts
 from midre_exp.priors.wgan import Recipe, train_wgan
 from midre_exp.runtime import Runtime
 from midre_exp.targets.weights import load_checkpoint
@@ -28,7 +28,7 @@ def _halvings(image_size: int) -> int:
     halvings = image_size.bit_length() - 3
     if image_size != 4 << max(halvings, 0) or halvings < 2:
         raise ConfigError(
-            f"prior.image_size={image_size} is not supported; use a power of two of at least 16"
+            f"attack.prior.image_size={image_size} is not supported; use a power of two of at least 16"
         )
     return halvings
 
@@ -101,7 +101,7 @@ class GMIPrior(Prior):
     ``critic_width`` None means ``width``. ``epochs`` counts the critic's passes over the public images; ``steps``,
     if not None, is its number of steps instead. ``pretrained`` holds the paths ``generator`` and ``critic`` of
     published weights that replace training, or None for both. The rest is ``wgan.Recipe``. Raises ConfigError for
-    an impossible size or number of steps, and when one of the two paths is missing.
+    numbers that cannot be, and when one of the two paths is missing.
     """
 
     def __init__(
@@ -123,14 +123,13 @@ class GMIPrior(Prior):
         pretrained: Mapping[str, str | None],
     ):
         super().__init__()
-        counts = {"epochs": epochs, "steps": steps, "critic_steps": critic_steps, "gp_every": gp_every}
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"prior.{name}={value} must be at least 1")
+        require_counts(
+            latent_dim=latent_dim, width=width, critic_width=critic_width, epochs=epochs, steps=steps
+        )
         self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
         if self.pretrained and set(self.pretrained) != {"generator", "critic"}:
             raise ConfigError(
-                "prior.pretrained needs the paths of both generator and critic, or null for both to train; "
+                "attack.prior.pretrained needs the paths of both generator and critic, or null for both to train; "
                 f"it has only {', '.join(self.pretrained)}"
             )
         self.latent_dim = latent_dim
@@ -182,7 +181,7 @@ class GMIPrior(Prior):
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(
-                f"prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
                 "make them equal"
             )
         steps = self.recipe.steps or self.epochs * (len(public) // self.recipe.batch_size)

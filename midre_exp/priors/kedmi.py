@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from midre_exp import checkpoint
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior, needed
+from midre_exp.priors.base import Prior, needed, require_counts
 from midre_exp.priors.gmi import Generator
 from midre_exp.priors.kedmi_gan import Recipe, train_kedmi_gan
 from midre_exp.runtime import Runtime
@@ -82,7 +82,7 @@ class MinibatchDiscriminator(nn.Module):
         super().__init__()
         if image_size < 32 or image_size % 16:
             raise ConfigError(
-                f"prior.image_size={image_size} is not supported by KedMI's discriminator; use a multiple of 16, at least 32"
+                f"attack.prior.image_size={image_size} is not supported by KedMI's discriminator; use a multiple of 16, at least 32"
             )
         self.layer1 = _down(3, width, 5)
         self.layer2 = _down(width, 2 * width, 5)
@@ -134,25 +134,18 @@ class KedMIPrior(Prior):
         pretrained: Mapping[str, str | None],
     ):
         super().__init__()
-        counts = {
-            "epochs": epochs,
-            "steps": steps,
-            "critic_steps": critic_steps,
-            "group": group,
-            "kernels": kernels,
-            "kernel_dims": kernel_dims,
-        }
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"prior.{name}={value} must be at least 1")
+        require_counts(
+            latent_dim=latent_dim, width=width, critic_width=critic_width, epochs=epochs, steps=steps
+        )
+        require_counts(kernels=kernels, kernel_dims=kernel_dims, group=group, batch_size=batch_size)
         if group is not None and batch_size % group:
             raise ConfigError(
-                f"prior.group={group} must divide prior.batch_size={batch_size}; use null for whole batches"
+                f"attack.prior.group={group} must divide attack.prior.batch_size={batch_size}; use null for whole batches"
             )
         self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
         if self.pretrained and set(self.pretrained) != {"generator", "discriminator"}:
             raise ConfigError(
-                "prior.pretrained needs the paths of both generator and discriminator, or null for both to train; "
+                "attack.prior.pretrained needs the paths of both generator and discriminator, or null for both to train; "
                 f"it has only {', '.join(self.pretrained)}"
             )
         self.latent_dim = latent_dim
@@ -212,7 +205,7 @@ class KedMIPrior(Prior):
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(
-                f"prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
                 "make them equal"
             )
         if not isinstance(victim, WhiteBoxVictim):

@@ -7,7 +7,6 @@ fake logit fixed at 0. The loop knows neither the networks nor where the soft la
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from midre_exp import seeding
 from midre_exp.data.base import to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.gan import Gan, Shuffled
+from midre_exp.priors.base import require_counts, require_numbers
+from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.priors.wgan import LOG_EVERY, SAMPLES_EVERY
 from midre_exp.runtime import Runtime
 
@@ -41,22 +41,21 @@ class Discriminator(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(GanRecipe):
     """How the GAN is trained.
 
-    ``steps`` discriminator steps on batches of ``batch_size``, a generator step after every ``critic_steps``-th, both by Adam;
-    ``entropy_weight`` of the summed entropy; ``group`` images share the minibatch discrimination, None for a whole batch; ``ema`` as in
-    ``Gan``.
+    ``steps`` are the discriminator's, a generator step follows every ``critic_steps``-th; ``entropy_weight`` of the summed entropy;
+    ``group`` images share the minibatch discrimination, None for a whole batch.
     """
 
-    steps: int
-    batch_size: int
     critic_steps: int
-    lr: float
-    betas: Sequence[float]
     entropy_weight: float
     group: int | None
-    ema: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(critic_steps=self.critic_steps, group=self.group)
+        require_numbers(entropy_weight=self.entropy_weight)
 
 
 def supervised_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:
@@ -183,7 +182,7 @@ def _means(recent: Tensor, done: int) -> dict[str, float]:
     """Means over the last steps. Raises ConfigError when they are not finite."""
     supervised, unsupervised, generator = recent[: min(done, LOG_EVERY)].mean(0).tolist()
     if not math.isfinite(supervised + unsupervised + generator):
-        raise ConfigError(f"the GAN diverged before step {done}; lower prior.lr")
+        raise ConfigError(f"the GAN diverged before step {done}; lower attack.prior.lr")
     return {
         "supervised_loss": supervised,
         "unsupervised_loss": unsupervised,

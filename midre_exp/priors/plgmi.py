@@ -13,7 +13,7 @@ from torch import Tensor
 from midre_exp import checkpoint
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior, needed
+from midre_exp.priors.base import Prior, needed, require_counts
 from midre_exp.priors.cgan import Recipe, train_cgan
 from midre_exp.priors.plgmi_networks import Discriminator, Generator
 from midre_exp.priors.views import RandomView
@@ -61,18 +61,13 @@ class PLGMIPrior(Prior):
         pretrained: Mapping[str, str | None],
     ):
         super().__init__()
-        counts = {
-            "per_class": per_class,
-            "steps": steps,
-            "discriminator_steps": discriminator_steps,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"prior.{name}={value} must be at least 1")
+        require_counts(
+            latent_dim=latent_dim, width=width, discriminator_width=discriminator_width, per_class=per_class
+        )
         self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
         if self.pretrained and "generator" not in self.pretrained:
             raise ConfigError(
-                "prior.pretrained has a discriminator without a generator; give prior.pretrained.generator, or null for both"
+                "attack.prior.pretrained has a discriminator without a generator; give attack.prior.pretrained.generator, or null for both"
             )
         self.latent_dim = latent_dim
         self.image_size = image_size
@@ -133,12 +128,12 @@ class PLGMIPrior(Prior):
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(
-                f"prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
                 "make them equal"
             )
         if len(public) < self.per_class:
             raise ConfigError(
-                f"prior.per_class={self.per_class} exceeds the {len(public)} public images; lower it"
+                f"attack.prior.per_class={self.per_class} exceeds the {len(public)} public images; lower it"
             )
         self.to(runtime.device)
 

@@ -24,7 +24,7 @@ def _doublings(image_size: int) -> int:
     doublings = image_size.bit_length() - 3
     if image_size != 4 << max(doublings, 0) or doublings < 2:
         raise ConfigError(
-            f"prior.image_size={image_size} is not supported; use a power of two of at least 16"
+            f"attack.prior.image_size={image_size} is not supported; use a power of two of at least 16"
         )
     return doublings
 

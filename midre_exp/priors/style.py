@@ -50,7 +50,9 @@ class StylePrior(Prior):
         """The mean code [w_dim]. Raises ConfigError for a network that has none."""
         mapping: MappingNetwork = self.generator.mapping
         if "w_avg" not in dict(mapping.named_buffers()):
-            raise ConfigError("prior.pretrained has no mean code w_avg, which truncation needs; use psi=1")
+            raise ConfigError(
+                "attack.prior.pretrained has no mean code w_avg, which truncation needs; use psi=1"
+            )
         return mapping.w_avg
 
     def codes(self, z: Tensor, *, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
@@ -99,7 +101,7 @@ class StylePrior(Prior):
         """
         if not isinstance(self.generator, Generator):
             raise ConfigError(
-                "attack ifgmi optimises between the blocks of StyleGAN2, and prior.pretrained is a StyleGAN of 2019; "
+                "attack ifgmi optimises between the blocks of StyleGAN2, and attack.prior.pretrained is a StyleGAN of 2019; "
                 "give a StyleGAN2 file, ffhq.pkl for example"
             )
         return self.generator.synthesis.run_blocks(
@@ -123,7 +125,7 @@ class StylePrior(Prior):
         """
         if self.discriminator is None:
             raise ConfigError(
-                "prior.pretrained holds no discriminator, so nothing tells how real images are; "
+                "attack.prior.pretrained holds no discriminator, so nothing tells how real images are; "
                 "give NVIDIA's pickle or set that weight to 0"
             )
         scores: Tensor = self.discriminator(images * 2 - 1, force_fp32=True, alone=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.files import is_special
+from midre_exp.pickle_machine import Refused
 from midre_exp.priors.genforce import load_genforce
-from midre_exp.priors.pickle_machine import Refused
 from midre_exp.priors.stylegan import StyleGAN
 from midre_exp.priors.stylegan2 import load_pickle
 from midre_exp.priors.stylegan2_discriminator import Discriminator

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midre_exp.priors.pickle_machine import Inert, Machine, Maker, Named, Refused, Stream, scalar_key
+from midre_exp.pickle_machine import Inert, Machine, Maker, Named, Refused, Stream, scalar_key
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch.save before the zip format
 

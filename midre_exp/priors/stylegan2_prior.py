@@ -8,7 +8,7 @@ from typing import Any
 
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import needed
+from midre_exp.priors.base import needed, require_counts
 from midre_exp.priors.style import StylePrior
 from midre_exp.priors.stylegan2_discriminator import Discriminator
 from midre_exp.priors.stylegan2_files import load_networks
@@ -62,25 +62,16 @@ class StyleGAN2Prior(StylePrior):
             self.take(*load_networks(pretrained, conv_clamp=conv_clamp))
             if self.image_size != image_size:
                 raise ConfigError(
-                    f"prior.image_size={image_size}, but {pretrained} draws {self.image_size} pixels; set it to {self.image_size}"
+                    f"attack.prior.image_size={image_size}, but {pretrained} draws {self.image_size} pixels; set it to {self.image_size}"
                 )
             return
-        counts = {
-            "steps": steps,
-            "r1_every": r1_every,
-            "path_every": path_every,
-            "group_size": group_size,
-            "batch_size": batch_size,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"prior.{name}={value} must be at least 1")
-        for name, share in {"mixing": mixing, "ema": ema}.items():
-            if not 0 <= share <= 1:
-                raise ConfigError(f"prior.{name}={share} must lie in [0, 1]")
+        require_counts(z_dim=z_dim, w_dim=w_dim, mapping_layers=mapping_layers)
+        require_counts(channel_base=channel_base, channel_max=channel_max)
+        require_counts(group_size=group_size, batch_size=batch_size)
         if batch_size % min(group_size, batch_size):
             raise ConfigError(
-                f"prior.batch_size={batch_size} does not divide into groups of prior.group_size={group_size}; make it a multiple"
+                f"attack.prior.batch_size={batch_size} does not divide into groups of attack.prior.group_size={group_size}; "
+                "make it a multiple"
             )
         self.recipe = Recipe(
             steps=steps,
@@ -133,7 +124,7 @@ class StyleGAN2Prior(StylePrior):
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(
-                f"prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
                 "make them equal"
             )
         assert isinstance(self.generator, Generator)
@@ -154,6 +145,6 @@ def _ada(node: Mapping[str, Any] | None) -> Ada | None:
         return None
     if set(node) != {"target", "images"} or not node["images"] >= 1:
         raise ConfigError(
-            f"prior.ada={dict(node)} is not usable; give target and images, at least 1, or null"
+            f"attack.prior.ada={dict(node)} is not usable; give target and images, at least 1, or null"
         )
     return Ada(target=node["target"], images=node["images"])

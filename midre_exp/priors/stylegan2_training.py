@@ -6,7 +6,6 @@ It knows neither the sizes of the networks nor where images come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.serving import serve
 from midre_exp.errors import ConfigError
-from midre_exp.priors.gan import Gan, Shuffled
+from midre_exp.priors.base import require_counts, require_numbers
+from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.priors.stylegan2_augment import adapted, augment
 from midre_exp.priors.stylegan2_discriminator import Discriminator
 from midre_exp.priors.stylegan2_generator import Generator
@@ -49,28 +49,28 @@ class Ada:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(GanRecipe):
     """How a StyleGAN2 is trained.
 
-    ``steps``, each one of the generator and one of the discriminator on ``batch_size`` images, both by Adam; R1 with ``r1_gamma`` in a
-    step of its own at every ``r1_every``-th, path lengths with ``path_weight`` likewise at every ``path_every``-th (0: never);
-    ``mixing``: probability that an image has two codes; ``noise``: of the generator while it is trained, as in ``Rendering``; ``ema`` as in
-    ``Gan``; ``mirror``: real images are mirrored at random.
+    Each of the ``steps`` is one of the generator and one of the discriminator; R1 with ``r1_gamma`` in a step of its own at every
+    ``r1_every``-th, path lengths with ``path_weight`` likewise at every ``path_every``-th (0: never); ``mixing``: probability that an image
+    has two codes; ``noise``: of the generator while it is trained, as in ``Rendering``; ``mirror``: real images are mirrored at random.
     """
 
-    steps: int
-    batch_size: int
-    lr: float
-    betas: Sequence[float]
     r1_gamma: float
     r1_every: int
     path_weight: float
     path_every: int
     mixing: float
     noise: str
-    ema: float
     mirror: bool
     ada: Ada | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(steps=self.steps, r1_every=self.r1_every, path_every=self.path_every)
+        require_numbers(r1_gamma=self.r1_gamma, path_weight=self.path_weight)
+        require_numbers(mixing=self.mixing, high=1)
 
 
 class StyleGan(Gan):
@@ -236,5 +236,7 @@ def _means(recent: Tensor, done: int) -> dict[str, float]:
     """Means over the last steps. Raises ConfigError when they are not finite."""
     means = dict(zip(_NUMBERS, recent[: min(done, LOG_EVERY)].mean(0).tolist(), strict=True))
     if not all(map(math.isfinite, means.values())):
-        raise ConfigError(f"the GAN diverged before step {done}; lower prior.lr or raise prior.r1_gamma")
+        raise ConfigError(
+            f"the GAN diverged before step {done}; lower attack.prior.lr or raise attack.prior.r1_gamma"
+        )
     return means

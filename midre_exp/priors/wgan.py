@@ -6,7 +6,7 @@ It knows neither the networks nor where images come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from midre_exp import seeding
 from midre_exp.data.base import to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.gan import Gan, Shuffled
+from midre_exp.priors.base import require_counts, require_numbers
+from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.runtime import Runtime
 
 LOG_EVERY = 100  #: critic steps between reports: the only moments the host waits for the device
@@ -26,22 +27,21 @@ _CHECKPOINT = "wgan.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(GanRecipe):
     """How a WGAN-GP is trained.
 
-    ``steps`` critic steps on batches of ``batch_size``, a generator step after every ``critic_steps``-th, both by
-    Adam; the gradient penalty at every ``gp_every``-th critic step with ``gp_every`` times its weight, which is
-    the same on average; ``ema`` as in ``Gan``.
+    ``steps`` are the critic's, a generator step follows every ``critic_steps``-th; the gradient penalty comes at every ``gp_every``-th
+    critic step with ``gp_every`` times its weight, which is the same on average.
     """
 
-    steps: int
-    batch_size: int
     critic_steps: int
-    lr: float
-    betas: Sequence[float]
     gp_weight: float
     gp_every: int
-    ema: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(critic_steps=self.critic_steps, gp_every=self.gp_every)
+        require_numbers(gp_weight=self.gp_weight)
 
 
 def wasserstein(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -142,5 +142,7 @@ def _means(recent: Tensor, done: int) -> dict[str, float]:
     """Means over the last steps. Raises ConfigError when they are not finite."""
     distance, penalty = recent[: min(done, LOG_EVERY)].mean(0).tolist()
     if not math.isfinite(distance + penalty):
-        raise ConfigError(f"the GAN diverged before step {done}; lower prior.lr or raise prior.gp_weight")
+        raise ConfigError(
+            f"the GAN diverged before step {done}; lower attack.prior.lr or raise attack.prior.gp_weight"
+        )
     return {"wasserstein": distance, "gradient_penalty": penalty}

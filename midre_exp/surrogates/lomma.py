@@ -73,16 +73,26 @@ class LommaSurrogates(Surrogates):
         super().__init__()
         counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr_epochs": lr_epochs}
         for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"surrogates.{name}={value} must be at least 1")
-        if statistics_images < 2:
-            raise ConfigError(f"surrogates.statistics_images={statistics_images} must be at least 2")
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"attack.surrogates.{name}={value} must be at least 1 and a whole number")
+        if type(statistics_images) is not int or statistics_images < 2:
+            raise ConfigError(f"attack.surrogates.statistics_images={statistics_images} must be at least 2")
         if temperature <= 0:
-            raise ConfigError(f"surrogates.temperature={temperature} must be positive; 1.0 is official")
+            raise ConfigError(
+                f"attack.surrogates.temperature={temperature} must be positive; 1.0 is official"
+            )
+        for name, rate in {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "gamma": gamma,
+        }.items():
+            if rate < 0:
+                raise ConfigError(f"attack.surrogates.{name}={rate} must not be negative")
         for key, given in (("weights", weights), ("pretrained", _students_of(pretrained))):
             if isinstance(given, Mapping) and given and set(given) != set(students):
                 raise ConfigError(
-                    f"surrogates.{key} names {', '.join(given)}, but the students are {', '.join(students) or 'none'}; "
+                    f"attack.surrogates.{key} names {', '.join(given)}, but the students are {', '.join(students) or 'none'}; "
                     "give a file for each of them"
                 )
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
@@ -121,7 +131,7 @@ class LommaSurrogates(Surrogates):
         train = bool(self.students) and not published
         if train and self.batch_size > len(public):
             raise ConfigError(
-                f"surrogates.batch_size={self.batch_size} exceeds the {len(public)} public images there are"
+                f"attack.surrogates.batch_size={self.batch_size} exceeds the {len(public)} public images there are"
             )
         for name in published:
             load_checkpoint(self.students[name], self.pretrained[name])
@@ -248,5 +258,5 @@ def _means(students: Mapping[str, Student], recent: Tensor, done: int) -> dict[s
     """Means over the last steps. Raises ConfigError when they are not finite."""
     values = recent[: min(done, LOG_EVERY)].mean(0).tolist()
     if not all(map(math.isfinite, values)):
-        raise ConfigError(f"a student diverged before step {done}; lower surrogates.lr")
+        raise ConfigError(f"a student diverged before step {done}; lower attack.surrogates.lr")
     return {f"distillation_{name}": value for name, value in zip(students, values, strict=True)}

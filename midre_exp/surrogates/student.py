@@ -39,12 +39,14 @@ class Student(Classifier):
     ):
         super().__init__()
         if name not in SIZES:
-            raise ConfigError(f"student {name} is unknown; surrogates.students may list {', '.join(SIZES)}")
+            raise ConfigError(
+                f"student {name} is unknown; attack.surrogates.students may list {', '.join(SIZES)}"
+            )
         if stem not in ("imagenet", "small"):
-            raise ConfigError(f"surrogates.stem={stem} is unknown; use imagenet or small")
+            raise ConfigError(f"attack.surrogates.stem={stem} is unknown; use imagenet or small")
         if width <= 0 or depth <= 0:
             raise ConfigError(
-                f"surrogates.width={width} and surrogates.depth={depth} must be positive; 1.0 is the published size"
+                f"attack.surrogates.width={width} and attack.surrogates.depth={depth} must be positive; 1.0 is the published size"
             )
         own_width, own_depth = SIZES[name]
         whole = EfficientNet(

@@ -350,7 +350,7 @@ def test_published_weights_replace_training_and_ask_nothing(tmp_path):
         ({"steps": 0}, "prior.steps=0 must be at least 1"),
         ({"critic_steps": 0}, "prior.critic_steps=0"),
         ({"group": 0}, "prior.group=0"),
-        ({"group": 3}, "prior.group=3 must divide prior.batch_size=8"),
+        ({"group": 3}, "prior.group=3 must divide attack.prior.batch_size=8"),
         ({"kernels": 0}, "prior.kernels=0"),
         ({"image_size": 16}, "prior.image_size=16 is not supported by KedMI's discriminator"),
     ],
@@ -367,7 +367,7 @@ def test_a_prior_that_cannot_be_trained_is_refused_by_name(changes, words):
         (public(size=64), victim(), {}, "prior.image_size=32, but the public images have 64x64 pixels"),
         (public(), victim(Threat.LABELS), {}, "use it with a white-box attack"),
         (public(), None, {}, "use it with a white-box attack"),
-        (public(), victim(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower prior.lr"),
+        (public(), victim(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower attack.prior.lr"),
     ],
 )
 def test_unusable_images_or_victims_and_divergence_are_user_errors(tmp_path, images, target, changes, words):

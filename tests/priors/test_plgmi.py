@@ -347,7 +347,7 @@ def test_a_prior_that_cannot_be_trained_is_refused_by_name(changes, words):
         (public(4), {}, "prior.per_class=5 exceeds the 4 public images"),
         (public(), {"batch_size": 16}, "prior.batch_size=16 must lie between 1 and the 15 "),
         (public(40, size=32), {}, "prior.image_size=16, but the public images have 32x32 pixels"),
-        (public(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower prior.lr"),
+        (public(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower attack.prior.lr"),
     ],
 )
 def test_unusable_public_images_and_divergence_are_user_errors(tmp_path, images, changes, words):

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from midre_exp import pickle_machine
 from midre_exp.errors import CheckpointError
-from midre_exp.priors import pickle_machine
 from midre_exp.priors.fixtures import (
     RECONSTRUCT,
     EasyDict,

@@ -479,7 +479,7 @@ def test_mirrored_training_shows_both_sides(tmp_path):
     ("changes", "words"),
     [
         ({"steps": 0}, "prior.steps=0 must be at least 1"),
-        ({"batch_size": 6}, "prior.batch_size=6 does not divide into groups of prior.group_size=4"),
+        ({"batch_size": 6}, "prior.batch_size=6 does not divide into groups of attack.prior.group_size=4"),
         ({"mixing": 1.5}, r"prior.mixing=1.5 must lie in \[0, 1\]"),
         ({"ada": {"target": 0.6}}, r"prior.ada=\{'target': 0.6\} is not usable"),
         ({"noise": "some"}, "noise_mode='some' is unknown"),
@@ -496,7 +496,7 @@ def test_a_prior_that_cannot_be_trained_is_refused_by_name(changes, words):
     [
         (public(7), {}, "prior.batch_size=8 must lie between 1 and the 7 public images"),
         (public(size=32), {}, "prior.image_size=8, but the public images have 32x32 pixels"),
-        (public(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower prior.lr"),
+        (public(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower attack.prior.lr"),
         (None, {}, "is trained on public images"),
     ],
 )

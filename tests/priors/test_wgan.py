@@ -315,7 +315,7 @@ def test_a_prior_that_cannot_be_trained_is_refused_by_name(changes, words):
         (public(7), {}, "prior.batch_size=8 must lie between 1 and the 7 public images"),
         (public(7), {"steps": None}, "prior.batch_size=8 must lie between 1 and the 7 public images"),
         (public(40, size=32), {}, "prior.image_size=16, but the public images have 32x32 pixels"),
-        (public(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower prior.lr"),
+        (public(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower attack.prior.lr"),
     ],
 )
 def test_unusable_public_images_and_divergence_are_user_errors(tmp_path, images, changes, words):

@@ -1,0 +1,131 @@
+"""Makes what a run is going to need once before anything is trained, so that a mistake in a later part is told at once.
+
+Networks are made without memory for their weights. What only images or weights can show, the stages find out themselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+
+from midre_exp import stages
+from midre_exp.config import build, check_targets, without
+from midre_exp.errors import CheckpointError, ConfigError, UserError
+from midre_exp.keys import WEIGHT_FILES, Plan, uses_target
+from midre_exp.store import Store
+
+Allow = tuple[str, ...]
+
+
+def rehearse(
+    settings: Mapping[str, Any], plan: Plan, store: Store, undefended: Any, allow: Allow = ()
+) -> None:
+    """Raise UserError for a part that could not be made: attack, prior, surrogates, evaluator, metrics, each unless it is in the store.
+
+    ``undefended``: the composer's result without defenses. The target is not among them, being the first to be made.
+    """
+    missing = {name for name, stage in plan.stages.items() if not store.peek(name, stage.key)}
+    attack, evaluator = settings["attack"], settings["evaluator"]
+    stages.build_attack(attack, allow)
+    classes = attack["identities"]  # the target knows as many, or the attack will say so
+    if "prior" in missing:
+        check_prior(attack["prior"], classes, allow)
+    if "surrogates" in missing:
+        check_surrogates(attack["surrogates"], classes, allow)
+    if "evaluator" in missing:
+        check_classifier("evaluator", evaluator, undefended, classes, allow)
+    if "metrics" in missing:
+        check_metrics(settings["metrics"], allow)
+
+
+def check_prior(node: Mapping[str, Any], classes: int, allow: Allow = ()) -> None:
+    """Raise UserError for a node of conf/prior that makes no prior for a target of ``classes`` classes."""
+    from midre_exp.priors.base import initial_prior
+
+    _check_files("attack.prior", node)
+    if isinstance(
+        node.get("pretrained"), str
+    ):  # a network of hundreds of megabytes, which would be read here
+        own = {"num_classes": classes} if uses_target(node) else {}
+        _check_arguments(without(node, "seed", "name"), own, allow)
+    else:
+        _make_once(lambda: initial_prior(node, allow, num_classes=classes))
+
+
+def check_surrogates(node: Mapping[str, Any], classes: int, allow: Allow = ()) -> None:
+    """Raise UserError for a node of conf/surrogates that makes none for a target of ``classes`` classes."""
+    from midre_exp.surrogates.base import initial_surrogates
+
+    _check_files("attack.surrogates", node)
+    _make_once(lambda: initial_surrogates(node, classes, allow))
+
+
+def check_classifier(
+    name: str, node: Mapping[str, Any], defense: Any, classes: int, allow: Allow = ()
+) -> None:
+    """Raise UserError for a node of conf/target, in the config as ``name``, that makes no classifier or whose recipe trains none."""
+    from midre_exp.targets.assemble import assemble
+    from midre_exp.targets.training import SELECT, learning_rates
+
+    _check_files(name, without(node, "model", "recipe"))
+    _make_once(lambda: assemble(node, classes, defense, seed=0, allow=allow))
+    if node["checkpoint"] is not None:  # nothing is trained
+        return
+    recipe = defense.recipe(node["recipe"])
+    if recipe["select"] not in SELECT:
+        raise ConfigError(
+            f"{name}.recipe.select={recipe['select']} is unknown; use one of {', '.join(SELECT)}"
+        )
+    for step in recipe["augment"]:
+        build(step, allow=allow)
+    learning_rates(recipe, allow=allow)
+
+
+def check_metrics(node: Mapping[str, Any], allow: Allow = ()) -> None:
+    """Raise UserError for a node of conf/metrics with a step or a metric that cannot be made. Weights of metrics may be missing."""
+    for step in node["image_to_evaluator"]:
+        build(step, allow=allow)
+    for metric in node["measure"].values():
+        if metric is not None:
+            _make_once(partial(build, metric, allow=allow))
+
+
+def _make_once(make: Callable[[], object]) -> None:
+    """Call ``make`` without memory for its tensors; where that fails, once more as it will be called, which has the last word."""
+    try:
+        with torch.device("meta"):
+            make()
+    except UserError:
+        make()
+
+
+def _check_files(path: str, node: Any) -> None:
+    """Raise CheckpointError for a value that names a weight file which is not there."""
+    for key, value in _texts(path, node):
+        if value.endswith(WEIGHT_FILES) and not Path(value).expanduser().is_file():
+            raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")
+
+
+def _texts(path: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Every text with its key."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _texts(f"{path}.{key}", value)
+
+
+def _check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], allow: Allow) -> None:
+    """Raise ConfigError for a node whose class takes other arguments than those, without making one."""
+    check_targets(node, allow)
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    try:
+        inspect.signature(hydra.utils.get_class(node["_target_"])).bind(**given, **own)
+    except TypeError as error:
+        raise ConfigError(f"cannot build {node['_target_']}: {error}") from error

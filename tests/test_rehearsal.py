@@ -1,0 +1,209 @@
+"""A mistake in a part that is needed late is told before anything is trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from midre_exp.__main__ import main
+from midre_exp.composing import Composer
+from midre_exp.config import build
+from midre_exp.errors import CheckpointError, ConfigError, UserError
+from midre_exp.keys import make_plan
+from midre_exp.planning import packaged_composer, packaged_configs
+from midre_exp.priors.fixtures import write_stylegan2
+from midre_exp.rehearsal import check_classifier, check_metrics, check_prior, check_surrogates, rehearse
+from midre_exp.run import run
+from midre_exp.store import Store
+from tests.conftest import tiny_overrides
+from tests.plugins import ReadsItsNumbers
+
+#: What is wrong, and what the sentence says.
+PRIOR = (
+    (["attack.prior.steps=-3"], r"attack\.prior\.steps=-3 must be at least 1"),
+    (["attack.prior.steps=2.5"], r"attack\.prior\.steps=2\.5 must be at least 1 and a whole number"),
+    (["attack.prior.latent_dim=0"], r"attack\.prior\.latent_dim=0 must be at least 1"),
+    (["attack.prior.width=0"], r"attack\.prior\.width=0"),
+    (["attack.prior.image_size=33"], r"attack\.prior\.image_size=33"),
+    (["attack.prior.batch_size=0"], r"attack\.prior\.batch_size=0"),
+    (["attack.prior.lr=-1"], r"attack\.prior\.lr=-1 must be a number from 0"),
+    (["attack.prior.betas=[0.5]"], r"attack\.prior\.betas=\[0\.5\]"),
+    (["attack.prior.ema=2"], r"attack\.prior\.ema=2 must lie in \[0, 1\]"),
+    (["attack.prior.gp_weight=much"], r"attack\.prior\.gp_weight=much"),
+    (["+attack.prior.colour=red"], "GMIPrior.*colour"),
+    (
+        ["attack.prior.pretrained.generator=nowhere.tar"],
+        r"prior\.pretrained\.generator=nowhere\.tar is no file",
+    ),
+    (["attack=kedmi", "attack.prior.group=0"], r"attack\.prior\.group=0"),
+    (["attack=plgmi", "attack.prior.view.scale=[0,2]"], "RandomView scale"),
+    (["attack=plgmi", "attack.prior.identity_loss._target_=attacks.losses.none"], r"attacks\.losses\.none"),
+    (["attack=ppa", "attack.prior.mixing=2"], r"attack\.prior\.mixing=2 must lie in \[0, 1\]"),
+    (["attack=ppa", "attack.prior.z_dim=0"], r"attack\.prior\.z_dim=0"),
+    (
+        ["attack=ppa", "attack.prior.pretrained=nowhere.pkl"],
+        r"attack\.prior\.pretrained=nowhere\.pkl is no file",
+    ),
+)
+SURROGATES = (
+    (["surrogates.students=[b9]"], r"student b9 is unknown; attack\.surrogates\.students"),
+    (["surrogates.epochs=0"], r"attack\.surrogates\.epochs=0"),
+    (["surrogates.lr=-0.1"], r"attack\.surrogates\.lr=-0\.1 must not be negative"),
+    (
+        ["surrogates.pretrained.p_reg=nowhere.pt"],
+        r"attack\.surrogates\.pretrained\.p_reg=nowhere\.pt is no file",
+    ),
+)
+EVALUATOR = (
+    (["evaluator.recipe.optimizer._target_=torch.optim.Nothing"], r"torch\.optim\.Nothing"),
+    (["evaluator.recipe.optimizer.lr=-1"], "learning rate"),
+    (["+evaluator.recipe.optimizer.speed=1"], "speed"),
+    (["evaluator.recipe.scheduler._target_=os.system"], r"os\.system is not allowed"),
+    (
+        ["evaluator.recipe.select=luckiest"],
+        r"evaluator\.recipe\.select=luckiest is unknown; use one of last, best_test",
+    ),
+    (["evaluator.recipe.augment.0.p=3"], "p=3"),
+    (["evaluator.model.width=0"], r"model\.width=0"),
+    (["+evaluator.model.colour=red"], "colour"),
+    (["evaluator.checkpoint=nowhere.pth"], r"evaluator\.checkpoint=nowhere\.pth is no file"),
+    (["evaluator.weights=nowhere.pth"], r"evaluator\.weights=nowhere\.pth is no file"),
+)
+METRICS = (
+    (["metrics.measure.top1.k=0"], "AttackAccuracy k=0"),
+    (["+metrics.measure.top1.colour=red"], "AttackAccuracy.*colour"),
+    (["metrics.measure.fid._target_=midre_exp.metrics.fid.Fad"], r"midre_exp\.metrics\.fid\.Fad"),
+    (["metrics.image_to_evaluator.0.size=-1"], "size=-1"),
+)
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with packaged_configs():
+        yield packaged_composer()
+
+
+@pytest.fixture
+def settings_of_mini(composer: Composer) -> Callable[..., dict[str, Any]]:
+    return lambda *overrides: composer.settings(list(overrides))
+
+
+def left(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), [*PRIOR[:6], *PRIOR[10:12], *EVALUATOR[:2], *METRICS[:1]])
+def test_a_run_with_a_mistake_further_on_stops_before_anything_is_built(tiny, overrides, sentence):
+    settings = tiny(*overrides)
+    with pytest.raises(UserError, match=sentence):
+        run(settings)
+    assert left(Path(settings["paths"]["store"])) == []
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), PRIOR)
+def test_a_prior_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
+    node = settings_of_mini(*overrides)["attack"]["prior"]
+    with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
+        check_prior(node, 4)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), SURROGATES)
+def test_surrogates_that_cannot_be_are_told_in_one_sentence(settings_of_mini, overrides, sentence):
+    node = settings_of_mini("attack=lomma_gmi", *(f"attack.{text}" for text in overrides))["attack"][
+        "surrogates"
+    ]
+    with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
+        check_surrogates(node, 4)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), EVALUATOR)
+def test_an_evaluator_that_cannot_be_trained_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
+    settings = settings_of_mini(*overrides)
+    with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
+        check_classifier("evaluator", settings["evaluator"], build(settings["composer"]), 4)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), METRICS)
+def test_a_metric_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
+    with pytest.raises(ConfigError, match=sentence) as found:
+        check_metrics(settings_of_mini(*overrides)["metrics"])
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["attack.prior.steps=-3", "evaluator.recipe.select=luckiest", "metrics.measure.top1.k=0"]
+)
+def test_the_command_line_answers_with_exit_code_2(tmp_path, monkeypatch, capfd, override):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["midre_exp", *tiny_overrides(tmp_path), override])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capfd.readouterr().err
+    assert stop.value.code == 2 and len(err.strip().splitlines()) == 1 and err.startswith("midre_exp: ")
+    assert left(tmp_path / "store") == []
+
+
+@pytest.mark.parametrize("setup", ["S01", "S13", "S19", "S27", "S36"])
+def test_networks_of_published_size_take_no_memory(settings_of_mini, monkeypatch, setup):
+    settings = settings_of_mini(f"setup={setup}", "scale=paper")
+    made: list[torch.nn.Module] = []
+    register = torch.nn.Module.register_parameter
+
+    def count(module, name, parameter):
+        made.append(parameter)
+        register(module, name, parameter)
+
+    monkeypatch.setattr(torch.nn.Module, "register_parameter", count)
+    attack = settings["attack"]
+    check_prior(attack["prior"], attack["identities"])
+    if "surrogates" in attack:
+        check_surrogates(attack["surrogates"], attack["identities"])
+    check_classifier("evaluator", settings["evaluator"], build(settings["composer"]), attack["identities"])
+    weights = [parameter for parameter in made if parameter is not None]
+    assert sum(parameter.numel() for parameter in weights) > 10**7
+    assert all(parameter.device.type == "meta" for parameter in weights)
+
+
+def test_a_part_that_needs_its_numbers_is_made_with_them():
+    node = {"_target_": "tests.plugins.ReadsItsNumbers", "seed": 0, "name": "own"}
+    ReadsItsNumbers.made.clear()
+    check_prior({**node, "steps": 1}, 4, ("tests",))
+    assert ReadsItsNumbers.made == ["meta", "cpu"]
+    with pytest.raises(ConfigError, match="steps=0 must be at least 1"):
+        check_prior({**node, "steps": 0}, 4, ("tests",))
+
+
+def test_a_published_generator_is_not_read_but_its_keys_are(settings_of_mini, tmp_path, monkeypatch):
+    file = tmp_path / "weights.pkl"
+    write_stylegan2(file, image_size=32)
+    node = settings_of_mini("attack=ppa", f"attack.prior.pretrained={file}")["attack"]["prior"]
+    monkeypatch.setattr("midre_exp.priors.stylegan2_prior.load_networks", None)
+    check_prior(node, 4)
+    with pytest.raises(ConfigError, match=r"StyleGAN2Prior.*colour"):
+        check_prior({**node, "colour": "red"}, 4)
+    with pytest.raises(ConfigError, match=r"os\.system is not allowed"):
+        check_prior({**node, "ada": {"_target_": "os.system"}}, 4)
+
+
+def test_what_is_in_the_store_is_not_made_again(tiny, monkeypatch):
+    settings = tiny()
+    plan, store = make_plan(settings), Store(settings["paths"]["store"])
+    for name in ("prior", "evaluator", "metrics"):
+        store.build(
+            name, plan[name].key, config={}, upstream={}, make=lambda work: work.save_json("numbers", 1)
+        )
+    for check in ("check_prior", "check_classifier", "check_metrics"):
+        monkeypatch.setattr(f"midre_exp.rehearsal.{check}", None)
+    rehearse(settings, plan, store, build(settings["composer"]))
+    with pytest.raises(TypeError):
+        rehearse(
+            settings, plan, Store(Path(settings["paths"]["store"]) / "other"), build(settings["composer"])
+        )
