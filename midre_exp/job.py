@@ -16,23 +16,27 @@ from omegaconf import DictConfig
 
 from midre_exp.config import plain
 from midre_exp.errors import ConfigError, StoreError, UserError
-from midre_exp.files import read_json, write_json
+from midre_exp.files import read_json, remove_file, write_json
 from midre_exp.keys import Plan, fingerprints_once, first_difference, make_plan
-from midre_exp.records import git_commit, record_path
+from midre_exp.locks import BusyError
+from midre_exp.records import git_commit, read_record, record_path
 from midre_exp.shards import STAGE as SHARD
 from midre_exp.store import Store
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: the path of its record, or the error that stopped it."""
+    """How a job ended: the path of its record, or the error that stopped it, or who is building what it needs (``busy``), so that it
+    is to come again.
+    """
 
     record: str | None = None
     error: BaseException | None = None
+    busy: str | None = None
 
-    def __reduce__(self) -> tuple[type[Outcome], tuple[str | None, BaseException | None]]:
+    def __reduce__(self) -> tuple[type[Outcome], tuple[str | None, BaseException | None, str | None]]:
         """Cross to another process whatever the error: one that cannot be pickled goes as its text."""
-        return Outcome, (self.record, _portable(self.error))
+        return Outcome, (self.record, _portable(self.error), self.busy)
 
 
 def _portable(error: BaseException | None) -> BaseException | None:
@@ -54,13 +58,19 @@ class Task:
         """Carry out one composed config."""
         try:
             self.last = Outcome(record=carry_out(plain(config)))
+        except BusyError as busy:
+            print(f"{busy}; this run comes again after others", flush=True)
+            self.last = Outcome(busy=str(busy))
         except Exception as error:
             self.last = Outcome(error=error)
         return self.last
 
 
 def carry_out(settings: Mapping[str, Any]) -> str:
-    """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json`` and is raised."""
+    """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json`` and is raised.
+
+    Raises BusyError, no failure, where ``plan.patient`` is off and another process is building one of its stages.
+    """
     with fingerprints_once():
         return _carry_out(settings)
 
@@ -78,10 +88,12 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
 
             path = run(settings)
             print(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}", flush=True)
+    except BusyError:
+        raise
     except Exception as error:
         report_failure(failure, settings, error, traceback.format_exc())
         raise
-    failure.unlink(missing_ok=True)
+    remove_file(failure)
     return str(path)
 
 
@@ -122,10 +134,10 @@ def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
     """
     if SHARD not in plan.stages:
         try:
-            record = read_json(record_path(settings["paths"]["results"], settings, plan))
+            record = read_record(record_path(settings["paths"]["results"], settings, plan))
         except StoreError:  # missing or damaged
             return False
-        if not isinstance(record, dict) or record.get("key") != plan.key:
+        if record.get("key") != plan.key:
             return False
     store = Store(settings["paths"]["store"])
     return all(store.peek(stage.name, stage.key) for stage in plan.stages.values())

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from midre_exp import lockfiles
+from midre_exp.errors import StoreError
 from midre_exp.files import explain, make_folder
 from midre_exp.lockfiles import BEAT_AT, BEAT_WIDTH, Holder
 
@@ -28,6 +29,10 @@ _log = logging.getLogger(__name__)
 
 #: An empty lock (its writer died), or a takeover that lasts this long, is abandoned.
 EMPTY_SECONDS = 10.0
+
+
+class BusyError(Exception):
+    """Somebody else is building what is needed, and the caller has better things to do than to wait."""
 
 
 class BuildLock:
@@ -55,11 +60,12 @@ class BuildLock:
         *,
         stop_waiting: Callable[[], bool] = lambda: False,
         wait_message: Callable[[str], None] = _log.warning,
+        patient: bool = True,
     ) -> bool:
         """Take the lock, waiting while a living process holds it; False once ``stop_waiting()`` is true.
 
-        The first time it has to wait, ``wait_message`` gets one sentence that names the holder. StoreError
-        when the lock's folder cannot be written.
+        The first time it has to wait, ``wait_message`` gets one sentence that names the holder; without ``patient`` that is a BusyError
+        instead. StoreError when the lock's folder cannot be written.
         """
         self._pid = os.getpid()
         make_folder(self.path.parent)
@@ -80,6 +86,8 @@ class BuildLock:
                     return True
                 if stop_waiting():
                     return False
+                if holder is not None and not patient:
+                    raise BusyError(f"{self.describe} is being built by {holder.process}")
                 if holder is not None and not told:
                     wait_message(f"{self.describe} is being built by {holder.process}; waiting for it")
                     told = True
@@ -118,7 +126,7 @@ class BuildLock:
     def _beat(self) -> None:
         misses = 0
         beat = 0
-        while not self._stop.wait(self.beat_seconds):
+        while not self._rest():
             beat += 1
             try:
                 # Overwriting 12 bytes in place needs no disk space, and if the lock is renamed away under us
@@ -141,6 +149,13 @@ class BuildLock:
             return
         if not self._stop.is_set():
             self._lost.set()
+
+    def _rest(self) -> bool:
+        """Pause for one beat; True once the lock is given back. Python 3.10 waits for an Event by the wall clock, which may jump."""
+        until = time.monotonic() + self.beat_seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.5))
+        return self._stop.is_set()
 
     def _take_over(self, dead: Holder, takeovers: _Watch) -> bool:
         """Replace a dead holder's lock by ours; False when another process was faster.
@@ -166,6 +181,17 @@ class BuildLock:
             return True
         finally:
             lockfiles.remove(guard, self._token)
+
+
+def release_dead(folder: Path) -> None:
+    """Remove the locks in a folder whose holders have died on this machine. Other machines would have to wait for them to go stale."""
+    for path in folder.glob("*.lock"):
+        with contextlib.suppress(OSError, StoreError):  # what cannot be removed goes stale
+            holder = lockfiles.read(path)
+            if holder is not None and lockfiles.is_gone(holder):
+                lock = BuildLock(path, holder.what)
+                if lock.acquire(stop_waiting=lambda: True):
+                    lock.release()
 
 
 class _Watch:

@@ -20,6 +20,7 @@ from midre_exp import stages
 from midre_exp.config import build
 from midre_exp.keys import make_plan, nodes_of
 from midre_exp.records import device_name, make_record, record_path, update_record
+from midre_exp.rehearsal import rehearse
 from midre_exp.runtime import make_runtime
 from midre_exp.shards import parse_shard, stored_shards
 from midre_exp.speed import Speed, make_speed
@@ -32,7 +33,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     Raises UserError for what the user can mend.
     """
     plan = make_plan(settings)
-    store = Store(settings["paths"]["store"])
+    store = Store(settings["paths"]["store"], patient=settings["plan"]["patient"])
     runtime = make_runtime(settings["runtime"])
     speed = make_speed(settings["speed"], runtime.device)
     allow = tuple(settings["runtime"]["allow"])
@@ -43,7 +44,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     private, public, judged = (build(node, allow=allow) for node in nodes_of(settings["data"]))
     defense = build({**settings["composer"], **settings["defense"]}, allow=allow)
     undefended = build(settings["composer"], allow=allow)
-    stages.build_attack(settings["attack"], allow)  # a mistake in it is to be told before a target is trained
+    rehearse(settings, plan, store, undefended, allow)  # a mistake is to be told before a target is trained
     stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
 
     target = stage(

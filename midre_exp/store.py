@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")  # no dash: "<stage>-<key>" stays unambiguous
 _RESERVED = frozenset({"work", "locks", "damaged"})
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_CENTURY = 100 * 365 * 86400.0  # seconds; no attempt takes longer, so a file that says so is damaged
 _PACKAGES = ("midre-exp", "torch", "torchvision", "pytorch-lightning", "safetensors")
 
 
@@ -52,11 +53,19 @@ class Store:
     """Artifacts under one root folder, shared by any number of processes and hosts.
 
     ``beat_seconds`` and ``stale_seconds`` are those of ``BuildLock``. Nothing is written before the first
-    ``build``.
+    ``build``. Without ``patient``, ``build`` raises BusyError where it would wait for another builder.
     """
 
-    def __init__(self, root: Path | str, *, beat_seconds: float = 5.0, stale_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        patient: bool = True,
+        beat_seconds: float = 5.0,
+        stale_seconds: float = 60.0,
+    ) -> None:
         self.root = Path(root).expanduser().absolute()
+        self._patient = patient
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
 
@@ -126,21 +135,28 @@ class Store:
         full.
         """
         folder = self._folder(stage, key)
-        lock_file = self.root / "locks" / f"{stage}-{key}.lock"
+        lock_file = self._lock_file(stage, key)
         beats = {"beat_seconds": self._beat_seconds, "stale_seconds": self._stale_seconds}
         with sigterm_as_exit():
             while True:
                 artifact = self.find(stage, key, reread=reread)
                 if artifact is not None:
+                    self._tidy(stage, key)
                     return artifact
                 lock = BuildLock(lock_file, f"{stage} {key}", **beats)
-                if not lock.acquire(stop_waiting=folder.exists, wait_message=wait_message):
+                if not lock.acquire(
+                    stop_waiting=folder.exists, wait_message=wait_message, patient=self._patient
+                ):
                     continue
                 try:
                     record = {"config": dict(config), "upstream": dict(upstream), "device": device}
-                    artifact = self.find(stage, key, reread=reread) or self._make(
-                        stage, key, record, make, lock
-                    )
+                    artifact = self.find(stage, key, reread=reread)
+                    if (
+                        artifact is not None
+                    ):  # the one whose lock we took over was killed when it had published
+                        shutil.rmtree(self._work(stage, key), ignore_errors=True)
+                    else:
+                        artifact = self._make(stage, key, record, make, lock)
                     if artifact is not None:
                         return artifact
                 except Exception as error:
@@ -183,16 +199,14 @@ class Store:
         lock: BuildLock,
     ) -> Artifact | None:
         """Run the builder and publish. None when somebody else has published first: ours is discarded."""
-        work = self.root / "work" / f"{stage}-{key}"
+        work = self._work(stage, key)
         for leftover in work.glob(".publish-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         output = work / f".publish-{uuid.uuid4().hex[:12]}"
         make_folder(output)
         workspace = Workspace(work, output)
         spent_file = work / ".seconds.json"
-        spent = 0.0
-        with contextlib.suppress(StoreError, ValueError, TypeError):  # usually there was no earlier attempt
-            spent = float(read_json(spent_file))
+        spent = _seconds_in(spent_file)
         started = time.monotonic()
         try:
             make(workspace)
@@ -211,6 +225,19 @@ class Store:
         if lock.is_held():
             shutil.rmtree(work, ignore_errors=True)  # what cannot be removed is only litter
         return Artifact(stage, key, folder, manifest) if was_first else None
+
+    def _tidy(self, stage: str, key: str) -> None:
+        """Remove the work folder and the lock of a builder that was killed when it had just published."""
+        work, lock_file = self._work(stage, key), self._lock_file(stage, key)
+        if not (work.exists() or lock_file.exists()):
+            return
+        lock = BuildLock(lock_file, f"removal of {work.name}")
+        with contextlib.suppress(StoreError):  # a store that may only be read keeps its litter
+            if lock.acquire(stop_waiting=lambda: True):  # a living builder tidies up itself
+                try:
+                    shutil.rmtree(work, ignore_errors=True)
+                finally:
+                    lock.release()
 
     def _raise_if_ours(self, error: OSError, what: str, work: Path) -> None:
         """Raise the sentence for a builder's OSError that is the store's doing; others stay the builder's."""
@@ -244,6 +271,12 @@ class Store:
             _log.warning("artifact %s is damaged: %s; moved to %s, it will be rebuilt", folder, reason, place)
             return
 
+    def _work(self, stage: str, key: str) -> Path:
+        return self.root / "work" / f"{stage}-{key}"
+
+    def _lock_file(self, stage: str, key: str) -> Path:
+        return self.root / "locks" / f"{stage}-{key}.lock"
+
     def _folder(self, stage: str, key: str) -> Path:
         """Where an artifact belongs. StoreError for names that could lead out of the root."""
         if not _STAGE.fullmatch(stage) or stage in _RESERVED:
@@ -268,6 +301,15 @@ def _publish(output: Path, folder: Path) -> bool:
         return False
     sync_folder(folder.parent)
     return True
+
+
+def _seconds_in(file: Path) -> float:
+    """What earlier attempts took; 0 where nobody can tell, as usually there was none."""
+    try:
+        spent = float(read_json(file))
+    except (StoreError, ValueError, TypeError, OverflowError):
+        return 0.0
+    return spent if 0 <= spent < _CENTURY else 0.0
 
 
 @functools.cache

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
@@ -15,7 +16,10 @@ from midre_exp.errors import UserError
 from midre_exp.files import write_json
 from midre_exp.job import failure_path, is_finished, report_failure, snapshot_path
 from midre_exp.keys import fingerprints_once, make_plan
+from midre_exp.locks import release_dead
+from midre_exp.planning import expand
 from midre_exp.records import git_commit
+from midre_exp.store import Store
 
 
 class SweepFailed(UserError):
@@ -36,20 +40,56 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     Each job is launched with ``plan.key`` and ``plan.commit`` and refuses to run if it has become something else by the time it starts.
     Raises SweepFailed when a job failed, UserError when a job cannot even be planned.
     """
-    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
-    overrides = parser.parse_overrides(list(arguments))
-    for override in overrides:
-        if override.is_sweep_override() and override.get_key_element().startswith("hydra"):
-            raise UserError(
-                f"{override.get_key_element()} cannot be swept: all jobs of a sweep share one launcher"
-            )
-    jobs = [job for batch in sweeper.split_arguments(overrides, None) for job in batch]
+    jobs = expand(arguments, sweeper.hydra_context.config_loader)
     todo = plan_jobs(sweeper, jobs)
     if not todo:
         return []
-    results = launch(sweeper.launcher, [job.overrides for job in todo])
+    results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
     summarise(todo, results)
     return [results]
+
+
+def at_a_time(launcher: Mapping[str, Any]) -> int | None:
+    """How many jobs a launcher of this machine works on at a time; None for a cluster, where waiting jobs keep nobody else from running."""
+    if "n_jobs" in launcher:  # joblib: -1 is one for each core, -2 one less
+        jobs = int(launcher["n_jobs"] or 1)
+        return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)
+    return 1 if str(launcher["_target_"]).endswith("BasicLauncher") else None
+
+
+def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> list[JobReturn]:
+    """The result of every job, in order.
+
+    A job that needs a stage which another process is building makes room for the next one and comes again when all others have had their
+    turn. The last ``workers`` jobs of a round wait instead: there is nothing left to make room for. None: everybody waits.
+    """
+    done: dict[str, JobReturn] = {}
+    waiting = list(todo)
+    while waiting:
+        last = 0 if workers is None else max(0, len(waiting) - workers)
+        jobs = [[*job.overrides, f"plan.patient={number >= last}"] for number, job in enumerate(waiting)]
+        try:
+            results = launch(launcher, jobs)
+        except BaseException as error:
+            # SIGTERM, or a worker died: joblib has killed the others, which could give back nothing.
+            for store in {job.settings["paths"]["store"] for job in todo}:
+                release_dead(Store(store).root / "locks")
+            if isinstance(error, BrokenProcessPool):
+                raise SweepFailed(
+                    "a worker of this sweep was killed, often for want of memory (hydra.launcher.n_jobs lowers it), and joblib ended the "
+                    "others; the same command continues where they stopped"
+                ) from error
+            raise
+        for job, result in zip(waiting, results, strict=True):
+            done[job.key] = result
+        waiting = [job for job, result in zip(waiting, results, strict=True) if is_busy(result)]
+    return [done[job.key] for job in todo]
+
+
+def is_busy(result: JobReturn) -> bool:
+    """Whether a job has made room for others."""
+    value: Any = result._return_value
+    return result.status is JobStatus.COMPLETED and value.busy is not None
 
 
 def launch(launcher: Any, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:

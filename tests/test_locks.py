@@ -343,3 +343,15 @@ def test_a_forked_child_does_not_release_its_parents_lock(tmp_path: Path) -> Non
     lock._pid -= 1
     lock.release()
     assert not lock.is_held()
+
+
+def test_locks_of_dead_builders_are_released_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    foreign(tmp_path / "dead.lock", pid=dead_pid())
+    foreign(tmp_path / "elsewhere.lock", pid=dead_pid(), machine="another")
+    ours = BuildLock(tmp_path / "living.lock", "target abc")
+    ours.acquire()
+    locks.release_dead(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere.lock", "living.lock"]
+    assert ours.is_held()
+    ours.release()
+    locks.release_dead(tmp_path / "no such folder")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+
+from midre_exp.job import Outcome
+from midre_exp.locks import BuildLock, BusyError
+from midre_exp.store import Store
+from midre_exp.sweep import Planned, at_a_time, launch_all
+from tests.e2e.test_processes import finish, start
+
+
+class Launcher:
+    """Runs no job: those named in ``busy`` are so until the round after ``rounds``, unless told to wait."""
+
+    def __init__(self, busy, rounds=1):
+        self.busy, self.rounds, self.launched = busy, rounds, []
+
+    def launch(self, jobs, initial_job_idx):
+        self.launched.append([(name, patient == "plan.patient=True") for name, patient in jobs])
+        late = len(self.launched) > self.rounds
+        return [self.outcome(name, patient == "plan.patient=True" or late) for name, patient in jobs]
+
+    def outcome(self, name, served):
+        outcome = Outcome(record=name) if served or name not in self.busy else Outcome(busy="built elsewhere")
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=outcome)
+
+
+def planned(names):
+    return [Planned(name, [name], {}) for name in names]
+
+
+def records(results):
+    return [result.return_value.record for result in results]
+
+
+def test_busy_jobs_come_again_after_the_others_and_results_keep_their_order():
+    launcher = Launcher(busy="ac")
+    assert records(launch_all(launcher, planned("abcde"), workers=2)) == list("abcde")
+    first, second = launcher.launched
+    assert first == [("a", False), ("b", False), ("c", False), ("d", True), ("e", True)]
+    assert second == [("a", True), ("c", True)]  # nobody is left to make room for
+
+
+def test_jobs_that_are_busy_forever_wait_in_the_end():
+    launcher = Launcher(busy="abcd", rounds=100)
+    assert records(launch_all(launcher, planned("abcd"), workers=1)) == list("abcd")
+    assert [len(jobs) for jobs in launcher.launched] == [4, 3, 2, 1]
+
+
+def test_on_a_cluster_everybody_waits():
+    launcher = Launcher(busy="ab")
+    launch_all(launcher, planned("abc"), workers=None)
+    assert launcher.launched == [[("a", True), ("b", True), ("c", True)]]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "workers"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 4}, 4),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, os.cpu_count()),
+        ({"_target_": "hydra_plugins.midre_launchers.SlurmLauncher"}, None),
+    ],
+)
+def test_how_many_jobs_a_launcher_works_on(launcher, workers):
+    assert at_a_time(launcher) == workers
+
+
+def test_an_impatient_store_names_the_builder_instead_of_waiting(tmp_path):
+    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
+    assert lock.acquire()
+    try:
+        started = time.monotonic()
+        with pytest.raises(BusyError, match=f"prior aa is being built by process {os.getpid()}"):
+            Store(tmp_path, patient=False).build(
+                "prior", "aa", config={}, upstream={}, make=lambda _: pytest.fail("built")
+            )
+        assert time.monotonic() - started < 5
+        assert lock.is_held()
+    finally:
+        lock.release()
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_path):
+    finish(start(tmp_path, "defense=midre"))
+    (target,) = (tmp_path / "store" / "target").iterdir()
+    key = target.name
+    target.rename(tmp_path / key)  # as if it were not there yet
+    lock = BuildLock(tmp_path / "store" / "locks" / f"target-{key}.lock", f"target {key}")
+    assert lock.acquire()
+    sweep = start(tmp_path, "-m", "defense=midre", "attack.steps=1,2", "setup=demo,custom")
+    try:
+        output = ""
+        for line in sweep.stdout:
+            output += line
+            if "comes again" in line:
+                (tmp_path / key).rename(target)
+                lock.release()
+    finally:
+        lock.release()
+    assert sweep.wait() == 0, output
+    assert "comes again after others" in output and "0 failed" in output
