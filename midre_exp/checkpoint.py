@@ -1,7 +1,8 @@
 """State of a training that is still going on, so that a killed stage continues where it was.
 
-One file, replaced atomically, read without running anything: a header (magic, SHA-256 of the rest) and what
-``torch.save`` writes. The checksum is ours because torch does not notice a flipped byte in a tensor.
+One file, replaced atomically, read without running anything: a header (magic, SHA-256 of the file's place and the rest) and what
+``torch.save`` writes. The checksum is ours because torch does not notice a flipped byte in a tensor; the place is in it because the
+state of another stage may fit as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from midre_exp.torch_files import read_torch
 
 _log = logging.getLogger(__name__)
 
-_MAGIC = b"midre-checkpoint-1\n"
+_MAGIC = b"midre-checkpoint-2\n"
 _DIGEST = hashlib.sha256().digest_size
 _PLAIN = (type(None), bool, int, float, str, torch.Tensor, torch.nn.Parameter)
 
@@ -38,7 +39,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     content = buffer.getbuffer()
     body = content[len(_MAGIC) + _DIGEST :]
-    content[: len(_MAGIC) + _DIGEST] = _MAGIC + hashlib.sha256(body).digest()
+    content[: len(_MAGIC) + _DIGEST] = _MAGIC + _digest(path, body)
     write_atomic(path, content)
 
 
@@ -56,7 +57,7 @@ def load(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise explain(error, path, "read") from error
     try:
-        return _decode(content)
+        return _decode(path, content)
     except _RefusedError as reason:
         aside = path.with_name(f"{path.name}.damaged")
         try:
@@ -71,13 +72,22 @@ class _RefusedError(Exception):
     """Why a file is no checkpoint, as the predicate of a sentence."""
 
 
-def _decode(content: bytes) -> dict[str, Any]:
+def _digest(path: Path, body: bytes | memoryview) -> bytes:
+    """The checksum of a checkpoint at its place: its name, in a store with the folders below ``work``, wherever the store lies."""
+    parts = path.parts
+    below = parts[len(parts) - parts[::-1].index("work") :] if "work" in parts else parts[-1:]
+    digest = hashlib.sha256("/".join(below).encode() + b"\0")
+    digest.update(body)
+    return digest.digest()
+
+
+def _decode(path: Path, content: bytes) -> dict[str, Any]:
     magic, digest = content[: len(_MAGIC)], content[len(_MAGIC) : len(_MAGIC) + _DIGEST]
     body = memoryview(content)[len(_MAGIC) + _DIGEST :]
     if magic != _MAGIC:
-        raise _RefusedError("is damaged or was not written by this program")
-    if hashlib.sha256(body).digest() != digest:
-        raise _RefusedError("is damaged (its checksum differs)")
+        raise _RefusedError("is damaged or was not written by this version")
+    if _digest(path, body) != digest:
+        raise _RefusedError("is damaged or belongs elsewhere (its checksum differs)")
     try:
         state = read_torch(io.BytesIO(body))
     except MemoryError:

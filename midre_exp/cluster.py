@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from midre_exp import slurm
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.job import Outcome
 
 #: How often in a row a job must be seen ended and without a result before it is given up: files arrive late on network file systems.
 LOOKS = 3
@@ -173,14 +174,14 @@ def result_of(job: Any) -> JobReturn | None:
     """What a job left, None when there is nothing yet."""
     try:
         content = job.paths.result_pickle.read_bytes()
-    except FileNotFoundError:
+    except OSError:  # not there yet, or a network file system has its moment
         return None
     try:
         status, value = pickle.loads(content)
     except Exception as error:  # a pickle can raise anything
         trouble = f"its result cannot be read ({type(error).__name__}: {error})"
     else:
-        if status == "success" and isinstance(value, JobReturn):
+        if status == "success" and isinstance(value, JobReturn) and isinstance(value._return_value, Outcome):
             return value
         trouble = f"it failed outside of its run ({last_line(str(value))})"
     return lost(ClusterError(f"job {job.job_id}: {trouble}; see its log {job.paths.stderr}"))

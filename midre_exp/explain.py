@@ -90,6 +90,7 @@ def _os_error(error: OSError) -> str:
         errno.EROFS: "the file system is read-only; set paths.store, paths.runs and paths.results to a folder you can write",
         errno.EACCES: "permission denied; set paths.store, paths.runs and paths.results to a folder you can write",
         errno.ENOTDIR: "a file stands where a folder is needed; move it away or set another path",
+        errno.EISDIR: "a folder stands where a file is needed; move it away or set another path",
         errno.EEXIST: "a file stands where a folder is needed; move it away or set another path",
     }.get(error.errno or 0, error.strerror or str(error))
     return f"{where}{remedy}"

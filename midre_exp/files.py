@@ -85,6 +85,14 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
         raise
 
 
+def remove_file(path: Path) -> None:
+    """Delete a file that may be absent; StoreError when it cannot be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise explain(error, path, "remove") from error
+
+
 def is_special(path: Path) -> bool:
     """True for a pipe, socket or device: opening or reading one may never end. OSErrors count as False, for opening to tell."""
     try:

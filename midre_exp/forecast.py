@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from midre_exp.errors import StoreError
+from midre_exp.errors import UserError
 from midre_exp.files import read_json
 from midre_exp.job import is_finished
 from midre_exp.keys import Plan, fingerprints_once, make_plan, uses_target
 from midre_exp.planning import expand, packaged_composer, packaged_configs
+from midre_exp.records import check_record
 from midre_exp.store import Store
 
 _ORDER = ("target", "evaluator", "prior", "surrogates", "shard", "attack", "metrics")
@@ -76,10 +77,11 @@ def rates(results: Path) -> dict[tuple[str, str], float]:
     for path in sorted((results / "records").glob("*.json")):
         try:
             record = read_json(path)
+            check_record(path)
             for stage, spent in record["seconds"].items():
                 key = record["artifacts"][stage]  # a shared stage is one measurement
                 seconds[stage, kind(record["config"], stage)][key] = float(spent)
-        except (StoreError, KeyError, TypeError, ValueError, AttributeError):
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
             continue
     return {name: median(found.values()) for name, found in seconds.items()}
 

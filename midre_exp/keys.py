@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from midre_exp.border import check_settings
 from midre_exp.config import build, digest, without
 from midre_exp.errors import ConfigError
-from midre_exp.files import sha256
+from midre_exp.files import Stamp, sha256, stamp
 from midre_exp.shards import STAGE as SHARD
 from midre_exp.shards import parse_shard
 from midre_exp.speed import switched_on
@@ -64,12 +64,12 @@ def by_content(node: Any) -> Any:
     if isinstance(node, list):
         return [by_content(value) for value in node]
     if isinstance(node, str) and node.endswith(WEIGHT_FILES) and Path(node).is_file():
-        return f"sha256:{_content_hash(node, Path(node).stat().st_mtime_ns)}"
+        return f"sha256:{_content_hash(node, stamp(Path(node)))}"
     return node
 
 
 @lru_cache(maxsize=256)
-def _content_hash(path: str, modified_ns: int) -> str:
+def _content_hash(path: str, _: Stamp) -> str:
     return sha256(Path(path))
 
 

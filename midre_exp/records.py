@@ -1,7 +1,12 @@
-"""Run records: one JSON file per finished run, the only source of tables, figures and pages."""
+"""Run records: one JSON file per finished run, the only source of tables, figures and pages.
+
+Beside the ``records`` folder, ``checksums`` holds one line of sha256sum for each record that was written here, so that a damaged number
+is not taken for a result. A record that comes without (from another place, or older) is believed.
+"""
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 import subprocess
@@ -11,11 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from midre_exp.config import without
 from midre_exp.errors import StoreError
-from midre_exp.files import read_json, write_json
+from midre_exp.files import dump_json, explain, read_json, remove_file, sha256, write_atomic
 from midre_exp.keys import Plan
 
 SCHEMA = 1
+
+_log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
@@ -119,13 +127,14 @@ def make_record(
         "versions": versions(),
         "commit": git_commit(),
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
-        "config": settings,
+        "config": without(settings, "plan"),
     }
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run record with everything that tables and claims rely on. StoreError for a file that cannot be read or is none."""
+    """A run record with everything that tables and claims rely on. StoreError for a file that cannot be read, is none, or is damaged."""
     record = read_json(path)
+    check_record(path)
     if not _is_record(record):
         raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
     found: dict[str, Any] = record
@@ -173,16 +182,56 @@ def _are_numbers(value: Any) -> bool:
     )
 
 
+def checksum_path(path: Path) -> Path:
+    """Where the checksum of a record lies."""
+    return path.parent.parent / "checksums" / f"{path.stem}.sha256"
+
+
+def check_record(path: Path) -> None:
+    """Raises StoreError when a record is not byte for byte what was written; one without a checksum is believed."""
+    file = checksum_path(path)
+    while (known := _content(file)) is not None:
+        if known == _checksum_line(path):
+            return
+        if _content(file) == known:  # else it was just written anew
+            raise StoreError(
+                f"{path} is damaged (it differs from {file.name}); run its command again to write it anew, or remove that file if you "
+                "changed the record yourself"
+            )
+
+
+def _content(file: Path) -> bytes | None:
+    """A checksum file; None if there is none."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return b""
+
+
+def _checksum_line(path: Path) -> bytes:
+    try:
+        return f"{sha256(path)}  ../records/{path.name}\n".encode()
+    except OSError as error:
+        raise explain(error, path, "read") from error
+
+
 def update_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record atomically, unless the one there already tells of the same artifacts.
 
     A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is replaced. One of this very
-    store keeps the commit and device of the run that made it.
+    store keeps the commit and device of the run that made it. A damaged one is named by a warning and replaced.
     """
     results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts")
-    try:
-        old = read_json(path)
-    except StoreError:  # missing or damaged
-        old = {}
-    if not isinstance(old, dict) or any(old.get(name) != record[name] for name in results):
-        write_json(path, record)
+    old: Any = {}
+    if path.exists():
+        try:
+            old = read_record(path)
+        except StoreError as error:
+            _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
+    if any(old.get(name) != record[name] for name in results):
+        file = checksum_path(path)
+        remove_file(file)  # a record without one is believed, should this process die in between
+        write_atomic(path, dump_json(record))
+        write_atomic(file, _checksum_line(path))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from midre_exp.config import digest
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.files import read_json
 
@@ -24,6 +25,10 @@ def read_keys(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         content = read_json(path)
         if not isinstance(content, dict) or not {"study", "runs", "questions"} <= content.keys():
             raise DataError(f"{path} is no key of a study; give the file written beside the page")
+        if not _is_whole(content):
+            raise DataError(
+                f"{path} is damaged (its questions are not those of study {content['study']}); make the study again"
+            )
         keys[content["study"]] = content
     every = list(keys.values())
     if any(key["runs"] != every[0]["runs"] for key in every):
@@ -31,6 +36,15 @@ def read_keys(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
             "the keys belong to studies of different runs, or name them in another order; score them one by one"
         )
     return keys
+
+
+def _is_whole(key: Mapping[str, Any]) -> bool:
+    """Whether a key's questions are those its study is named after."""
+    try:
+        runs = [key["runs"][name]["key"] for name in ("a", "b")]
+        return bool(key["study"] == digest([*runs, key["part"], key["seed"], key["questions"]]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def read_answers(paths: Sequence[Path], keys: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import shutil
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,12 @@ from midre_exp.artifacts import DamagedError, verify
 from midre_exp.errors import StoreError, UserError
 from midre_exp.files import explain, read_json
 from midre_exp.locks import BuildLock
+from midre_exp.records import check_record
 from midre_exp.store import Artifact, Store
 
 #: Decoded images belong to data on disk, not to a run: records do not name them and the next run on the data needs them.
 _SHARED = "images"
+_FORGOTTEN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def needed(results: Path) -> set[tuple[str, str]]:
     found = set()
     for path in sorted(results.glob("*/records/*.json")):
         record = read_json(path)
+        check_record(path)
         artifacts = record.get("artifacts") if isinstance(record, dict) else None
         if not isinstance(artifacts, dict) or not all(isinstance(key, str) for key in artifacts.values()):
             raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
@@ -69,6 +74,18 @@ def leftovers(store: Store, keep: set[tuple[str, str]], *, images: bool) -> list
     return found
 
 
+def forgotten(store: Store, results: Path) -> Iterator[Leftover]:
+    """Temporary files, which no reader looks at, of writers that were killed: older than an hour, for living ones keep them for moments."""
+    written = (".*.tmp", ".probe-*")
+    places = [(store.root, written), (store.root / "locks", ("*.lock.*",)), (results, written)]
+    for path in sorted({path for top, names in places for name in names for path in top.rglob(name)}):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            within_build = path.is_relative_to(store.root / "work")  # goes with it
+            if not within_build and path.is_file() and time.time() - status.st_mtime > _FORGOTTEN_SECONDS:
+                yield Leftover(path, "a writer that was killed left it", status.st_size)
+
+
 def remove(leftover: Leftover) -> bool:
     """Delete it; False when a living process is building it."""
     lock = None
@@ -77,7 +94,10 @@ def remove(leftover: Leftover) -> bool:
         if not lock.acquire(stop_waiting=lambda: True):
             return False
     try:
-        shutil.rmtree(leftover.path)
+        if leftover.path.is_dir():
+            shutil.rmtree(leftover.path)
+        else:
+            leftover.path.unlink(missing_ok=True)
     except OSError as error:
         raise explain(error, leftover.path, "remove") from error
     finally:
@@ -118,7 +138,7 @@ def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
             f"there is no record below {results}, so nothing would be kept; give the right folder with --results"
         )
     freed, busy = 0, 0
-    for leftover in leftovers(store, keep, images=images):
+    for leftover in (*leftovers(store, keep, images=images), *forgotten(store, results)):
         if delete and not remove(leftover):
             busy += 1
             print(f"in use:  {leftover.path}")

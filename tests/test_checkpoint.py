@@ -16,12 +16,12 @@ from torch import nn
 from midre_exp import checkpoint
 from midre_exp.errors import StoreError
 
-HEADER = len(b"midre-checkpoint-1\n") + 32
+HEADER = len(b"midre-checkpoint-2\n") + 32
 
 
 def with_header(body: bytes) -> bytes:
-    """A file whose checksum is right whatever it holds."""
-    return b"midre-checkpoint-1\n" + hashlib.sha256(body).digest() + body
+    """A file named ``state`` whose checksum is right whatever it holds."""
+    return b"midre-checkpoint-2\n" + hashlib.sha256(b"state\0" + body).digest() + body
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -64,6 +64,20 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(data)
         assert checkpoint.load(path) is None, position
         assert not path.exists() and path.with_name("state.damaged").read_bytes() == data
+
+
+def test_the_state_of_another_stage_is_not_taken_for_ones_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, other = (tmp_path / "store" / "work" / stage / "last.ckpt" for stage in ("target-a", "target-b"))
+    for path, value in ((mine, 1), (other, 2)):
+        checkpoint.save(path, {"step": value})
+    kept = other.read_bytes()
+    moved = (tmp_path / "store").rename(tmp_path / "elsewhere") / "work" / "target-a" / "last.ckpt"
+    assert checkpoint.load(moved) == {"step": 1}  # a store may be moved as a whole
+    moved.write_bytes(kept)
+    assert checkpoint.load(moved) is None
+    assert "belongs elsewhere" in caplog.text
 
 
 def torch_file() -> bytes:

@@ -16,6 +16,7 @@ import torch
 
 from midre_exp import artifacts, files, store
 from midre_exp.errors import StoreError
+from midre_exp.locks import BuildLock
 from midre_exp.store import Artifact, Store, Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -496,3 +497,44 @@ def test_list_gives_every_artifact_and_nothing_else(tmp_path: Path, caplog: pyte
 def test_importing_the_store_does_not_import_torch() -> None:
     code = "import sys, midre_exp.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("with_lock", [True, False], ids=["with its lock", "its lock given back by others"])
+def test_what_a_builder_left_that_was_killed_when_it_had_published_is_removed(
+    tmp_path: Path, with_lock: bool
+) -> None:
+    build(tmp_path)
+    work, lock = tmp_path / "work" / "target-k1", tmp_path / "locks" / "target-k1.lock"
+    work.mkdir(parents=True)
+    (work / "state.pt").write_bytes(b"progress")
+    if with_lock:
+        code = (
+            "from midre_exp.locks import BuildLock; BuildLock(Path(sys.argv[1]), 'x').acquire(); os._exit(9)"
+        )
+        script(code, lock).wait()
+        assert lock.exists()
+    build(tmp_path, forbidden)
+    assert not work.exists() and not lock.exists()
+
+
+def test_what_a_living_builder_has_beside_a_published_artifact_stays(tmp_path: Path) -> None:
+    build(tmp_path)
+    work, lock = tmp_path / "work" / "target-k1", tmp_path / "locks" / "target-k1.lock"
+    work.mkdir(parents=True)
+    living = BuildLock(lock, "target k1")
+    living.acquire()
+    build(tmp_path, forbidden)
+    assert work.exists() and living.is_held()
+    living.release()
+
+
+def test_the_waiter_who_takes_over_finished_work_removes_what_is_left_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path)
+    work = tmp_path / "work" / "target-k1"
+    work.mkdir(parents=True)
+    find, answers = Store.find, iter([True])  # at the first look it was not yet published
+    monkeypatch.setattr(Store, "find", lambda *a, **k: None if next(answers, False) else find(*a, **k))
+    build(tmp_path, forbidden)
+    assert not work.exists()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,29 @@ def test_gc_tells_before_it_removes_and_keeps_what_records_need(place, capsys):
     assert not (place / "artifacts" / "work" / "attack-dd").exists()
     assert call(place, "gc", "--delete", "--images") == 0
     assert present() == {"target/aa"}
+
+
+def test_gc_removes_temporary_files_of_writers_killed_long_ago(place, capsys):
+    store, records = place / "artifacts", place / "results" / "mini" / "records"
+    old = [store / ".verified" / "target" / ".aa.json.0123.tmp", records / ".a.json.0123.tmp"]
+    old += [
+        store / ".probe-17",
+        store / "locks" / "target-aa.lock.0123.tmp",
+        store / "locks" / "x.lock.takeover",
+    ]
+    new = [records / ".a.json.4567.tmp", store / "locks" / "target-aa.lock"]
+    for path in (*old, *new):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half a fi")
+    long_ago = time.time() - 7200
+    for path in (*old, new[-1]):
+        os.utime(path, (long_ago, long_ago))
+    assert call(place, "gc") == 0
+    said = capsys.readouterr().out
+    assert all(f"would remove: {path}" in said and path.exists() for path in old)
+    assert call(place, "gc", "--delete") == 0
+    assert not any(path.exists() for path in old) and all(path.exists() for path in new)
+    assert (records / "a.json").exists() and (store / "target" / "aa").exists()
 
 
 def test_gc_leaves_a_build_alone_that_is_going_on(place, capsys):

@@ -7,15 +7,19 @@ guarded by the store's lock, so several jobs decode one dataset once; a file unc
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -23,6 +27,8 @@ from tqdm import tqdm
 from midre_exp.errors import DataError, StoreError
 from midre_exp.files import read_json, write_json
 from midre_exp.store import Store, Workspace
+
+_log = logging.getLogger(__name__)
 
 #: What Pillow raises on damaged or foreign files, found by feeding it such files.
 UNREADABLE = (
@@ -82,9 +88,13 @@ def _decode(
 ) -> None:
     """Fill ``pixels.u8`` block by block from where an interrupted attempt stopped, and hand it to the artifact."""
     note, file = work.path / "decoded.json", work.path / "pixels.u8"
-    start, bad = _noted(note, len(names)) if file.exists() else (0, [])
+    start, bad, seal = _noted(note, len(names)) if file.exists() else (0, [], "")
     shape = (len(names), *_first_shape(names, read))
     pixels = np.memmap(file, np.uint8, mode="r+" if start else "w+", shape=shape)
+    digest = _digest(work, pixels[:start])
+    if start and digest.hexdigest() != seal:
+        _log.warning("%s is not what was decoded into it; decoding %s from the start", file, title)
+        start, bad, digest = 0, [], _digest(work, pixels[:0])
 
     def decode(row: int) -> bool:
         """Whether the row's file could be read."""
@@ -111,9 +121,14 @@ def _decode(
                 rows = range(first, min(first + _BLOCK, len(names)))
                 bad += [row for row, good in zip(rows, pool.map(decode, rows), strict=True) if not good]
                 pixels.flush()  # the note must never be ahead of the pixels
-                write_json(note, {"rows": [rows.stop], "bad": bad})
+                digest.update(pixels[first : rows.stop])
+                write_json(note, {"rows": [rows.stop], "bad": bad, "sha256": digest.hexdigest()})
                 bar.update(len(rows))
-        bad = [row for row in bad if not decode(row)]  # mended since an earlier attempt
+        mended = [row for row in bad if decode(row)]  # since an earlier attempt
+        if mended:
+            bad = [row for row in bad if row not in mended]
+            pixels.flush()
+            write_json(note, {"rows": [len(names)], "bad": bad, "sha256": _digest(work, pixels).hexdigest()})
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
     if bad:
@@ -128,17 +143,26 @@ def _decode(
     work.metrics.update(zip(("count", "channels", "height", "width"), shape, strict=True))
 
 
-def _noted(note: Path, count: int) -> tuple[int, list[int]]:
-    """How many rows an earlier attempt has decoded, and which of them it could not read; none where its note is garbled."""
+def _digest(work: Workspace, pixels: NDArray[np.uint8]) -> Any:
+    """A running SHA-256 of decoded rows, begun with the artifact they are for: rows of another may have the same shape."""
+    digest = hashlib.sha256(work.path.name.encode() + b"\0")
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest
+
+
+def _noted(note: Path, count: int) -> tuple[int, list[int], str]:
+    """How many rows an earlier attempt has decoded, which of them it could not read, and the checksum of them all; none where its note is
+    garbled.
+    """
     try:
         done = read_json(note)
-        start, bad = done["rows"][0], list(done["bad"])
+        start, bad, seal = done["rows"][0], list(done["bad"]), str(done["sha256"])
     except (StoreError, KeyError, IndexError, TypeError):  # no note, or another's
-        return 0, []
+        return 0, [], ""
     rows = [start, *bad]
     if not all(type(row) is int and 0 <= row <= count for row in rows) or count in bad:
-        return 0, []
-    return start, bad
+        return 0, [], ""
+    return start, bad, seal
 
 
 def _first_shape(names: Sequence[str], read: Callable[[int], Tensor]) -> tuple[int, int, int]:

@@ -37,7 +37,13 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_mind_ctrl_c,
     )
+
+
+def _mind_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -143,3 +149,15 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "attacks.gmi.GMI"
     assert not (site / "tests").exists() and not (site / "results").exists() and not (site / "conf").exists()
+
+
+def test_ctrl_c_in_a_training_is_told_as_one_and_continued(tmp_path):
+    process = start(tmp_path, "target.recipe.epochs=5000")
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("store/work/target-*/last.ckpt")) and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert "interrupted; the same command continues" in output
+    assert not list((tmp_path / "store" / "locks").iterdir())

@@ -120,7 +120,7 @@ def records(folder: Path) -> dict[str, dict]:
     found = {}
     for path in folder.glob("results/mini/records/*.json"):
         record = json.loads(path.read_text())
-        record.pop("seconds"), record["config"].pop("paths"), record["config"].pop("plan")
+        record.pop("seconds"), record["config"].pop("paths")
         found[path.name] = record
     return found
 
