@@ -23,10 +23,11 @@ OPTIONS = {
     "kills": (100, "SIGKILLs to sweeps of four workers"),
     "races": (5, "rounds of eight processes racing for every stage"),
     "terms": (10, "rounds of SIGTERM to a run, a sweep and a table"),
-    "damage": (100, "damaged files, and clock jumps"),
+    "damage": (100, "damaged files"),
+    "clocks": (2, "turns of five scenes with clocks that jump"),
 }
-#: The parts in their order and the option that says how often.
-PARTS = {"kills": "kills", "races": "races", "terms": "terms", "damage": "damage", "clocks": "damage"}
+#: The parts in their order; each has an option that says how often.
+PARTS = tuple(OPTIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file of the counts")
     options = parser.parse_args(arguments)
     parts = options.only.split(",")
-    if unknown := set(parts) - PARTS.keys():
+    if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; choose among {', '.join(PARTS)}")
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="chaos-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             counts[part] = module.campaign(
                 folder / part,
-                getattr(options, PARTS[part]),
+                getattr(options, part),
                 random.Random(f"{options.seed} {part}"),
                 lambda text, part=part: print(f"{part}: {text}", flush=True),
             )
