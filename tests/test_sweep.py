@@ -93,7 +93,7 @@ def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_pa
     target.rename(tmp_path / key)  # as if it were not there yet
     lock = BuildLock(tmp_path / "store" / "locks" / f"target-{key}.lock", f"target {key}")
     assert lock.acquire()
-    sweep = start(tmp_path, "-m", "defense=midre", "attack.steps=1,2", "setup=demo,custom")
+    sweep = start(tmp_path, "-m", "defense=midre", "attack.steps=1,2")
     try:
         output = ""
         for line in sweep.stdout:

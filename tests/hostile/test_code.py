@@ -18,8 +18,9 @@ FORBIDDEN = {
     *("torch.jit.load", "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.package.PackageImporter"),
     *("os.system", "os.popen", "shutil.unpack_archive", "loadmat", "scipy.io.loadmat", "tarfile.is_tarfile"),
 }  # fmt: skip
-#: What this program pickled itself a moment ago: an error on its way between processes, and a SLURM job's result, as submitit leaves it.
-OWN = {("midre_exp/job.py", "pickle.loads"), ("midre_exp/cluster.py", "pickle.loads")}
+#: What this program pickled itself a moment ago: an error on its way between processes, a training handed to the processes that share it,
+#: and a SLURM job's result, as submitit leaves it.
+OWN = {(f"midre_exp/{name}.py", "pickle.loads") for name in ("job", "targets/devices", "cluster")}
 METHODS = {"extractall", "extract"}  # of archives: nothing is unpacked to disk
 
 

@@ -347,10 +347,7 @@ def test_keys_that_look_like_numbers_stay_keys(tmp_path):
 def test_missing_runs_are_launched_before_drawing(tmp_path, monkeypatch):
     launched = []
 
-    class Broke:
-        returncode = 1
-
-    monkeypatch.setattr(command.subprocess, "run", lambda words: launched.append(words[4:]) or Broke())
+    monkeypatch.setattr(command, "launch", lambda words: launched.append(words[1:]) or 1)
     overrides = ["setup=demo", "defense=nodef", *tiny_overrides(tmp_path)]
     assert command.main(["fig7", *overrides]) == 1
     assert launched == [[*load_figure("fig7").sweeps[0], *overrides]]
