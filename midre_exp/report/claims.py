@@ -228,11 +228,25 @@ def caption(found: Sequence[Arena], left_out: int) -> str:
         f" {left_out} records of other configurations of the same setups are left out." if left_out else ""
     )
     return (
-        f"Scale {records[0]['scale']}: {len(records)} records of {'; '.join(map(str, found))}. An effect is the mean over its cases, "
+        f"Scale {records[0]['scale']}: {len(records)} records of {'; '.join(setups(found))}. An effect is the mean over its cases, "
         f"or, where a claim is about all of them, the case that speaks least for it; supported and contradicted mean that its 95 % "
         f"interval leaves the claimed limit out, claim by claim. Intervals of attack accuracy: {used}; of accuracy: binomial in the "
         f"test images.{one_seed}{dropped} Seeds {all_of('seed')}; commit {all_of('commit')}; {all_of('device')}."
     )
+
+
+def setups(found: Sequence[Arena]) -> list[str]:
+    """Each setup once, with what attacked which target on which data; setups of which that says enough share a line."""
+    attacks: dict[tuple[str, str, str], list[str]] = {}
+    for arena in found:
+        attacks.setdefault((arena.setup, arena.target, arena.data), []).append(arena.attack)
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for (setup, target, data), names in attacks.items():
+        lines.setdefault((", ".join(dict.fromkeys(names)), target, data), []).append(setup)
+    return [
+        f"{', '.join(names)} ({attack} on {target}, {data})"
+        for (attack, target, data), names in lines.items()
+    ]
 
 
 def as_markdown(lines: Sequence[Mapping[str, str]], verdicts: Sequence[Verdict], text: str) -> str:
