@@ -64,7 +64,7 @@ class Loop:
             done = saved["done"]
             state.update({name: value.to(self.runtime.device) for name, value in saved["state"].items()})
             self.victim.queries = self.queries + saved["queries"]
-        ended = until(state) if until else False
+        ended, finished = until(state) if until else False, done
         numbers = itertools.count(done) if steps is None else range(done, steps)
         every = max(1, (steps or self.runtime.checkpoint_every) // _POINTS)
         for step in self.runtime.bar(() if ended else numbers, self.title, total=steps, done=done):
@@ -79,7 +79,7 @@ class Loop:
                 self._hand_on()
             if ended:
                 break
-        self._before = self._step + 1
+        self._before += finished
         self._hand_on()
 
     def show(self, **values: Tensor) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-from typing import Any
 
 
 def main() -> None:
@@ -22,22 +20,22 @@ def main() -> None:
     from midre_exp.errors import UserError
     from midre_exp.explain import explain
     from midre_exp.job import Task
+    from midre_exp.locks import sigterm_as_exit
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    signal.signal(signal.SIGTERM, _terminate)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra hands errors on instead of printing them and leaving with code 1
-    )
+    # Hydra is to hand errors on instead of printing them and leaving with code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        if "--plan" in sys.argv[1:]:
-            from midre_exp.forecast import show
+        with sigterm_as_exit():  # so that locks are released and trackers closed
+            if "--plan" in sys.argv[1:]:
+                from midre_exp.forecast import show
 
-            return show([text for text in sys.argv[1:] if text not in ("--plan", "-m", "--multirun")])
-        task = Task()
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-        if task.last is not None and task.last.error is not None:
-            raise task.last.error
+                return show([text for text in sys.argv[1:] if text not in ("--plan", "-m", "--multirun")])
+            task = Task()
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+            if task.last is not None and task.last.error is not None:
+                raise task.last.error
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_traceback:
             raise
@@ -47,20 +45,13 @@ def main() -> None:
     except Exception as error:
         if wants_traceback:
             raise
-        if isinstance(error, ValueError) and raised_in(error).startswith(
-            "hydra."
-        ):  # an override it cannot use
+        if isinstance(error, ValueError) and raised_in(error).startswith("hydra."):  # an unusable override
             fail(f"{' '.join(str(error).split())}; correct the command line", 2)
         fail(
             f"{type(error).__name__}: {error} (a bug or a broken environment; the traceback is in the newest file of the failed folder of "
             "paths.runs, or set HYDRA_FULL_ERROR=1)",
             1,
         )
-
-
-def _terminate(number: int, frame: Any) -> None:
-    """End on SIGTERM like on any exception, so that locks are released and trackers closed."""
-    sys.exit(128 + number)
 
 
 def raised_in(error: BaseException) -> str:

@@ -1,4 +1,6 @@
-"""What can be told of a resolved config at once, before data, networks or keys: values of a kind that no part could work with."""
+"""Values that cannot be used: what can be told of a resolved config at once, before data, networks or keys, and what its parts demand of
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +41,21 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             precision,
             f"one of {', '.join(_PRECISIONS)}",
         )
+
+
+def require_counts(part: str, **counts: int | None) -> None:
+    """Raise ConfigError for the first that is no whole number from 1, naming it as a key of ``part``; None is fine."""
+    for name, value in counts.items():
+        if value is not None and not _counts(value):
+            raise ConfigError(f"{part}.{name}={value} must be at least 1 and a whole number")
+
+
+def require_numbers(part: str, *, low: float = 0.0, high: float = math.inf, **numbers: float) -> None:
+    """Raise ConfigError for the first that is no number from ``low`` to ``high``, naming it as a key of ``part``."""
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not low <= value <= high:
+            limits = f"lie in [{low:g}, {high:g}]" if math.isfinite(high) else f"be a number from {low:g}"
+            raise ConfigError(f"{part}.{name}={value} must {limits}")
 
 
 def _numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:

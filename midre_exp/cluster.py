@@ -27,6 +27,7 @@ from tqdm import tqdm
 from midre_exp import slurm
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.job import Outcome
+from midre_exp.locks import dies_as_fork
 
 #: How often in a row a job must be seen ended and without a result before it is given up: files arrive late on network file systems.
 LOOKS = 3
@@ -225,9 +226,7 @@ def giving_way() -> Iterator[None]:
     owner = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker inherits the handler and must simply die
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if dies_as_fork(owner, number):
             return
         ignore()  # a second signal must not stop the first from cleaning up
         if number == notice or (job.cluster == "slurm" and slurm.is_being_preempted(job.job_id)):

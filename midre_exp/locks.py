@@ -183,6 +183,15 @@ class BuildLock:
             lockfiles.remove(guard, self._token)
 
 
+def dies_as_fork(owner: int, number: int) -> bool:
+    """Whether this process is no ``owner`` of a handler but a forked worker that inherited it, which then simply dies of the signal."""
+    if os.getpid() == owner:
+        return False
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return True
+
+
 def release_dead(folder: Path) -> None:
     """Remove the locks in a folder whose holders have died on this machine. Other machines would have to wait for them to go stale."""
     for path in folder.glob("*.lock"):
@@ -233,11 +242,8 @@ def sigterm_as_exit() -> Iterator[None]:
     owner = os.getpid()
 
     def leave(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker inherits the handler and must simply die
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-            return
-        raise SystemExit(128 + signum)
+        if not dies_as_fork(owner, signum):
+            raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, leave)
     try:

@@ -71,17 +71,14 @@ def check_classifier(
 ) -> None:
     """Raise UserError for a node of conf/target, in the config as ``name``, that makes no classifier or whose recipe trains none."""
     from midre_exp.targets.assemble import assemble
-    from midre_exp.targets.training import SELECT, learning_rates
+    from midre_exp.targets.module import learning_rates
+    from midre_exp.targets.training import checked_recipe
 
     _check_files(name, without(node, "model", "recipe"))
     _make_once(lambda: assemble(node, classes, defense, seed=0, allow=allow))
     if node["checkpoint"] is not None:  # nothing is trained
         return
-    recipe = defense.recipe(node["recipe"])
-    if recipe["select"] not in SELECT:
-        raise ConfigError(
-            f"{name}.recipe.select={recipe['select']} is unknown; use one of {', '.join(SELECT)}"
-        )
+    recipe = checked_recipe(defense, node["recipe"], place=f"{name}.")
     for step in recipe["augment"]:
         build(step, allow=allow)
     learning_rates(recipe, allow=allow)

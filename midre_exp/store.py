@@ -153,7 +153,7 @@ class Store:
                     artifact = self.find(stage, key, reread=reread)
                     if (
                         artifact is not None
-                    ):  # the one whose lock we took over was killed when it had published
+                    ):  # its builder, whose lock we took over, was killed when it had published
                         shutil.rmtree(self._work(stage, key), ignore_errors=True)
                     else:
                         artifact = self._make(stage, key, record, make, lock)

@@ -53,7 +53,7 @@ PRIOR = (
 SURROGATES = (
     (["surrogates.students=[b9]"], r"student b9 is unknown; attack\.surrogates\.students"),
     (["surrogates.epochs=0"], r"attack\.surrogates\.epochs=0"),
-    (["surrogates.lr=-0.1"], r"attack\.surrogates\.lr=-0\.1 must not be negative"),
+    (["surrogates.lr=-0.1"], r"attack\.surrogates\.lr=-0\.1 must be a number from 0"),
     (
         ["surrogates.pretrained.p_reg=nowhere.pt"],
         r"attack\.surrogates\.pretrained\.p_reg=nowhere\.pt is no file",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,21 +58,6 @@ def needed(public: ImageSet | None) -> ImageSet:
     if public is None:
         raise ConfigError("a prior without published weights is trained on public images; hand them in")
     return public
-
-
-def require_counts(**counts: int | None) -> None:
-    """Raise ConfigError for the first that is no whole number from 1, naming it as a key of ``attack.prior``; None is fine."""
-    for name, value in counts.items():
-        if value is not None and (type(value) is not int or value < 1):
-            raise ConfigError(f"attack.prior.{name}={value} must be at least 1 and a whole number")
-
-
-def require_numbers(*, low: float = 0.0, high: float = math.inf, **numbers: float) -> None:
-    """Raise ConfigError for the first that is no number from ``low`` to ``high``, naming it as a key of ``attack.prior``."""
-    for name, value in numbers.items():
-        if type(value) not in (int, float) or not low <= value <= high:
-            limits = f"lie in [{low:g}, {high:g}]" if math.isfinite(high) else f"be a number from {low:g}"
-            raise ConfigError(f"attack.prior.{name}={value} must {limits}")
 
 
 def initial_prior(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from midre_exp import seeding
+from midre_exp.border import require_counts, require_numbers
 from midre_exp.data.base import to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import require_counts, require_numbers
 from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.priors.views import NUMBERS
 from midre_exp.runtime import Runtime
@@ -44,8 +44,8 @@ class Recipe(GanRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_counts(steps=self.steps, discriminator_steps=self.discriminator_steps)
-        require_numbers(identity_weight=self.identity_weight)
+        require_counts("attack.prior", steps=self.steps, discriminator_steps=self.discriminator_steps)
+        require_numbers("attack.prior", identity_weight=self.identity_weight)
 
 
 def hinge_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from midre_exp import checkpoint, seeding
+from midre_exp.border import require_counts, require_numbers
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import require_counts, require_numbers
 
 _CALIBRATION = (40, 64)  # batches x latents that give averaged weights their batch-norm statistics
 
@@ -36,9 +36,9 @@ class GanRecipe:
     ema: float
 
     def __post_init__(self) -> None:
-        require_counts(batch_size=self.batch_size)
-        require_numbers(lr=self.lr)
-        require_numbers(ema=self.ema, high=1)
+        require_counts("attack.prior", batch_size=self.batch_size)
+        require_numbers("attack.prior", lr=self.lr)
+        require_numbers("attack.prior", ema=self.ema, high=1)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(
                 f"attack.prior.betas={list(self.betas)} cannot be used; give two numbers in [0, 1)"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior, needed, require_counts
+from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.wgan import Recipe, train_wgan
 from midre_exp.runtime import Runtime
 from midre_exp.targets.weights import load_checkpoint
@@ -124,7 +125,12 @@ class GMIPrior(Prior):
     ):
         super().__init__()
         require_counts(
-            latent_dim=latent_dim, width=width, critic_width=critic_width, epochs=epochs, steps=steps
+            "attack.prior",
+            latent_dim=latent_dim,
+            width=width,
+            critic_width=critic_width,
+            epochs=epochs,
+            steps=steps,
         )
         self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
         if self.pretrained and set(self.pretrained) != {"generator", "critic"}:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp import checkpoint
+from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior, needed, require_counts
+from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.gmi import Generator
 from midre_exp.priors.kedmi_gan import Recipe, train_kedmi_gan
 from midre_exp.runtime import Runtime
@@ -135,9 +136,16 @@ class KedMIPrior(Prior):
     ):
         super().__init__()
         require_counts(
-            latent_dim=latent_dim, width=width, critic_width=critic_width, epochs=epochs, steps=steps
+            "attack.prior",
+            latent_dim=latent_dim,
+            width=width,
+            critic_width=critic_width,
+            epochs=epochs,
+            steps=steps,
         )
-        require_counts(kernels=kernels, kernel_dims=kernel_dims, group=group, batch_size=batch_size)
+        require_counts(
+            "attack.prior", kernels=kernels, kernel_dims=kernel_dims, group=group, batch_size=batch_size
+        )
         if group is not None and batch_size % group:
             raise ConfigError(
                 f"attack.prior.group={group} must divide attack.prior.batch_size={batch_size}; use null for whole batches"

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from midre_exp import seeding
+from midre_exp.border import require_counts, require_numbers
 from midre_exp.data.base import to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import require_counts, require_numbers
 from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.priors.wgan import LOG_EVERY, SAMPLES_EVERY
 from midre_exp.runtime import Runtime
@@ -54,8 +54,8 @@ class Recipe(GanRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_counts(critic_steps=self.critic_steps, group=self.group)
-        require_numbers(entropy_weight=self.entropy_weight)
+        require_counts("attack.prior", critic_steps=self.critic_steps, group=self.group)
+        require_numbers("attack.prior", entropy_weight=self.entropy_weight)
 
 
 def supervised_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from midre_exp import checkpoint
+from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior, needed, require_counts
+from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.cgan import Recipe, train_cgan
 from midre_exp.priors.plgmi_networks import Discriminator, Generator
 from midre_exp.priors.views import RandomView
@@ -62,7 +63,11 @@ class PLGMIPrior(Prior):
     ):
         super().__init__()
         require_counts(
-            latent_dim=latent_dim, width=width, discriminator_width=discriminator_width, per_class=per_class
+            "attack.prior",
+            latent_dim=latent_dim,
+            width=width,
+            discriminator_width=discriminator_width,
+            per_class=per_class,
         )
         self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
         if self.pretrained and "generator" not in self.pretrained:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import needed, require_counts
+from midre_exp.priors.base import needed
 from midre_exp.priors.style import StylePrior
 from midre_exp.priors.stylegan2_discriminator import Discriminator
 from midre_exp.priors.stylegan2_files import load_networks
@@ -65,9 +66,9 @@ class StyleGAN2Prior(StylePrior):
                     f"attack.prior.image_size={image_size}, but {pretrained} draws {self.image_size} pixels; set it to {self.image_size}"
                 )
             return
-        require_counts(z_dim=z_dim, w_dim=w_dim, mapping_layers=mapping_layers)
-        require_counts(channel_base=channel_base, channel_max=channel_max)
-        require_counts(group_size=group_size, batch_size=batch_size)
+        require_counts("attack.prior", z_dim=z_dim, w_dim=w_dim, mapping_layers=mapping_layers)
+        require_counts("attack.prior", channel_base=channel_base, channel_max=channel_max)
+        require_counts("attack.prior", group_size=group_size, batch_size=batch_size)
         if batch_size % min(group_size, batch_size):
             raise ConfigError(
                 f"attack.prior.batch_size={batch_size} does not divide into groups of attack.prior.group_size={group_size}; "

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp import seeding
+from midre_exp.border import require_counts, require_numbers
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.serving import serve
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import require_counts, require_numbers
 from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.priors.stylegan2_augment import adapted, augment
 from midre_exp.priors.stylegan2_discriminator import Discriminator
@@ -68,9 +68,9 @@ class Recipe(GanRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_counts(steps=self.steps, r1_every=self.r1_every, path_every=self.path_every)
-        require_numbers(r1_gamma=self.r1_gamma, path_weight=self.path_weight)
-        require_numbers(mixing=self.mixing, high=1)
+        require_counts("attack.prior", steps=self.steps, r1_every=self.r1_every, path_every=self.path_every)
+        require_numbers("attack.prior", r1_gamma=self.r1_gamma, path_weight=self.path_weight)
+        require_numbers("attack.prior", mixing=self.mixing, high=1)
 
 
 class StyleGan(Gan):

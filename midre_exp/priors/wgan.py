@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp import seeding
+from midre_exp.border import require_counts, require_numbers
 from midre_exp.data.base import to_float
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import require_counts, require_numbers
 from midre_exp.priors.gan import Gan, GanRecipe, Shuffled
 from midre_exp.runtime import Runtime
 
@@ -40,8 +40,8 @@ class Recipe(GanRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_counts(critic_steps=self.critic_steps, gp_every=self.gp_every)
-        require_numbers(gp_weight=self.gp_weight)
+        require_counts("attack.prior", critic_steps=self.critic_steps, gp_every=self.gp_every)
+        require_numbers("attack.prior", gp_weight=self.gp_weight)
 
 
 def wasserstein(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ def listing(cells: Sequence[Cell]) -> pd.DataFrame:
 
 def _row(cells: Sequence[Cell]) -> dict[str, Any]:
     setup = cells[0].settings["setup"]
+    published = OmegaConf.load(CONF_DIR / "setup" / f"{setup['id']}.yaml")  # before a scale reduced it
     undefended = [cell for cell in cells if not cell.arm.names]
     defended = [cell for cell in cells if cell.arm.names]
     for side in (undefended, defended):
@@ -87,9 +88,7 @@ def _row(cells: Sequence[Cell]) -> dict[str, Any]:
         "target": setup["target"],
         "private": setup["private"],
         "public": setup["public"],
-        "px": OmegaConf.load(
-            CONF_DIR / "setup" / f"{setup['id']}.yaml"
-        ).resolution,  # before a scale reduced it
+        "px": published.resolution,
         "MIDRE": " ".join(f"[{low:g}, {high:g}]" for low, high in setup["midre_ranges"]),
         "runs": sum(cell.record is not None for cell in cells),
         **_means(undefended, ""),

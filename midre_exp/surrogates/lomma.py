@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from midre_exp import checkpoint, seeding
+from midre_exp.border import require_counts, require_numbers
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.priors.gan import Shuffled
@@ -71,24 +72,16 @@ class LommaSurrogates(Surrogates):
         pretrained: Mapping[str, str | None],
     ):
         super().__init__()
-        counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "lr_epochs": lr_epochs}
-        for name, value in counts.items():
-            if value is not None and (type(value) is not int or value < 1):
-                raise ConfigError(f"attack.surrogates.{name}={value} must be at least 1 and a whole number")
+        require_counts(
+            "attack.surrogates", epochs=epochs, steps=steps, batch_size=batch_size, lr_epochs=lr_epochs
+        )
         if type(statistics_images) is not int or statistics_images < 2:
             raise ConfigError(f"attack.surrogates.statistics_images={statistics_images} must be at least 2")
         if temperature <= 0:
             raise ConfigError(
                 f"attack.surrogates.temperature={temperature} must be positive; 1.0 is official"
             )
-        for name, rate in {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "gamma": gamma,
-        }.items():
-            if rate < 0:
-                raise ConfigError(f"attack.surrogates.{name}={rate} must not be negative")
+        require_numbers("attack.surrogates", lr=lr, momentum=momentum, weight_decay=weight_decay, gamma=gamma)
         for key, given in (("weights", weights), ("pretrained", _students_of(pretrained))):
             if isinstance(given, Mapping) and given and set(given) != set(students):
                 raise ConfigError(

@@ -31,6 +31,16 @@ SELECT = ("last", "best_test")
 _LOG = logging.getLogger(__name__)
 
 
+def checked_recipe(defense: Any, node: Mapping[str, Any], *, place: str = "") -> Mapping[str, Any]:
+    """The recipe ``node`` as a defense wants it. Raises ConfigError for one that cannot work; ``place``: of the key it then names."""
+    recipe: Mapping[str, Any] = defense.recipe(node)
+    if recipe["select"] not in SELECT:
+        raise ConfigError(
+            f"{place}recipe.select={recipe['select']} is unknown; use one of {', '.join(SELECT)}"
+        )
+    return recipe
+
+
 @dataclass(frozen=True)
 class Training:
     """One training to be done: what ``train_classifier`` was asked for, in every process that takes part."""
@@ -46,10 +56,7 @@ class Training:
 
     def recipe(self) -> Mapping[str, Any]:
         """The recipe as the defense wants it. Raises ConfigError for one that cannot work."""
-        recipe: Mapping[str, Any] = self.defense.recipe(self.settings["recipe"])
-        if recipe["select"] not in SELECT:
-            raise ConfigError(f"recipe.select={recipe['select']} is unknown; use one of {', '.join(SELECT)}")
-        return recipe
+        return checked_recipe(self.defense, self.settings["recipe"])
 
     def module(self, num_classes: int) -> ClassifierModule:
         """The network as it is before the first step, with its defense and recipe."""

@@ -60,7 +60,7 @@ def test_numbers_wait_for_the_checkpoint_and_a_killed_loop_goes_on_where_it_was(
     assert [step for step, _ in listener.heard] == list(range(0, 100, 2))
 
 
-def test_nothing_is_shown_of_a_loop_that_was_finished_before(tmp_path):
+def test_a_loop_that_was_finished_before_shows_nothing_and_the_next_goes_on_behind_it(tmp_path):
     for _ in loop_of(tmp_path, Listener())(5, {}):
         pass
     listener = Listener()
@@ -68,3 +68,6 @@ def test_nothing_is_shown_of_a_loop_that_was_finished_before(tmp_path):
     for _ in loop(5, {}):
         loop.show(loss=torch.ones(1))
     assert not listener.heard
+    for _ in loop(2, {}):
+        loop.show(loss=torch.ones(1))
+    assert [step for step, _ in listener.heard] == [5, 6]
