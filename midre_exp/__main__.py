@@ -5,6 +5,7 @@ Turns every user mistake into one sentence.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from midre_exp.config import CONF_DIR
+    from midre_exp.config import CONF_DIR, use_own_configs
     from midre_exp.errors import UserError
     from midre_exp.explain import explain
     from midre_exp.job import Task
@@ -28,10 +29,13 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with sigterm_as_exit():  # so that locks are released and trackers closed
-            if "--plan" in sys.argv[1:]:
+            own, rest = _own_flags(sys.argv[1:])
+            use_own_configs(own.config_dir)
+            if own.plan:
                 from midre_exp.forecast import show
 
-                return show([text for text in sys.argv[1:] if text not in ("--plan", "-m", "--multirun")])
+                return show([text for text in rest if text not in ("-m", "--multirun")])
+            sys.argv[1:] = rest  # Hydra's
             task = Task()
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
             if task.last is not None and task.last.error is not None:
@@ -52,6 +56,14 @@ def main() -> None:
             "paths.runs, or set HYDRA_FULL_ERROR=1)",
             1,
         )
+
+
+def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags that are read here, and what is left for Hydra. ``--config-dir`` is Hydra's name for what here reaches every job."""
+    parser = argparse.ArgumentParser(prog="python -m midre_exp", add_help=False, allow_abbrev=False)
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--config-dir", "-cd")
+    return parser.parse_known_args(arguments)
 
 
 def raised_in(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,34 @@ from midre_exp.errors import ConfigError, UserError
 _PACKAGE = Path(__file__).resolve().parent
 #: The Hydra configs: inside the package in an installed wheel, beside it in a checkout.
 CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+#: The environment variable that names a config folder of the user's own, to this process and to all that it starts.
+OWN_CONFIGS = "MIDRE_CONF"
+
+
+def use_own_configs(folder: str | None) -> None:
+    """Read ``folder`` beside the packaged configs from here on (``--config-dir``); None changes nothing. Raises ConfigError."""
+    if folder is not None:
+        os.environ[OWN_CONFIGS] = str(Path(folder).resolve())
+    own_configs()
+
+
+def own_configs() -> Path | None:
+    """The user's own config folder, if there is one. Raises ConfigError when it is no folder."""
+    given = os.environ.get(OWN_CONFIGS)
+    if not given:
+        return None
+    folder = Path(given).resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the config folder {given} (--config-dir or {OWN_CONFIGS}) is no folder; correct it"
+        )
+    return folder
+
+
+def config_files(group: str) -> dict[str, Path]:
+    """The yaml of every choice of a group by name, sorted: the packaged ones, then the user's own under other names."""
+    folders = [folder / group for folder in (own_configs(), CONF_DIR) if folder is not None]
+    return dict(sorted((path.stem, path) for folder in folders for path in folder.glob("*.yaml")))
 
 
 def plain(node: Any) -> Any:

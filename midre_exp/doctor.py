@@ -20,6 +20,8 @@ from typing import Any
 from tabulate import tabulate
 
 from midre_exp.checkup import Checkup, Finding
+from midre_exp.config import use_own_configs
+from midre_exp.errors import ConfigError
 from midre_exp.explain import explain
 from midre_exp.machine import has, machine
 from midre_exp.planning import packaged_composer, packaged_configs
@@ -168,8 +170,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--scale", default="paper", help="paper (default), synth or mini")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        use_own_configs(options.config_dir)
+    except ConfigError as error:
+        print(f"midre_exp: {error}", file=sys.stderr)
+        return 2
     overrides = [part for part in options.setups if "=" in part or part.startswith("~")]
     setups = [
         name for part in options.setups if part not in overrides for name in part.split(",") if name

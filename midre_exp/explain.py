@@ -44,9 +44,9 @@ def _missing_choice(error: MissingConfigException) -> str:
             if unknown_group is None
             else one_line(str(error)).rstrip(".") + "; see --help for all groups"
         )
-    from midre_exp.config import CONF_DIR
+    from midre_exp.config import config_files
 
-    options = sorted(error.options or [path.stem for path in (CONF_DIR / group).glob("*.yaml")])
+    options = sorted(error.options or config_files(group))
     close = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{group}={name} does not exist (there is no conf/{group}/{name}.yaml); {hint}choices: {', '.join(options)}"

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from midre_exp.config import use_own_configs
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.explain import explain
 from midre_exp.locks import sigterm_as_exit
@@ -91,9 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides added to the table's sweeps")
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        use_own_configs(options.config_dir)
         with sigterm_as_exit():
             if options.table == "claims":
                 from midre_exp.report.claims import report_claims

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from midre_exp.config import CONF_DIR, plain
+from midre_exp.config import config_files, plain
 from midre_exp.errors import ConfigError
 from midre_exp.report.inconsistencies import INCONSISTENCIES
 
@@ -34,12 +34,9 @@ class Definition:
 
 def load_definition(name: str) -> Definition:
     """The definition of a table. Raises ConfigError listing the tables there are, or naming the key of the yaml that is wrong."""
-    path = CONF_DIR / "table" / f"{name}.yaml"
-    if not path.exists():
-        known = [
-            f"{group}s: {', '.join(sorted(p.stem for p in (CONF_DIR / group).glob('*.yaml')))}"
-            for group in ("table", "figure")
-        ]
+    path = config_files("table").get(name)
+    if path is None:
+        known = [f"{group}s: {', '.join(config_files(group))}" for group in ("table", "figure")]
         raise ConfigError(f"there is no table or figure {name}; {'; '.join(known)}")
     loaded: dict[str, Any] = plain(OmegaConf.load(path))
     unknown = [key for key in loaded if key not in KEYS]

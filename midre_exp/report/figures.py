@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from midre_exp.config import CONF_DIR, build, plain
+from midre_exp.config import build, config_files, plain
 from midre_exp.errors import ConfigError
 from midre_exp.files import write_atomic
 from midre_exp.report import tables
@@ -45,13 +45,13 @@ class FigureDefinition:
 
 def figure_names() -> list[str]:
     """The figures there are."""
-    return sorted(path.stem for path in (CONF_DIR / "figure").glob("*.yaml"))
+    return list(config_files("figure"))
 
 
 def load_figure(name: str) -> FigureDefinition:
     """The definition of a figure of ``figure_names``. Raises ConfigError naming the key of the yaml that is wrong."""
     where = f"conf/figure/{name}.yaml"
-    loaded: dict[str, Any] = plain(OmegaConf.load(CONF_DIR / "figure" / f"{name}.yaml"))
+    loaded: dict[str, Any] = plain(OmegaConf.load(config_files("figure")[name]))
     if not set(NEEDED) <= set(loaded) <= {*NEEDED, *OPTIONAL}:
         raise ConfigError(
             f"{where} needs {', '.join(NEEDED)} and may have {', '.join(OPTIONAL)}; it has {', '.join(loaded)}"

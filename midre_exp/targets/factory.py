@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from midre_exp.config import CONF_DIR, build
+from midre_exp.config import build, config_files
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.weights import class_count, load_checkpoint
@@ -23,8 +23,7 @@ def build_target(
     ConfigError for an unknown name or option, listing the known ones, for values the architecture refuses and
     when nothing tells the number of classes, and CheckpointError for a file that cannot be read or does not fit.
     """
-    folder = CONF_DIR / "target"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = config_files("target")
     if name not in known:
         raise ConfigError(f"target {name} is unknown; known targets: {', '.join(known)}")
     if num_classes is None and checkpoint is None:
@@ -33,9 +32,9 @@ def build_target(
         )
     if num_classes is not None and num_classes < 1:
         raise ConfigError(f"num_classes={num_classes} must be at least 1")
-    node = OmegaConf.select(OmegaConf.load(folder / f"{name}.yaml"), "model")
+    node = OmegaConf.select(OmegaConf.load(known[name]), "model")
     if node is None:
-        raise ConfigError(f"{folder / name}.yaml has no model node; add one with a _target_")
+        raise ConfigError(f"{known[name]} has no model node; add one with a _target_")
     accepted = sorted(key for key in node if key != "_target_")
     if unknown := sorted(set(options) - set(accepted)):
         raise ConfigError(f"target {name} has no option {', '.join(unknown)}; it has: {', '.join(accepted)}")

@@ -19,7 +19,6 @@ from midre_exp.config import build
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.planning import expand, packaged_configs, settings_of
 from midre_exp.report import __main__ as command
-from midre_exp.report import figures
 from midre_exp.report.arms import Arm, make_arm
 from midre_exp.report.cells import Cell, plan_cells
 from midre_exp.report.figure_bars import drop_of
@@ -355,7 +354,7 @@ def test_missing_runs_are_launched_before_drawing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "CONF_DIR", tmp_path)
+    monkeypatch.setattr("midre_exp.config.CONF_DIR", tmp_path)
     (tmp_path / "figure").mkdir()
     (tmp_path / "figure" / "mine.yaml").write_text("title: t\nsweeps: [[setup=demo]]\n")
     assert figure_names() == ["mine"]

@@ -15,7 +15,6 @@ from midre_exp.keys import make_plan
 from midre_exp.planning import expand, packaged_configs, settings_of
 from midre_exp.records import record_path
 from midre_exp.report import __main__ as command
-from midre_exp.report import definitions
 from midre_exp.report.arms import arm_of
 from midre_exp.report.cells import Cell, plan_cells, told_apart
 from midre_exp.report.definitions import Definition, load_definition
@@ -259,7 +258,7 @@ def test_sweeps_follow_each_other_until_one_has_no_success(two_sweeps, tmp_path,
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch, content, message):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "mine.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(definitions, "CONF_DIR", tmp_path)
+    monkeypatch.setattr("midre_exp.config.CONF_DIR", tmp_path)
     with pytest.raises(ConfigError, match=message):
         load_definition("mine")
 

@@ -1,0 +1,18 @@
+"""The entry by which Hydra also reads the user's own config folder. Which folder that is: midre_exp/config.py."""
+
+from __future__ import annotations
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from midre_exp.config import own_configs
+
+
+class OwnConfigs(SearchPathPlugin):
+    """Adds the folder behind the packaged configs, which win where both have a file."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra for whatever composes configs, in this process or in a job."""
+        folder = own_configs()
+        if folder is not None:
+            search_path.append("own", f"file://{folder}")
