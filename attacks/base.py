@@ -151,10 +151,13 @@ class Attack(ABC):
         return self.merge([self.part(victim, prior, everyone, seed=seed, work=work, runtime=runtime)])
 
     @staticmethod
-    def merge(parts: Sequence[Mapping[str, Tensor]]) -> Reconstructions:
-        """The whole attack of its parts, in the order of the identities. What ``prepare`` asked the target is counted once."""
-        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != _SEARCHED}
-        columns["queries"] = columns["queries"] + evenly(int(parts[0][_SEARCHED]), len(columns["labels"]))
+    def merge(parts: Sequence[dict[str, Tensor]]) -> Reconstructions:
+        """The whole attack of its parts, in the order of the identities, which are empty afterwards. What ``prepare`` asked the target is
+        counted once.
+        """
+        searched = [int(part.pop(_SEARCHED)) for part in parts]
+        columns = _columns(parts)
+        columns["queries"] = columns["queries"] + evenly(searched[0], len(columns["labels"]))
         own = {name: columns.pop(name) for name in (*_OWN, "restarts")}
         return Reconstructions(details=columns, **own)
 
@@ -224,7 +227,7 @@ class Attack(ABC):
                 runtime.say(
                     f"out of memory with {rows.stop - rows.start} items at once: going on with half of them"
                 )
-        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        columns = _columns(parts)
         details = {name: value for name, value in columns.items() if name not in _OWN}
 
         def conclude() -> dict[str, Tensor]:
@@ -314,6 +317,13 @@ class Attack(ABC):
             victim.queries = queries
         victim.queries += int(saved["queries"].sum())
         return saved
+
+
+def _columns(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The columns of all parts, one below the other. Empties the parts: pictures take gigabytes, which are not to be held twice."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 def through(steps: Steps, images: Tensor) -> Tensor:

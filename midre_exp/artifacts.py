@@ -117,7 +117,12 @@ class Workspace:
         """Keep tensors, on any device, as ``<name>.safetensors``, read back by ``Artifact.tensors``."""
         from safetensors.torch import save
 
-        plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+        plain: dict[str, Tensor] = {}
+        for key, tensor in tensors.items():
+            whole = tensor.detach().cpu().contiguous()
+            # the format knows no shared memory; anything else is not copied, because the pictures of an attack take gigabytes
+            taken = {other.untyped_storage().data_ptr() for other in plain.values()}
+            plain[key] = whole.clone() if whole.untyped_storage().data_ptr() in taken else whole
         self.save_file(f"{name}.safetensors", save(plain))
 
     def save_json(self, name: str, value: Any) -> None:

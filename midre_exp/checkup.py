@@ -1,4 +1,4 @@
-"""What one run needs and whether it is here: data, weights, GPU, disk. Looks, and changes nothing; told by `midre_exp.doctor`."""
+"""What one run needs and whether it is here: data, weights, GPU, memory, disk. Looks, and changes nothing; told by `midre_exp.doctor`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from midre_exp import needs
 from midre_exp.config import build, digest
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.keys import is_pretrained, nodes_of, reads_public
+from midre_exp.machine import main_memory
 from midre_exp.upkeep import readable
 
 
@@ -36,7 +37,15 @@ class Checkup:
     def findings(self, settings: Mapping[str, Any]) -> list[Finding]:
         """What a run with these resolved settings lacks here. Never raises: what cannot be checked is a finding too."""
         found: dict[Finding, None] = {}
-        for check in (self._data, self._weights, self._prior, self._metrics, self._device, self._disk):
+        for check in (
+            self._data,
+            self._weights,
+            self._prior,
+            self._metrics,
+            self._device,
+            self._memory,
+            self._disk,
+        ):
             try:
                 found.update(dict.fromkeys(check(settings)))
             except UserError as error:
@@ -211,6 +220,18 @@ class Checkup:
                     f"{what} takes about {readable(int(amount))} of GPU memory (estimate) and {readable(free)} of {readable(total)} are "
                     "free; use a larger GPU, or a smaller target.recipe.batch_size, which changes the training",
                 )
+
+    def _memory(self, settings: Mapping[str, Any]) -> Iterator[Finding]:
+        wanted = needs.host_memory(settings["attack"], int(settings["resolution"]))
+        total = main_memory()
+        if total is not None and wanted > total:
+            remedy = "attack.keep_stages=false, " if settings["attack"].get("keep_stages") else ""
+            yield Finding(
+                True,
+                "memory",
+                f"the reconstructions of attack={settings['attack']['name']} take about {readable(int(wanted))} of main memory when they "
+                f"are put together and this machine has {readable(total)}; use {remedy}fewer attack.restarts or a machine with more",
+            )
 
     def _disk(self, settings: Mapping[str, Any]) -> Iterator[Finding]:
         for name in ("store", "runs", "results"):

@@ -1,4 +1,4 @@
-"""What this computer offers, in words: versions, devices, disk, compiler, tracking, cluster. Told by `midre_exp.doctor`."""
+"""What this computer offers, in words: versions, devices, memory, disk, compiler, tracking, cluster. Told by `midre_exp.doctor`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def machine(folder: Path) -> dict[str, str]:
         "versions": _versions,
         "packages": _packages,
         "device": _device,
+        "memory": _memory,
         "disk": lambda: f"{readable(shutil.disk_usage(folder).free)} free in {folder.absolute()}",
         "speed.compile": _compiler,
         "W&B": _tracking,
@@ -69,6 +70,19 @@ def _device() -> str:
         for i in range(torch.cuda.device_count())
     ]
     return ", ".join(cards)
+
+
+def main_memory() -> int | None:
+    """Bytes of main memory, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _memory() -> str:
+    total = main_memory()
+    return "unknown" if total is None else readable(total)
 
 
 def _compiler() -> str:

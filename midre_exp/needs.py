@@ -1,4 +1,4 @@
-"""How much GPU memory and disk a run may need: rough estimates from measured and published numbers, for `midre_exp.doctor` alone.
+"""How much GPU memory, main memory and disk a run may need: rough estimates from measured and published numbers, for the doctor alone.
 
 Nothing here decides anything: a run that meets too little memory says so itself, and attacks then go on in smaller parts.
 """
@@ -84,10 +84,19 @@ def image_bytes(images: int, size: int) -> int:
 
 
 def result_bytes(attack: Mapping[str, Any], resolution: int) -> float:
-    """Bytes of networks, checkpoints and reconstructions of one run, these twice: while an attack runs its parts are kept as well."""
+    """Disk for networks, checkpoints and reconstructions of one run, in bytes; the last twice: a running attack keeps its parts as well."""
+    return _NETWORKS_ON_DISK + 2 * _pictures(attack, resolution)
+
+
+def host_memory(attack: Mapping[str, Any], resolution: int) -> float:
+    """Bytes of main memory for the end of an attack: its reconstructions twice, in parts and as a whole, or as a whole and as a file."""
+    return _LIBRARY + 2 * _pictures(attack, resolution)
+
+
+def _pictures(attack: Mapping[str, Any], resolution: int) -> int:
+    """Bytes of everything an attack keeps to be judged."""
     size = next(
         (step["size"] for step in reversed(attack.get("picture") or []) if "size" in step), resolution
     )
-    stages = len(attack["stages"]) if attack.get("keep_stages") else 1
-    items = int(attack["identities"]) * int(attack["restarts"])
-    return _NETWORKS_ON_DISK + 2 * stages * image_bytes(items, int(size))
+    kept = 1 + len(attack["stages"]) if attack.get("keep_stages") else 1
+    return kept * image_bytes(int(attack["identities"]) * int(attack["restarts"]), int(size))

@@ -121,6 +121,20 @@ def test_too_little_disk_is_told_with_the_estimate(monkeypatch, celeba):
     assert "1.0 GB are free" in text_of(one.findings, "disk space")
 
 
+def test_too_little_main_memory_is_told_with_the_remedy(monkeypatch):
+    everything = 530 * 50 * 3 * 299**2
+    for kept, copies in (("true", 9), ("false", 1)):
+        chosen = settings("setup=S36", "scale=paper", f"attack.keep_stages={kept}")
+        wanted = needs.host_memory(chosen["attack"], 224)
+        assert wanted == pytest.approx(1.5e9 + 2 * copies * everything)
+        monkeypatch.setattr(checkup, "main_memory", lambda wanted=wanted: int(wanted) - 1)
+        text = text_of(Checkup().findings(chosen), "memory")
+        assert ("attack.keep_stages=false" in text) == (kept == "true") and "restarts" in text
+        for enough in (int(wanted) + 1, None):
+            monkeypatch.setattr(checkup, "main_memory", lambda enough=enough: enough)
+            assert "memory" not in named(Checkup().findings(chosen))
+
+
 def test_images_that_are_decoded_already_need_no_room(monkeypatch, tmp_path):
     chosen = settings("setup=S34", "scale=paper", "attack.prior.pretrained=x.pkl", "paths.store=store")
     monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 10**9))

@@ -54,7 +54,7 @@ SHORT = [stage(3), stage(2, 0.5), stage(2, 1.0, 0.05)]
 
 
 def attack(**changes: Any) -> IFGMI:
-    """The attack of conf/attack/ifgmi.yaml, in short: 2 identities, 12 candidates, images of 32 px, no random crop."""
+    """The attack of conf/attack/ifgmi.yaml, in short: 2 identities, 12 candidates, images of 32 px, every stage kept, no crop."""
     toy = {
         "identities": 2,
         "restarts": 2,
@@ -62,6 +62,7 @@ def attack(**changes: Any) -> IFGMI:
         "stages": SHORT,
         "view": OFF,
         "reference_batch": 4,
+        "keep_stages": True,
         "image_to_target": steps(24, 16),
         "picture": None,
     }
