@@ -28,18 +28,23 @@ def rehearse(
 ) -> None:
     """Raise UserError for a part that could not be made: attack, prior, surrogates, evaluator, metrics, each unless it is in the store.
 
-    ``undefended``: the composer's result without defenses. The target is not among them, being the first to be made.
+    ``undefended``: the composer's result without defenses. Of the target, which is the first to be made, only the size of its images is
+    looked at.
     """
     missing = {name for name, stage in plan.stages.items() if not store.peek(name, stage.key)}
-    attack, evaluator = settings["attack"], settings["evaluator"]
+    attack, target, evaluator = settings["attack"], settings["target"], settings["evaluator"]
     stages.build_attack(attack, allow)
     classes = attack["identities"]  # the target knows as many, or the attack will say so
+    if "target" in missing:
+        check_size("target", target, int(settings["resolution"]), "resolution", undefended, allow)
     if "prior" in missing:
         check_prior(attack["prior"], classes, allow)
     if "surrogates" in missing:
         check_surrogates(attack["surrogates"], classes, allow)
     if "evaluator" in missing:
         check_classifier("evaluator", evaluator, undefended, classes, allow)
+        pixels = int(evaluator["resolution"])
+        check_size("evaluator", evaluator, pixels, "evaluator.resolution", undefended, allow)
     if "metrics" in missing:
         check_metrics(settings["metrics"], allow)
 
@@ -82,6 +87,30 @@ def check_classifier(
     for step in recipe["augment"]:
         build(step, allow=allow)
     learning_rates(recipe, allow=allow)
+
+
+def check_size(
+    name: str, node: Mapping[str, Any], pixels: int, key: str, defense: Any, allow: Allow = ()
+) -> None:
+    """Raise ConfigError when images of ``pixels``, which the config has as ``key``, do not go through the classifier of a node."""
+    from midre_exp.targets.assemble import assemble
+
+    def look() -> None:
+        model = assemble(node, 2, defense, seed=0, allow=allow).eval()
+        with torch.no_grad():
+            model(torch.zeros(1, 3, pixels, pixels))
+
+    try:
+        with torch.device("meta"):  # sizes alone
+            look()
+    except Exception:
+        try:
+            look()
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(
+                f"{name} {node['name']} cannot take images of {pixels} px ({reason}); choose another {key} or another {name}"
+            ) from error
 
 
 def check_metrics(node: Mapping[str, Any], allow: Allow = ()) -> None:

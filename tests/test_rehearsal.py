@@ -17,7 +17,14 @@ from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.keys import make_plan
 from midre_exp.planning import packaged_composer, packaged_configs
 from midre_exp.priors.fixtures import write_stylegan2
-from midre_exp.rehearsal import check_classifier, check_metrics, check_prior, check_surrogates, rehearse
+from midre_exp.rehearsal import (
+    check_classifier,
+    check_metrics,
+    check_prior,
+    check_size,
+    check_surrogates,
+    rehearse,
+)
 from midre_exp.run import run
 from midre_exp.store import Store
 from tests.conftest import tiny_overrides
@@ -48,6 +55,20 @@ PRIOR = (
     (
         ["attack=ppa", "attack.prior.pretrained=nowhere.pkl"],
         r"attack\.prior\.pretrained=nowhere\.pkl is no file",
+    ),
+)
+SIZES = (
+    (
+        ["target=vgg16", "resolution=16"],
+        r"target vgg16 cannot take images of 16 px .*; choose another resolution or",
+    ),
+    (
+        ["evaluator.resolution=8"],
+        r"evaluator vgg16 cannot take images of 8 px .*another evaluator\.resolution",
+    ),
+    (
+        ["setup=S27", "scale=synth", "target=maxvit", "resolution=100"],
+        "images of 100x100 px do not fit model.image_size=224 of MaxViT",
     ),
 )
 SURROGATES = (
@@ -129,6 +150,28 @@ def test_an_evaluator_that_cannot_be_trained_is_told_in_one_sentence(settings_of
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
         check_classifier("evaluator", settings["evaluator"], build(settings["composer"]), 4)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), SIZES)
+def test_images_of_a_size_that_no_network_takes_are_told_before_training(
+    composer, tmp_path, overrides, sentence
+):
+    settings = composer.settings([*overrides, f"paths.store={tmp_path}"])
+    with pytest.raises(ConfigError, match=sentence) as found:
+        rehearse(settings, make_plan(settings), Store(tmp_path), build(settings["composer"]))
+    assert "\n" not in str(found.value)
+
+
+def test_every_network_takes_the_images_of_its_setup(composer):
+    seen = set()
+    for setup in ("S01", "S02", "S03", *(f"S{number}" for number in range(27, 36))):
+        settings = composer.settings([f"setup={setup}", "scale=paper"])
+        target, evaluator = settings["target"], settings["evaluator"]
+        for node, pixels in ((target, settings["resolution"]), (evaluator, evaluator["resolution"])):
+            if node["name"] not in seen:
+                check_size("part", node, pixels, "key", build(settings["composer"]))
+                seen.add(node["name"])
+    assert len(seen) >= 13
 
 
 @pytest.mark.parametrize(("overrides", "sentence"), METRICS)
