@@ -63,8 +63,8 @@ SIZES = (
         r"target vgg16 cannot take images of 16 px .*; choose another resolution or",
     ),
     (
-        ["evaluator.resolution=8"],
-        r"evaluator vgg16 cannot take images of 8 px .*another evaluator\.resolution",
+        ["evaluator.resolution=16"],
+        r"evaluator vgg16 cannot take images of 16 px .*another evaluator\.resolution",
     ),
     (
         ["setup=S27", "scale=synth", "target=maxvit", "resolution=100"],
