@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from midre_exp.composing import Composer
-from midre_exp.errors import UserError
-from midre_exp.files import write_json
+from midre_exp.errors import ConfigError, UserError
+from midre_exp.files import read_json, write_json
 from midre_exp.job import failure_path, is_finished, report_failure, snapshot_path
 from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.locks import release_dead
@@ -35,18 +36,40 @@ class Planned(NamedTuple):
 
 
 def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
-    """The product of the swept overrides, minus finished runs, minus duplicates, with any launcher; ``sweeper`` is Hydra's, set up.
+    """The product of the swept overrides, or the jobs of a file, minus finished runs, minus duplicates, with any launcher; ``sweeper`` is
+    Hydra's, set up.
 
     Each job is launched with ``plan.key`` and ``plan.commit`` and refuses to run if it has become something else by the time it starts.
     Raises SweepFailed when a job failed, UserError when a job cannot even be planned.
     """
-    jobs = expand(arguments, sweeper.hydra_context.config_loader)
+    jobs = (
+        expand(arguments, sweeper.hydra_context.config_loader)
+        if sweeper.jobs is None
+        else listed_jobs(Path(sweeper.jobs), arguments)
+    )
     todo = plan_jobs(sweeper, jobs)
     if not todo:
         return []
     results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
     summarise(todo, results)
     return [results]
+
+
+def listed_jobs(file: Path, arguments: Sequence[str] = ()) -> list[list[str]]:
+    """The jobs of a JSON file, each a list of overrides. Raises ConfigError when it is something else, and for further ``arguments``."""
+    if arguments:
+        raise ConfigError(
+            f"hydra.sweeper.jobs={file} lists whole jobs, to which {arguments[0]} cannot be added; leave it out"
+        )
+    try:
+        jobs = read_json(file)
+    except (OSError, ValueError, UserError) as error:
+        raise ConfigError(f"hydra.sweeper.jobs={file} cannot be read ({error}); correct the path") from error
+    if not (isinstance(jobs, list) and all(isinstance(job, list) for job in jobs)):
+        raise ConfigError(
+            f"hydra.sweeper.jobs={file} is no list of jobs, each a list of overrides; correct it"
+        )
+    return [[str(part) for part in job] for job in jobs]
 
 
 def at_a_time(launcher: Mapping[str, Any]) -> int | None:

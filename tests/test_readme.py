@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", [text.strip() for text in commands()])
 def test_every_command_of_the_readme_composes(command):
-    words = [word.replace("PATH", "x") for word in command.split() if not word.startswith("-")]
+    words = [word.replace("PATH", "x") for word in shlex.split(command) if not word.startswith("-")]
     single = [re.sub(r"=([\w/]+),.*", r"=\1", word) for word in words if not word.startswith("hydra")]
     with packaged_configs():
         assert settings_of(single)["scale"] == "mini"

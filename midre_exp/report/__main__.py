@@ -1,10 +1,10 @@
-"""``python -m midre_exp.report TABLE [OVERRIDES]``: run what a table still lacks, then render it as text, Markdown, CSV, LaTeX and HTML.
+"""``python -m midre_exp.report TABLE ... [OVERRIDES]``: run what tables still lack, then render them as text, Markdown, CSV, LaTeX, HTML.
 
 A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data, seeds, launcher) are added to
 each. ``--no-run`` renders what is there and shows the command for every missing run. A figure is a yaml in conf/figure and works alike.
-``claims`` in place of a table tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the records of
-a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace`` saves the dashboard of that project, or
-prints it (``--json``).
+What several tables lack is launched as one sweep. ``claims`` tells what the records of a scale say to the paper's claims; it runs nothing.
+``wandb`` pushes the records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace`` saves the
+dashboard of that project, or prints it (``--json``).
 """
 
 from __future__ import annotations
@@ -14,38 +14,47 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.config import use_own_configs
+from midre_exp.config import digest, use_own_configs
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.explain import explain
+from midre_exp.files import write_json
 from midre_exp.locks import sigterm_as_exit
 from midre_exp.planning import expand
-from midre_exp.report.cells import Cell, plan_cells, read_again
+from midre_exp.report.cells import Cell, plan_tables, read_again
 from midre_exp.report.definitions import Definition, load_definition
 from midre_exp.report.figures import FigureDefinition, figure_names, load_figure, render_figure
 
 
-def run_missing(
-    definition: Definition | FigureDefinition, overrides: Sequence[str], jobs: Sequence[Sequence[Cell]]
-) -> int:
-    """Launch the sweeps as a user would, one after the other; each plans, skips what is finished and reports.
+def run_missing(tables: Sequence[Sequence[Cell]], overrides: Sequence[str]) -> int:
+    """Launch everything unfinished as one sweep, as a user would with ``-m``; it plans again, reports, and leaves records.
 
-    A record alone, as in a fresh clone, is no finished run, so every sweep is launched. Returns 0, or 2 when some runs failed, or the
-    exit code of what broke off; after a sweep without any success no other is begun. Raises DataError when a run has no data here.
+    Returns its exit code: 0, 2 when some runs failed, or that of what broke off. Raises DataError when a run has no data here.
     """
-    for cell in (cell for cells in jobs for cell in cells):
+    distinct: dict[str, Cell] = {}
+    for cell in (cell for cells in tables for cell in cells):
         if cell.obstacle is not None:
             raise cell.obstacle
-    worst = 0
-    for sweep, cells in zip(definition.sweeps, jobs, strict=True):
-        code = launch(["-m", *sweep, *overrides])
-        if code not in (0, 2) or (code == 2 and not finished(read_again(cells))):
-            return code
-        worst = max(worst, code)
-    return worst
+        distinct.setdefault(cell.name, cell)
+    cells = list(distinct.values())
+    todo = [cell for cell in cells if not cell.finished]
+    print(f"{len(cells)} runs: {len(cells) - len(todo)} finished before, {len(todo)} to do", flush=True)
+    if not todo:
+        return 0
+    jobs = [list(cell.job) for cell in todo]
+    file = Path(todo[0].settings["paths"]["runs"]).absolute() / "planned" / f"sweep-{digest(jobs)}.json"
+    write_json(file, jobs)
+    how = [part for part in overrides if part.startswith("hydra")]
+    return launch(["-m", f"hydra.sweeper.jobs={quoted(str(file))}", *how])
+
+
+def quoted(text: str) -> str:
+    """A value that Hydra's grammar takes as this very text."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -59,37 +68,50 @@ def launch(arguments: Sequence[str]) -> int:
         raise
 
 
-def finished(cells: Sequence[Cell]) -> int:
-    """How many have a record."""
-    return sum(cell.record is not None for cell in cells)
+def make(names: Sequence[str], overrides: Sequence[str], *, run: bool) -> int:
+    """Run what tables and figures lack, if asked to, and render them, one after the other; returns the exit code.
+
+    When runs failed, what has none at all is not rendered.
+    """
+    definitions = [load_figure(name) if name in figure_names() else load_definition(name) for name in names]
+    tables = plan_tables(
+        [
+            [job for sweep in definition.sweeps for job in expand([*sweep, *overrides])]
+            for definition in definitions
+        ]
+    )
+    code = run_missing(tables, overrides) if run else 0
+    if code in (0, 2):
+        other_data = "data" in [text.partition("=")[0] for text in overrides]
+        for definition, cells in zip(definitions, tables, strict=True):
+            now = read_again(cells)
+            if code == 0 or any(cell.record is not None for cell in now):
+                show(definition, now, other_data=other_data)
+    return code
 
 
-def table(definition: Definition | FigureDefinition, overrides: Sequence[str], *, run: bool) -> int:
-    """Run what is missing if asked to, render what is there; returns the exit code."""
+def show(definition: Definition | FigureDefinition, cells: Sequence[Cell], *, other_data: bool) -> None:
+    """Write the files of a table or figure."""
     from midre_exp.report.listing import render_listing
     from midre_exp.report.render import render
 
-    jobs = [plan_cells(expand([*sweep, *overrides])) for sweep in definition.sweeps]
-    code = run_missing(definition, overrides, jobs) if run else 0
-    cells = read_again([cell for cells in jobs for cell in cells])
-    if code == 0 or (code == 2 and finished(cells)):
-        chosen = [text.partition("=")[0] for text in overrides]
-        if isinstance(definition, FigureDefinition):
-            render_figure(definition, cells, other_data="data" in chosen)
-        elif definition.rows == "setups":
-            render_listing(definition, cells, other_data="data" in chosen)
-        else:
-            render(definition, cells, other_data="data" in chosen)
-    return code
+    if isinstance(definition, FigureDefinition):
+        render_figure(definition, cells, other_data=other_data)
+    elif definition.rows == "setups":
+        render_listing(definition, cells, other_data=other_data)
+    else:
+        render(definition, cells, other_data=other_data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m midre_exp.report", description=__doc__)
     parser.add_argument(
-        "table", help="a file of conf/table or conf/figure without .yaml, claims, wandb or workspace"
+        "words",
+        nargs="+",
+        metavar="TABLE|OVERRIDE",
+        help="files of conf/table or conf/figure without .yaml, claims; or wandb, or workspace; Hydra overrides added to every sweep",
     )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides added to the table's sweeps")
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
@@ -98,28 +120,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         use_own_configs(options.config_dir)
         with sigterm_as_exit():
-            if options.table == "claims":
-                from midre_exp.report.claims import report_claims
-
-                report_claims(options.overrides)
-                return 0
-            if options.table == "wandb":
+            if options.json and options.words[0] != "workspace":
+                raise ConfigError("--json goes with workspace only; leave it out")
+            if options.words[0] == "wandb":
                 from midre_exp.report.to_wandb import push_records
 
-                push_records(options.overrides)
+                push_records(options.words[1:])
                 return 0
-            if options.table == "workspace":
+            if options.words[0] == "workspace":
                 from midre_exp.report.workspace import save_workspace
 
-                save_workspace(options.overrides, as_json=options.json)
+                save_workspace(options.words[1:], as_json=options.json)
                 return 0
-            if options.json:
-                raise ConfigError("--json goes with workspace only; leave it out")
-            if options.table in figure_names():
-                return table(load_figure(options.table), options.overrides, run=not options.no_run)
-            return table(load_definition(options.table), options.overrides, run=not options.no_run)
+            names = [word for word in options.words if "=" not in word and not word.startswith("~")]
+            overrides = [word for word in options.words if word not in names]
+            if not names:
+                raise ConfigError(
+                    "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1"
+                )
+            tables = [name for name in names if name != "claims"]
+            code = make(tables, overrides, run=not options.no_run) if tables else 0
+            if "claims" in names and code in (0, 2):
+                from midre_exp.report.claims import report_claims
+
+                report_claims(overrides)
+            return code
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        print(f"midre_exp: {explain(error, options.overrides)}", file=sys.stderr)
+        print(f"midre_exp: {explain(error, options.words)}", file=sys.stderr)
         return 2
 
 

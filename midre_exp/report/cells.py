@@ -12,6 +12,7 @@ from typing import Any
 
 from midre_exp.config import build, without
 from midre_exp.errors import ConfigError, DataError, StoreError
+from midre_exp.job import is_finished
 from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.planning import packaged_composer, packaged_configs
 from midre_exp.records import read_record, record_path
@@ -30,7 +31,15 @@ class Cell:
     record: dict[str, Any] | None
     path: Path | None = None  # where its record belongs
     obstacle: DataError | None = None  # why it cannot be run here
+    finished: bool = (
+        False  # record and all artifacts are there; a record alone, as in a fresh clone, is no finished run
+    )
     remark: str = ""  # what tells it from another cell of the same row
+
+    @cached_property
+    def name(self) -> str:
+        """Equal for cells that are the same run."""
+        return str(self.path or repr(what_it_is(self.settings)))
 
     @property
     def command(self) -> str:
@@ -71,18 +80,27 @@ def plan_cells(jobs: Sequence[Sequence[str]]) -> list[Cell]:
     A record is found by the run's key. Where its data is not on this machine there is no key, and the record is the one whose config
     is equal in everything but how it was carried out.
     """
-    cells: dict[str, Cell] = {}
+    return plan_tables([jobs])[0]
+
+
+def plan_tables(tables: Sequence[Sequence[Sequence[str]]]) -> list[list[Cell]]:
+    """``plan_cells`` of the jobs of each of several tables, what they share planned once."""
+    known: dict[tuple[str, ...], Cell] = {}
+    planned = []
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
-        for job in jobs:
-            job = [part for part in job if not part.startswith("hydra")]
-            settings = composer.settings(job)
-            cell = _find(tuple(job), settings)
-            cells.setdefault(str(cell.path or repr(what_it_is(settings))), cell)
-    scales = sorted({str(cell.settings["scale"]) for cell in cells.values()})
+        for jobs in tables:
+            cells: dict[str, Cell] = {}
+            for words in jobs:
+                job = tuple(part for part in words if not part.startswith("hydra"))
+                if job not in known:
+                    known[job] = _find(job, composer.settings(job))
+                cells.setdefault(known[job].name, known[job])
+            planned.append(list(cells.values()))
+    scales = sorted({str(cell.settings["scale"]) for cell in known.values()})
     if len(scales) > 1:
         raise ConfigError(f"a table shows runs of one scale, not of {' and '.join(scales)}; give one scale=")
-    return list(cells.values())
+    return planned
 
 
 def told_apart(cells: Sequence[Cell]) -> list[Cell]:
@@ -111,12 +129,13 @@ def _with_remark(cell: Cell, row: Sequence[Cell]) -> Cell:
 
 def _find(job: tuple[str, ...], settings: dict[str, Any]) -> Cell:
     try:
-        path = record_path(settings["paths"]["results"], settings, make_plan(settings))
+        plan = make_plan(settings)
+        path = record_path(settings["paths"]["results"], settings, plan)
     except DataError as error:
         wanted = what_it_is(settings)
         same = (record for record in read_records(settings) if what_it_is(record["config"]) == wanted)
         return Cell(job, settings, next(same, None), obstacle=error)
-    return Cell(job, settings, _read(path), path)
+    return Cell(job, settings, _read(path), path, finished=is_finished(settings, plan))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -346,10 +346,11 @@ def test_keys_that_look_like_numbers_stay_keys(tmp_path):
 def test_missing_runs_are_launched_before_drawing(tmp_path, monkeypatch):
     launched = []
 
-    monkeypatch.setattr(command, "launch", lambda words: launched.append(words[1:]) or 1)
+    monkeypatch.setattr(command, "launch", lambda words: launched.append(words) or 1)
     overrides = ["setup=demo", "defense=nodef", *tiny_overrides(tmp_path)]
     assert command.main(["fig7", *overrides]) == 1
-    assert launched == [[*load_figure("fig7").sweeps[0], *overrides]]
+    ((flag, jobs),) = launched
+    assert flag == "-m" and jobs.startswith("hydra.sweeper.jobs=")
     assert not (tmp_path / "results" / "mini" / "fig7.png").exists()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.config import CONF_DIR
 from midre_exp.errors import ConfigError, DataError
@@ -22,7 +23,8 @@ from midre_exp.report.inconsistencies import INCONSISTENCIES
 from midre_exp.report.listing import listing, render_listing
 from midre_exp.report.published import table_rows
 from midre_exp.report.render import render
-from tests.conftest import TINY
+from midre_exp.sweep import listed_jobs
+from tests.conftest import TINY, tiny_overrides
 from tests.report.paper_records import record
 
 ROOT = Path(__file__).parents[2]
@@ -226,23 +228,95 @@ def test_missing_data_is_one_sentence_and_nothing_is_launched(two_sweeps, tmp_pa
     assert capsys.readouterr().err.startswith("midre_exp: CelebA is incomplete")
 
 
+def launched_jobs(words: list[str]) -> list[list[str]]:
+    """What a command of the report hands to the sweeper, as the sweeper reads it."""
+    (parsed,) = OverridesParser.create().parse_overrides(words[1:2])
+    assert parsed.key_or_group == "hydra.sweeper.jobs"
+    return listed_jobs(Path(parsed.value()))
+
+
 @pytest.mark.parametrize("succeeds", [False, True])
-def test_sweeps_follow_each_other_until_one_has_no_success(two_sweeps, tmp_path, monkeypatch, succeeds):
+def test_what_tables_lack_is_one_sweep_and_what_has_no_run_is_not_rendered(
+    two_sweeps, tmp_path, monkeypatch, capsys, succeeds
+):
     launched = []
 
     def launch(words):
-        launched.append(words[1:])
-        if succeeds:  # a record of the run with this sweep's overrides
-            cell = plan_cells([words[1:]])[0]
+        assert words[0] == "-m" and words[2:] == ["hydra/launcher=joblib"]
+        launched.extend(launched_jobs(words))
+        if succeeds:  # a record of one of the runs
+            cell = plan_cells(launched[:1])[0]
             write_json(cell.path, record(90, 60, setup="S19") | {"config": cell.settings})
         return 2
 
     monkeypatch.setattr(command, "launch", launch)
     small = [text for text in TINY if text.startswith("data.")]
-    overrides = ["scale=mini", f"paths.results={tmp_path}", f"paths.store={tmp_path}", *small]
-    assert command.main(["t", *overrides]) == 2
-    assert launched == [[*sweep, *overrides] for sweep in two_sweeps.sweeps[: 2 if succeeds else 1]]
-    assert (tmp_path / "mini" / "t.md").exists() == succeeds
+    folder = tmp_path / "it's, [mine]=1"
+    places = [f"paths.{name}={command.quoted(str(folder))}" for name in ("results", "store", "runs")]
+    overrides = ["scale=mini", *places, *small]
+    assert command.main(["t", *overrides, "hydra/launcher=joblib"]) == 2
+    assert launched == [[*sweep, *overrides] for sweep in two_sweeps.sweeps]
+    assert "2 runs: 0 finished before, 2 to do" in capsys.readouterr().out
+    assert (folder / "mini" / "t.md").exists() == succeeds
+
+
+def test_several_tables_share_their_runs_and_finished_ones_launch_nothing(tmp_path, monkeypatch, capsys):
+    tables = {
+        "one": Definition("one", "One", (("setup=demo",),)),
+        "two": Definition("two", "Two", (("setup=demo", "defense=nodef,midre"), ("setup=demo", "seed=1"))),
+    }
+    monkeypatch.setattr(command, "load_definition", tables.__getitem__)
+    launched = []
+
+    def launch(words):
+        launched.append(launched_jobs(words))
+        for cell in plan_cells(launched[-1]):
+            write_json(cell.path, record(90, 60, setup="demo") | {"config": cell.settings})
+        return 0
+
+    monkeypatch.setattr(command, "launch", launch)
+    overrides = tiny_overrides(tmp_path)
+    assert command.main(["one", "two", *overrides]) == 0
+    expected = [["setup=demo"], ["setup=demo", "defense=midre"], ["setup=demo", "seed=1"]]
+    assert launched == [[expand([*job, *overrides])[0] for job in expected]]
+    assert {path.name for path in (tmp_path / "results" / "mini").glob("*.md")} == {"one.md", "two.md"}
+    monkeypatch.setattr("midre_exp.report.cells.is_finished", lambda settings, plan: True)
+    assert command.main(["one", "two", *overrides]) == 0
+    assert len(launched) == 1 and "3 runs: 3 finished before, 0 to do" in capsys.readouterr().out
+
+
+def test_tables_come_before_claims_and_something_has_to_be_named(two_sweeps, tmp_path, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(
+        command, "make", lambda names, overrides, run: done.append((names, overrides, run)) or 2
+    )
+    monkeypatch.setattr("midre_exp.report.claims.report_claims", lambda overrides: done.append(overrides))
+    assert command.main(["t", "claims", "seed=1", "--no-run", "~data"]) == 2
+    assert done == [(["t"], ["seed=1", "~data"], False), ["seed=1", "~data"]]
+    assert command.main(["seed=1"]) == 2
+    assert "no table is named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "cannot be read"),
+        ("{}", "is no list of jobs"),
+        ('["setup=demo"]', "is no list of jobs"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_list_of_jobs_that_is_none_is_named(tmp_path, content, message):
+    file = tmp_path / "jobs.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"jobs\.json {message}"):
+        listed_jobs(file)
+
+
+def test_jobs_of_a_file_take_no_further_overrides(tmp_path):
+    with pytest.raises(ConfigError, match="seed=1 cannot be added"):
+        listed_jobs(tmp_path / "jobs.json", ["seed=1"])
 
 
 @pytest.mark.parametrize(
