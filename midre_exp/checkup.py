@@ -88,6 +88,19 @@ class Checkup:
         for title, _, _, error in self._datasets(settings):
             if error is not None:
                 yield Finding(True, f"{title} data", str(error))
+        yield from self._people(settings)
+
+    def _people(self, settings: Mapping[str, Any]) -> Iterator[Finding]:
+        """More people to attack than there are."""
+        private = nodes_of(settings["data"])[0]
+        allow, wanted = settings["runtime"]["allow"], settings["attack"]["identities"]
+        try:
+            people = self._once(["people", private], lambda: build(private, allow=allow).people())
+        except UserError:  # told already
+            return
+        if people is not None and wanted > people:
+            text = f"attack.identities={wanted} exceeds the {people} private identities of the data; use {people} or fewer"
+            yield Finding(True, "identities", text)
 
     def _weights(self, settings: Mapping[str, Any]) -> Iterator[Finding]:
         for part in ("target", "evaluator"):

@@ -16,6 +16,7 @@ import torch
 
 from midre_exp import stages
 from midre_exp.config import build, check_targets, without
+from midre_exp.data.base import Dataset
 from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.keys import WEIGHT_FILES, Plan, uses_target
 from midre_exp.store import Store
@@ -24,9 +25,15 @@ Allow = tuple[str, ...]
 
 
 def rehearse(
-    settings: Mapping[str, Any], plan: Plan, store: Store, undefended: Any, allow: Allow = ()
+    settings: Mapping[str, Any],
+    plan: Plan,
+    store: Store,
+    private: Dataset,
+    undefended: Any,
+    allow: Allow = (),
 ) -> None:
-    """Raise UserError for a part that could not be made: attack, prior, surrogates, evaluator, metrics, each unless it is in the store.
+    """Raise UserError for a part that could not be made: attack, prior, surrogates, evaluator, metrics, each unless it is in the store;
+    and when ``private`` has fewer people than are to be attacked.
 
     ``undefended``: the composer's result without defenses. Of the target, which is the first to be made, only the size of its images is
     looked at.
@@ -34,7 +41,12 @@ def rehearse(
     missing = {name for name, stage in plan.stages.items() if not store.peek(name, stage.key)}
     attack, target, evaluator = settings["attack"], settings["target"], settings["evaluator"]
     stages.build_attack(attack, allow)
-    classes = attack["identities"]  # the target knows as many, or the attack will say so
+    classes = attack["identities"]
+    people = private.people()
+    if people is not None and classes > people:
+        raise ConfigError(
+            f"attack.identities={classes} exceeds the {people} private identities of the data; use attack.identities={people} or fewer"
+        )
     if "target" in missing:
         check_size("target", target, int(settings["resolution"]), "resolution", undefended, allow)
     if "prior" in missing:

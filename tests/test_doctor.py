@@ -26,7 +26,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def celeba(tmp_path):
-    return WRITERS["celeba"](tmp_path / "celeba", lists=True)
+    return [*WRITERS["celeba"](tmp_path / "celeba", lists=True), "attack.identities=2"]
 
 
 def named(findings, *, blocks=True):
@@ -77,7 +77,7 @@ def test_mini_needs_nothing(capsys):
 
 def test_published_generator_weights_make_public_images_unnecessary(tmp_path):
     data = WRITERS["facescrub"](tmp_path / "facescrub")
-    here = [*data, "runtime.device=cpu"]
+    here = [*data, "runtime.device=cpu", "attack.identities=2"]
     (without,) = diagnose(["S27"], here, "paper")
     assert named(without.findings) == ["FFHQ data", "StyleGAN2 weights"]
     assert "days of eight GPUs" in text_of(without.findings, "StyleGAN2 weights")
@@ -119,6 +119,13 @@ def test_too_little_disk_is_told_with_the_estimate(monkeypatch, celeba):
     (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
     assert named(one.findings) == ["disk space"]
     assert "1.0 GB are free" in text_of(one.findings, "disk space")
+
+
+def test_more_people_than_there_are_is_told(monkeypatch):
+    chosen = settings("setup=demo", "attack.identities=60")
+    assert "60 exceeds the 50 private identities" in text_of(Checkup().findings(chosen), "identities")
+    chosen["data"]["private"]["identities"] = 0  # what cannot be made is told once, as the data
+    assert "identities" not in named(Checkup().findings(chosen))
 
 
 def test_too_little_main_memory_is_told_with_the_remedy(monkeypatch):

@@ -13,8 +13,9 @@ import torch
 from midre_exp.__main__ import main
 from midre_exp.composing import Composer
 from midre_exp.config import build
+from midre_exp.data.base import Dataset
 from midre_exp.errors import CheckpointError, ConfigError, UserError
-from midre_exp.keys import make_plan
+from midre_exp.keys import make_plan, nodes_of
 from midre_exp.planning import packaged_composer, packaged_configs
 from midre_exp.priors.fixtures import write_stylegan2
 from midre_exp.rehearsal import (
@@ -114,6 +115,10 @@ def settings_of_mini(composer: Composer) -> Callable[..., dict[str, Any]]:
     return lambda *overrides: composer.settings(list(overrides))
 
 
+def private_of(settings: dict[str, Any]) -> Dataset:
+    return build(nodes_of(settings["data"])[0])
+
+
 def left(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
 
@@ -158,7 +163,9 @@ def test_images_of_a_size_that_no_network_takes_are_told_before_training(
 ):
     settings = composer.settings([*overrides, f"paths.store={tmp_path}"])
     with pytest.raises(ConfigError, match=sentence) as found:
-        rehearse(settings, make_plan(settings), Store(tmp_path), build(settings["composer"]))
+        rehearse(
+            settings, make_plan(settings), Store(tmp_path), private_of(settings), build(settings["composer"])
+        )
     assert "\n" not in str(found.value)
 
 
@@ -245,8 +252,12 @@ def test_what_is_in_the_store_is_not_made_again(tiny, monkeypatch):
         )
     for check in ("check_prior", "check_classifier", "check_metrics"):
         monkeypatch.setattr(f"midre_exp.rehearsal.{check}", None)
-    rehearse(settings, plan, store, build(settings["composer"]))
+    rehearse(settings, plan, store, private_of(settings), build(settings["composer"]))
     with pytest.raises(TypeError):
         rehearse(
-            settings, plan, Store(Path(settings["paths"]["store"]) / "other"), build(settings["composer"])
+            settings,
+            plan,
+            Store(Path(settings["paths"]["store"]) / "other"),
+            private_of(settings),
+            build(settings["composer"]),
         )

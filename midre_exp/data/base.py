@@ -57,3 +57,7 @@ class Dataset(ABC):
         """
         self.fingerprint(role)
         return None
+
+    def people(self) -> int | None:
+        """How many private identities there are, told without decoding an image; None where only ``load`` can. Raises as ``survey``."""
+        return None

@@ -235,6 +235,10 @@ class FaceFolder(Dataset):
         split = {"test_share": self.test_share, "seed": self.seed} if role == "private" else {}
         return {"dataset": "folder", "size": self.size, "crop": self.crop, "files": digest(files), **split}
 
+    def people(self) -> int:
+        """The private folders."""
+        return len(self._private_names)
+
     @cached_property
     def _tree(self) -> dict[str, list[ImageFile]]:
         return scan(self.root, self.extensions)

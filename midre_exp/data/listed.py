@@ -114,6 +114,10 @@ class ListedDataset(Dataset):
         """The number of images listed; whether each of them exists is not looked at."""
         return sum(len(self.list_once(part).names) for part in PARTS[role])
 
+    def people(self) -> int:
+        """Those whom the training part lists."""
+        return len(self.list_once("train").classes)
+
     def _of_size(self, images: Tensor) -> Tensor:
         """The pixels [.., h, w] themselves. Raises DataError unless they are ``size`` x ``size``."""
         height, width = images.shape[-2:]

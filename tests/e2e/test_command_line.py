@@ -98,7 +98,10 @@ def test_a_sweep_goes_on_after_a_failure_and_reports_it(cli, tmp_path):
         (["defense=mydre"], ["defense=mydre does not exist", "did you mean midre", "nodef"]),
         (["attack=mystery"], ["attack=mystery does not exist", "choices:"]),
         (["setup=S99"], ["setup=S99 does not exist", "S01"]),
-        (["attack.identities=99"], ["attack.identities=99 exceeds the 4 classes", "lower attack.identities"]),
+        (
+            ["attack.identities=99"],
+            ["attack.identities=99 exceeds the 4 private identities", "use attack.identities=4 or fewer"],
+        ),
         (["attack.steps=many"], ["many"]),
         (["defense.midre.a_h=1.5", "defense=midre"], ["1.5"]),
         (["runtime.device=quantum"], ["runtime.device=quantum", "cpu"]),
