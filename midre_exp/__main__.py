@@ -33,8 +33,9 @@ def main() -> None:
             use_own_configs(own.config_dir)
             if own.plan:
                 from midre_exp.forecast import show
+                from midre_exp.planning import expand
 
-                return show([text for text in rest if text not in ("-m", "--multirun")])
+                return show(expand([text for text in rest if text not in ("-m", "--multirun")]))
             sys.argv[1:] = rest  # Hydra's
             task = Task()
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()

@@ -1,4 +1,5 @@
-"""``python -m midre_exp --plan OVERRIDES``: what a run or a sweep would build, share and reuse, and about how long it would take.
+"""What runs would build, share and reuse, and about how long that would take: ``python -m midre_exp --plan OVERRIDES``, and the same of
+tables, ``python -m midre_exp.report TABLE --plan``.
 
 Nothing is launched. The time of a stage is the median of what stages of the same kind took before, by the records of the same scale; where
 none did, the plan says so instead of guessing.
@@ -17,7 +18,7 @@ from midre_exp.errors import UserError
 from midre_exp.files import read_json
 from midre_exp.job import is_finished
 from midre_exp.keys import Plan, fingerprints_once, make_plan, uses_target
-from midre_exp.planning import expand, packaged_composer, packaged_configs
+from midre_exp.planning import packaged_composer, packaged_configs
 from midre_exp.records import check_record
 from midre_exp.store import Store
 
@@ -166,10 +167,9 @@ def _line(entry: Needed) -> str:
     return f"{entry.stage:<12}{entry.key}  {runs:>8}  {state}: {entry.what}"
 
 
-def show(overrides: Sequence[str]) -> None:
-    """Print the forecast of a sweep. Raises what composing and planning raise."""
-    jobs = [[part for part in job if not part.startswith("hydra")] for job in expand(overrides)]
+def show(jobs: Sequence[Sequence[str]]) -> None:
+    """Print the forecast of jobs, each given as its overrides. Raises what composing and planning raise."""
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
-        every = [composer.settings(job) for job in jobs]
+        every = [composer.settings([part for part in job if not part.startswith("hydra")]) for job in jobs]
         print("\n".join(lines(forecast((settings, make_plan(settings)) for settings in every))))

@@ -1,10 +1,12 @@
 """``python -m midre_exp.report TABLE ... [OVERRIDES]``: run what tables still lack, then render them as text, Markdown, CSV, LaTeX, HTML.
 
 A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data, seeds, launcher) are added to
-each. ``--no-run`` renders what is there and shows the command for every missing run. A figure is a yaml in conf/figure and works alike.
-What several tables lack is launched as one sweep. ``claims`` tells what the records of a scale say to the paper's claims; it runs nothing.
-``wandb`` pushes the records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace`` saves the
-dashboard of that project, or prints it (``--json``).
+each. A figure is a yaml in conf/figure and works alike. What several tables lack is launched as one sweep. ``--no-run`` renders what is
+there and shows the command for every missing run, ``--plan`` only tells what would be built and how long that may take.
+
+``claims`` tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the records of a scale to
+Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace`` saves the dashboard of that project, or prints it
+(``--json``).
 """
 
 from __future__ import annotations
@@ -68,18 +70,23 @@ def launch(arguments: Sequence[str]) -> int:
         raise
 
 
+def load(name: str) -> Definition | FigureDefinition:
+    """The table or figure of that name. Raises ConfigError naming those there are."""
+    return load_figure(name) if name in figure_names() else load_definition(name)
+
+
+def jobs_of(definition: Definition | FigureDefinition, overrides: Sequence[str]) -> list[list[str]]:
+    """The runs a table or figure shows, each as its overrides."""
+    return [job for sweep in definition.sweeps for job in expand([*sweep, *overrides])]
+
+
 def make(names: Sequence[str], overrides: Sequence[str], *, run: bool) -> int:
     """Run what tables and figures lack, if asked to, and render them, one after the other; returns the exit code.
 
     When runs failed, what has none at all is not rendered.
     """
-    definitions = [load_figure(name) if name in figure_names() else load_definition(name) for name in names]
-    tables = plan_tables(
-        [
-            [job for sweep in definition.sweeps for job in expand([*sweep, *overrides])]
-            for definition in definitions
-        ]
-    )
+    definitions = [load(name) for name in names]
+    tables = plan_tables([jobs_of(definition, overrides) for definition in definitions])
     code = run_missing(tables, overrides) if run else 0
     if code in (0, 2):
         other_data = "data" in [text.partition("=")[0] for text in overrides]
@@ -113,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="files of conf/table or conf/figure without .yaml, claims; or wandb, or workspace; Hydra overrides added to every sweep",
     )
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
+    parser.add_argument("--plan", action="store_true", help="only tell what would be built")
     parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     options = parser.parse_intermixed_args(arguments)
@@ -139,6 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1"
                 )
             tables = [name for name in names if name != "claims"]
+            if options.plan:
+                from midre_exp.forecast import show
+
+                show([job for name in tables for job in jobs_of(load(name), overrides)])
+                return 0
             code = make(tables, overrides, run=not options.no_run) if tables else 0
             if "claims" in names and code in (0, 2):
                 from midre_exp.report.claims import report_claims

@@ -285,6 +285,16 @@ def test_several_tables_share_their_runs_and_finished_ones_launch_nothing(tmp_pa
     assert len(launched) == 1 and "3 runs: 3 finished before, 0 to do" in capsys.readouterr().out
 
 
+def test_a_plan_tells_of_all_tables_and_launches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "launch", lambda _: pytest.fail("launched"))
+    overrides = [f"paths.results={tmp_path}", f"paths.store={tmp_path}", "hydra/launcher=joblib"]
+    assert command.main(["table3", "fig6", "claims", "--plan", *overrides]) == 0
+    out = capsys.readouterr().out
+    runs = sum(len(command.jobs_of(command.load(name), ())) for name in ("table3", "fig6"))
+    assert f"{runs} runs planned: 0 finished before, 0 repeated, {runs} to do" in out
+    assert "surrogates" in out and not (tmp_path / "mini").exists()
+
+
 def test_tables_come_before_claims_and_something_has_to_be_named(two_sweeps, tmp_path, monkeypatch, capsys):
     done = []
     monkeypatch.setattr(
