@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import midre_exp.forecast
+import midre_exp.planning
 import midre_exp.sweep
 from midre_exp.__main__ import main
 from midre_exp.errors import ConfigError
@@ -66,7 +66,7 @@ def jobs_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
 
     found: list[list[str]] = []
     monkeypatch.chdir(tmp_path)
-    for module in (midre_exp.forecast, midre_exp.sweep):
+    for module in (midre_exp.planning, midre_exp.sweep):
         monkeypatch.setattr(module, "expand", expanded)
 
     def call(*arguments: str) -> list[list[str]]:
