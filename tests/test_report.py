@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from midre_exp.report import tables
-from midre_exp.report.page import Cell, Row, write_page
+from midre_exp.report.page import Cell, Column, Row, write_page
 from midre_exp.report.pictures import data_url
 
 
@@ -182,3 +182,15 @@ def test_setups_with_other_data_are_told_apart_in_the_caption():
     }
     text = tables.caption("T", [*TABLE3, other])
     assert "Scale mini. S13a: celeba_celeba at 64 px" in text and "S29: facescrub_ffhq at 224 px" in text
+
+
+def test_numbers_words_and_prose_are_told_apart_on_a_page():
+    marks = {
+        "Acc": ["95.40", "", "-0.3"],
+        "Δ": ["OP", "1.2", "−3"],
+        "target": ["VGG16", "IR152", ""],
+        "MIDRE": ["[0.1, 0.4]", "", ""],
+        "certainty": ["certain", "x" * 60, ""],
+    }
+    found = [str(Column.of(heading, pd.Series(values)).mark) for heading, values in marks.items()]
+    assert found == ["", "", ' class="words"', ' class="words"', ' class="prose"']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from midre_exp.config import build, digest
 from midre_exp.errors import DataError
@@ -18,6 +20,9 @@ from midre_exp.store import Store
 
 #: Pixels of a picture's longer side on a page, twice what is shown: hundreds of pictures of 224 px would make it tens of megabytes.
 LARGEST = 128
+#: Characters in a cell from which its column is text to be broken into lines.
+_PROSE_FROM = 48
+_NUMBER = re.compile(r"OP|[-+−]?\d+(\.\d+)?( ?%)?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,23 @@ class Row:
 
     title: str
     cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table; ``mark``: the HTML class of its cells, numbers having none."""
+
+    heading: str
+    mark: Markup
+
+    @classmethod
+    def of(cls, heading: str, values: pd.Series[Any]) -> Column:
+        """``words`` are left-aligned, ``prose`` is also broken into lines."""
+        texts = [str(value) for value in values]
+        if all(not text or _NUMBER.fullmatch(text) for text in texts):
+            return cls(heading, Markup())
+        long = max(map(len, texts)) > _PROSE_FROM
+        return cls(heading, Markup(' class="prose"' if long else ' class="words"'))
 
 
 def gallery(records: Sequence[Mapping[str, Any]], *, identities: int = 10) -> list[Row]:
@@ -105,7 +127,7 @@ def write_page(
     html = environment.get_template("page.html.j2").render(
         title=title,
         caption=caption,
-        headings=list(table.columns),
+        columns=[Column.of(heading, table[heading]) for heading in table.columns],
         lines=table.to_numpy().tolist(),
         rows=rows,
         missing=missing,
