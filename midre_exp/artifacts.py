@@ -118,11 +118,13 @@ class Workspace:
         from safetensors.torch import save
 
         plain: dict[str, Tensor] = {}
+        taken: set[int] = set()
         for key, tensor in tensors.items():
             whole = tensor.detach().cpu().contiguous()
+            place = whole.untyped_storage().data_ptr()
             # the format knows no shared memory; anything else is not copied, because the pictures of an attack take gigabytes
-            taken = {other.untyped_storage().data_ptr() for other in plain.values()}
-            plain[key] = whole.clone() if whole.untyped_storage().data_ptr() in taken else whole
+            plain[key] = whole.clone() if place in taken else whole
+            taken.add(place)
         self.save_file(f"{name}.safetensors", save(plain))
 
     def save_json(self, name: str, value: Any) -> None:

@@ -73,7 +73,7 @@ class Checkup:
         def look(node: Mapping[str, Any], role: Any) -> tuple[str, int, int | None, UserError | None]:
             title, size = str(node["_target_"]).rpartition(".")[2], int(node["size"])
             try:
-                dataset = build(node, allow=allow)
+                dataset = self._dataset(node, allow)
                 title = getattr(dataset, "title", title)
                 return title, size, dataset.survey(role), None
             except UserError as error:
@@ -90,12 +90,16 @@ class Checkup:
                 yield Finding(True, f"{title} data", str(error))
         yield from self._people(settings)
 
+    def _dataset(self, node: Mapping[str, Any], allow: list[str]) -> Any:
+        """The dataset of a node, made once, because it remembers what it has listed."""
+        return self._once(["dataset", node], lambda: build(node, allow=allow))
+
     def _people(self, settings: Mapping[str, Any]) -> Iterator[Finding]:
         """More people to attack than there are."""
         private = nodes_of(settings["data"])[0]
         allow, wanted = settings["runtime"]["allow"], settings["attack"]["identities"]
         try:
-            people = self._once(["people", private], lambda: build(private, allow=allow).people())
+            people = self._once(["people", private], self._dataset(private, allow).people)
         except UserError:  # told already
             return
         if people is not None and wanted > people:

@@ -42,12 +42,12 @@ def rehearse(
     attack, target, evaluator = settings["attack"], settings["target"], settings["evaluator"]
     stages.build_attack(attack, allow)
     classes = attack["identities"]
-    people = private.people()
-    if people is not None and classes > people:
-        raise ConfigError(
-            f"attack.identities={classes} exceeds the {people} private identities of the data; use attack.identities={people} or fewer"
-        )
     if "target" in missing:
+        people = private.people()
+        if people is not None and classes > people:
+            raise ConfigError(
+                f"attack.identities={classes} exceeds the {people} private identities of the data; use attack.identities={people} or fewer"
+            )
         check_size("target", target, int(settings["resolution"]), "resolution", undefended, allow)
     if "prior" in missing:
         check_prior(attack["prior"], classes, allow)
@@ -115,7 +115,7 @@ def check_size(
     try:
         with torch.device("meta"):  # sizes alone
             look()
-    except Exception:
+    except Exception:  # perhaps of an operation that needs memory: for real, then, which has the last word
         try:
             look()
         except (RuntimeError, ValueError, AssertionError) as error:

@@ -44,9 +44,8 @@ def run(settings: Mapping[str, Any]) -> Path:
     private, public, judged = (build(node, allow=allow) for node in nodes_of(settings["data"]))
     defense = build({**settings["composer"], **settings["defense"]}, allow=allow)
     undefended = build(settings["composer"], allow=allow)
-    rehearse(
-        settings, plan, store, private, undefended, allow
-    )  # a mistake is to be told before a target is trained
+    # A mistake is to be told before a target is trained.
+    rehearse(settings, plan, store, private, undefended, allow)
     stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
 
     target = stage(

@@ -151,9 +151,8 @@ class Store:
                 try:
                     record = {"config": dict(config), "upstream": dict(upstream), "device": device}
                     artifact = self.find(stage, key, reread=reread)
-                    if (
-                        artifact is not None
-                    ):  # its builder, whose lock we took over, was killed when it had published
+                    if artifact is not None:
+                        # its builder, whose lock we took over, was killed when it had published
                         shutil.rmtree(self._work(stage, key), ignore_errors=True)
                     else:
                         artifact = self._make(stage, key, record, make, lock)

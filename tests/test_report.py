@@ -192,5 +192,5 @@ def test_numbers_words_and_prose_are_told_apart_on_a_page():
         "MIDRE": ["[0.1, 0.4]", "", ""],
         "certainty": ["certain", "x" * 60, ""],
     }
-    found = [str(Column.of(heading, pd.Series(values)).mark) for heading, values in marks.items()]
-    assert found == ["", "", ' class="words"', ' class="words"', ' class="prose"']
+    found = [Column.of(heading, pd.Series(values)).kind for heading, values in marks.items()]
+    assert found == ["numbers", "numbers", "words", "words", "prose"]

@@ -32,7 +32,7 @@ class Cell:
     path: Path | None = None  # where its record belongs
     obstacle: DataError | None = None  # why it cannot be run here
     finished: bool = (
-        False  # record and all artifacts are there; a record alone, as in a fresh clone, is no finished run
+        False  # record and artifacts are there; a record alone, as in a fresh clone, does not count
     )
     remark: str = ""  # what tells it from another cell of the same row
 

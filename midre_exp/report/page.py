@@ -10,7 +10,6 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from midre_exp.config import build, digest
 from midre_exp.errors import DataError
@@ -43,19 +42,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table; ``mark``: the HTML class of its cells, numbers having none."""
+    """A column of the table; ``kind``, the HTML class of its cells: ``numbers``; ``words``, left-aligned; ``prose``, broken into lines."""
 
     heading: str
-    mark: Markup
+    kind: str
 
     @classmethod
     def of(cls, heading: str, values: pd.Series[Any]) -> Column:
-        """``words`` are left-aligned, ``prose`` is also broken into lines."""
+        """By what its cells look like."""
         texts = [str(value) for value in values]
         if all(not text or _NUMBER.fullmatch(text) for text in texts):
-            return cls(heading, Markup())
-        long = max(map(len, texts)) > _PROSE_FROM
-        return cls(heading, Markup(' class="prose"' if long else ' class="words"'))
+            return cls(heading, "numbers")
+        return cls(heading, "prose" if max(map(len, texts)) > _PROSE_FROM else "words")
 
 
 def gallery(records: Sequence[Mapping[str, Any]], *, identities: int = 10) -> list[Row]:
