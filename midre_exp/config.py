@@ -45,7 +45,8 @@ def own_configs() -> Path | None:
 def config_files(group: str) -> dict[str, Path]:
     """The yaml of every choice of a group by name, sorted: the packaged ones, then the user's own under other names."""
     folders = [folder / group for folder in (own_configs(), CONF_DIR) if folder is not None]
-    return dict(sorted((path.stem, path) for folder in folders for path in folder.glob("*.yaml")))
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return {name: found[name] for name in sorted(found)}
 
 
 def plain(node: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from midre_exp import config
 from midre_exp.config import OWN_CONFIGS, config_files, own_configs
 from midre_exp.errors import ConfigError
 from midre_exp.targets import build_target
@@ -110,6 +111,16 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path, module, arguments)
     assert done.returncode == 2 and not done.stdout
     (sentence,) = done.stderr.splitlines()
     assert "absent (--config-dir or MIDRE_CONF) is no folder" in sentence
+
+
+@pytest.mark.parametrize("packaged, own", [("a", "z"), ("z", "a")])
+def test_the_packaged_file_wins_wherever_the_folders_lie(tmp_path, monkeypatch, packaged, own):
+    for folder in (packaged, own):
+        (tmp_path / folder / "target").mkdir(parents=True)
+        (tmp_path / folder / "target/vgg16.yaml").touch()
+    monkeypatch.setattr(config, "CONF_DIR", tmp_path / packaged)
+    monkeypatch.setenv(OWN_CONFIGS, str(tmp_path / own))
+    assert config_files("target") == {"vgg16": tmp_path / packaged / "target/vgg16.yaml"}
 
 
 def test_own_files_are_listed_and_never_replace_packaged_ones(place, monkeypatch):
