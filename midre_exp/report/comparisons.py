@@ -65,7 +65,8 @@ def per_share(arenas: Sequence[Arena]) -> Iterator[Case]:
         for side in arena.find("RE"):
             rules = [without(part, "a_l", "a_h") for part in side.parts.values()]
             families.setdefault(repr(rules), []).append(side)
-        for sides in families.values():
+        for family in families.values():
+            sides = sorted(family, key=lambda side: side.arm.share or (0, 0))
             shares = np.asarray([10 * side.arm.share[0] for side in sides if side.arm.share])
             if len(set(shares)) < 2:
                 continue
