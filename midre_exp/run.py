@@ -24,7 +24,7 @@ from midre_exp.rehearsal import rehearse
 from midre_exp.runtime import make_runtime
 from midre_exp.shards import parse_shard, stored_shards
 from midre_exp.speed import Speed, make_speed
-from midre_exp.store import Store
+from midre_exp.store import Artifact, Store
 
 
 def run(settings: Mapping[str, Any]) -> Path:
@@ -48,11 +48,24 @@ def run(settings: Mapping[str, Any]) -> Path:
     rehearse(settings, plan, store, private, undefended, allow)
     stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
 
+    def train_judge(patient: bool = True) -> Artifact:
+        return stage(
+            "evaluator",
+            lambda work, runtime: stages.train_target(
+                settings["evaluator"], judged, undefended, settings["evaluator"]["seed"], work, runtime, allow
+            ),
+            patient=patient,
+        )
+
+    # While another process builds what this run needs next, it trains the judge, which needs nothing else; a shard has none.
+    meanwhile = partial(train_judge, patient=False) if shard is None else None
+
     target = stage(
         "target",
         lambda work, runtime: stages.train_target(
             settings["target"], private, defense, settings["seed"], work, runtime, allow
         ),
+        meanwhile=meanwhile,
     )
 
     def victim(speed: Speed = Speed()) -> Any:  # noqa: B008 (frozen)
@@ -63,6 +76,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         lambda work, runtime: stages.train_prior(
             settings["attack"]["prior"], public, victim, work, runtime, allow
         ),
+        meanwhile=meanwhile,
     )
     surrogates = "surrogates" in plan.stages and stage(
         "surrogates",
@@ -93,12 +107,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         ),
     )
 
-    evaluator = stage(
-        "evaluator",
-        lambda work, runtime: stages.train_target(
-            settings["evaluator"], judged, undefended, settings["evaluator"]["seed"], work, runtime, allow
-        ),
-    )
+    evaluator = train_judge()
 
     def judge() -> Any:
         return stages.load_target(settings["evaluator"], evaluator, undefended, allow)

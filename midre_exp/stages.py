@@ -43,8 +43,13 @@ def build_stage(
     defense_label: str,
     name: str,
     make: Make,
+    meanwhile: Callable[[], object] | None = None,
+    patient: bool = True,
 ) -> Artifact:
-    """The artifact of one stage: from the store, or made now under a tracker of its own. Says what happens in a line each."""
+    """The artifact of one stage: from the store, or made now under a tracker of its own. Says what happens in a line each.
+
+    ``meanwhile`` and ``patient`` are those of ``Store.build``, for a stage that another process is building.
+    """
     stage = plan[name]
 
     def tracked(work: Workspace) -> None:
@@ -70,6 +75,8 @@ def build_stage(
         make=tracked,
         device=device_name(runtime.device),
         wait_message=runtime.say,
+        meanwhile=meanwhile,
+        patient=patient,
     )
     runtime.say(sentence(name, artifact))
     return artifact

@@ -36,7 +36,7 @@ from midre_exp.files import (
     sync_folder,
     write_json,
 )
-from midre_exp.locks import BuildLock, sigterm_as_exit
+from midre_exp.locks import BuildLock, BusyError, sigterm_as_exit
 
 __all__ = ["Artifact", "Store", "Workspace"]
 
@@ -124,11 +124,14 @@ class Store:
         make: Callable[[Workspace], None],
         device: str = "cpu",
         wait_message: Callable[[str], None] = _log.warning,
+        meanwhile: Callable[[], object] | None = None,
+        patient: bool = True,
         reread: bool = True,
     ) -> Artifact:
         """The artifact: found, or awaited while another process builds it, or made now.
 
-        ``wait_message`` gets one sentence when there is somebody to wait for. ``reread`` is that of ``find``.
+        Where there is somebody to wait for, ``meanwhile`` is called first, once (a BusyError of its own is ignored). If it is still so,
+        ``wait_message`` gets one sentence; without ``patient``, here or in the store, that is a BusyError. ``reread`` is that of ``find``.
         ``make`` fills the workspace it is given; after an interrupted attempt that attempt's files are still in
         ``workspace.path``. Its exceptions propagate, the work folder stays and the lock is released. ``config``, ``upstream`` and
         ``device`` are recorded in the manifest. StoreError when the store cannot be written or its disk is
@@ -144,9 +147,19 @@ class Store:
                     self._tidy(stage, key)
                     return artifact
                 lock = BuildLock(lock_file, f"{stage} {key}", **beats)
-                if not lock.acquire(
-                    stop_waiting=folder.exists, wait_message=wait_message, patient=self._patient
-                ):
+                try:
+                    if not lock.acquire(
+                        stop_waiting=folder.exists,
+                        wait_message=wait_message,
+                        patient=patient and self._patient and meanwhile is None,
+                    ):
+                        continue
+                except BusyError:
+                    if meanwhile is None:
+                        raise
+                    with contextlib.suppress(BusyError):
+                        meanwhile()
+                    meanwhile = None
                     continue
                 try:
                     record = {"config": dict(config), "upstream": dict(upstream), "device": device}

@@ -84,12 +84,13 @@ def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> l
     """The result of every job, in order.
 
     A job that needs a stage which another process is building makes room for the next one and comes again when all others have had their
-    turn. The last ``workers`` jobs of a round wait instead: there is nothing left to make room for. None: everybody waits.
+    turn. With as many ``workers`` as jobs there is nothing to make room for, so that everybody waits; with fewer, the last jobs of a
+    round do, one for each of the other workers, at least one. None: everybody waits.
     """
     done: dict[str, JobReturn] = {}
     waiting = list(todo)
     while waiting:
-        last = 0 if workers is None else max(0, len(waiting) - workers)
+        last = 0 if workers is None or workers >= len(waiting) else len(waiting) - max(1, workers - 1)
         jobs = [[*job.overrides, f"plan.patient={number >= last}"] for number, job in enumerate(waiting)]
         try:
             results = launch(launcher, jobs)

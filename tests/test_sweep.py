@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 import time
 
 import pytest
@@ -41,8 +43,14 @@ def test_busy_jobs_come_again_after_the_others_and_results_keep_their_order():
     launcher = Launcher(busy="ac")
     assert records(launch_all(launcher, planned("abcde"), workers=2)) == list("abcde")
     first, second = launcher.launched
-    assert first == [("a", False), ("b", False), ("c", False), ("d", True), ("e", True)]
+    assert first == [("a", False), ("b", False), ("c", False), ("d", False), ("e", True)]
     assert second == [("a", True), ("c", True)]  # nobody is left to make room for
+
+
+def test_each_of_the_other_workers_has_a_job_that_waits():
+    launcher = Launcher(busy="")
+    launch_all(launcher, planned("abcdef"), workers=4)
+    assert [name for name, patient in launcher.launched[0] if patient] == ["d", "e", "f"]
 
 
 def test_jobs_that_are_busy_forever_wait_in_the_end():
@@ -84,6 +92,70 @@ def test_an_impatient_store_names_the_builder_instead_of_waiting(tmp_path):
     finally:
         lock.release()
     assert not list((tmp_path / "locks").iterdir())
+
+
+def test_waiting_is_used_for_other_work_once(tmp_path):
+    store = Store(tmp_path)
+    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
+    assert lock.acquire()
+    done, said = [], []
+
+    def meanwhile():
+        done.append("judge")
+        raise BusyError("the judge is being built too")
+
+    def make(work):
+        work.save_json("numbers", {})
+
+    def build():
+        store.build(
+            "prior", "aa", config={}, upstream={}, make=make, meanwhile=meanwhile, wait_message=said.append
+        )
+
+    waiter = threading.Thread(target=build)
+    waiter.start()
+    until = time.monotonic() + 30
+    while not said and time.monotonic() < until:
+        time.sleep(0.01)
+    lock.release()
+    waiter.join(30)
+    assert done == ["judge"] and len(said) == 1 and store.find("prior", "aa")
+
+
+def test_one_stage_alone_need_not_be_waited_for(tmp_path):
+    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
+    assert lock.acquire()
+    try:
+        with pytest.raises(BusyError, match="prior aa"):
+            Store(tmp_path).build("prior", "aa", config={}, upstream={}, make=pytest.fail, patient=False)
+    finally:
+        lock.release()
+
+
+@pytest.mark.parametrize(("part", "judges"), [((), True), (("attack.shard=1/2",), False)])
+def test_a_run_trains_its_judge_while_somebody_else_trains_its_target(tmp_path, part, judges):
+    finish(start(tmp_path))
+    store = tmp_path / "store"
+    (target,) = (store / "target").iterdir()
+    key = target.name
+    target.rename(tmp_path / key)  # as if neither were there yet
+    shutil.rmtree(store / "evaluator")
+    lock = BuildLock(store / "locks" / f"target-{key}.lock", f"target {key}")
+    assert lock.acquire()
+    run = start(tmp_path, *part)
+    try:
+        lines = []
+        for line in run.stdout:
+            lines.append(line)
+            if f"target {key} is being built" in line:
+                (tmp_path / key).rename(target)
+                lock.release()
+    finally:
+        lock.release()
+    assert run.wait() == 0, lines
+    said = "".join(lines)
+    assert said.index("waiting for it") < said.index(f"target {key}: ready")
+    assert ("evaluator" in said.split("waiting for it")[0]) == judges
 
 
 def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_path):
