@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from midre_exp.errors import UserError
 from midre_exp.report import tables
+from midre_exp.report.__main__ import load, show
 from midre_exp.report.page import Cell, Column, Row, write_page
 from midre_exp.report.pictures import data_url
 
@@ -194,3 +196,21 @@ def test_numbers_words_and_prose_are_told_apart_on_a_page():
     }
     found = [Column.of(heading, pd.Series(values)).kind for heading, values in marks.items()]
     assert found == ["numbers", "numbers", "words", "words", "prose"]
+
+
+def test_drawing_takes_one_thread_and_gives_the_others_back_after_an_error(monkeypatch):
+    seen = []
+
+    def render(*_, **__):
+        seen.append(torch.get_num_threads())
+        raise UserError("no paper left")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr("midre_exp.report.render.render", render)
+        with pytest.raises(UserError, match="paper"):
+            show(load("demo"), [], other_data=False)
+        assert seen == [1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

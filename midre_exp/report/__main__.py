@@ -101,13 +101,15 @@ def show(definition: Definition | FigureDefinition, cells: Sequence[Cell], *, ot
     """Write the files of a table or figure."""
     from midre_exp.report.listing import render_listing
     from midre_exp.report.render import render
+    from midre_exp.runtime import one_thread
 
-    if isinstance(definition, FigureDefinition):
-        render_figure(definition, cells, other_data=other_data)
-    elif definition.rows == "setups":
-        render_listing(definition, cells, other_data=other_data)
-    else:
-        render(definition, cells, other_data=other_data)
+    with one_thread():
+        if isinstance(definition, FigureDefinition):
+            render_figure(definition, cells, other_data=other_data)
+        elif definition.rows == "setups":
+            render_listing(definition, cells, other_data=other_data)
+        else:
+            render(definition, cells, other_data=other_data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
