@@ -78,3 +78,12 @@ def test_every_make_target_and_path_of_the_readme_exists():
 def test_the_table_of_the_readme_is_the_committed_one():
     table = (ROOT / "results" / "mini" / "demo.md").read_text().split("\n\n")[0]
     assert table in README
+
+
+def test_the_map_of_the_engine_names_every_file_and_folder_once():
+    map_ = (ROOT / "midre_exp" / "README.md").read_text()
+    table = "\n".join(line for line in map_.splitlines() if "? |" in line)
+    files = re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", table))  # without what is said of them
+    assert sorted(files) == sorted(path.stem for path in (ROOT / "midre_exp").glob("[!_]*.py"))
+    folders = re.findall(r"^\| `(\w+)/`", map_, re.M)
+    assert sorted(folders) == sorted(path.parent.name for path in (ROOT / "midre_exp").glob("*/__init__.py"))
