@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, open_dict
 from midre_exp.composing import Composer
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.files import read_json, write_json
+from midre_exp.forecast import duration
 from midre_exp.job import failure_path, is_finished, report_failure, snapshot_path
 from midre_exp.keys import fingerprints_once, make_plan
 from midre_exp.locks import release_dead
@@ -50,8 +52,9 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     todo = plan_jobs(sweeper, jobs)
     if not todo:
         return []
+    started = time.monotonic()
     results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
-    summarise(todo, results)
+    summarise(todo, results, time.monotonic() - started)
     return [results]
 
 
@@ -170,8 +173,8 @@ def composer_of(sweeper: Any) -> Composer:
     return Composer(compose, lambda name: bool(loader.get_group_options(name)))
 
 
-def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn]) -> None:
-    """Say how the jobs ended, each failure by its overrides and its error. Raises SweepFailed if there was one.
+def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: float) -> None:
+    """Say how the jobs ended after ``seconds``, each failure by its overrides and its error. Raises SweepFailed if there was one.
 
     A job that could not report its failure, because its cluster ended it, is reported here.
     """
@@ -185,7 +188,8 @@ def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn]) -> None:
             report_failure(failure_path(job.settings, job.key), job.settings, error, trace="")
         if error is not None:
             failures.append((" ".join(part for part in job.overrides if not part.startswith("plan.")), error))
-    print(f"{len(jobs) - len(failures)} runs done, {len(failures)} failed", flush=True)
+    done = len(jobs) - len(failures)
+    print(f"{done} runs done, {len(failures)} failed, after {duration(seconds)}", flush=True)
     for shown, error in failures:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         print(f"  failed: {shown}\n    {text}", file=sys.stderr, flush=True)
