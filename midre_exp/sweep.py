@@ -87,8 +87,8 @@ def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> l
     """The result of every job, in order.
 
     A job that needs a stage which another process is building makes room for the next one and comes again when all others have had their
-    turn. With as many ``workers`` as jobs there is nothing to make room for, so that everybody waits; with fewer, the last jobs of a
-    round do, one for each of the other workers, at least one. None: everybody waits.
+    turn. The last jobs of a round wait instead, one for each other worker and at least one; all do where no job is without a worker, or
+    where ``workers`` is None.
     """
     done: dict[str, JobReturn] = {}
     waiting = list(todo)
