@@ -64,7 +64,7 @@ chaos: setup     ## kill, race and damage sweeps at random, then compare with un
 	@$(PY) -m tests.chaos $(ARGS)
 
 smoke: setup     ## every setup of the paper, full networks on tiny files in the official layouts, a few steps. ARGS="S01 S27": some
-	@$(PY) -m midre_exp.smoke $(ARGS)
+	@$(PY) -m midre_exp.doctor.smoke $(ARGS)
 
 lint: setup      ## ruff and mypy
 	@$(PY) -m ruff check .

@@ -1,21 +1,24 @@
-"""BREP-MI, boundary-repelling inversion (Kahla et al. 2022): a latent is pushed away from its class's boundary by labels alone."""
+"""BREP-MI, boundary-repelling inversion (Kahla et al. 2022): a latent is pushed away from its class's
+boundary by labels alone.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Found, Steps, evenly
-from attacks.boundary import appearances, discover, repulsion, sphere
-from attacks.loop import Loop
+from attacks.parts.boundary import appearances, discover, repulsion, sphere
+from midre_exp.attack import Attack, AttackResult, Transforms, split_evenly
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import LabelVictim, Threat
 
 #: Whom to attack: the identities the generator reaches first (official), or labels 0..identities-1.
-SELECT = ("reached", "requested")
-#: What is handed in: the point right after the last growth of the radius (official), or the last point of all.
+CHOICE = ("reached", "requested")
+#: What is handed in: the point right after the last growth of the radius (official), or the last point of
+#: all.
 RESULT = ("last_growth", "final")
 
 _AT_ONCE = 512  # images asked for in one call: 1,000 identities with 32 points each would not fit
@@ -23,24 +26,25 @@ _ENDLESS = 1e6  # a radius at which the class has no boundary: latents lie withi
 
 
 class BREPMI(Attack):
-    """Labels only. Starts: batches of ``search_batch`` latents N(0, I), clamped to [-clip, clip], of which each (identity, restart)
-    takes the first of its label that is still free; at most ``search_batches``, and half of ``max_queries``. With ``select=reached`` the
-    identities are those whose labels appear first, a choice that favours the attack; with ``requested``, labels 0..identities-1, reached
-    or not.
+    """Labels only. Starts: batches of ``search_batch`` latents N(0, I), clamped to [-clip, clip], of which
+    each (identity, restart) takes the first of its label that is still free; at most ``search_batches``, and
+    half of ``max_queries``. With ``choice=reached`` the identities are those whose labels appear first, a
+    choice that favours the attack; with ``requested``, labels 0..identities-1, reached or not.
 
     Then, per estimate, ``points`` labels on a sphere around the latent and one for the point proposed,
 
-        z' = clamp(z + min(R / radius_per_step, max_step) g),    g, R' = attacks.boundary.repulsion,
+        z' = clamp(z + min(R / radius_per_step, max_step) g),    g, R' = attacks.parts.boundary.repulsion,
 
-    taken only if it has the label; a growth of the radius R stays even if not. An item ends after ``patience`` moves without growth, after
-    ``max_rejections`` proposals in a row that were refused, or before it would exceed ``max_queries``, its share of the search included;
-    None is without limit, as the official code is.
+    taken only if it has the label; a growth of the radius R stays even if not. An item ends after
+    ``patience`` moves without growth, after ``max_rejections`` proposals in a row that were refused, or
+    before it would exceed ``max_queries``, its share of the search included; None is without limit, as the
+    official code is.
 
-    ``result`` chooses between the point after the last accepted growth and the final point. Kept in ``details``: ``failed`` bool, no
-    success whatever the evaluator sees: never reached, or without growth under ``last_growth``; ``reached`` and ``grew`` bool;
-    ``radius``; ``growth_latents`` (without growth: the final point) and ``final_latents``, the points of both rules;
-    ``queries_to_result``, without those after the result. The latent of an item never reached is zero.
-    Raises ConfigError for settings outside these.
+    ``result`` chooses between the point after the last accepted growth and the final point. Kept in
+    ``details``: ``failed`` bool, no success whatever the evaluator sees: never reached, or without growth
+    under ``last_growth``; ``reached`` and ``grew`` bool; ``radius``; ``growth_latents`` (without growth: the
+    final point) and ``final_latents``, the points of both rules; ``queries_to_result``, without those after
+    the result. The latent of an item never reached is zero. Raises ConfigError for settings outside these.
     """
 
     threat = Threat.LABELS
@@ -59,13 +63,13 @@ class BREPMI(Attack):
         patience: int,
         max_rejections: int | None,
         max_queries: int | None,
-        select: str,
+        choice: str,
         search_batch: int,
         search_batches: int,
         result: str,
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
+        image_to_target: Transforms = (),
     ):
         super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
         counts = {
@@ -87,7 +91,7 @@ class BREPMI(Attack):
             raise ConfigError(f"attack.growth={growth} must exceed 1, or the radius would not grow")
         if not -1 <= threshold < 1:
             raise ConfigError(f"attack.threshold={threshold} must be in [-1, 1); at 1 the radius never grows")
-        for name, word, known in (("select", select, SELECT), ("result", result, RESULT)):
+        for name, word, known in (("choice", choice, CHOICE), ("result", result, RESULT)):
             if word not in known:
                 raise ConfigError(f"attack.{name}={word} is unknown; use one of {', '.join(known)}")
         self.points = points
@@ -101,29 +105,31 @@ class BREPMI(Attack):
         self.patience = patience
         self.max_rejections = max_rejections
         self.max_queries = max_queries
-        self.select = select
+        self.choice = choice
         self.search_batch = search_batch
         self.search_batches = search_batches
         self.result = result
 
     @property
-    def indivisible(self) -> int:
+    def group_size(self) -> int:
         """All items: they share the search for starting points."""
         return self.identities * self.restarts
 
     def invert(
-        self, victim: LabelVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
-    ) -> Found:
-        """Latents [n, latent_dim] of all (identity, restart), with labels of its own choice under ``select=reached``.
+        self, victim: LabelVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
+    ) -> AttackResult:
+        """Latents [n, latent_dim] of all (identity, restart), with labels of its own choice under
+        ``choice=reached``.
 
-        Raises ConfigError for a prior trained against the target, which more than labels are needed for or which wants them given.
+        Raises ConfigError for a prior trained against the target, which more than labels are needed for or
+        which wants them given.
         """
         if prior.uses_target:
             raise ConfigError(
                 f"attack.prior is a {type(prior).__name__}, which knows the target; BREP-MI sees labels alone, use prior gmi"
             )
-        starts, labels, reached, spent = self.search(victim, prior, labels, streams, loop)
-        end = self.walk(victim, prior, starts, labels, streams, loop, reached=reached, spent=spent)
+        starts, labels, reached, spent = self.search(victim, prior, labels, rng, loop)
+        end = self.walk(victim, prior, starts, labels, rng, loop, reached=reached, spent=spent)
         final = self.result == "final"
         at_growth = torch.where(end["grew"][:, None], end["growth_latents"], end["latents"])
         details = {
@@ -135,14 +141,16 @@ class BREPMI(Attack):
             "final_latents": end["latents"],
             "queries_to_result": end["queries" if final else "queries_to_growth"],
         }
-        return Found(end["latents"] if final else at_growth, end["queries"], labels, details)
+        return AttackResult(end["latents"] if final else at_growth, end["queries"], labels, details)
 
     def search(
-        self, victim: LabelVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
+        self, victim: LabelVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Starting points [n, latent_dim], the identities int64 [n], which of them were reached, and each item's share of the queries.
+        """Starting points [n, latent_dim], the identities int64 [n], which of them were reached, and each
+        item's share of the queries.
 
-        All draws come from the stream of the first item. Identities that were to be reached and were not are the lowest labels left over.
+        All draws come from the stream of the first item. Identities that were to be reached and were not are
+        the lowest labels left over.
         """
         items, classes = len(labels), victim.num_classes
         known = torch.arange(classes, device=labels.device)
@@ -150,7 +158,7 @@ class BREPMI(Attack):
         state = {
             "starts": torch.zeros(items, prior.latent_dim, device=labels.device),
             "reached": torch.zeros(items, dtype=torch.bool, device=labels.device),
-            "order": requested if self.select == "requested" else torch.full_like(known, -1),
+            "order": requested if self.choice == "requested" else torch.full_like(known, -1),
             "seen": torch.zeros_like(known),
             "asked": torch.zeros((), dtype=torch.int64),
         }
@@ -158,7 +166,7 @@ class BREPMI(Attack):
         if self.max_queries is not None:
             batches = min(batches, self.max_queries * items // (2 * self.search_batch))
         for step in loop(batches, state, until=lambda now: bool(now["reached"].all())):
-            drawn = streams[:1].normal("search", self.search_batch, prior.latent_dim, step=step)[0]
+            drawn = rng[:1].normal("search", self.search_batch, prior.latent_dim, step=step)[0]
             latents = self.bound(drawn)
             answers = self.ask(victim, prior, latents, torch.zeros_like(known[:1]).expand(len(latents)))
             state["order"] = discover(answers, state["order"], self.identities)
@@ -172,7 +180,7 @@ class BREPMI(Attack):
             state["asked"] = state["asked"] + len(answers)
         order = torch.where(state["order"] < 0, classes + known, state["order"])
         people = order.argsort(stable=True)[: self.identities]
-        spent = evenly(int(state["asked"]), items).to(labels.device)
+        spent = split_evenly(int(state["asked"]), items).to(labels.device)
         return state["starts"], people.repeat_interleave(self.restarts), state["reached"], spent
 
     def walk(
@@ -181,16 +189,18 @@ class BREPMI(Attack):
         prior: Prior,
         starts: Tensor,
         labels: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         loop: Loop,
         *,
         reached: Tensor,
         spent: Tensor,
     ) -> dict[str, Tensor]:
-        """The end of every item's way from ``starts`` [n, d]; items not ``reached`` stay. Items are independent of each other.
+        """The end of every item's way from ``starts`` [n, d]; items not ``reached`` stay. Items are
+        independent of each other.
 
-        Of the answer, ``latents``, ``growth_latents`` (the start where nothing grew), ``radius``, ``grew``, ``moves`` without growth,
-        ``rejections`` in a row, ``queries`` and ``queries_to_growth`` (all of them where nothing grew), both with ``spent``, are of use.
+        Of the answer, ``latents``, ``growth_latents`` (the start where nothing grew), ``radius``, ``grew``,
+        ``moves`` without growth, ``rejections`` in a row, ``queries`` and ``queries_to_growth`` (all of them
+        where nothing grew), both with ``spent``, are of use.
         """
         zeros = torch.zeros_like(labels)
         state = {
@@ -208,7 +218,7 @@ class BREPMI(Attack):
         for step in loop(None, state, until=lambda now: bool(now["done"].all())):
             rows = (~state["done"]).nonzero().squeeze(1)
             now = {name: value[rows] for name, value in state.items()}
-            noise = streams[rows].normal("sphere", self.points, prior.latent_dim, step=step)
+            noise = rng[rows].normal("sphere", self.points, prior.latent_dim, step=step)
             for name, value in self.move(victim, prior, now, labels[rows], noise).items():
                 state[name][rows] = value
             loop.show(radius=state["radius"])

@@ -1,18 +1,20 @@
-"""GMI, generative model inversion (Zhang et al. 2020): gradient descent on the latent of a GAN trained on public images."""
+"""GMI, generative model inversion (Zhang et al. 2020): gradient descent on the latent of a GAN trained on
+public images.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Steps
-from attacks.identity import CrossEntropy, IdentityLoss
-from attacks.loop import Loop
 from attacks.losses import critic_prior
-from attacks.optimise import nesterov_step
+from attacks.parts.identity_losses import CrossEntropy, IdentityLoss
+from attacks.parts.optimisers import nesterov_step
+from midre_exp.attack import Attack, Transforms
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, WhiteBoxVictim
 
 
@@ -21,10 +23,10 @@ class GMI(Attack):
 
         ( -D(G(z)) + identity_weight * L_id(T, G(z), y) ) / reference_batch,
 
-    L_id being ``identity_loss``: the target's cross entropy, or LOMMA's; then a clamp to [-clip, clip], none if None. Velocity and
-    starting point are not clamped. ``reference_batch`` is the size of the batch whose mean loss the official code descends: since SGD is
-    not scale free, it fixes the effective step size for any chunk.
-    Raises ConfigError for settings under which nothing would be optimised.
+    L_id being ``identity_loss``: the target's cross entropy, or LOMMA's; then a clamp to [-clip, clip], none
+    if None. Velocity and starting point are not clamped. ``reference_batch`` is the size of the batch whose
+    mean loss the official code descends: since SGD is not scale free, it fixes the effective step size for
+    any chunk. Raises ConfigError for settings under which nothing would be optimised.
     """
 
     threat = Threat.WHITE_BOX
@@ -41,7 +43,7 @@ class GMI(Attack):
         identities: int,
         restarts: int,
         identity_loss: IdentityLoss | None = None,
-        image_to_target: Steps = (),
+        image_to_target: Transforms = (),
     ):
         super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
         for name, value in (("steps", steps), ("reference_batch", reference_batch)):
@@ -58,14 +60,14 @@ class GMI(Attack):
         self.identity_loss = identity_loss or CrossEntropy()
 
     def invert(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> Tensor:
         """Latents [n, latent_dim] after ``steps`` steps."""
-        start = streams.normal("start", prior.latent_dim)
+        start = rng.normal("start", prior.latent_dim)
         state = {"latents": start, "velocity": torch.zeros_like(start)}
         for step in loop(self.steps, state):
             latents = state["latents"].requires_grad_()
-            losses = self.losses(victim, prior, latents, labels, streams, step)
+            losses = self.losses(victim, prior, latents, labels, rng, step)
             loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
             latents, state["velocity"] = nesterov_step(
@@ -80,7 +82,7 @@ class GMI(Attack):
         prior: Prior,
         latents: Tensor,
         labels: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         step: int,
     ) -> Tensor:
         """The objective of each item, [n], before the division by the reference batch."""
@@ -88,5 +90,5 @@ class GMI(Attack):
         scores = prior.realism(images)
         for change in self.image_to_target:
             images = change(images)
-        identity = self.identity_loss(victim, self.surrogates, images, labels, streams, step)
+        identity = self.identity_loss(victim, self.surrogates, images, labels, rng, step)
         return critic_prior(scores) + self.identity_weight * identity

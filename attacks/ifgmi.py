@@ -1,4 +1,6 @@
-"""IF-GMI (Qiu et al. 2024): optimise the code of a StyleGAN2 image, then also the features between its blocks, deeper and deeper."""
+"""IF-GMI (Qiu et al. 2024): optimise the code of a StyleGAN2 image, then also the features between its
+blocks, deeper and deeper.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Found, Steps, evenly, through, to_uint8
-from attacks.candidates import Search, most_confident, style_prior
-from attacks.identity import IdentityLoss
-from attacks.l1_ball import near
-from attacks.loop import Loop
-from attacks.optimise import adam_step
-from attacks.views import RandomCrop
+from attacks.parts.identity_losses import IdentityLoss
+from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
+from attacks.parts.l1_ball import near
+from attacks.parts.optimisers import adam_step
+from attacks.parts.random_crops import RandomCrop
+from midre_exp.attack import Attack, AttackResult, Transforms, apply, split_evenly, to_uint8
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
-from midre_exp.priors.style import StylePrior
+from midre_exp.priors.style_prior import StylePrior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, WhiteBoxVictim
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` of Adam; the radii of the L1 balls around where features and w are when the stage starts, None: no ball."""
+    """``steps`` of Adam; the radii of the L1 balls around where features and w are when the stage starts,
+    None: no ball.
+    """
 
     steps: int
     radius_features: float | None
@@ -53,16 +57,18 @@ class Stage:
 
 
 class IFGMI(Attack):
-    """White box, with a StyleGAN2 prior. Stage 0 optimises one code w [1, w_dim] per item for all layers; stage k > 0 optimises w and
-    the features that enter block k, which w and the features of stage k - 1 gave when that stage was over. Every step is one of Adam
-    (started anew with each stage) on L_id(T, v(G(w, features)), y) / ``reference_batch`` and a projection of both into L1 balls around
-    where they were when the stage started. L_id is ``identity_loss``, v the random crop ``view`` after ``image_to_target``.
+    """White box, with a StyleGAN2 prior. Stage 0 optimises one code w [1, w_dim] per item for all layers;
+    stage k > 0 optimises w and the features that enter block k, which w and the features of stage k - 1 gave
+    when that stage was over. Every step is one of Adam (started anew with each stage) on L_id(T, v(G(w,
+    features)), y) / ``reference_batch`` and a projection of both into L1 balls around where they were when
+    the stage started. L_id is ``identity_loss``, v the random crop ``view`` after ``image_to_target``.
 
-    Starts are the target's most confident candidates of ``search``, one w each. ``carry_image``: the sum of colours of the blocks before
-    k is handed on (as it was after stage k - 1), else every stage starts it anew, as in the official code. ``picture_of``: a stage's
-    picture is the one its last step looked at, or is rendered after it. ``report``: the stage whose picture is the reconstruction, "first",
-    "last" or a number from 0; latents are w after it. ``keep_stages``: the pictures of all stages are kept as detail ``stages``, uint8
-    [n, stages, 3, h, w]; if not, stages after the reported one do not run. Raises ConfigError.
+    Starts are the target's most confident candidates of ``search``, one w each. ``carry_image``: the sum of
+    colours of the blocks before k is handed on (as it was after stage k - 1), else every stage starts it
+    anew, as in the official code. ``picture_of``: a stage's picture is the one its last step looked at, or is
+    rendered after it. ``report``: the stage whose picture is the reconstruction, "first", "last" or a number
+    from 0; latents are w after it. ``keep_stages``: the pictures of all stages are kept as detail ``stages``,
+    uint8 [n, stages, 3, h, w]; if not, stages after the reported one do not run. Raises ConfigError.
     """
 
     threat = Threat.WHITE_BOX
@@ -74,7 +80,7 @@ class IFGMI(Attack):
         lr: float,
         betas: Sequence[float],
         reference_batch: int,
-        search: Search,
+        search: InitialSelection,
         view: RandomCrop,
         identity_loss: IdentityLoss,
         carry_image: bool,
@@ -83,8 +89,8 @@ class IFGMI(Attack):
         keep_stages: bool,
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
-        picture: Steps | None = None,
+        image_to_target: Transforms = (),
+        picture: Transforms | None = None,
     ):
         super().__init__(
             identities=identities, restarts=restarts, image_to_target=image_to_target, picture=picture
@@ -120,12 +126,13 @@ class IFGMI(Attack):
         self.picture_of = picture_of
         self.keep_stages = keep_stages
 
-    def prepare(
-        self, victim: Any, prior: Prior, labels: Tensor, *, common: Streams, runtime: Runtime
+    def initialise(
+        self, victim: Any, prior: Prior, labels: Tensor, *, common: ItemRNG, runtime: Runtime
     ) -> Tensor:
         """The w [n, 1, w_dim] of each item's candidate, on the CPU.
 
-        It is the code of the first layer, truncated, for all layers; the candidate was judged with the later layers' own codes.
+        It is the code of the first layer, truncated, for all layers; the candidate was judged with the later
+        layers' own codes.
         """
         style = self._style(prior)
         codes = style.codes(self.search.z(style, common), psi=self.search.psi, cutoff=self.search.cutoff)
@@ -134,18 +141,18 @@ class IFGMI(Attack):
         return codes[:, :1].cpu()[most_confident(confidences, labels)]
 
     def invert(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
-    ) -> Found:
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
+    ) -> AttackResult:
         """Stage by stage; the queries are the same for every item."""
         if loop.start is None:
-            raise RuntimeError("IF-GMI starts from the codes that its prepare chose")
+            raise RuntimeError("IF-GMI starts from the codes that its initialise chose")
         style, asked = self._style(prior), victim.queries
         stages = self.stages if self.keep_stages else self.stages[: self.reported + 1]
         point, image, done = {"w": loop.start}, None, 0
         kept, images, latents = [], None, loop.start
         for number, stage in enumerate(stages):
             cut = Cut(style, number, image)
-            point, outcome = self.optimise(stage, cut, point, victim, labels, streams, loop, done)
+            point, outcome = self.optimise(stage, cut, point, victim, labels, rng, loop, done)
             done += stage.steps
             kept.append(outcome["kept"])
             if number == self.reported:
@@ -153,7 +160,9 @@ class IFGMI(Attack):
             if number + 1 < len(stages):
                 point["features"], image = cut.next(point, carry_image=self.carry_image)
         details = {"stages": torch.stack(kept, 1)} if self.keep_stages else {}
-        return Found(latents, evenly(victim.queries - asked, len(labels)), details=details, images=images)
+        return AttackResult(
+            latents, split_evenly(victim.queries - asked, len(labels)), details=details, images=images
+        )
 
     def optimise(
         self,
@@ -162,11 +171,12 @@ class IFGMI(Attack):
         start: Mapping[str, Tensor],
         victim: WhiteBoxVictim,
         labels: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         loop: Loop,
         done: int,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Codes and features after a stage that starts from ``start``, and what is kept of its picture (``outcome``).
+        """Codes and features after a stage that starts from ``start``, and what is kept of its picture
+        (``outcome``).
 
         ``done`` steps of earlier stages: random numbers are drawn for the step counted through all stages.
         """
@@ -177,7 +187,7 @@ class IFGMI(Attack):
         for step in loop(stage.steps, state):
             free = {name: state[name].detach().requires_grad_() for name in start}
             picture = cut.render(free)
-            losses = self.losses(victim, picture, labels, streams, loop.common, done + step)
+            losses = self.losses(victim, picture, labels, rng, loop.common, done + step)
             loop.show(loss=losses)
             gradients = torch.autograd.grad(losses.sum() / self.reference_batch, list(free.values()))
             last = step + 1 == stage.steps
@@ -202,19 +212,23 @@ class IFGMI(Attack):
         victim: WhiteBoxVictim,
         picture: Tensor,
         labels: Tensor,
-        streams: Streams,
-        common: Streams,
+        rng: ItemRNG,
+        common: ItemRNG,
         step: int,
     ) -> Tensor:
-        """The objective of each item, [n], of generated images [n, 3, s, s], before the division by the reference batch."""
-        seen = self.view(through(self.image_to_target, picture), streams, common, "crop", step)
-        return self.identity_loss(victim, self.surrogates, seen, labels, streams, step)
+        """The objective of each item, [n], of generated images [n, 3, s, s], before the division by the
+        reference batch.
+        """
+        seen = self.view(apply(self.image_to_target, picture), rng, common, "crop", step)
+        return self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
 
     def outcome(self, picture: Tensor, number: int) -> dict[str, Tensor]:
-        """What is kept of the picture [n, 3, s, s] of stage ``number``: 8 bits as the judge sees it, all of it if it is the result."""
+        """What is kept of the picture [n, 3, s, s] of stage ``number``: 8 bits as the judge sees it, all of
+        it if it is the result.
+        """
         steps = self.image_to_target if self.picture is None else self.picture
         whole = {"images": picture} if number == self.reported else {}
-        return {"kept": to_uint8(through(steps, picture)), **whole}
+        return {"kept": to_uint8(apply(steps, picture)), **whole}
 
     def _style(self, prior: Prior) -> StylePrior:
         """``prior``, if it can be cut in as many places as there are stages. Raises ConfigError."""
@@ -230,7 +244,9 @@ class IFGMI(Attack):
 
 @dataclass(frozen=True)
 class Cut:
-    """The generator from block ``number`` on, with the colours ``image`` of the blocks before it, raw, or without (None)."""
+    """The generator from block ``number`` on, with the colours ``image`` of the blocks before it, raw, or
+    without (None).
+    """
 
     prior: StylePrior
     number: int

@@ -1,4 +1,6 @@
-"""LOMMA (Nguyen et al. 2023): another identity loss for GMI and KedMI, the logit itself, asked of the target and of its students."""
+"""LOMMA (Nguyen et al. 2023): another identity loss for GMI and KedMI, the logit itself, asked of the target
+and of its students.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attacks.identity import IdentityLoss
 from attacks.losses import cross_entropy_identity, feature_regulariser, logit_identity
+from attacks.parts.identity_losses import IdentityLoss
 from midre_exp.errors import ConfigError
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.surrogates.lomma import LommaSurrogates
 from midre_exp.threat import WhiteBoxVictim
 
@@ -18,11 +20,13 @@ _LOSSES = {"logit": logit_identity, "cross_entropy": cross_entropy_identity}
 
 
 class LogitLoss(IdentityLoss):
-    """mean over target and students of -logit_y, plus ``regulariser`` * mean_d (f - p_reg)^2 of the target's penultimate features f.
+    """mean over target and students of -logit_y, plus ``regulariser`` * mean_d (f - p_reg)^2 of the target's
+    penultimate features f.
 
-    p_reg is the mean of the target's features of public images (``p_reg`` "mean", the official code), or drawn from N(mean, std) for
-    every item and step ("sample", the paper). The parts of LOMMA: logit loss alone, ``surrogates.students=[]``; model augmentation alone,
-    ``criterion`` "cross_entropy" and ``regulariser`` 0. Raises ConfigError for another choice or a negative weight.
+    p_reg is the mean of the target's features of public images (``p_reg`` "mean", the official code), or
+    drawn from N(mean, std) for every item and step ("sample", the paper). The parts of LOMMA: logit loss
+    alone, ``surrogates.students=[]``; model augmentation alone, ``criterion`` "cross_entropy" and
+    ``regulariser`` 0. Raises ConfigError for another choice or a negative weight.
     """
 
     def __init__(
@@ -51,10 +55,12 @@ class LogitLoss(IdentityLoss):
         surrogates: Any,
         images: Tensor,
         labels: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         step: int,
     ) -> Tensor:
-        """See the base. The mean over a batch is the official loss. Raises ConfigError without LOMMA's surrogates."""
+        """See the base. The mean over a batch is the official loss. Raises ConfigError without LOMMA's
+        surrogates.
+        """
         if not isinstance(surrogates, LommaSurrogates):
             raise ConfigError(
                 "LOMMA's identity loss needs students and feature statistics; set attack.surrogates to conf/surrogates/lomma.yaml"
@@ -65,7 +71,7 @@ class LogitLoss(IdentityLoss):
         if self.regulariser:
             towards = surrogates.feature_mean
             if self.p_reg == "sample":
-                noise = streams.normal("p_reg", len(towards), step=step)
+                noise = rng.normal("p_reg", len(towards), step=step)
                 towards = towards + surrogates.feature_std * noise
             losses = losses + self.regulariser * feature_regulariser(output.features, towards)
         return losses

@@ -1,4 +1,6 @@
-"""MIRROR (An et al. 2022), with gradients: optimise one code w of a style generator, kept where codes usually are."""
+"""MIRROR (An et al. 2022), with gradients: optimise one code w of a style generator, kept where codes usually
+are.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Found, Steps, evenly, through
-from attacks.candidates import Search, most_confident, style_prior
-from attacks.consistency import MOST, most_consistent
-from attacks.identity import IdentityLoss
-from attacks.loop import Loop
-from attacks.optimise import adam_step
-from attacks.p_space import Bounds
+from attacks.parts.consistency import MOST, most_consistent
+from attacks.parts.identity_losses import IdentityLoss
+from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
+from attacks.parts.optimisers import adam_step
+from attacks.parts.p_space import Bounds
+from midre_exp.attack import Attack, AttackResult, Transforms, apply, split_evenly
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
-from midre_exp.priors.style import StylePrior
+from midre_exp.priors.style_prior import StylePrior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, WhiteBoxVictim
 
 
@@ -29,16 +31,17 @@ class Mirror(Attack):
 
         ( identity_weight * L_id(T, flip(steps(G(truncate(w)))), y) + energy(w) ) / reference_batch
 
-    at the rate of ``ramp``, after which w is clipped to the region of ``bounds``. Every picture of the attack is rendered as those of
-    ``search`` are (``psi``, ``cutoff``, ``clamp``). Starts are its codes, not truncated, whose pictures the target is most confident of;
-    all of its codes make the region.
+    at the rate of ``ramp``, after which w is clipped to the region of ``bounds``. Every picture of the attack
+    is rendered as those of ``search`` are (``psi``, ``cutoff``, ``clamp``). Starts are its codes, not
+    truncated, whose pictures the target is most confident of; all of its codes make the region.
 
-    ``flip_p``: a step shows the images mirrored with this probability, decided for all items at once (``flip_shared``) or for each.
-    ``keep``: the code after the step whose mean loss over the items of an identity was lowest ("batch", official), whose own loss was
-    lowest ("own"), or after the last step ("last"). The loss of a step is that of the code before it, as in the official code.
-    ``select``: every item counts ("all"), or one per identity by ``most_consistent`` ("consistent"), with the highest ``score`` of the
-    label, "logit" or "softmax". Latents are the truncated codes [n, num_ws, w_dim]; detail ``w`` [n, w_dim] holds what was optimised.
-    Raises ConfigError.
+    ``flip_p``: a step shows the images mirrored with this probability, decided for all items at once
+    (``flip_shared``) or for each. ``keep``: the code after the step whose mean loss over the items of an
+    identity was lowest ("batch", official), whose own loss was lowest ("own"), or after the last step
+    ("last"). The loss of a step is that of the code before it, as in the official code. ``counted``: every
+    item counts ("all"), or one per identity by ``most_consistent`` ("consistent"), with the highest ``score``
+    of the label, "logit" or "softmax". Latents are the truncated codes [n, num_ws, w_dim]; detail ``w`` [n,
+    w_dim] holds what was optimised. Raises ConfigError.
     """
 
     threat = Threat.WHITE_BOX
@@ -46,7 +49,7 @@ class Mirror(Attack):
     def __init__(
         self,
         *,
-        search: Search,
+        search: InitialSelection,
         bounds: Bounds,
         steps: int,
         lr: float,
@@ -59,12 +62,12 @@ class Mirror(Attack):
         flip_shared: bool,
         reference_batch: int,
         keep: Literal["batch", "own", "last"],
-        select: Literal["all", "consistent"],
+        counted: Literal["all", "consistent"],
         score: Literal["logit", "softmax"],
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
-        picture: Steps | None = None,
+        image_to_target: Transforms = (),
+        picture: Transforms | None = None,
     ):
         super().__init__(
             identities=identities, restarts=restarts, image_to_target=image_to_target, picture=picture
@@ -82,7 +85,7 @@ class Mirror(Attack):
             raise ConfigError(f"attack.betas={list(betas)} must be two numbers from 0 to below 1")
         words = {
             "keep": (keep, ("batch", "own", "last")),
-            "select": (select, ("all", "consistent")),
+            "counted": (counted, ("all", "consistent")),
             "score": (score, ("logit", "softmax")),
         }
         for name, (word, known) in words.items():
@@ -92,9 +95,9 @@ class Mirror(Attack):
             raise ConfigError(
                 f"attack.restarts={restarts} exceeds attack.search.size={search.size}; an identity starts from different codes"
             )
-        if select == "consistent" and restarts > MOST:
+        if counted == "consistent" and restarts > MOST:
             raise ConfigError(
-                f"attack.restarts={restarts} is more than the {MOST} that attack.select=consistent can compare; lower it or use select=all"
+                f"attack.restarts={restarts} is more than the {MOST} that attack.counted=consistent can compare; lower it or use counted=all"
             )
         self.search = search
         self.bounds = bounds
@@ -109,16 +112,16 @@ class Mirror(Attack):
         self.flip_shared = flip_shared
         self.reference_batch = reference_batch
         self.keep = keep
-        self.select = select
+        self.counted = counted
         self.score = score
 
     @property
-    def indivisible(self) -> int:
+    def group_size(self) -> int:
         """The items of an identity, where their mean loss decides for all of them."""
         return self.restarts if self.keep == "batch" else 1
 
-    def prepare(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, common: Streams, runtime: Runtime
+    def initialise(
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, common: ItemRNG, runtime: Runtime
     ) -> Tensor:
         """The codes to start from, [n, w_dim] on the CPU, not truncated and not clipped."""
         style = style_prior(prior)
@@ -133,13 +136,14 @@ class Mirror(Attack):
         return codes.cpu()[most_confident(confidences, labels)]
 
     def invert(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
-    ) -> Found:
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
+    ) -> AttackResult:
         """The truncated codes of the step that ``keep`` chooses."""
         if loop.start is None:
-            raise RuntimeError("MIRROR starts from the codes that its prepare chose")
+            raise RuntimeError("MIRROR starts from the codes that its initialise chose")
         style, start, asked = style_prior(prior), loop.start, victim.queries
-        # Made anew in every chunk, from the same numbers: a covariance has no place among what is kept for each item.
+        # Made anew in every chunk, from the same numbers: a covariance has no place among what is kept for
+        # each item.
         region = self.bounds.region(sampled(self.search, style, loop.common))
         state = {
             "w": start,
@@ -150,7 +154,7 @@ class Mirror(Attack):
         }
         for step in loop(self.steps, state):
             w = state["w"].detach().requires_grad_()
-            losses = self.losses(victim, style, w, labels, streams, loop.common, step)
+            losses = self.losses(victim, style, w, labels, rng, loop.common, step)
             loop.show(loss=losses)
             energy = region.energy(w)
             losses = losses if energy is None else losses + energy
@@ -169,8 +173,8 @@ class Mirror(Attack):
         codes = style.truncate(w, psi=self.search.psi, cutoff=self.search.cutoff)
         with torch.no_grad():
             images = rendered(self.search, style, w)
-        queries = evenly(victim.queries - asked, len(labels))
-        return Found(codes.contiguous(), queries, details={"w": w}, images=images)
+        queries = split_evenly(victim.queries - asked, len(labels))
+        return AttackResult(codes.contiguous(), queries, details={"w": w}, images=images)
 
     def losses(
         self,
@@ -178,15 +182,15 @@ class Mirror(Attack):
         prior: StylePrior,
         w: Tensor,
         labels: Tensor,
-        streams: Streams,
-        common: Streams,
+        rng: ItemRNG,
+        common: ItemRNG,
         step: int,
     ) -> Tensor:
         """The identity loss of each item of w [n, w_dim], weighted, [n]."""
-        images = through(self.image_to_target, rendered(self.search, prior, w))
-        number = (common if self.flip_shared else streams).uniform("flip", step=step)
+        images = apply(self.image_to_target, rendered(self.search, prior, w))
+        number = (common if self.flip_shared else rng).uniform("flip", step=step)
         seen = torch.where((number < self.flip_p)[:, None, None, None], images.flip(-1), images)
-        return self.identity_weight * self.identity_loss(victim, self.surrogates, seen, labels, streams, step)
+        return self.identity_weight * self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
 
     def better(self, state: Mapping[str, Tensor], losses: Tensor) -> tuple[Tensor, Tensor]:
         """The codes to keep [n, w_dim] and the loss they are kept for [n], after a step with ``losses`` [n]."""
@@ -201,10 +205,10 @@ class Mirror(Attack):
 
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images as the target gets them, of codes as they are, [n, num_ws, w_dim]."""
-        return through(self.image_to_target, clipped(self.search, prior.generate(latents, labels)))
+        return apply(self.image_to_target, clipped(self.search, prior.generate(latents, labels)))
 
     @torch.no_grad()
-    def conclude(
+    def select(
         self,
         victim: WhiteBoxVictim,
         prior: Prior,
@@ -212,11 +216,11 @@ class Mirror(Attack):
         latents: Tensor,
         details: Mapping[str, Any],
         *,
-        common: Streams,
+        common: ItemRNG,
         runtime: Runtime,
     ) -> dict[str, Tensor]:
-        """``selected`` bool [n], one per identity, if ``select`` is "consistent"; it costs a query per item."""
-        if self.select == "all":
+        """``selected`` bool [n], one per identity, if ``counted`` is "consistent"; it costs a query per item."""
+        if self.counted == "all":
             return {}
         parts = zip(*(t.split(min(self.search.batch, runtime.chunk)) for t in (latents, labels)), strict=True)
         logits = torch.cat(
@@ -239,38 +243,42 @@ def ramp(done: float, *, up: float, down: float) -> float:
 
         (0.5 - 0.5 cos(pi min(1, (1 - done) / down))) * min(1, done / up)
 
-    A linear rise over the share ``up``, a fall along a cosine over the share ``down``; 0 is none. With a fall, the last step has rate 0.
+    A linear rise over the share ``up``, a fall along a cosine over the share ``down``; 0 is none. With a
+    fall, the last step has rate 0.
     """
     falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / down)) if down else 1.0
     return falling * (min(1.0, done / up) if up else 1.0)
 
 
 @torch.no_grad()
-def sampled(search: Search, prior: StylePrior, common: Streams) -> Tensor:
-    """The codes of ``search``, not truncated, one for all layers: [size, w_dim] on the device of ``common``, equal at every call."""
+def sampled(search: InitialSelection, prior: StylePrior, common: ItemRNG) -> Tensor:
+    """The codes of ``search``, not truncated, one for all layers: [size, w_dim] on the device of ``common``,
+    equal at every call.
+    """
     return prior.codes(search.z(prior, common))[:, 0]
 
 
-def rendered(search: Search, prior: StylePrior, codes: Tensor) -> Tensor:
+def rendered(search: InitialSelection, prior: StylePrior, codes: Tensor) -> Tensor:
     """Images [n, 3, s, s] of codes [n, w_dim], rendered as ``search`` does."""
     return clipped(search, prior.synthesise(prior.truncate(codes, psi=search.psi, cutoff=search.cutoff)))
 
 
-def clipped(search: Search, images: Tensor) -> Tensor:
+def clipped(search: InitialSelection, images: Tensor) -> Tensor:
     """Images, in [0, 1] if ``search`` wants them so."""
     return images.clamp(0, 1) if search.clamp else images
 
 
 def first_impressions(
-    search: Search,
+    search: InitialSelection,
     prior: StylePrior,
     codes: Tensor,
     ask: Callable[[Tensor], Tensor],
     classes: int,
-    steps: Steps,
+    steps: Transforms,
     runtime: Runtime,
 ) -> Tensor:
-    """The target's probabilities of the first ``classes`` labels for the pictures of codes [N, w_dim], [N, classes] on the CPU.
+    """The target's probabilities of the first ``classes`` labels for the pictures of codes [N, w_dim], [N,
+    classes] on the CPU.
 
     Of thousands of labels and many codes, nobody would have the memory for all.
     """
@@ -281,17 +289,18 @@ def first_impressions(
 
 @torch.no_grad()
 def answered(
-    search: Search,
+    search: InitialSelection,
     prior: StylePrior,
     parts: Iterable[Tensor],
     ask: Callable[[Tensor], Tensor],
-    steps: Steps,
+    steps: Transforms,
 ) -> Iterator[Tensor]:
-    """What ``ask`` tells of the pictures of each part of codes [m, w_dim] after ``steps``: probabilities [m, k].
+    """What ``ask`` tells of the pictures of each part of codes [m, w_dim] after ``steps``: probabilities [m,
+    k].
 
     With ``search.flip`` it is asked about their mirror images as well, and the answer is the mean.
     """
     for codes in parts:
-        images = through(steps, rendered(search, prior, codes))
+        images = apply(steps, rendered(search, prior, codes))
         answer = ask(images)
         yield (answer + ask(images.flip(-1))) / 2 if search.flip else answer

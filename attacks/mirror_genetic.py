@@ -1,4 +1,6 @@
-"""MIRROR (An et al. 2022) without gradients: a genetic search among codes of a style generator, by the target's scores alone."""
+"""MIRROR (An et al. 2022) without gradients: a genetic search among codes of a style generator, by the
+target's scores alone.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +10,36 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Found, Steps, through
-from attacks.candidates import Search, most_confident, style_prior
-from attacks.loop import Loop
 from attacks.mirror import answered, clipped, first_impressions, rendered, sampled
-from attacks.p_space import Bounds, Energy, Region, from_p, spread, to_p
+from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
+from attacks.parts.p_space import Bounds, Energy, Region, from_p, spread, to_p
+from midre_exp.attack import Attack, AttackResult, Transforms, apply
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
-from midre_exp.priors.style import StylePrior
+from midre_exp.priors.style_prior import StylePrior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import ScoreVictim, Threat
 
 
 class MirrorGenetic(Attack):
-    """Scores only, on a style prior. An item is a population of ``population`` codes w [w_dim], at first those of ``search`` whose
-    pictures the target is most confident of. Fitness is the logarithm of that confidence.
+    """Scores only, on a style prior. An item is a population of ``population`` codes w [w_dim], at first
+    those of ``search`` whose pictures the target is most confident of. Fitness is the logarithm of that
+    confidence.
 
-    A generation: the fittest stays; every other place is taken by a child of two parents (``parent_weights``), each coordinate being the
-    first one's with probability ``first_parent_share`` by the rule ``crossover``; then, in P-space, with probability ``mutation_p`` per
-    coordinate, ``mutation_size`` * uniform(-s, s) is added, s being the coordinate's deviation and the random number the same for
-    all children of the generation; then it is clipped to the region of ``bounds``. The fittest is not asked about again: its score is
-    known, so a generation costs ``population`` - 1 queries (twice that with ``search.flip``). It may be a start outside of the region.
+    A generation: the fittest stays; every other place is taken by a child of two parents
+    (``parent_weights``), each coordinate being the first one's with probability ``first_parent_share`` by the
+    rule ``crossover``; then, in P-space, with probability ``mutation_p`` per coordinate, ``mutation_size`` *
+    uniform(-s, s) is added, s being the coordinate's deviation and the random number the same for all
+    children of the generation; then it is clipped to the region of ``bounds``. The fittest is not asked about
+    again: its score is known, so a generation costs ``population`` - 1 queries (twice that with
+    ``search.flip``). It may be a start outside of the region.
 
-    An item ends after ``generations``, or as soon as its best confidence is at least ``enough`` (null: never), and asks nothing more.
-    Details: ``generations`` int64 [n], how many it had; ``w`` [n, w_dim], the fittest. Latents are the truncated codes of w,
-    [n, num_ws, w_dim]. Restarts of an identity start from the same population and draw differently. Raises ConfigError.
+    An item ends after ``generations``, or as soon as its best confidence is at least ``enough`` (null:
+    never), and asks nothing more. Details: ``generations`` int64 [n], how many it had; ``w`` [n, w_dim], the
+    fittest. Latents are the truncated codes of w, [n, num_ws, w_dim]. Restarts of an identity start from the
+    same population and draw differently. Raises ConfigError.
     """
 
     threat = Threat.SCORES
@@ -41,7 +47,7 @@ class MirrorGenetic(Attack):
     def __init__(
         self,
         *,
-        search: Search,
+        search: InitialSelection,
         bounds: Bounds,
         population: int,
         generations: int,
@@ -51,8 +57,8 @@ class MirrorGenetic(Attack):
         mutation_size: float,
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
-        picture: Steps | None = None,
+        image_to_target: Transforms = (),
+        picture: Transforms | None = None,
     ):
         super().__init__(
             identities=identities, restarts=restarts, image_to_target=image_to_target, picture=picture
@@ -88,10 +94,12 @@ class MirrorGenetic(Attack):
         self.mutation_p = mutation_p
         self.mutation_size = mutation_size
 
-    def prepare(
-        self, victim: ScoreVictim, prior: Prior, labels: Tensor, *, common: Streams, runtime: Runtime
+    def initialise(
+        self, victim: ScoreVictim, prior: Prior, labels: Tensor, *, common: ItemRNG, runtime: Runtime
     ) -> Tensor:
-        """The first populations, fittest first, [n, population, w_dim + 1] on the CPU: codes and, in the last column, their fitness."""
+        """The first populations, fittest first, [n, population, w_dim + 1] on the CPU: codes and, in the last
+        column, their fitness.
+        """
         style = style_prior(prior)
         codes = sampled(self.search, style, common)
         found = first_impressions(
@@ -104,11 +112,11 @@ class MirrorGenetic(Attack):
         return first[labels]
 
     def invert(
-        self, victim: ScoreVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
-    ) -> Found:
+        self, victim: ScoreVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
+    ) -> AttackResult:
         """The fittest code of each item."""
         if loop.start is None:
-            raise RuntimeError("MIRROR starts from the populations that its prepare chose")
+            raise RuntimeError("MIRROR starts from the populations that its initialise chose")
         style = style_prior(prior)
         known = sampled(self.search, style, loop.common)
         region, deviation = self.bounds.region(known), spread(known)
@@ -120,7 +128,7 @@ class MirrorGenetic(Attack):
         for step in loop(self.generations, state, until=lambda now: bool(self.ended(now["scores"]).all())):
             rows = (~self.ended(state["scores"])).nonzero().squeeze(1)
             children = self.children(
-                state["codes"][rows], state["scores"][rows], streams[rows], deviation, region, step
+                state["codes"][rows], state["scores"][rows], rng[rows], deviation, region, step
             )
             best = state["scores"][rows].argmax(1)
             fittest = state["codes"][rows, best]
@@ -135,7 +143,7 @@ class MirrorGenetic(Attack):
         with torch.no_grad():
             images = rendered(self.search, style, w)
         asked = state["generations"] * (self.population - 1) * (2 if self.search.flip else 1)
-        return Found(
+        return AttackResult(
             codes.contiguous(),
             asked,
             details={"generations": state["generations"], "w": w},
@@ -152,23 +160,25 @@ class MirrorGenetic(Attack):
         self,
         codes: Tensor,
         scores: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         deviation: Tensor,
         region: Region,
         step: int,
     ) -> Tensor:
-        """``population`` - 1 children [n, population - 1, w_dim] of populations [n, population, w_dim] with ``scores`` [n, population]."""
+        """``population`` - 1 children [n, population - 1, w_dim] of populations [n, population, w_dim] with
+        ``scores`` [n, population].
+        """
         count, size = self.population - 1, codes.shape[2]
-        parents = drawn(parent_weights(scores), streams.uniform("parents", 2 * count, step=step))
+        parents = drawn(parent_weights(scores), rng.uniform("parents", 2 * count, step=step))
         pairs = parents.view(-1, 2, count)
         own = scores.gather(1, parents).view(-1, 2, count)
         share = first_parent_share(own[:, 0], own[:, 1], rule=self.crossover)
         first, second = (codes.gather(1, pair[..., None].expand(-1, -1, size)) for pair in pairs.unbind(1))
         mixed = torch.where(
-            streams.uniform("crossover", count, size, step=step) < share[..., None], first, second
+            rng.uniform("crossover", count, size, step=step) < share[..., None], first, second
         )
-        noise = (2 * streams.uniform("noise", 1, size, step=step) - 1) * self.mutation_size * deviation
-        mutated = streams.uniform("mutation", count, size, step=step) < self.mutation_p
+        noise = (2 * rng.uniform("noise", 1, size, step=step) - 1) * self.mutation_size * deviation
+        mutated = rng.uniform("mutation", count, size, step=step) < self.mutation_p
         return region.clip(torch.where(mutated, from_p(to_p(mixed) + noise), mixed))
 
     def ask(
@@ -183,21 +193,27 @@ class MirrorGenetic(Attack):
 
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images as the target gets them, of codes as they are, [n, num_ws, w_dim]."""
-        return through(self.image_to_target, clipped(self.search, prior.generate(latents, labels)))
+        return apply(self.image_to_target, clipped(self.search, prior.generate(latents, labels)))
 
 
 def fitness(probabilities: Tensor) -> Tensor:
-    """The logarithm of probabilities, finite: one too small for floating point counts as the smallest there is."""
+    """The logarithm of probabilities, finite: one too small for floating point counts as the smallest there
+    is.
+    """
     return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
 def parent_weights(scores: Tensor) -> Tensor:
-    """How often each of a population becomes a parent: softmax of its log-probabilities, [n, population] as ``scores``."""
+    """How often each of a population becomes a parent: softmax of its log-probabilities, [n, population] as
+    ``scores``.
+    """
     return scores.softmax(-1)
 
 
 def drawn(weights: Tensor, numbers: Tensor) -> Tensor:
-    """Members int64 [n, m] drawn with ``weights`` [n, population] that sum to 1, with replacement, by uniform ``numbers`` [n, m]."""
+    """Members int64 [n, m] drawn with ``weights`` [n, population] that sum to 1, with replacement, by uniform
+    ``numbers`` [n, m].
+    """
     ends = weights.cumsum(-1)
     found = torch.searchsorted(ends, numbers * ends[:, -1:], right=True)  # the sum is 1 but for rounding
     return found.clamp(max=weights.shape[-1] - 1)
@@ -206,8 +222,9 @@ def drawn(weights: Tensor, numbers: Tensor) -> Tensor:
 def first_parent_share(first: Tensor, second: Tensor, *, rule: Literal["log_ratio", "ratio"]) -> Tensor:
     """Probability that a coordinate is the first parent's, of log-probabilities of one shape.
 
-    "log_ratio" is f1 / (f1 + f2) of the log-probabilities, as the official code computes it: these are negative, so the LESS fit parent
-    gives more. "ratio" is the textbook's p1 / (p1 + p2) of the probabilities. Two parents of probability 1 share equally.
+    "log_ratio" is f1 / (f1 + f2) of the log-probabilities, as the official code computes it: these are
+    negative, so the LESS fit parent gives more. "ratio" is the textbook's p1 / (p1 + p2) of the
+    probabilities. Two parents of probability 1 share equally.
     """
     if rule == "ratio":
         return torch.sigmoid(first - second)

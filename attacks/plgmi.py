@@ -1,4 +1,6 @@
-"""PLG-MI, pseudo label-guided model inversion (Yuan et al. 2023): optimise the latent of a conditional GAN that knows the classes."""
+"""PLG-MI, pseudo label-guided model inversion (Yuan et al. 2023): optimise the latent of a conditional GAN
+that knows the classes.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Steps
-from attacks.identity import IdentityLoss
-from attacks.loop import Loop
 from attacks.losses import max_margin_identity
-from attacks.optimise import adam_step
+from attacks.parts.identity_losses import IdentityLoss
+from attacks.parts.optimisers import adam_step
+from midre_exp.attack import Attack, Transforms
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
 from midre_exp.priors.views import NUMBERS, RandomView
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, WhiteBoxVictim
 
 
@@ -28,7 +30,7 @@ class MaxMargin(IdentityLoss):
         surrogates: Any,
         images: Tensor,
         labels: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         step: int,
     ) -> Tensor:
         """See the base."""
@@ -36,13 +38,15 @@ class MaxMargin(IdentityLoss):
 
 
 class PLGMI(Attack):
-    """White box, with a prior that draws people of a label. Latents [n, latent_dim] from N(0, I); per step one Adam step on
+    """White box, with a prior that draws people of a label. Latents [n, latent_dim] from N(0, I); per step
+    one Adam step on
 
         sum over ``views`` independent random views v of  L_id(T, v(G(z, y)), y) / reference_batch,
 
-    L_id being ``identity_loss``, v drawn anew by ``view``. No term for realism, no clamp: the prior has learned what the target takes for
-    the class. ``reference_batch`` is the size of the batch whose mean loss the official code descends; Adam is scale free but for its
-    eps. The steps of ``image_to_target`` follow the view. Raises ConfigError for settings under which nothing would be optimised.
+    L_id being ``identity_loss``, v drawn anew by ``view``. No term for realism, no clamp: the prior has
+    learned what the target takes for the class. ``reference_batch`` is the size of the batch whose mean loss
+    the official code descends; Adam is scale free but for its eps. The steps of ``image_to_target`` follow
+    the view. Raises ConfigError for settings under which nothing would be optimised.
     """
 
     threat = Threat.WHITE_BOX
@@ -58,7 +62,7 @@ class PLGMI(Attack):
         reference_batch: int,
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
+        image_to_target: Transforms = (),
     ):
         super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
         for name, value in (("steps", steps), ("views", views), ("reference_batch", reference_batch)):
@@ -72,14 +76,14 @@ class PLGMI(Attack):
         self.reference_batch = reference_batch
 
     def invert(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> Tensor:
         """Latents [n, latent_dim] after ``steps`` steps."""
-        start = streams.normal("start", prior.latent_dim)
+        start = rng.normal("start", prior.latent_dim)
         state = {"latents": start, "first": torch.zeros_like(start), "second": torch.zeros_like(start)}
         for step in loop(self.steps, state):
             latents = state["latents"].requires_grad_()
-            losses = self.losses(victim, prior, latents, labels, streams, step)
+            losses = self.losses(victim, prior, latents, labels, rng, step)
             loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
             state["latents"], (state["first"], state["second"]) = adam_step(
@@ -93,15 +97,15 @@ class PLGMI(Attack):
         prior: Prior,
         latents: Tensor,
         labels: Tensor,
-        streams: Streams,
+        rng: ItemRNG,
         step: int,
     ) -> Tensor:
         """The objective of each item, [n], before the division by the reference batch."""
         images = prior.generate(latents, labels)
         total = torch.zeros_like(latents[:, 0])
         for number in range(self.views):
-            seen = self.view(images, streams.uniform(f"view {number}", NUMBERS, step=step))
+            seen = self.view(images, rng.uniform(f"view {number}", NUMBERS, step=step))
             for change in self.image_to_target:
                 seen = change(seen)
-            total = total + self.identity_loss(victim, self.surrogates, seen, labels, streams, step)
+            total = total + self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
         return total

@@ -1,4 +1,6 @@
-"""PPA, Plug & Play Attacks (Struppek et al. 2022): optimise codes of a ready-made StyleGAN2, then keep what survives random views."""
+"""PPA, Plug & Play Attacks (Struppek et al. 2022): optimise codes of a ready-made StyleGAN2, then keep what
+survives random views.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +9,36 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Steps, through
-from attacks.candidates import Search, most_confident, place_in_class, style_prior
-from attacks.identity import IdentityLoss
-from attacks.loop import Loop
 from attacks.losses import real_class_prior
-from attacks.optimise import adam_step
-from attacks.selection import FinalSelection
-from attacks.views import RandomCrop
+from attacks.parts.final_selection import FinalSelection
+from attacks.parts.identity_losses import IdentityLoss
+from attacks.parts.initial_selection import InitialSelection, most_confident, place_in_class, style_prior
+from attacks.parts.optimisers import adam_step
+from attacks.parts.random_crops import RandomCrop
+from midre_exp.attack import Attack, Transforms, apply
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, WhiteBoxVictim
 
 
 class PPA(Attack):
-    """White box, on a style prior. ``restarts`` candidates per identity start from the codes of ``search`` that the target takes for it
-    most; each step is one of Adam on
+    """White box, on a style prior. ``restarts`` candidates per identity start from the codes of ``search``
+    that the target takes for it most; each step is one of Adam on
 
         ( L_id(T, v(steps(G(w))), y) + discriminator_weight * softplus(-D(G(w))) ) / reference_batch,
 
-    v being ``view``, drawn anew each step. ``selection`` then tells the ``robustness`` of every candidate, and the ``kept`` most robust
-    of each identity are ``selected``. Latents are codes: [n, 1, w_dim] with ``single_w``, which all layers share, else [n, num_ws, w_dim].
+    v being ``view``, drawn anew each step. ``selection`` then tells the ``robustness`` of every candidate,
+    and the ``kept`` most robust of each identity are ``selected``. Latents are codes: [n, 1, w_dim] with
+    ``single_w``, which all layers share, else [n, num_ws, w_dim].
 
-    ``single_w`` starts from the code of the first layer, which is truncated, in all layers, although the target was asked about codes
-    truncated in the first layers alone: as the official code. ``clip``: images are clipped to [0, 1] before the target sees them.
-    ``lr`` is multiplied by ``gamma`` from each step of ``milestones`` on. ``reference_batch``: size of the batch whose mean loss the
-    official code descends; Adam is scale free but for its eps. Raises ConfigError for settings that select or optimise nothing.
+    ``single_w`` starts from the code of the first layer, which is truncated, in all layers, although the
+    target was asked about codes truncated in the first layers alone: as the official code. ``clip``: images
+    are clipped to [0, 1] before the target sees them. ``lr`` is multiplied by ``gamma`` from each step of
+    ``milestones`` on. ``reference_batch``: size of the batch whose mean loss the official code descends; Adam
+    is scale free but for its eps. Raises ConfigError for settings that select or optimise nothing.
     """
 
     threat = Threat.WHITE_BOX
@@ -42,7 +46,7 @@ class PPA(Attack):
     def __init__(
         self,
         *,
-        search: Search,
+        search: InitialSelection,
         steps: int,
         lr: float,
         betas: Sequence[float],
@@ -58,8 +62,8 @@ class PPA(Attack):
         kept: int,
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
-        picture: Steps | None = None,
+        image_to_target: Transforms = (),
+        picture: Transforms | None = None,
     ):
         super().__init__(
             identities=identities, restarts=restarts, image_to_target=image_to_target, picture=picture
@@ -96,8 +100,8 @@ class PPA(Attack):
         self.selection = selection
         self.kept = kept
 
-    def prepare(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, common: Streams, runtime: Runtime
+    def initialise(
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, common: ItemRNG, runtime: Runtime
     ) -> Tensor:
         """The codes to start from, [n, 1 or num_ws, w_dim] on the CPU."""
         generator = style_prior(prior)
@@ -108,16 +112,16 @@ class PPA(Attack):
         return codes[:, : 1 if self.single_w else None].cpu()[chosen]
 
     def invert(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> Tensor:
         """Codes [n, 1 or num_ws, w_dim] after ``steps`` steps."""
         if loop.start is None:
-            raise RuntimeError("PPA starts from the codes that its prepare chose")
+            raise RuntimeError("PPA starts from the codes that its initialise chose")
         start = loop.start
         state = {"latents": start, "first": torch.zeros_like(start), "second": torch.zeros_like(start)}
         for step in loop(self.steps, state):
             latents = state["latents"].requires_grad_()
-            losses = self.losses(victim, prior, latents, labels, streams, loop.common, step)
+            losses = self.losses(victim, prior, latents, labels, rng, loop.common, step)
             loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
             state["latents"], (state["first"], state["second"]) = adam_step(
@@ -140,20 +144,20 @@ class PPA(Attack):
         prior: Prior,
         latents: Tensor,
         labels: Tensor,
-        streams: Streams,
-        common: Streams,
+        rng: ItemRNG,
+        common: ItemRNG,
         step: int,
     ) -> Tensor:
         """The objective of each item, [n], before the division by the reference batch."""
         images = prior.generate(latents, labels)
-        seen = through(self.image_to_target, images.clamp(0, 1) if self.clip else images)
-        seen = self.view(seen, streams, common, "crop", step)
-        losses = self.identity_loss(victim, self.surrogates, seen, labels, streams, step)
+        seen = apply(self.image_to_target, images.clamp(0, 1) if self.clip else images)
+        seen = self.view(seen, rng, common, "crop", step)
+        losses = self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
         if self.discriminator_weight:
             losses = losses + self.discriminator_weight * real_class_prior(prior.realism(images))
         return losses
 
-    def conclude(
+    def select(
         self,
         victim: WhiteBoxVictim,
         prior: Prior,
@@ -161,7 +165,7 @@ class PPA(Attack):
         latents: Tensor,
         details: Mapping[str, Tensor],
         *,
-        common: Streams,
+        common: ItemRNG,
         runtime: Runtime,
     ) -> dict[str, Tensor]:
         """``robustness`` float [n] and ``selected`` bool [n], exactly ``kept`` of each identity."""

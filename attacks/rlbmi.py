@@ -1,5 +1,5 @@
-"""RLB-MI, reinforcement learning-based black-box inversion (Han et al. 2023): an agent per identity learns where in the latent space of a
-GAN the target is sure of the identity, from the target's scores alone.
+"""RLB-MI, reinforcement learning-based black-box inversion (Han et al. 2023): an agent per identity learns
+where in the latent space of a GAN the target is sure of the identity, from the target's scores alone.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Found, Steps
-from attacks.loop import Loop
-from attacks.sac import SAC, Agents, Replay, Transitions, distinct
+from attacks.parts.sac import SAC, Agents, Replay, Transitions, distinct
+from midre_exp.attack import Attack, AttackResult, Transforms
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import ScoreVictim, Threat
 
 Scores = Callable[[Tensor], Tensor]
 
-#: Episodes per step of the loop. The agents of 300 identities weigh a gigabyte: with the usual 200 steps between checkpoints they are
-#: written every 4,000 episodes, some minutes apart.
+#: Episodes per step of the loop. The agents of 300 identities weigh a gigabyte: with the usual 200 steps
+#: between checkpoints they are written every 4,000 episodes, some minutes apart.
 BLOCK = 20
-#: Episodes per loop. Each loop keeps in its checkpoint the transitions of its own episodes, so that what is written altogether grows with
-#: their number, not with its square.
+#: Episodes per loop. Each loop keeps in its checkpoint the transitions of its own episodes, so that what is
+#: written altogether grows with their number, not with its square.
 SEGMENT = 4000
 #: Seconds between lines that say how a long attack is doing.
 NEWS = 300.0
@@ -62,15 +62,17 @@ def sampled_people(num_classes: int, count: int) -> list[int]:
 
 
 class Pace:
-    """How fast the agents play. Every entry waits once for the device, so that what was measured has happened."""
+    """How fast the agents play. Every entry waits once for the device, so that what was measured has
+    happened.
+    """
 
     def __init__(self, agents: int, episode: int):
         self.agents = agents
         self.last = self.told = time.perf_counter(), episode
 
     def report(self, runtime: Runtime, best: Tensor, episode: int, episodes: int) -> None:
-        """Tell the tracker, and every ``NEWS`` seconds the user, the mean of ``best`` [n] after ``episode`` of ``episodes`` and the
-        episodes x identities played per second since the last entry.
+        """Tell the tracker, and every ``NEWS`` seconds the user, the mean of ``best`` [n] after ``episode``
+        of ``episodes`` and the episodes x identities played per second since the last entry.
         """
         surest, now = float(best.mean()), (time.perf_counter(), episode)
         rate = self._since(self.last, now)
@@ -90,18 +92,20 @@ class Pace:
 
 
 class RLBMI(Attack):
-    """Scores. Per item a soft actor-critic agent of its own plays ``episodes`` episodes of ``horizon`` steps: from a state N(0, I) its
-    policy's action leads to the next state (``move``), whose image is rewarded (``reward``), and once more than ``batch_size``
-    transitions are known (the last ``replay`` are kept) every step is followed by an update. After an episode the policy is tested from
-    another start; the latent [latent_dim] of which the target was surest in all tests, the latest of equals, is the result.
+    """Scores. Per item a soft actor-critic agent of its own plays ``episodes`` episodes of ``horizon`` steps:
+    from a state N(0, I) its policy's action leads to the next state (``move``), whose image is rewarded
+    (``reward``), and once more than ``batch_size`` transitions are known (the last ``replay`` are kept) every
+    step is followed by an update. After an episode the policy is tested from another start; the latent
+    [latent_dim] of which the target was surest in all tests, the latest of equals, is the result.
 
-    ``mixing``: share of the old state in the next; at 0 next state and action have one image, which is asked for once. Queries per
-    item and episode: ``horizon``, twice that unless mixing is 0, and 1 for the test; ``max_queries`` per item, None for no limit, ends the
-    attack before the first episode that would exceed it. ``people``: ``first``, labels 0 to identities - 1, or ``sample``, the official
-    choice. ``draws``: ``shared``, every identity's agent starts with the same weights and meets the same random numbers (official: one
-    seed, set anew for each), restarts differ; ``own``, nobody shares any. ``log_every``: episodes between entries of the detail
-    ``confidence_curve`` [n, entries], the best confidence of a test so far.
-    Raises ConfigError for settings under which nothing would be found.
+    ``mixing``: share of the old state in the next; at 0 next state and action have one image, which is asked
+    for once. Queries per item and episode: ``horizon``, twice that unless mixing is 0, and 1 for the test;
+    ``max_queries`` per item, None for no limit, ends the attack before the first episode that would exceed
+    it. ``people``: ``first``, labels 0 to identities - 1, or ``sample``, the official choice. ``draws``:
+    ``shared``, every identity's agent starts with the same weights and meets the same random numbers
+    (official: one seed, set anew for each), restarts differ; ``own``, nobody shares any. ``log_every``:
+    episodes between entries of the detail ``confidence_curve`` [n, entries], the best confidence of a test so
+    far. Raises ConfigError for settings under which nothing would be found.
     """
 
     threat = Threat.SCORES
@@ -123,7 +127,7 @@ class RLBMI(Attack):
         max_queries: int | None,
         identities: int,
         restarts: int,
-        image_to_target: Steps = (),
+        image_to_target: Transforms = (),
     ):
         super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
         counts = {"episodes": episodes, "horizon": horizon, "batch_size": batch_size, "log_every": log_every}
@@ -163,13 +167,13 @@ class RLBMI(Attack):
         self.episodes = min(episodes, affordable)
 
     @property
-    def indivisible(self) -> int:
+    def group_size(self) -> int:
         """With shared draws the restarts of an identity, which are told apart by their order."""
         return self.restarts if self.draws == "shared" else 1
 
     def invert(
-        self, victim: ScoreVictim, prior: Prior, labels: Tensor, streams: Streams, loop: Loop
-    ) -> Found:
+        self, victim: ScoreVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
+    ) -> AttackResult:
         """The surest latents [n, latent_dim] of all tests, their queries, and the ``confidence_curve``.
 
         Raises ConfigError for a prior trained against the target, which more than scores are needed for.
@@ -180,7 +184,7 @@ class RLBMI(Attack):
             )
         if self.draws == "shared":
             restart = torch.arange(len(labels), device=labels.device) % self.restarts
-            streams = streams.of(int(loop.common.keys[0]), "agent", items=restart)
+            rng = ItemRNG(int(loop.common.keys[0]), "agent", items=restart)
         if self.people == "sample":
             chosen = torch.tensor(sampled_people(victim.num_classes, self.identities))
             labels = chosen.to(labels.device)[labels]
@@ -189,7 +193,7 @@ class RLBMI(Attack):
             with torch.no_grad():
                 return victim.scores(self.render(prior, latents, labels))
 
-        state = self.agent.initial(streams, prior.latent_dim)
+        state = self.agent.initial(rng, prior.latent_dim)
         like = state["actor.mu.bias"].squeeze(1)
         replay = Replay(min(self.replay, self.episodes * self.horizon), like)
         state["best"], state["latents"] = like.new_zeros(len(like)), torch.zeros_like(like)
@@ -204,23 +208,23 @@ class RLBMI(Attack):
                 replay.restore(state, begin * self.horizon)  # changes nothing but after an interruption
                 pace = pace or Pace(len(labels), begin)
                 for episode in range(begin, end):
-                    self.train(confide, labels, streams, state, replay, episode)
-                    self.test(confide, labels, streams, state, episode)
+                    self.train(confide, labels, rng, state, replay, episode)
+                    self.test(confide, labels, rng, state, episode)
                     if (episode + 1) % self.log_every == 0:
                         pace.report(loop.runtime, state["best"], episode + 1, self.episodes)
                 state.update(replay.copy(first * self.horizon, end * self.horizon))
             replay.restore(state, last * self.horizon)
         queries = torch.full_like(labels, self.episodes * self.queries_per_episode)
         details = {"confidence_curve": state["confidence_curve"]}
-        return Found(state["latents"], queries, labels, details)
+        return AttackResult(state["latents"], queries, labels, details)
 
     def train(
-        self, confide: Scores, labels: Tensor, streams: Streams, state: Agents, replay: Replay, episode: int
+        self, confide: Scores, labels: Tensor, rng: ItemRNG, state: Agents, replay: Replay, episode: int
     ) -> None:
         """One episode of every agent, each step followed by an update. Changes ``state`` and ``replay``."""
-        here = streams.normal("state", state["latents"].shape[1], step=episode)
+        here = rng.normal("state", state["latents"].shape[1], step=episode)
         for number in range(episode * self.horizon, (episode + 1) * self.horizon):
-            actions = self.choose(streams, "action", state, here, number)
+            actions = self.choose(rng, "action", state, here, number)
             there = move(here, actions, self.mixing)
             scores = confide(there)
             action_scores = scores if self.mixing == 0 else confide(actions)
@@ -229,13 +233,13 @@ class RLBMI(Attack):
             )
             replay.put(number, here, actions, rewards)
             if number >= self.batch_size:
-                state.update(self.updated(streams, state, replay, number))
+                state.update(self.updated(rng, state, replay, number))
             here = there
 
-    def updated(self, streams: Streams, state: Agents, replay: Replay, number: int) -> Agents:
+    def updated(self, rng: ItemRNG, state: Agents, replay: Replay, number: int) -> Agents:
         """The agents after the update that follows transition ``number``."""
         known = min(number + 1, replay.capacity)
-        places = distinct(streams, "batch", self.batch_size, known, step=number)
+        places = distinct(rng, "batch", self.batch_size, known, step=number)
         states, actions, rewards = replay.take(places)
         batch, next_noise = Transitions(states, actions, rewards), None
         shape = self.batch_size, states.shape[-1]
@@ -243,22 +247,24 @@ class RLBMI(Attack):
             numbers = number - (number - places) % replay.capacity
             going_on = ((numbers + 1) % self.horizon != 0).to(rewards.dtype)
             batch = Transitions(states, actions, rewards, move(states, actions, self.mixing), going_on)
-            next_noise = self.agent.draw_noise(streams, "next action", *shape, step=number)
-        noise = self.agent.draw_noise(streams, "new action", *shape, step=number)
+            next_noise = self.agent.draw_noise(rng, "next action", *shape, step=number)
+        noise = self.agent.draw_noise(rng, "new action", *shape, step=number)
         return self.agent.learn(state, batch, noise, next_noise, number - self.batch_size)[0]
 
-    def test(self, confide: Scores, labels: Tensor, streams: Streams, state: Agents, episode: int) -> None:
-        """One step of every policy from a new start; its latents are kept where the target is as sure as ever. Changes ``state``."""
-        start = streams.normal("test state", state["latents"].shape[1], step=episode)
-        latents = move(start, self.choose(streams, "test action", state, start, episode), self.mixing)
+    def test(self, confide: Scores, labels: Tensor, rng: ItemRNG, state: Agents, episode: int) -> None:
+        """One step of every policy from a new start; its latents are kept where the target is as sure as
+        ever. Changes ``state``.
+        """
+        start = rng.normal("test state", state["latents"].shape[1], step=episode)
+        latents = move(start, self.choose(rng, "test action", state, start, episode), self.mixing)
         confidence = confide(latents).gather(1, labels[:, None]).squeeze(1)
         surer = confidence >= state["best"]
         state["best"] = torch.where(surer, confidence, state["best"])
         state["latents"] = torch.where(surer[:, None], latents, state["latents"])
         state["confidence_curve"][:, episode // self.log_every] = state["best"]
 
-    def choose(self, streams: Streams, name: str, state: Agents, here: Tensor, step: int) -> Tensor:
+    def choose(self, rng: ItemRNG, name: str, state: Agents, here: Tensor, step: int) -> Tensor:
         """A draw of each policy at the states ``here`` [n, latent_dim]: actions of that shape."""
-        noise = self.agent.draw_noise(streams, name, 1, here.shape[1], step=step)
+        noise = self.agent.draw_noise(rng, name, 1, here.shape[1], step=step)
         with torch.no_grad():
             return self.agent.act(state, here[:, None], noise)[0].squeeze(1)

@@ -2,9 +2,10 @@
 
     python benchmarks/bido.py [RESULT.json]
 
-On the CPU, VGG16 at 64 px with 1,000 classes, published taps, batches of 64 (16 identities x 4 images), two threads. A step is
-forward, losses, backward and the optimiser's update; "losses alone" is the time of BiDO's terms and of their way back to the taps.
-The number is the minimum of the repeats, the contestants taking turns; on a busy machine trust the losses alone.
+On the CPU, VGG16 at 64 px with 1,000 classes, published taps, batches of 64 (16 identities x 4 images), two
+threads. A step is forward, losses, backward and the optimiser's update; "losses alone" is the time of BiDO's
+terms and of their way back to the taps. The number is the minimum of the repeats, the contestants taking
+turns; on a busy machine trust the losses alone.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from defenses import Batch, Clock, Defense, NoDef
+from defenses import Batch, Defense, NoDef, TrainingProgress
 from defenses.bido import BiDO
 from midre_exp.targets import build_target
 
 BATCH, CLASSES, THREADS = 64, 1000, 2
 STEPS, LOSSES = 3, 20  # repeats; a step takes seconds, BiDO's share of it little
 TAPS = ("block1", "block2", "block3", "block4", "block5")
-CLOCK = Clock(epoch=0, epochs=1)
+CLOCK = TrainingProgress(epoch=0, epochs=1)
 
 
 def bido(measure: str, lambda_x: float, lambda_y: float) -> BiDO:

@@ -3,8 +3,8 @@
     python benchmarks/erasing.py [RESULT.json]
 
 On the CPU, 128 images of 3 x 64 x 64, share in [0.1, 0.4]. All leave their input whole and return a new
-batch; the in-place loop spares torchvision its copy per image and copies the batch once instead. The number is the
-minimum of the repeats, the contestants taking turns.
+batch; the in-place loop spares torchvision its copy per image and copies the batch once instead. The number
+is the minimum of the repeats, the contestants taking turns.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""How many training images a second reach the network on two cores: pictures decoded anew each epoch, or once.
+"""How many training images a second reach the network on two cores: pictures decoded anew each epoch, or
+once.
 
     python benchmarks/input_pipeline.py [RESULT.json]
 
-The usual way decodes, resizes and augments image by image with torchvision, in two DataLoader workers. Ours decodes each
-picture once into a block of 8-bit images, memory-mapped from a file, and augments whole batches with two threads. Both
-end in float batches in memory; 224 pixels with the released augmentation, 64 pixels with flips. JPEG files of
-synthetic faces, all in the page cache. The number is the best of several epochs; the first, which warms up, is left out.
+The usual way decodes, resizes and augments image by image with torchvision, in two DataLoader workers. Ours
+decodes each picture once into a block of 8-bit images, memory-mapped from a file, and augments whole batches
+with two threads. Both end in float batches in memory; 224 pixels with the released augmentation, 64 pixels
+with flips. JPEG files of synthetic faces, all in the page cache. The number is the best of several epochs;
+the first, which warms up, is left out.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from midre_exp.data.augment import Augmentation, HorizontalFlip, RandomResizedCrop
 from midre_exp.data.base import to_float
-from midre_exp.data.jitter import ColorJitter
-from midre_exp.data.synthfaces import render
+from midre_exp.data.synthetic.synthfaces import render
+from midre_exp.data.transforms.augment import Augmentation, HorizontalFlip, RandomResizedCrop
+from midre_exp.data.transforms.jitter import ColorJitter
 from midre_exp.records import git_commit
 
 CORES = 2

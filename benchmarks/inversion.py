@@ -1,4 +1,5 @@
-"""What our inversion loop is worth: identities x restarts x iterations per second against the pattern of the released code.
+"""What our inversion loop is worth: identities x restarts x iterations per second against the pattern of the
+released code.
 
     python benchmarks/inversion.py [--device auto] [--identities 60] [--restarts 5] [--steps 20] [--target vgg16]
                                  [--switches bf16 channels_last compile] [RESULT.json]
@@ -32,15 +33,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attacks.gmi import GMI
-from attacks.loop import Loop
 from attacks.losses import max_margin_identity
 from attacks.plgmi import PLGMI
-from midre_exp.config import CONF_DIR, build, plain, without
+from midre_exp.loop import Loop
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.views import NUMBERS
 from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import Runtime, choose_device
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed
 from midre_exp.targets import Classifier, build_target
 from midre_exp.threat import Threat, WhiteBoxVictim, make_victim
@@ -80,19 +81,19 @@ def make_case(name: str, given: argparse.Namespace, device: torch.device) -> Cas
     )
 
 
-def _streams(labels: Tensor, restarts: int) -> Streams:
-    return Streams.of(0, "attack", items=(labels, torch.arange(len(labels), device=labels.device) % restarts))
+def _streams(labels: Tensor, restarts: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=(labels, torch.arange(len(labels), device=labels.device) % restarts))
 
 
 def ours(case: Case, speed: Speed, chunk: int, device: torch.device) -> Callable[[], Tensor]:
     """``invert`` on chunks of all items: latents [identities, restarts, latent_dim]."""
     target, prior = copy.deepcopy(case.target), copy.deepcopy(case.prior).requires_grad_(False)
-    speed.quicken(target)
-    speed.quicken(prior, PRIOR_CALLS)
+    speed.accelerate(target)
+    speed.accelerate(prior, PRIOR_CALLS)
     victim = make_victim(target, CLASSES, Threat.WHITE_BOX)
     if not isinstance(victim, WhiteBoxVictim):
         raise TypeError(f"a white-box victim was asked for, not a {type(victim).__name__}")
-    streams = _streams(case.labels, case.attack.restarts)
+    rng = _streams(case.labels, case.attack.restarts)
     rows = torch.arange(len(case.labels), device=device).split(chunk)
     runtime = Runtime(device=device, quiet=True, checkpoint_every=1 << 30)
 
@@ -101,14 +102,16 @@ def ours(case: Case, speed: Speed, chunk: int, device: torch.device) -> Callable
             parts = []
             for number, part in enumerate(rows):
                 loop = Loop(Path(folder) / f"{number}.pt", "", runtime, victim)
-                parts.append(case.attack.invert(victim, prior, case.labels[part], streams[part], loop))
+                parts.append(case.attack.invert(victim, prior, case.labels[part], rng[part], loop))
         return torch.cat(parts).view_as(case.starts)
 
     return run
 
 
 def released(case: Case) -> Callable[[], Tensor]:
-    """The pattern of the released code, with the same losses and optimisers: latents [identities, restarts, latent_dim]."""
+    """The pattern of the released code, with the same losses and optimisers: latents [identities, restarts,
+    latent_dim].
+    """
     attack, prior, target = case.attack, copy.deepcopy(case.prior), copy.deepcopy(case.target)
     prior.requires_grad_(True)
     target.requires_grad_(True)

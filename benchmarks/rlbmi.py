@@ -1,11 +1,14 @@
-"""What stacking the agents of RLB-MI is worth: episodes x identities per second, all identities together against one after the other.
+"""What stacking the agents of RLB-MI is worth: episodes x identities per second, all identities together
+against one after the other.
 
     python benchmarks/rlbmi.py [--device cpu] [--identities 50] [--episodes 5] [--target vgg16] [RESULT.json]
 
-The official networks and settings of conf/attack/rlbmi.yaml at 64 px with random weights: the GAN's generator, a target of 1,000 classes,
-agents of width 256 that update on batches of 256 in every timed episode; their memories start with a batch of zeros. Both ways take
-turns, and the best of their rounds counts, as other jobs can only slow a machine down. Also derives how long 40,000 episodes of 300
-identities would take at the rate measured. On a CPU the rate per second of processor time is kept as well, which other jobs disturb less.
+The official networks and settings of conf/attack/rlbmi.yaml at 64 px with random weights: the GAN's
+generator, a target of 1,000 classes, agents of width 256 that update on batches of 256 in every timed
+episode; their memories start with a batch of zeros. Both ways take turns, and the best of their rounds
+counts, as other jobs can only slow a machine down. Also derives how long 40,000 episodes of 300 identities
+would take at the rate measured. On a CPU the rate per second of processor time is kept as well, which other
+jobs disturb less.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from attacks.parts.sac import Replay
 from attacks.rlbmi import RLBMI
-from attacks.sac import Replay
-from midre_exp.config import CONF_DIR, build, plain, without
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import initial_prior
 from midre_exp.records import device_name
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets import build_target
 from midre_exp.threat import ScoreVictim, Threat, make_victim
 
@@ -46,9 +49,11 @@ def official() -> RLBMI:
 
 
 def prepared(attack: RLBMI, confide: Callable[..., Tensor], people: Tensor, device: str, dim: int) -> Any:
-    """A function that plays one episode, by number, of the agents of ``people``, whose memories hold a batch already."""
-    streams = Streams.of(0, "attack", items=people.cpu()).to(device)
-    state = attack.agent.initial(streams, dim)
+    """A function that plays one episode, by number, of the agents of ``people``, whose memories hold a batch
+    already.
+    """
+    rng = ItemRNG(0, "attack", items=people.cpu()).to(device)
+    state = attack.agent.initial(rng, dim)
     like = state["actor.mu.bias"].squeeze(1)
     state |= {"best": like.new_zeros(len(people)), "latents": torch.zeros_like(like)}
     state["confidence_curve"] = like.new_zeros(len(people), 400)
@@ -60,15 +65,15 @@ def prepared(attack: RLBMI, confide: Callable[..., Tensor], people: Tensor, devi
         return confide(latents, people)
 
     def play(episode: int) -> None:
-        attack.train(scores, people, streams, state, replay, attack.batch_size + episode)
-        attack.test(scores, people, streams, state, attack.batch_size + episode)
+        attack.train(scores, people, rng, state, replay, attack.batch_size + episode)
+        attack.test(scores, people, rng, state, attack.batch_size + episode)
 
     return play
 
 
 def rate(plays: list[Any], episodes: range, identities: int, device: str) -> tuple[float, float]:
-    """Episodes x identities per second when each of ``plays`` plays its ``episodes`` after the one before it is done: by the clock, and
-    by the processor time of this process, which other jobs do not take from it.
+    """Episodes x identities per second when each of ``plays`` plays its ``episodes`` after the one before it
+    is done: by the progress, and by the processor time of this process, which other jobs do not take from it.
     """
     _wait(device)
     start = time.perf_counter(), time.process_time()

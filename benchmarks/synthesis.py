@@ -1,12 +1,15 @@
-"""How fast StyleGAN2 draws, how fast gradients reach its codes, how fast PPA steps, and what 1024 pixels take in memory.
+"""How fast StyleGAN2 draws, how fast gradients reach its codes, how fast PPA steps, and what 1024 pixels take
+in memory.
 
     python benchmarks/synthesis.py [--device auto] [--resolution 256] [--batch 4] [--switches bf16 channels_last compile] [RESULT.json]
 
-The published network at the given resolution, random weights, noise fixed: synthesis alone, synthesis with the gradient of the image
-with respect to the codes, and a step of PPA (resize to 224 px, random crop, ResNet-18 of 530 classes, Poincare loss, Adam); each by the
-fused form of the modulated convolution (one grouped convolution with weights of each image) and by ours (activations scaled before and
-after), and with each of --switches as well. The peak is that of one forward and backward pass of one image at --peak-resolution pixels
-in a process of its own: all memory of that process on a CPU, what torch took on a GPU.
+The published network at the given resolution, random weights, noise fixed: synthesis alone, synthesis with
+the gradient of the image with respect to the codes, and a step of PPA (resize to 224 px, random crop,
+ResNet-18 of 530 classes, Poincare loss, Adam); each by the fused form of the modulated convolution (one
+grouped convolution with weights of each image) and by ours (activations scaled before and after), and with
+each of --switches as well. The peak is that of one forward and backward pass of one image at
+--peak-resolution pixels in a process of its own: all memory of that process on a CPU, what torch took on a
+GPU.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ import torch
 from torch import Tensor
 
 from attacks.losses import poincare
-from attacks.optimise import adam_step
-from attacks.views import NUMBERS, shared_crop
-from midre_exp.data.steps import Resize
-from midre_exp.priors.stylegan2 import Generator, SynthesisNetwork
+from attacks.parts.optimisers import adam_step
+from attacks.parts.random_crops import NUMBERS, shared_crop
+from midre_exp.data.transforms.steps import Resize
+from midre_exp.priors.stylegan.nvidia import Generator, SynthesisNetwork
 from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import choose_device
 from midre_exp.speed import SWITCHES, Speed, make_speed
@@ -111,8 +114,8 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     for on in chosen:
         quick, seen_by = copy.deepcopy(network), copy.deepcopy(target)
         speed = make_speed(dict.fromkeys(on, True), device) if on else Speed()
-        speed.quicken(quick)
-        speed.quicken(seen_by)
+        speed.accelerate(quick)
+        speed.accelerate(seen_by)
         for fused in (False, True):
             calls[on, fused, "forward"] = partial(draw, quick, codes, fused)
             calls[on, fused, "forward and backward"] = partial(descend, quick, codes, fused)

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from midre_exp.data.synthfaces import render
+from midre_exp.data.synthetic.synthfaces import render
 
 ROUNDS = 7
 

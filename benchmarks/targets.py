@@ -1,7 +1,7 @@
 """Every target of conf/target on synthetic faces: ``python benchmarks/targets.py [OUT.json] [NAME ...]``.
 
-In its reduced form (scale mini): natural accuracy after training without defense, and seconds of that training. At its real size: seconds
-of a forward pass and of a training step of two images. Two threads, CPU.
+In its reduced form (scale mini): natural accuracy after training without defense, and seconds of that
+training. At its real size: seconds of a forward pass and of a training step of two images. Two threads, CPU.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 from torch.nn import functional as F
 
 from defenses.composer import compose
-from midre_exp.config import CONF_DIR, build
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import Runtime
 from midre_exp.targets import build_target
-from midre_exp.targets.training import train_classifier
+from midre_exp.targets.training.train import train_classifier
 
 THREADS = 2
 #: Pixels at which a target works at its real size, where it is not 224.

@@ -1,7 +1,8 @@
 """BiDO: hidden layers shall depend little on the image and much on the label (Peng et al. 2022).
 
-Dependence is measured between the images of a batch, on matrices of kernel values, so a batch holds several images of each of few
-identities: shuffled batches of many classes would have nearly no two images of one class.
+Dependence is measured between the images of a batch, on matrices of kernel values, so a batch holds several
+images of each of few identities: shuffled batches of many classes would have nearly no two images of one
+class.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Clock, Defense, Sampler
+from midre_exp.defense import Batch, Defense, Sampler, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
@@ -26,7 +27,9 @@ RECIPES = ("own", "shared")
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """Squared Euclidean distances between the rows of ``x`` [m, ...], flattened: [m, m] >= 0, at least in single precision."""
+    """Squared Euclidean distances between the rows of ``x`` [m, ...], flattened: [m, m] >= 0, at least in
+    single precision.
+    """
     rows = x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
     with torch.autocast(x.device.type, enabled=False):
         rows = rows - rows.detach().mean(0)  # changes no distance, and the differences below cancel less
@@ -36,14 +39,17 @@ def squared_distances(x: Tensor) -> Tensor:
 
 
 def gaussian_gram(x: Tensor, *, sigma: float) -> Tensor:
-    """exp(-D / (2 sigma^2 d)) with D the squared distances between the rows of ``x`` [m, ...] of d numbers each; float64 [m, m]."""
+    """exp(-D / (2 sigma^2 d)) with D the squared distances between the rows of ``x`` [m, ...] of d numbers
+    each; float64 [m, m].
+    """
     return (-squared_distances(x).double() / (2 * sigma**2 * x[0].numel())).exp()
 
 
 def label_gram(targets: Tensor, *, kernel: str, sigma: float) -> Tensor:
     """Kernel values between labels, float64 [m, m]. ``targets`` [m, k]: one-hot or mixed labels.
 
-    ``linear``: inner products; ``gaussian``: as for images; ``imq``: 1 / sqrt(D + 1). Raises ConfigError for another kernel.
+    ``linear``: inner products; ``gaussian``: as for images; ``imq``: 1 / sqrt(D + 1). Raises ConfigError for
+    another kernel.
     """
     targets = targets.double()
     if kernel == "linear":
@@ -56,7 +62,8 @@ def label_gram(targets: Tensor, *, kernel: str, sigma: float) -> Tensor:
 
 
 def nhsic(gram: Tensor, other: Tensor) -> Tensor:
-    """What the paper calls HSIC, by its code the normalised cross-covariance: trace(R R'), R = A (A + 1e-5 m I)^-1, A = K (I - 1/m).
+    """What the paper calls HSIC, by its code the normalised cross-covariance: trace(R R'), R = A (A + 1e-5 m
+    I)^-1, A = K (I - 1/m).
 
     ``gram``, ``other``: float64 [..., m, m]; returns [...] between 0 and m - 1. Raises ConfigError for m = 1.
     """
@@ -64,7 +71,8 @@ def nhsic(gram: Tensor, other: Tensor) -> Tensor:
 
 
 def coco(gram: Tensor, other: Tensor) -> Tensor:
-    """COCO as released: sqrt of the Frobenius norm (in the textbook the largest singular value) of (HKH)(HLH), over m.
+    """COCO as released: sqrt of the Frobenius norm (in the textbook the largest singular value) of
+    (HKH)(HLH), over m.
 
     ``gram``, ``other``: float64 [..., m, m]; returns [...] >= 0. Raises ConfigError for m = 1.
     """
@@ -82,7 +90,8 @@ def _rows_centred(gram: Tensor) -> Tensor:
 def _resolvent(gram: Tensor) -> Tensor:
     a = _rows_centred(gram)
     ridge = RIDGE * a.shape[-1] * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    # A and the inverse commute. Without the check of the solution, for which the host would wait for the device.
+    # A and the inverse commute. Without the check of the solution, for which the host would wait for the
+    # device.
     solution: Tensor = torch.linalg.solve_ex(a + ridge, a).result
     return solution
 
@@ -109,12 +118,14 @@ MEASURES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
 
 
 class IdentityBatches:
-    """Batches of ``identities`` different identities with ``images`` images each; a pure function of (seed, epoch).
+    """Batches of ``identities`` different identities with ``images`` images each; a pure function of (seed,
+    epoch).
 
-    In each epoch the images of an identity are shuffled and cut into groups of ``images``; what is left of it waits, so over the epochs
-    all images take turns. Each batch takes one group from the identities that have the most groups left, ties broken at random, until
-    too few identities have any. No image comes twice in an epoch, and no choice gives more batches; their order is random.
-    Raises ConfigError when the labels do not fill a single batch.
+    In each epoch the images of an identity are shuffled and cut into groups of ``images``; what is left of it
+    waits, so over the epochs all images take turns. Each batch takes one group from the identities that have
+    the most groups left, ties broken at random, until too few identities have any. No image comes twice in an
+    epoch, and no choice gives more batches; their order is random. Raises ConfigError when the labels do not
+    fill a single batch.
     """
 
     def __init__(self, labels: Tensor, *, identities: int, images: int, seed: int):
@@ -154,11 +165,13 @@ class IdentityBatches:
 class BiDO(Defense):
     """Bilateral dependency optimisation (Peng et al. 2022).
 
-    Adds lambda_x d(X, Z) - lambda_y d(Z, Y) for every tapped layer Z, X the normalised batch and Y its labels. ``measure``: ``hsic``
-    or ``coco``; ``lambda_x``, ``lambda_y`` >= 0 and ``taps`` (stages of the target): None takes the entry for ``target`` of the mapping
-    beside them; ``sigma`` > 0: width of the Gaussian kernels; ``label_kernel``: see ``label_gram``. ``images_per_id`` and
-    ``ids_per_batch`` shape the batches; None fills the recipe's batch size. ``recipe``: ``own`` trains with Adam at ``lr`` and what
-    follows, ``shared`` as the target says. Raises ConfigError for a value outside these and for a target without an entry.
+    Adds lambda_x d(X, Z) - lambda_y d(Z, Y) for every tapped layer Z, X the normalised batch and Y its
+    labels. ``measure``: ``hsic`` or ``coco``; ``lambda_x``, ``lambda_y`` >= 0 and ``taps`` (stages of the
+    target): None takes the entry for ``target`` of the mapping beside them; ``sigma`` > 0: width of the
+    Gaussian kernels; ``label_kernel``: see ``label_gram``. ``images_per_id`` and ``ids_per_batch`` shape the
+    batches; None fills the recipe's batch size. ``recipe``: ``own`` trains with Adam at ``lr`` and what
+    follows, ``shared`` as the target says. Raises ConfigError for a value outside these and for a target
+    without an entry.
     """
 
     def __init__(
@@ -238,7 +251,7 @@ class BiDO(Defense):
                 },
             }
         )
-        self.claims = frozenset({"sampler"} if recipe == "shared" else {"sampler", "optimizer"})  # type: ignore[misc]  # by option
+        self.exclusive = frozenset({"sampler"} if recipe == "shared" else {"sampler", "optimizer"})  # type: ignore[misc]  # by option
 
     @property
     def label(self) -> str:
@@ -246,7 +259,9 @@ class BiDO(Defense):
         return f"BiDO-{self.measure.upper()} [{self.lambda_x:g}, {self.lambda_y:g}]"
 
     def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
-        """Identity-balanced batches; an incomplete one is always left out, because the measures scale with its size."""
+        """Identity-balanced batches; an incomplete one is always left out, because the measures scale with
+        its size.
+        """
         identities = self.ids_per_batch or batch_size // self.images_per_id
         if identities * self.images_per_id < 2:
             raise ConfigError(
@@ -256,7 +271,9 @@ class BiDO(Defense):
         return IdentityBatches(labels, identities=identities, images=self.images_per_id, seed=seed)
 
     def taps(self, model: Classifier) -> Sequence[str]:
-        """The layers, and the network's input where it counts. Of a target's default layers those that a reduced network has."""
+        """The layers, and the network's input where it counts. Of a target's default layers those that a
+        reduced network has.
+        """
         if not (self.lambda_x or self.lambda_y):
             return ()
         if self.by_target:
@@ -268,10 +285,11 @@ class BiDO(Defense):
         """The recipe with BiDO's own optimiser, schedule, length and batches, or as it is with ``shared``."""
         return recipe if self.own_recipe is None else {**recipe, **self.own_recipe}
 
-    def extra_losses(self, output: Output, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
         """Two terms for each layer, ``x_<stage>`` and ``y_<stage>``; those of a zero weight are left out.
 
-        The sign of collapse is ``x_<stage>`` falling to 0. Labels mixed by another defense enter as they are mixed.
+        The sign of collapse is ``x_<stage>`` falling to 0. Labels mixed by another defense enter as they are
+        mixed.
         """
         if not (self.lambda_x or self.lambda_y):
             return {}

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defenses.base import Batch, Clock, Defense, Sampler
 from defenses.nodef import NoDef
 from midre_exp.data.base import ImageSet
+from midre_exp.defense import Batch, Defense, Sampler, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, Output
 
@@ -27,7 +27,7 @@ class Composed(Defense):
         self.parts = {name: part for name, part in parts.items() if not isinstance(part, NoDef)}
         owner: dict[str, str] = {}
         for name, part in self.parts.items():
-            for claim in sorted(part.claims):
+            for claim in sorted(part.exclusive):
                 if claim in owner:
                     raise ConfigError(
                         f"defenses {owner[claim]} and {name} both set the {claim}; keep one of them"
@@ -60,21 +60,23 @@ class Composed(Defense):
         )
         return next((sampler for sampler in samplers if sampler is not None), None)
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         """Each part in turn."""
         for part in self.parts.values():
-            batch = part.on_batch(batch, model, clock, generator)
+            batch = part.on_batch(batch, model, progress, generator)
         return batch
 
-    def reshape(self, model: Classifier) -> None:
+    def modify_backbone(self, model: Classifier) -> None:
         """Each part in turn."""
         for part in self.parts.values():
-            part.reshape(model)
+            part.modify_backbone(model)
 
-    def rehead(self, model: Classifier) -> None:
+    def replace_head(self, model: Classifier) -> None:
         """Each part in turn."""
         for part in self.parts.values():
-            part.rehead(model)
+            part.replace_head(model)
 
     def trainable(self, model: Classifier) -> Sequence[str] | None:
         """The choice of the part that has one."""
@@ -91,23 +93,23 @@ class Composed(Defense):
             recipe = part.recipe(recipe)
         return recipe
 
-    def base_loss(self, output: Output, batch: Batch, clock: Clock) -> Tensor | None:
+    def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None:
         """The base loss of the part that has one."""
-        losses = (part.base_loss(output, batch, clock) for part in self.parts.values())
+        losses = (part.base_loss(output, batch, progress) for part in self.parts.values())
         return next((loss for loss in losses if loss is not None), None)
 
-    def extra_losses(self, output: Output, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
         """All extra losses, named ``part/loss``."""
         return {
             f"{name}/{key}": loss
             for name, part in self.parts.items()
-            for key, loss in part.extra_losses(output, batch, clock).items()
+            for key, loss in part.extra_losses(output, batch, progress).items()
         }
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Each part in turn."""
         for part in self.parts.values():
-            part.on_epoch(model, clock)
+            part.on_epoch(model, progress)
 
     def on_inference(self, model: Classifier) -> None:
         """Each part in turn."""
@@ -116,5 +118,7 @@ class Composed(Defense):
 
 
 def compose(**parts: Defense) -> Composed:
-    """The defenses of a config's ``defense`` node as one. Raises ConfigError naming two parts that contradict each other."""
+    """The defenses of a config's ``defense`` node as one. Raises ConfigError naming two parts that contradict
+    each other.
+    """
     return Composed(parts)

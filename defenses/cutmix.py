@@ -1,7 +1,8 @@
-"""CutMix: a box of every training image shows another image of the batch, and the labels mix by area (Yun et al. 2019; MIDRE Table 4).
+"""CutMix: a box of every training image shows another image of the batch, and the labels mix by area (Yun et
+al. 2019; MIDRE Table 4).
 
-Batch transforms act in the order of the defense list. List an erasing defense after this one: the mixed image is erased then, which is
-closest to the released order, where erasing comes last.
+Batch transforms act in the order of the defense list. List an erasing defense after this one: the mixed image
+is erased then, which is closest to the released order, where erasing comes last.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Clock, Defense
 from midre_exp.data.base import ImageSet
+from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
 
 def symmetric_beta(alpha: float, radius: Tensor, angle: Tensor) -> Tensor:
-    """Beta(alpha, alpha) from two independent uniform numbers in [0, 1) of one shape; exact for every alpha > 0.
+    """Beta(alpha, alpha) from two independent uniform numbers in [0, 1) of one shape; exact for every alpha >
+    0.
 
-    z = sqrt(radius^(-1/alpha) - 1) cos(2 pi angle) is Student's t with 2 alpha degrees of freedom over sqrt(2 alpha) (Bailey 1994), and
-    (1 + z / sqrt(1 + z^2)) / 2 then has the law asked for. No rejection, so the host never waits for the device.
+    z = sqrt(radius^(-1/alpha) - 1) cos(2 pi angle) is Student's t with 2 alpha degrees of freedom over sqrt(2
+    alpha) (Bailey 1994), and (1 + z / sqrt(1 + z^2)) / 2 then has the law asked for. No rejection, so the
+    host never waits for the device.
     """
     log_power = radius.log() / alpha
     cosine = (2 * math.pi * angle).cos()
@@ -35,10 +38,12 @@ def symmetric_beta(alpha: float, radius: Tensor, angle: Tensor) -> Tensor:
 def sample_boxes(
     n: int, height: int, width: int, *, alpha: float, p: float, per_batch: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One box per image: (top, bottom, left, right), each int64 [n] on the generator's device; bottom and right lie outside the box.
+    """One box per image: (top, bottom, left, right), each int64 [n] on the generator's device; bottom and
+    right lie outside the box.
 
-    Each side is sqrt(1 - lambda) of the image's, lambda from Beta(alpha, alpha), in whole pixels from the centre, which is uniform in
-    the image; what leaves the image is cut off. With probability 1 - p a box is empty.
+    Each side is sqrt(1 - lambda) of the image's, lambda from Beta(alpha, alpha), in whole pixels from the
+    centre, which is uniform in the image; what leaves the image is cut off. With probability 1 - p a box is
+    empty.
     """
     draws = torch.rand(5, 1 if per_batch else n, generator=generator, device=generator.device)
     radius, angle, down, right, chance = draws.expand(5, n)
@@ -53,7 +58,9 @@ def sample_boxes(
 def paste_boxes(
     images: Tensor, others: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``images`` [n, c, h, w] showing ``others`` in the boxes (int64 [n] each), and the share of each that stays visible, float32 [n]."""
+    """``images`` [n, c, h, w] showing ``others`` in the boxes (int64 [n] each), and the share of each that
+    stays visible, float32 [n].
+    """
     height, width = images.shape[-2:]
     row, column = (torch.arange(length, device=images.device) for length in (height, width))
     rows = (row >= top[:, None]) & (row < bottom[:, None])
@@ -65,8 +72,9 @@ def paste_boxes(
 class CutMix(Defense):
     """CutMix augmentation (Yun et al. 2019).
 
-    ``alpha`` > 0: of the Beta law of the visible share; ``p``: probability of mixing, 0 is no defense; ``per_batch``: one box, and one
-    decision by ``p``, for the whole batch instead of one for each image. Raises ConfigError for a value outside these.
+    ``alpha`` > 0: of the Beta law of the visible share; ``p``: probability of mixing, 0 is no defense;
+    ``per_batch``: one box, and one decision by ``p``, for the whole batch instead of one for each image.
+    Raises ConfigError for a value outside these.
     """
 
     def __init__(self, *, alpha: float, p: float, per_batch: bool):
@@ -89,15 +97,20 @@ class CutMix(Defense):
         return "CutMix"
 
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
-        """Note how many classes the data has: the width of the soft labels, whatever head another defense gives the model."""
+        """Note how many classes the data has: the width of the soft labels, whatever head another defense
+        gives the model.
+        """
         self.num_classes = train.num_classes
         return train
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         """Mix each image with another of the batch, found by one random permutation.
 
-        ``soft_labels`` [n, k] weigh the classes by their visible area (images that came with soft labels pass on both of theirs);
-        ``labels`` become the classes with the largest weight, which is what a training accuracy can be counted against.
+        ``soft_labels`` [n, k] weigh the classes by their visible area (images that came with soft labels pass
+        on both of theirs); ``labels`` become the classes with the largest weight, which is what a training
+        accuracy can be counted against.
         """
         if self.p == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed

@@ -1,4 +1,6 @@
-"""EE: every epoch leaves out a fresh random part of every identity's images; the others are whole (MIDRE Table 1)."""
+"""EE: every epoch leaves out a fresh random part of every identity's images; the others are whole (MIDRE
+Table 1).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, Sampler
+from midre_exp.defense import Defense, Sampler
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import derive, generator
-from midre_exp.targets.batch import Shuffled
+from midre_exp.targets.training.batch import Shuffled
 
 #: What stays as without the defense: the number of epochs, or also the number of steps in each.
 KEEPS = ("epochs", "steps")
@@ -20,7 +22,8 @@ KEEPS = ("epochs", "steps")
 def kept_per_class(counts: Tensor, share: float) -> Tensor:
     """How many of the ``counts`` (int64 [k]) images of each class stay when ``share`` is left out: int64 [k].
 
-    The number left out is rounded (halves to the even number), and at least one image of a class that has any stays.
+    The number left out is rounded (halves to the even number), and at least one image of a class that has any
+    stays.
     """
     # 9 decimals: 0.35 of 90 images is 31.5 and not a floating point error beside it.
     left_out = (share * counts.double()).round(decimals=9).round().long()
@@ -28,7 +31,9 @@ def kept_per_class(counts: Tensor, share: float) -> Tensor:
 
 
 def stays(labels: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
-    """A random choice of ``kept[c]`` images of each class c: bool [n]. ``labels`` int64 [n] in 0..k - 1, ``kept`` int64 [k]."""
+    """A random choice of ``kept[c]`` images of each class c: bool [n]. ``labels`` int64 [n] in 0..k - 1,
+    ``kept`` int64 [k].
+    """
     shuffled = torch.randperm(len(labels), generator=generator)
     grouped = shuffled[labels[shuffled].argsort(stable=True)]  # by class, at random within each
     classes = labels[grouped]
@@ -41,7 +46,8 @@ def stays(labels: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
 class PartialEpochs:
     """Batches of the images that stay in an epoch; with nothing left out, those of ``Shuffled``.
 
-    ``labels`` int64 [n] of all training images; ``share`` and ``keep`` as in ``LeaveOut``. A pure function of (seed, epoch).
+    ``labels`` int64 [n] of all training images; ``share`` and ``keep`` as in ``LeaveOut``. A pure function of
+    (seed, epoch).
     """
 
     def __init__(
@@ -76,12 +82,12 @@ class PartialEpochs:
 class LeaveOut(Defense):
     """Leaving images out epoch by epoch (EE of MIDRE Table 1).
 
-    ``share``: of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense. ``keep``: ``epochs`` makes each
-    epoch shorter; ``steps`` gives it as many batches as without the defense, by further passes over its images, each in another order.
-    Raises ConfigError for a value outside these.
+    ``share``: of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense.
+    ``keep``: ``epochs`` makes each epoch shorter; ``steps`` gives it as many batches as without the defense,
+    by further passes over its images, each in another order. Raises ConfigError for a value outside these.
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"sampler"})
+    exclusive: ClassVar[frozenset[str]] = frozenset({"sampler"})
 
     def __init__(self, *, share: float, keep: str):
         if not isinstance(share, (int, float)) or not 0 <= share < 1:

@@ -1,7 +1,8 @@
-"""FE: every training image has lost one square, at a place of its own that stays for the whole training (MIDRE Table 1).
+"""FE: every training image has lost one square, at a place of its own that stays for the whole training
+(MIDRE Table 1).
 
-The square is painted on the stored images, before crop, jitter and flip. It is thus fixed in the picture, while RE and MIDRE erase anew
-each time, and last.
+The square is painted on the stored images, before crop, jitter and flip. It is thus fixed in the picture,
+while RE and MIDRE erase anew each time, and last.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.base import Defense
 from defenses.midre import ROUNDINGS, erase_squares, square_side
 from midre_exp.data.base import ImageSet
+from midre_exp.defense import Defense
 from midre_exp.errors import ConfigError
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 
 #: Whether the last place at which the square fits counts.
 CORNERS = ("half_open", "closed")
@@ -30,19 +31,20 @@ def fixed_corners(n: int, rows: int, columns: int, *, seed: int) -> tuple[Tensor
 
     A pure function of (seed, position of the image), so that epochs, workers and resumed runs agree.
     """
-    down, right = Streams.of(seed, "fixed erasing", items=torch.arange(n)).uniform("corner", 2).unbind(1)
+    down, right = ItemRNG(seed, "fixed erasing", items=torch.arange(n)).uniform("corner", 2).unbind(1)
     return (down * rows).long(), (right * columns).long()
 
 
 class FixedErasing(Defense):
     """Erasing at a fixed location (FE of MIDRE Table 1; details from the early history of its repository).
 
-    ``share``: erased share of the image, 0 <= share < 1; 0 is no defense. ``rounding``: ``round``, ``floor`` or ``ceil``, of the side to
-    pixels. ``corner``: uniform over whole numbers below (size - side), ``half_open``, or up to it, ``closed``. ``fill``: three pixel
-    values in [0, 1], rounded to 8 bits. Raises ConfigError for a value outside these.
+    ``share``: erased share of the image, 0 <= share < 1; 0 is no defense. ``rounding``: ``round``, ``floor``
+    or ``ceil``, of the side to pixels. ``corner``: uniform over whole numbers below (size - side),
+    ``half_open``, or up to it, ``closed``. ``fill``: three pixel values in [0, 1], rounded to 8 bits. Raises
+    ConfigError for a value outside these.
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"erase"})
+    exclusive: ClassVar[frozenset[str]] = frozenset({"erase"})
     conflicts: ClassVar[Mapping[str, str]] = {
         "LeaveOut": "FE and EE are two arms of one ablation, which hide a part of each image or some whole images"
     }
@@ -72,7 +74,8 @@ class FixedErasing(Defense):
         return f"FE {self.share:g}"
 
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
-        """The images, in memory of their own, each without its square; the given ones may be mapped and stay as they are.
+        """The images, in memory of their own, each without its square; the given ones may be mapped and stay
+        as they are.
 
         Raises ConfigError when the square has no pixel or is as large as the shorter side of the image.
         """

@@ -1,4 +1,6 @@
-"""Gaussian blur as a defense: training images are blurred, each by a width of its own; test images stay sharp (MIDRE Table 4)."""
+"""Gaussian blur as a defense: training images are blurred, each by a width of its own; test images stay sharp
+(MIDRE Table 4).
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Clock, Defense
+from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur float ``images`` [n, c, h, w], each by its ``sigma`` > 0 in pixels (float [n]), with reflection at the border.
+    """Blur float ``images`` [n, c, h, w], each by its ``sigma`` > 0 in pixels (float [n]), with reflection at
+    the border.
 
-    The kernel, ``kernel_size`` (odd) pixels wide, is sampled at whole pixels and sums to 1, as in torchvision's gaussian_blur; its two
-    directions are applied one after the other, in full precision under autocast too.
+    The kernel, ``kernel_size`` (odd) pixels wide, is sampled at whole pixels and sums to 1, as in
+    torchvision's gaussian_blur; its two directions are applied one after the other, in full precision under
+    autocast too.
     """
     n, channels, height, width = images.shape
     reach = kernel_size // 2
@@ -36,8 +40,8 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 class GaussianBlur(Defense):
     """Gaussian blur with the law of torchvision.transforms.GaussianBlur.
 
-    ``sigma``: range of the standard deviation in pixels, uniform, 0 < low <= high; [0, 0] is no defense. ``kernel_size``: side of the
-    kernel in pixels, odd. Raises ConfigError for a value outside these.
+    ``sigma``: range of the standard deviation in pixels, uniform, 0 < low <= high; [0, 0] is no defense.
+    ``kernel_size``: side of the kernel in pixels, odd. Raises ConfigError for a value outside these.
     """
 
     def __init__(self, *, sigma: Sequence[float], kernel_size: int):
@@ -62,7 +66,9 @@ class GaussianBlur(Defense):
         """``Gaussian blur [low, high]``."""
         return f"Gaussian blur [{self.sigma[0]:g}, {self.sigma[1]:g}]"
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         """Blur every image. ``generator`` lives on the device of the images.
 
         Raises ConfigError when half the kernel does not fit into the images, whose border is reflected.

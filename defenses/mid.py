@@ -1,6 +1,8 @@
-"""MID: a variational information bottleneck in place of the classifier's head, and a penalty on what passes it (Wang et al. 2021).
+"""MID: a variational information bottleneck in place of the classifier's head, and a penalty on what passes
+it (Wang et al. 2021).
 
-The noise of the bottleneck stays on after training, so accuracy and the attacker's gradients are random, as in the released code.
+The noise of the bottleneck stays on after training, so accuracy and the attacker's gradients are random, as
+in the released code.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.base import Batch, Clock, Defense
+from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
@@ -30,7 +32,9 @@ def bottleneck_std(raw: Tensor) -> Tensor:
 
 
 def log_bottleneck_std(raw: Tensor) -> Tensor:
-    """Its logarithm, finite with finite gradient for every finite ``raw``: below -30 softplus(x) is e^x to the last bit."""
+    """Its logarithm, finite with finite gradient for every finite ``raw``: below -30 softplus(x) is e^x to
+    the last bit.
+    """
     x = raw - OFFSET
     low = x < -30
     return torch.where(low, x, F.softplus(torch.where(low, 0, x)).log())
@@ -44,9 +48,10 @@ def bottleneck_kl(mu: Tensor, raw: Tensor) -> Tensor:
 class Bottleneck(nn.Module):
     """A head that adds noise: features [n, d] to logits [n, k] by way of half as many, noisy, dimensions.
 
-    In training the noise comes from torch's global generator, as dropout's does: the engine seeds it from the run's seed at the start
-    of every epoch, so a resumed training draws what an unbroken one does. Outside training it comes from a generator of the head's
-    own with a fixed seed, which ``rewind`` sets back; it is no part of the state dict.
+    In training the noise comes from torch's global generator, as dropout's does: the engine seeds it from the
+    run's seed at the start of every epoch, so a resumed training draws what an unbroken one does. Outside
+    training it comes from a generator of the head's own with a fixed seed, which ``rewind`` sets back; it is
+    no part of the state dict.
     """
 
     def __init__(self, features: int, num_classes: int, *, eval_noise: str):
@@ -83,12 +88,13 @@ class Bottleneck(nn.Module):
 class MID(Defense):
     """Mutual information regularisation (Wang et al. 2021).
 
-    ``beta`` >= 0: weight of the divergence; None takes the entry of ``beta_by_target`` for ``target``. ``eval_noise``: ``sample`` or
-    ``mean``, outside training. ``drop_feature_norm``: leave out the normalisation between features and head, where the model has
-    one of its own for that (VGG16). Raises ConfigError for a value outside these and for a target without a beta.
+    ``beta`` >= 0: weight of the divergence; None takes the entry of ``beta_by_target`` for ``target``.
+    ``eval_noise``: ``sample`` or ``mean``, outside training. ``drop_feature_norm``: leave out the
+    normalisation between features and head, where the model has one of its own for that (VGG16). Raises
+    ConfigError for a value outside these and for a target without a beta.
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"head"})
+    exclusive: ClassVar[frozenset[str]] = frozenset({"head"})
 
     def __init__(
         self,
@@ -120,8 +126,10 @@ class MID(Defense):
         """``MID beta``."""
         return f"MID {self.beta:g}"
 
-    def rehead(self, model: Classifier) -> None:
-        """Put the bottleneck where the linear head was. Raises ConfigError for a model with another head or a single feature."""
+    def replace_head(self, model: Classifier) -> None:
+        """Put the bottleneck where the linear head was. Raises ConfigError for a model with another head or a
+        single feature.
+        """
         head = model.head
         if not isinstance(head, nn.Linear) or head.in_features < 2:
             raise ConfigError(
@@ -133,13 +141,13 @@ class MID(Defense):
         model.head = Bottleneck(head.in_features, head.out_features, eval_noise=self.eval_noise)
         self.head = _bottleneck(model)
 
-    def extra_losses(self, output: Output, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
         """The divergence times beta, mean over the batch, from the features and the bottleneck that saw them."""
         if self.head is None:
-            raise RuntimeError("MID makes its bottleneck in rehead, which was not called")
+            raise RuntimeError("MID makes its bottleneck in replace_head, which was not called")
         return {"kl": self.beta * bottleneck_kl(*self.head.moments(output.features)).mean()}
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Give every epoch's validation the same noise, whether training was interrupted or not."""
         self.head = _bottleneck(model)  # of the model in training, should more than one have been made
         self.head.rewind()

@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from defenses.base import Batch, Clock, Defense
+from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
@@ -129,7 +129,7 @@ class MIDRE(Defense):
     Raises ConfigError for a value outside these.
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"erase"})
+    exclusive: ClassVar[frozenset[str]] = frozenset({"erase"})
 
     def __init__(
         self,
@@ -178,7 +178,9 @@ class MIDRE(Defense):
         """``MIDRE [a_l, a_h]`` for a range, ``RE share`` for a fixed share."""
         return f"RE {self.a_h:g}" if self.a_l == self.a_h else f"MIDRE [{self.a_l:g}, {self.a_h:g}]"
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         """Erase one square of its own from every image. ``generator`` lives on the device of the images.
 
         Raises ConfigError when the largest square does not fit in images of this size.

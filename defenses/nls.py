@@ -1,7 +1,8 @@
-"""NLS: label smoothing with a negative factor, which pushes wrong classes further down than the labels ask (Struppek et al. 2024).
+"""NLS: label smoothing with a negative factor, which pushes wrong classes further down than the labels ask
+(Struppek et al. 2024).
 
-The loss is written out here because ``torch.nn.functional.cross_entropy`` takes a negative ``label_smoothing`` without a word and computes
-plain cross entropy.
+The loss is written out here because ``torch.nn.functional.cross_entropy`` takes a negative
+``label_smoothing`` without a word and computes plain cross entropy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.base import Batch, Clock, Defense
+from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Output
 
@@ -21,7 +22,8 @@ SCHEDULES = ("official", "linear", "constant")
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, alpha: float) -> Tensor:
-    """Cross entropy against (1 - alpha) t + alpha / k, one loss per sample, [n]; unbounded below for alpha < 0.
+    """Cross entropy against (1 - alpha) t + alpha / k, one loss per sample, [n]; unbounded below for alpha <
+    0.
 
     ``logits`` [n, k]; ``targets`` t: class indices int64 [n] or weights of the classes [n, k] that sum to 1.
     """
@@ -34,34 +36,37 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, alpha: float) -> Ten
     return (1 - alpha) * aimed_at + alpha * surprise.mean(1)
 
 
-def scheduled_alpha(alpha: float, clock: Clock, *, schedule: str, start: float, full: float) -> float:
+def scheduled_alpha(
+    alpha: float, progress: TrainingProgress, *, schedule: str, start: float, full: float
+) -> float:
     """The smoothing factor of an epoch.
 
-    A positive ``alpha``, or ``constant``: alpha throughout. Otherwise 0 before the share ``start`` of the epochs and alpha from the share
-    ``full`` on. In between, epoch e of E has alpha (e + 1 - start E) / (E - start E) with ``official``, a slope that would end at the last
-    epoch and so jumps at ``full``; ``linear`` rises evenly to alpha at ``full``.
+    A positive ``alpha``, or ``constant``: alpha throughout. Otherwise 0 before the share ``start`` of the
+    epochs and alpha from the share ``full`` on. In between, epoch e of E has alpha (e + 1 - start E) / (E -
+    start E) with ``official``, a slope that would end at the last epoch and so jumps at ``full``; ``linear``
+    rises evenly to alpha at ``full``.
     """
     if alpha >= 0 or schedule == "constant":
         return alpha
     # 9 decimals: a share meant as a whole epoch must not miss it by a floating point error.
-    begin, end = (round(share * clock.epochs, 9) for share in (start, full))
-    if clock.epoch < begin:
+    begin, end = (round(share * progress.epochs, 9) for share in (start, full))
+    if progress.epoch < begin:
         return 0.0
-    if clock.epoch >= end:
+    if progress.epoch >= end:
         return alpha
-    last = clock.epochs if schedule == "official" else end + 1
-    return alpha * (clock.epoch + 1 - begin) / (last - begin)
+    last = progress.epochs if schedule == "official" else end + 1
+    return alpha * (progress.epoch + 1 - begin) / (last - begin)
 
 
 class NLS(Defense):
     """Negative label smoothing (Struppek et al. 2024, "Be Careful What You Smooth For").
 
-    ``alpha`` <= 1: smoothing factor, negative for the defense, positive for the ordinary smoothing the paper compares with, 0 for none.
-    ``schedule``: ``official``, ``linear`` or ``constant``; ``start``, ``full``: shares of the epochs, 0 <= start <= full <= 1.
-    Raises ConfigError for a value outside these.
+    ``alpha`` <= 1: smoothing factor, negative for the defense, positive for the ordinary smoothing the paper
+    compares with, 0 for none. ``schedule``: ``official``, ``linear`` or ``constant``; ``start``, ``full``:
+    shares of the epochs, 0 <= start <= full <= 1. Raises ConfigError for a value outside these.
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"base_loss"})
+    exclusive: ClassVar[frozenset[str]] = frozenset({"base_loss"})
 
     def __init__(self, *, alpha: float, schedule: str, start: float, full: float):
         if not isinstance(alpha, (int, float)) or not -math.inf < alpha <= 1:
@@ -87,7 +92,9 @@ class NLS(Defense):
         """``NLS alpha``, or ``LS alpha`` for ordinary smoothing."""
         return f"{'LS' if self.alpha > 0 else 'NLS'} {self.alpha:g}"
 
-    def base_loss(self, output: Output, batch: Batch, clock: Clock) -> Tensor | None:
+    def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None:
         """The mean smoothed cross entropy over the batch; plain cross entropy while the factor is 0."""
-        alpha = scheduled_alpha(self.alpha, clock, schedule=self.schedule, start=self.start, full=self.full)
+        alpha = scheduled_alpha(
+            self.alpha, progress, schedule=self.schedule, start=self.start, full=self.full
+        )
         return None if alpha == 0 else smoothed_cross_entropy(output.logits, batch.targets, alpha).mean()

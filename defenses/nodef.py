@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from defenses.base import Defense
+from midre_exp.defense import Defense
 
 
 class NoDef(Defense):

@@ -1,4 +1,6 @@
-"""Random cropping as a defense: training images are cropped more strongly than the recipe crops them (MIDRE Table 4)."""
+"""Random cropping as a defense: training images are cropped more strongly than the recipe crops them (MIDRE
+Table 4).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from defenses.base import Batch, Clock, Defense
-from midre_exp.data.augment import RandomResizedCrop
+from midre_exp.data.transforms.augment import RandomResizedCrop
+from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
@@ -16,7 +18,8 @@ from midre_exp.targets.base import Classifier
 class RandomCrop(Defense):
     """A square of its own cut out of each image and resized to the image's size.
 
-    ``scale``: smallest and largest share of the image area, 0 < low <= high <= 1; [1, 1] is no defense. Raises ConfigError otherwise.
+    ``scale``: smallest and largest share of the image area, 0 < low <= high <= 1; [1, 1] is no defense.
+    Raises ConfigError otherwise.
     """
 
     def __init__(self, *, scale: Sequence[float]):
@@ -37,7 +40,9 @@ class RandomCrop(Defense):
         """``Random crop [low, high]``."""
         return f"Random crop [{self.scale[0]:g}, {self.scale[1]:g}]"
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         """Crop and resize every image. ``generator`` lives on the device of the images."""
         if self.scale[0] == 1:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed

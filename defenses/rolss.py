@@ -1,14 +1,18 @@
-"""RoLSS: the skip connections of the last stage are removed (Koh et al. 2024, "On the Vulnerability of Skip Connections")."""
+"""RoLSS: the skip connections of the last stage are removed (Koh et al. 2024, "On the Vulnerability of Skip
+Connections").
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from defenses.skip import SkipDefense
+from defenses.parts.skip_connections import SkipDefense
 
 
 class RoLSS(SkipDefense):
-    """Removal of the last stage's skip connections, for the whole training. ``stages``: as in ``SkipDefense``."""
+    """Removal of the last stage's skip connections, for the whole training. ``stages``: as in
+    ``SkipDefense``.
+    """
 
     name = "rolss"
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from defenses.skip import SkipDefense
+from defenses.parts.skip_connections import SkipDefense
 from midre_exp.errors import ConfigError
 
 
 class SSF(SkipDefense):
     """Skip connection scaling factor.
 
-    ``k`` in [0, 1], a constant: None takes the entry of ``k_by_target`` for ``target``; 1 is no defense. ``stages``: as in
-    ``SkipDefense``. Raises ConfigError for another k and for a target without one.
+    ``k`` in [0, 1], a constant: None takes the entry of ``k_by_target`` for ``target``; 1 is no defense.
+    ``stages``: as in ``SkipDefense``. Raises ConfigError for another k and for a target without one.
     """
 
     name = "ssf"

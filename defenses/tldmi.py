@@ -1,6 +1,8 @@
-"""TL-DMI: the first layers keep their public pre-training, and only the rest is trained on private images (Ho et al. 2024).
+"""TL-DMI: the first layers keep their public pre-training, and only the rest is trained on private images (Ho
+et al. 2024).
 
-Without public pre-training the frozen layers are random ones, which protects nobody; a defense does not see ``target.weights``.
+Without public pre-training the frozen layers are random ones, which protects nobody; a defense does not see
+``target.weights``.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from defenses.anatomy import Unit, members, stages_of, units_until
-from defenses.base import Clock, Defense
-from defenses.skip import TruncatedBlock
+from defenses.parts.skip_connections import TruncatedBlock
+from midre_exp.defense import Defense, TrainingProgress
 from midre_exp.errors import ConfigError
+from midre_exp.targets.anatomy import Unit, members, stages_of, units_until
 from midre_exp.targets.base import Classifier
 
 RECIPES = ("own", "shared")
@@ -27,8 +29,8 @@ _SHARE = re.compile(r"(?P<stage>\w+?)(?::(?P<part>\d+)/(?P<whole>\d+))?")
 def units_before(model: Classifier, cut: str) -> list[Unit]:
     """The units of ``model`` up to and including ``cut``, in forward order.
 
-    ``cut``: a stage, named as the tap; ``stage:n/m``, the stages before it and that share of its units, rounded; ``all_but_last``, all
-    stages but the last; ``none``. Raises ConfigError for another cut.
+    ``cut``: a stage, named as the tap; ``stage:n/m``, the stages before it and that share of its units,
+    rounded; ``all_but_last``, all stages but the last; ``none``. Raises ConfigError for another cut.
     """
     if cut == "none":
         return []
@@ -49,12 +51,13 @@ def units_before(model: Classifier, cut: str) -> list[Unit]:
 class TLDMI(Defense):
     """Transfer learning as a defense against model inversion (Ho et al. 2024).
 
-    ``cut``: the last part that is frozen, as in ``units_before``; None takes the entry of ``cuts`` for ``target``; ``none`` is no
-    defense, the recipe included. ``train_stem``: leave what comes before the first stage trainable. ``freeze_bn_stats``: frozen batch
-    norms normalise with their public statistics in training too, instead of following the private batches. ``recipe``: ``own`` trains
-    as the entry of ``recipes`` for ``target`` says (``lr``, ``batch_size``, ``epochs``), by SGD at a constant rate with ``momentum``
-    and ``weight_decay``, and without an entry as usual; ``shared`` always trains as usual. Raises ConfigError for a value outside these
-    and for a target without a cut.
+    ``cut``: the last part that is frozen, as in ``units_before``; None takes the entry of ``cuts`` for
+    ``target``; ``none`` is no defense, the recipe included. ``train_stem``: leave what comes before the first
+    stage trainable. ``freeze_bn_stats``: frozen batch norms normalise with their public statistics in
+    training too, instead of following the private batches. ``recipe``: ``own`` trains as the entry of
+    ``recipes`` for ``target`` says (``lr``, ``batch_size``, ``epochs``), by SGD at a constant rate with
+    ``momentum`` and ``weight_decay``, and without an entry as usual; ``shared`` always trains as usual.
+    Raises ConfigError for a value outside these and for a target without a cut.
     """
 
     def __init__(
@@ -96,15 +99,17 @@ class TLDMI(Defense):
                 },
                 "scheduler": None,
             }
-        self.claims = frozenset({"freeze"} if self.own_recipe is None else {"freeze", "optimizer"})  # type: ignore[misc]  # by option
+        self.exclusive = frozenset({"freeze"} if self.own_recipe is None else {"freeze", "optimizer"})  # type: ignore[misc]  # by option
 
     @property
     def label(self) -> str:
         """``TL-DMI`` with the cut."""
         return f"TL-DMI {self.cut}"
 
-    def rehead(self, model: Classifier) -> None:
-        """Change nothing; raises ConfigError for a cut the model does not have, and for a DenseNet without a pre-trained last block."""
+    def replace_head(self, model: Classifier) -> None:
+        """Change nothing; raises ConfigError for a cut the model does not have, and for a DenseNet without a
+        pre-trained last block.
+        """
         self._frozen(model)
         if self.cut != "none" and any(isinstance(module, TruncatedBlock) for module in model.modules()):
             raise ConfigError(
@@ -127,7 +132,7 @@ class TLDMI(Defense):
         """The recipe with TL-DMI's own optimiser, length and batches, or as it is."""
         return recipe if self.own_recipe is None else {**recipe, **self.own_recipe}
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Keep frozen batch norms from following the batches, if they shall not."""
         if self.freeze_bn_stats:
             for module in self._frozen(model):

@@ -1,7 +1,8 @@
-"""TTS: two-stage training, first with full skip connections, then without those of the last stage (Koh et al. 2024).
+"""TTS: two-stage training, first with full skip connections, then without those of the last stage (Koh et al.
+2024).
 
-The paper leaves open what of the optimiser carries over. Here it is one training: one clock, one schedule, moments kept; only the factor of
-the shortcuts changes.
+The paper leaves open what of the optimiser carries over. Here it is one training: one progress, one schedule,
+moments kept; only the factor of the shortcuts changes.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from defenses.base import Clock
-from defenses.skip import SkipDefense, scale_shortcuts, set_shortcuts
+from defenses.parts.skip_connections import SkipDefense, scale_shortcuts, set_shortcuts
+from midre_exp.defense import TrainingProgress
 from midre_exp.errors import ConfigError
+from midre_exp.targets.architectures.densenet import DenseNet
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.densenet import DenseNet
 
 
 class TTS(SkipDefense):
     """Training two-stage, RoLSS after some epochs of the plain network.
 
-    ``switch``: share of the epochs, above 0 and below 1, trained with full shortcuts, rounded to whole epochs and at least one; ``k``:
-    their factor afterwards. ``stages``: as in ``SkipDefense``. Raises ConfigError for a value outside these.
+    ``switch``: share of the epochs, above 0 and below 1, trained with full shortcuts, rounded to whole epochs
+    and at least one; ``k``: their factor afterwards. ``stages``: as in ``SkipDefense``. Raises ConfigError
+    for a value outside these.
     """
 
     name = "tts"
@@ -42,7 +44,9 @@ class TTS(SkipDefense):
         self.switch = switch
 
     def first_epochs(self, epochs: int) -> int:
-        """How many of ``epochs`` are trained with full shortcuts. Raises ConfigError when none would be left for the rest."""
+        """How many of ``epochs`` are trained with full shortcuts. Raises ConfigError when none would be left
+        for the rest.
+        """
         first = max(1, round(self.switch * epochs))
         if first >= epochs:
             raise ConfigError(
@@ -51,8 +55,10 @@ class TTS(SkipDefense):
             )
         return first
 
-    def reshape(self, model: Classifier) -> None:
-        """Make the shortcuts scalable, still full. Raises ConfigError for a DenseNet and a network without shortcuts."""
+    def modify_backbone(self, model: Classifier) -> None:
+        """Make the shortcuts scalable, still full. Raises ConfigError for a DenseNet and a network without
+        shortcuts.
+        """
         if isinstance(model, DenseNet):
             raise ConfigError(
                 "defense.tts cannot train a DenseNet, whose last block has other shapes once it passes on fewer channels; "
@@ -61,7 +67,9 @@ class TTS(SkipDefense):
         scale_shortcuts(model, 1.0, self.stages, defense=self.name)
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The recipe as it is. Raises ConfigError for one that has no second part, or that may select an epoch of the first."""
+        """The recipe as it is. Raises ConfigError for one that has no second part, or that may select an
+        epoch of the first.
+        """
         self.first_epochs(int(recipe["epochs"]))
         if recipe["select"] != "last":
             raise ConfigError(
@@ -69,9 +77,9 @@ class TTS(SkipDefense):
             )
         return recipe
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Full shortcuts in the first epochs, ``k`` of them afterwards."""
-        set_shortcuts(model, 1.0 if clock.epoch < self.first_epochs(clock.epochs) else self.k)
+        set_shortcuts(model, 1.0 if progress.epoch < self.first_epochs(progress.epochs) else self.k)
 
     def on_inference(self, model: Classifier) -> None:
         """The network of the last epochs."""

@@ -1,5 +1,5 @@
-"""The entry by which Hydra finds our launcher: Hydra takes plugins from this namespace package alone. The work is in midre_exp/cluster.py,
-which needs an extra and is imported only when jobs are launched.
+"""The entry by which Hydra finds our launcher: Hydra takes plugins from this namespace package alone. The
+work is in midre_exp/sweep/submitit.py, which needs an extra and is imported only when jobs are launched.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; raises ConfigError without the extra."""
         try:
-            from midre_exp.cluster import launch
+            from midre_exp.sweep.submitit import launch
         except ModuleNotFoundError as error:
             from midre_exp.errors import ConfigError
 

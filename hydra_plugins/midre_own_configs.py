@@ -1,11 +1,13 @@
-"""The entry by which Hydra also reads the user's own config folder. Which folder that is: midre_exp/config.py."""
+"""The entry by which Hydra also reads the user's own config folder. Which folder that is:
+midre_exp/plan/config.py.
+"""
 
 from __future__ import annotations
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from midre_exp.config import own_configs
+from midre_exp.plan.config import own_configs
 
 
 class OwnConfigs(SearchPathPlugin):

@@ -1,4 +1,5 @@
-"""The command line: ``python -m midre_exp OVERRIDES`` is one run, ``-m`` a sweep, ``--plan`` only tells what either would do.
+"""The command line: ``python -m midre_exp OVERRIDES`` is one run, ``-m`` a sweep, ``--plan`` only tells what
+either would do.
 
 Turns every user mistake into one sentence.
 """
@@ -12,16 +13,18 @@ import sys
 
 
 def main() -> None:
-    """Run Hydra on the packaged configs. Exit codes: 0 done, 2 a mistake the user can mend, 1 a failure (report in ``paths.runs``)."""
+    """Run Hydra on the packaged configs. Exit codes: 0 done, 2 a mistake the user can mend, 1 a failure
+    (report in ``paths.runs``).
+    """
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from midre_exp.config import CONF_DIR, use_own_configs
     from midre_exp.errors import UserError
-    from midre_exp.explain import explain
-    from midre_exp.job import Task
-    from midre_exp.locks import sigterm_as_exit
+    from midre_exp.plan.config import CONF_DIR, use_own_configs
+    from midre_exp.plan.explain import explain
+    from midre_exp.store.lock import sigterm_as_exit
+    from midre_exp.sweep.job import Task
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -32,8 +35,8 @@ def main() -> None:
             own, rest = _own_flags(sys.argv[1:])
             use_own_configs(own.config_dir)
             if own.plan:
-                from midre_exp.forecast import show
-                from midre_exp.planning import expand
+                from midre_exp.plan.planning import expand
+                from midre_exp.sweep.estimate import show
 
                 return show(expand([text for text in rest if text not in ("-m", "--multirun")]))
             sys.argv[1:] = rest  # Hydra's
@@ -60,7 +63,9 @@ def main() -> None:
 
 
 def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags that are read here, and what is left for Hydra. ``--config-dir`` is Hydra's name for what here reaches every job."""
+    """The flags that are read here, and what is left for Hydra. ``--config-dir`` is Hydra's name for what
+    here reaches every job.
+    """
     parser = argparse.ArgumentParser(prog="python -m midre_exp", add_help=False, allow_abbrev=False)
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--config-dir", "-cd")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in input, configuration or environment; the command line prints its text alone and exits with code 2."""
+    """A mistake in input, configuration or environment; the command line prints its text alone and exits with
+    code 2.
+    """
 
 
 class ConfigError(UserError):

@@ -1,7 +1,8 @@
 """Run records: one JSON file per finished run, the only source of tables, figures and pages.
 
-Beside the ``records`` folder, ``checksums`` holds one line of sha256sum for each record that was written here, so that a damaged number
-is not taken for a result. A record that comes without (from another place, or older) is believed.
+Beside the ``records`` folder, ``checksums`` holds one line of sha256sum for each record that was written
+here, so that a damaged number is not taken for a result. A record that comes without (from another place, or
+older) is believed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from midre_exp.config import without
 from midre_exp.errors import StoreError
-from midre_exp.files import dump_json, explain, read_json, remove_file, sha256, write_atomic
-from midre_exp.keys import Plan
+from midre_exp.plan.config import without
+from midre_exp.plan.keys import Plan
+from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic
 
 SCHEMA = 1
 
@@ -28,7 +29,9 @@ _log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``+changes`` when tracked code differs from it; None outside a checkout."""
+    """The commit of the checkout this package runs from, with ``+changes`` when tracked code differs from it;
+    None outside a checkout.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -84,7 +87,9 @@ def make_record(
     defense_label: str,
     device: str,
 ) -> dict[str, Any]:
-    """The record of a run from its finished artifacts. Percent are 0 to 100, times are seconds of the build that made each artifact."""
+    """The record of a run from its finished artifacts. Percent are 0 to 100, times are seconds of the build
+    that made each artifact.
+    """
     target, attack, metrics = artifacts["target"], artifacts["attack"], artifacts["metrics"]
     data = settings["data"]
     return {
@@ -132,7 +137,9 @@ def make_record(
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run record with everything that tables and claims rely on. StoreError for a file that cannot be read, is none, or is damaged."""
+    """A run record with everything that tables and claims rely on. StoreError for a file that cannot be read,
+    is none, or is damaged.
+    """
     record = read_json(path)
     check_record(path)
     if not _is_record(record):
@@ -188,7 +195,9 @@ def checksum_path(path: Path) -> Path:
 
 
 def check_record(path: Path) -> None:
-    """Raises StoreError when a record is not byte for byte what was written; one without a checksum is believed."""
+    """Raises StoreError when a record is not byte for byte what was written; one without a checksum is
+    believed.
+    """
     file = checksum_path(path)
     while (known := _content(file)) is not None:
         if known == _checksum_line(path):
@@ -220,8 +229,9 @@ def _checksum_line(path: Path) -> bytes:
 def update_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record atomically, unless the one there already tells of the same artifacts.
 
-    A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is replaced. One of this very
-    store keeps the commit and device of the run that made it. A damaged one is named by a warning and replaced.
+    A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is
+    replaced. One of this very store keeps the commit and device of the run that made it. A damaged one is
+    named by a warning and replaced.
     """
     results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts")
     old: Any = {}
@@ -235,3 +245,13 @@ def update_record(path: Path, record: Mapping[str, Any]) -> None:
         remove_file(file)  # a record without one is believed, should this process die in between
         write_atomic(path, dump_json(record))
         write_atomic(file, _checksum_line(path))
+
+
+def read_records(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All records of a config's results folder and scale, in the order of their names."""
+    return [read_record(path) for path in sorted((results_folder(settings) / "records").glob("*.json"))]
+
+
+def results_folder(settings: Mapping[str, Any]) -> Path:
+    """Where the tables of a config's scale lie."""
+    return Path(settings["paths"]["results"]) / str(settings["scale"])

@@ -6,7 +6,8 @@
     private data ─────► evaluator   (independent, undefended; sees the same people at its own size)
     reconstructions + evaluator + private data ──► metrics ──► record
 
-Each stage is built once under its key and taken from the store afterwards; a killed run goes on where it stopped.
+Each stage is built once under its key and taken from the store afterwards; a killed run goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp import stages
-from midre_exp.config import build
-from midre_exp.keys import make_plan, nodes_of
+from midre_exp.plan.config import build
+from midre_exp.plan.keys import make_plan, nodes_of
+from midre_exp.plan.shards import parse_shard
+from midre_exp.preflight import rehearse
 from midre_exp.records import device_name, make_record, record_path, update_record
-from midre_exp.rehearsal import rehearse
 from midre_exp.runtime import make_runtime
-from midre_exp.shards import parse_shard, stored_shards
 from midre_exp.speed import Speed, make_speed
-from midre_exp.store import Artifact, Store
+from midre_exp.stages import stored_shards
+from midre_exp.store.store import Artifact, Store
 
 
 def run(settings: Mapping[str, Any]) -> Path:
-    """Carry out one resolved config and return the path of its record; of a part of an attack, that of its artifact.
+    """Carry out one resolved config and return the path of its record; of a part of an attack, that of its
+    artifact.
 
     Raises UserError for what the user can mend.
     """
@@ -36,7 +39,7 @@ def run(settings: Mapping[str, Any]) -> Path:
     store = Store(settings["paths"]["store"], patient=settings["plan"]["patient"])
     runtime = make_runtime(settings["runtime"])
     speed = make_speed(settings["speed"], runtime.device)
-    allow = tuple(settings["runtime"]["allow"])
+    allow = tuple(settings["runtime"]["trusted_packages"])
     shard = parse_shard(settings["attack"]["shard"])
     record = record_path(settings["paths"]["results"], settings, plan)
     stages.check_writable(settings["paths"])
@@ -57,7 +60,8 @@ def run(settings: Mapping[str, Any]) -> Path:
             patient=patient,
         )
 
-    # While another process builds what this run needs next, it trains the judge, which needs nothing else; a shard has none.
+    # While another process builds what this run needs next, it trains the judge, which needs nothing else; a
+    # shard has none.
     meanwhile = partial(train_judge, patient=False) if shard is None else None
 
     target = stage(

@@ -1,4 +1,6 @@
-"""How a run is executed, as opposed to what it computes: device, threads, progress, checkpoints. Nothing here enters a key."""
+"""How a run is executed, as opposed to what it computes: device, threads, progress, checkpoints. Nothing here
+enters a key.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from midre_exp.data.serving import Place
+from midre_exp.data.loader import Place
 from midre_exp.errors import ConfigError
-from midre_exp.tracking import NoTracker, Tracker
+from midre_exp.tracking.tracker import NoTracker, Tracker
 
 T = TypeVar("T")
 
@@ -38,7 +40,9 @@ class Runtime:
             sys.stderr.flush()
 
     def bar(self, steps: Iterable[T], title: str, total: int | None = None, done: int = 0) -> Iterator[T]:
-        """Iterate with a progress bar and a time estimate; ``done`` steps of an earlier attempt count as finished."""
+        """Iterate with a progress bar and a time estimate; ``done`` steps of an earlier attempt count as
+        finished.
+        """
         yield from tqdm(
             steps,
             desc=title,
@@ -54,7 +58,9 @@ class Runtime:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small tensors only: beside a sweep that has all cores, torch's threads would wait for each other most of the time."""
+    """Small tensors only: beside a sweep that has all cores, torch's threads would wait for each other most
+    of the time.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,7 +85,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_devices(device: torch.device, count: int) -> None:
-    """Raise ConfigError unless there are ``count`` devices from ``device`` on; a CPU takes any number of processes."""
+    """Raise ConfigError unless there are ``count`` devices from ``device`` on; a CPU takes any number of
+    processes.
+    """
     if count == 1 or device.type == "cpu":
         return
     if device.type != "cuda":

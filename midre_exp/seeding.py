@@ -1,6 +1,8 @@
-"""Every random number of the project comes from here: named seeds, torch generators, and stateless per-item streams.
+"""Every random number of the project comes from here: named seeds, torch generators, and stateless per-item
+rng.
 
-A stream gives item i the same numbers whatever batch, chunk, worker or shard it is drawn in, so splitting work never changes a result.
+A stream gives item i the same numbers whatever batch, chunk, worker or shard it is drawn in, so splitting
+work never changes a result.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ _MIX = ((30, -4658895280553007687), (27, -7723592293110705685), (31, None))  # s
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose, e.g. ``derive(0, "target", "epoch", 7)``; different purposes are independent."""
+    """A 63-bit seed for one purpose, e.g. ``derive(0, "target", "epoch", 7)``; different purposes are
+    independent.
+    """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -35,34 +39,36 @@ def _mix(x: Tensor) -> Tensor:
     return x
 
 
-class Streams:
+class ItemRNG:
     """One independent random stream per item.
 
-    ``Streams.of(seed, "attack", items=labels, ...)`` keys item i by the seed, the purpose and the given integer columns; ``uniform`` and
-    ``normal`` then return ``[n, *shape]`` numbers that depend on the item's key, the draw's name and nothing else.
+    ``ItemRNG(seed, "attack", items=labels, ...)`` keys item i by the seed, the purpose and the given integer
+    columns; ``uniform`` and ``normal`` then return ``[n, *shape]`` numbers that depend on the item's key, the
+    draw's name and nothing else.
     """
 
-    def __init__(self, keys: Tensor):
-        self.keys = keys  # int64 [n]
-
-    @classmethod
-    def of(cls, seed: int, *purpose: str | int, items: Tensor | tuple[Tensor, ...]) -> Streams:
-        """Streams for items identified by one or more int64 columns of shape [n]."""
+    def __init__(self, seed: int, *purpose: str | int, items: Tensor | tuple[Tensor, ...]):
+        """``items``: one or more int64 columns [n] that identify the items."""
         columns = items if isinstance(items, tuple) else (items,)
         keys = torch.full_like(columns[0], derive(seed, *purpose))
         for column in columns:
             keys = _mix(keys + (column + 1) * _GOLDEN)
-        return cls(keys)
+        self.keys = keys  # int64 [n]
+
+    def _with(self, keys: Tensor) -> ItemRNG:
+        other = object.__new__(ItemRNG)
+        other.keys = keys
+        return other
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: slice | Tensor) -> Streams:
-        return Streams(self.keys[index])
+    def __getitem__(self, index: slice | Tensor) -> ItemRNG:
+        return self._with(self.keys[index])
 
-    def to(self, device: torch.device | str) -> Streams:
-        """The same streams, drawn on another device."""
-        return Streams(self.keys.to(device))
+    def to(self, device: torch.device | str) -> ItemRNG:
+        """The same numbers, drawn on another device."""
+        return self._with(self.keys.to(device))
 
     def _bits(self, name: str, step: int, count: int) -> Tensor:
         start = _mix(self.keys ^ derive(step, name))
@@ -70,7 +76,9 @@ class Streams:
         return _mix(start[:, None] + counter * _GOLDEN)
 
     def uniform(self, name: str, *shape: int, step: int = 0) -> Tensor:
-        """Float32 ``[n, *shape]`` in [0, 1). ``step`` separates repeated draws of one name, e.g. optimisation steps."""
+        """Float32 ``[n, *shape]`` in [0, 1). ``step`` separates repeated draws of one name, e.g. optimisation
+        steps.
+        """
         bits = self._bits(name, step, math.prod(shape))
         return (((bits >> 40) & 0xFFFFFF).float() * 2.0**-24).view(len(self), *shape)
 

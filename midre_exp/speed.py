@@ -1,8 +1,10 @@
-"""Faster arithmetic for the attack stage: what ``speed`` in the config switches on. Training and judging stay in plain float32.
+"""Faster arithmetic for the attack stage: what ``speed`` in the config switches on. Training and judging stay
+in plain float32.
 
-The networks are changed in place, keep their type and their weights, and still return float32. Losses, latents and optimisers are outside
-of it. All three switches round differently (``bf16`` coarsely, the others in the last bits, which an optimisation of hundreds of steps
-amplifies), so a switch that is on enters the key of the attack; with all of them off nothing is touched.
+The networks are changed in place, keep their type and their weights, and still return float32. Losses,
+latents and optimisers are outside of it. All three switches round differently (``bf16`` coarsely, the others
+in the last bits, which an optimisation of hundreds of steps amplifies), so a switch that is on enters the key
+of the attack; with all of them off nothing is touched.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ if TYPE_CHECKING:  # keys are made before torch is loaded
 
 SWITCHES = ("bf16", "channels_last", "compile")
 
-#: The methods by which a prior runs its networks on latents and images; StyleGAN's mapping network stays exact where it is asked alone.
+#: The methods by which a prior runs its networks on latents and images; StyleGAN's mapping network stays
+#: exact where it is asked alone.
 PRIOR_CALLS = ("generate", "realism", "synthesise", "run_blocks")
 
 
@@ -44,20 +47,22 @@ def switched_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
 class Speed:
     """How the networks of an attack compute.
 
-    ``bf16``: matrix products and convolutions in bfloat16 by autocast, forward and backward; ``channels_last``: convolution weights, and
-    with them the activations, in NHWC order; ``compile``: ``torch.compile``, whose results can be differentiated once, not twice.
+    ``bf16``: matrix products and convolutions in bfloat16 by autocast, forward and backward;
+    ``channels_last``: convolution weights, and with them the activations, in NHWC order; ``compile``:
+    ``torch.compile``, whose results can be differentiated once, not twice.
     """
 
     bf16: bool = False
     channels_last: bool = False
     compile: bool = False
 
-    def quicken(self, network: nn.Module, calls: Sequence[str] = ("forward",)) -> None:
+    def accelerate(self, network: nn.Module, calls: Sequence[str] = ("forward",)) -> None:
         """Change how ``network`` carries out the methods named in ``calls``, as far as it has them."""
         import torch
 
         if self.channels_last:
-            # Module.to only takes floating point weights with four dimensions for convolutions; others keep their order.
+            # Module.to only takes floating point weights with four dimensions for convolutions; others keep
+            # their order.
             network.to(memory_format=torch.channels_last)
         for name in calls:
             call = getattr(network, name, None)
@@ -72,7 +77,9 @@ class Speed:
 
 
 def make_speed(settings: Mapping[str, Any], device: torch.device) -> Speed:
-    """What the ``speed`` node of a config asks for. Raises ConfigError for an impossible value and for what ``device`` cannot do here."""
+    """What the ``speed`` node of a config asks for. Raises ConfigError for an impossible value and for what
+    ``device`` cannot do here.
+    """
     on = switched_on(settings)
     if "bf16" in on:
         _check_bf16(device)

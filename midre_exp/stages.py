@@ -1,9 +1,20 @@
-"""What each of the five stages does, from settings and upstream artifacts to files of its own. ``run.py`` puts them in order.
+"""What each of the five stages does, from settings and upstream artifacts to files of its own. ``run.py``
+puts them in order.
 
 Heavy imports stand inside the functions: a run that finds everything in the store never loads them.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from midre_exp.attack import build_attack
+from midre_exp.plan.config import Allow
+from midre_exp.plan.shards import KEY
+from midre_exp.plan.shards import STAGE as SHARD
+
+if TYPE_CHECKING:
+    from midre_exp.store.store import Artifact, Store
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +22,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midre_exp.config import build, without
 from midre_exp.data.base import Dataset
 from midre_exp.errors import UserError
-from midre_exp.files import write_atomic
-from midre_exp.keys import Plan, is_pretrained, uses_target
+from midre_exp.plan.config import without
+from midre_exp.plan.keys import Plan, is_pretrained, uses_target
 from midre_exp.records import device_name
 from midre_exp.runtime import Runtime
 from midre_exp.speed import PRIOR_CALLS, Speed
-from midre_exp.store import Artifact, Store, Workspace
-from midre_exp.tracking import track
+from midre_exp.store.files import write_atomic
+from midre_exp.store.store import Artifact, Store, Workspace
+from midre_exp.tracking.tracker import track
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from midre_exp.plan.shards import Shard
     from midre_exp.priors.base import Prior
-    from midre_exp.shards import Shard
     from midre_exp.surrogates.base import Surrogates
     from midre_exp.targets.base import Classifier
     from midre_exp.threat import AnyVictim
 
-Allow = tuple[str, ...]
 Make = Callable[[Workspace, Runtime], None]
 
 
@@ -46,7 +56,8 @@ def build_stage(
     meanwhile: Callable[[], object] | None = None,
     patient: bool = True,
 ) -> Artifact:
-    """The artifact of one stage: from the store, or made now under a tracker of its own. Says what happens in a line each.
+    """The artifact of one stage: from the store, or made now under a tracker of its own. Says what happens in
+    a line each.
 
     ``meanwhile`` and ``patient`` are those of ``Store.build``, for a stage that another process is building.
     """
@@ -99,9 +110,11 @@ def train_target(
     runtime: Runtime,
     allow: Allow,
 ) -> None:
-    """Train (or load from ``node.checkpoint``) a classifier of the private identities and keep weights, accuracy and training history."""
-    from midre_exp.targets.published import published_classifier
-    from midre_exp.targets.training import train_classifier
+    """Train (or load from ``node.checkpoint``) a classifier of the private identities and keep weights,
+    accuracy and training history.
+    """
+    from midre_exp.targets.training.published import published_classifier
+    from midre_exp.targets.training.train import train_classifier
 
     train = private.load("train")
     make = train_classifier if node["checkpoint"] is None else published_classifier
@@ -151,7 +164,7 @@ def load_victim(
     from midre_exp.threat import make_victim
 
     model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
-    speed.quicken(model)
+    speed.accelerate(model)
     threat = build_attack(settings["attack"], allow).threat
     return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
@@ -164,7 +177,9 @@ def train_prior(
     runtime: Runtime,
     allow: Allow,
 ) -> None:
-    """Train the attacker's generator on public images, or load it; only a prior that declares it sees the target."""
+    """Train the attacker's generator on public images, or load it; only a prior that declares it sees the
+    target.
+    """
     from midre_exp.priors.base import initial_prior
 
     images = None if is_pretrained(node) else public.load("public")
@@ -193,11 +208,6 @@ def train_surrogates(
     work.metrics.update(numbers, counts={"public": len(images)})
 
 
-def build_attack(node: Mapping[str, Any], allow: Allow) -> Any:
-    """The attack itself, without what it needs. Raises ConfigError for values that it cannot work with."""
-    return build(without(node, "prior", "surrogates", "name", "shard"), allow=allow)
-
-
 def load_attack(
     node: Mapping[str, Any],
     victim: AnyVictim,
@@ -215,7 +225,7 @@ def load_attack(
         attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, allow)
     prior = initial_prior(node["prior"], allow, num_classes=victim.num_classes)
     prior.load_state_dict(prior_artifact.tensors("weights"))
-    speed.quicken(prior, PRIOR_CALLS)
+    speed.accelerate(prior, PRIOR_CALLS)
     return attack, victim, prior
 
 
@@ -237,7 +247,9 @@ def run_attack(
     work: Workspace,
     runtime: Runtime,
 ) -> None:
-    """Reconstruct every attacked identity, as far as no stored shard has, and keep images, latents and the target's agreement."""
+    """Reconstruct every attacked identity, as far as no stored shard has, and keep images, latents and the
+    target's agreement.
+    """
     attack, victim, prior = attacker
     shards = [artifact for _, artifact in pieces if artifact is not None]
     if shards:
@@ -270,7 +282,9 @@ def run_attack(
 
 
 def per_identity(queries: Tensor, labels: Tensor) -> dict[str, float]:
-    """Mean, least and most of the ``queries`` int64 [n] spent on all reconstructions of one of the identities in ``labels`` int64 [n]."""
+    """Mean, least and most of the ``queries`` int64 [n] spent on all reconstructions of one of the identities
+    in ``labels`` int64 [n].
+    """
     people, place = labels.unique(return_inverse=True)
     each = queries.new_zeros(len(people)).index_add(0, place, queries)
     return {"mean": float(each.double().mean()), "min": int(each.min()), "max": int(each.max())}
@@ -317,10 +331,12 @@ def measure(
 
 
 def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], runtime: Runtime) -> None:
-    """Hand a finished run's record to the tracker. The run is done whatever comes of it, so trouble is only told."""
+    """Hand a finished run's record to the tracker. The run is done whatever comes of it, so trouble is only
+    told.
+    """
     if settings["tracking"]["mode"] == "off":
         return
-    from midre_exp.report.to_wandb import push_record
+    from midre_exp.tracking.record import push_record
 
     try:
         push_record(record, settings["tracking"], settings["paths"])
@@ -337,3 +353,20 @@ def sentence(name: str, artifact: Artifact) -> str:
     }
     facts = [text.format(artifact.metrics[key]) for key, text in shown.items() if key in artifact.metrics]
     return ", ".join([f"{name} {artifact.key}: ready ({artifact.seconds:.0f} s)", *facts])
+
+
+def stored_shards(store: Store, attack: str, identities: int) -> list[tuple[range, Artifact | None]]:
+    """All identities in order as ranges, each with the shard that holds it or None: the split of which most
+    is in the store.
+
+    Damaged shards count as absent.
+    """
+    numbers: dict[int, dict[int, Artifact]] = {}
+    for folder in sorted((store.root / SHARD).glob(f"{attack}-*of*/")):
+        match = KEY.fullmatch(folder.name.removeprefix(f"{attack}-"))
+        if match and int(match[2]) <= identities and (artifact := store.find(SHARD, folder.name)):
+            numbers.setdefault(int(match[2]), {})[int(match[1])] = artifact
+    if not numbers:
+        return [(range(identities), None)]
+    count, found = max(numbers.items(), key=lambda item: len(item[1]) / item[0])
+    return [(Shard(number, count).people(identities), found.get(number)) for number in range(1, count + 1)]

@@ -1,7 +1,7 @@
 """What an attacker may see of a target. An attack is handed a victim, never a model.
 
-A victim keeps its network inside a closure: a score victim has no attribute that leads to features or gradients, a label victim none
-that leads to scores. Every victim counts queries (images classified).
+A victim keeps its network inside a closure: a score victim has no attribute that leads to features or
+gradients, a label victim none that leads to scores. Every victim counts queries (images classified).
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ AnyVictim = WhiteBoxVictim | ScoreVictim | LabelVictim
 
 
 def make_victim(model: Classifier, num_classes: int, threat: Threat) -> AnyVictim:
-    """Wrap a trained classifier for one threat model. The model is put in eval mode and its weights are frozen in place.
+    """Wrap a trained classifier for one threat model. The model is put in eval mode and its weights are
+    frozen in place.
 
     Raises ConfigError for a threat model that is not one of ``Threat``.
     """

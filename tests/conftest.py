@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.planning import packaged_configs, settings_of
 
 #: Overrides under which one run takes a second or two: four identities, a few steps of everything.
 TINY = (
@@ -43,13 +43,17 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _errors_as_sentences(monkeypatch: pytest.MonkeyPatch):
-    """The command line sets this variable for its own process; a test that calls it must not change what the next test sees."""
+    """The command line sets this variable for its own process; a test that calls it must not change what the
+    next test sees.
+    """
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
 
 @pytest.fixture
 def tiny(tmp_path: Path):
-    """``tiny("defense=midre", ...)``: the resolved settings of a tiny run that writes under this test's folder."""
+    """``tiny("defense=midre", ...)``: the resolved settings of a tiny run that writes under this test's
+    folder.
+    """
 
     def compose(*overrides: str):
         with packaged_configs():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from attacks.base import Attack
 from defenses import Batch, Defense
+from midre_exp.attack import Attack
 from midre_exp.errors import ConfigError
 from midre_exp.priors.gmi import GMIPrior
 from midre_exp.threat import Threat
@@ -14,7 +14,7 @@ from midre_exp.threat import Threat
 class NosyDefense(Defense):
     """Uses each hook once and remembers the order in which it was called."""
 
-    claims = frozenset({"base_loss", "sampler"})
+    exclusive = frozenset({"base_loss", "sampler"})
     calls: list[str] = []
 
     def __init__(self, *, strength: float):
@@ -32,16 +32,16 @@ class NosyDefense(Defense):
         self.calls.append("sampler")
         return ClassByClass(labels)
 
-    def on_batch(self, batch, model, clock, generator):
+    def on_batch(self, batch, model, progress, generator):
         assert torch.is_grad_enabled() and model.training
         self.calls.append("on_batch")
         return Batch(1 - batch.images, batch.labels, batch.index)
 
-    def reshape(self, model):
+    def modify_backbone(self, model):
         self.calls.append("reshape")
 
-    def rehead(self, model):
-        self.calls.append("rehead")
+    def replace_head(self, model):
+        self.calls.append("replace_head")
 
     def trainable(self, model):
         return [name for name, _ in model.named_parameters() if not name.startswith("layer1")]
@@ -52,16 +52,16 @@ class NosyDefense(Defense):
     def recipe(self, recipe):
         return {**recipe, "epochs": 3, "scheduler": None}
 
-    def base_loss(self, output, batch, clock):
+    def base_loss(self, output, batch, progress):
         self.calls.append("base_loss")
         return torch.nn.functional.cross_entropy(output.logits, batch.targets, label_smoothing=0.1)
 
-    def extra_losses(self, output, batch, clock):
-        self.calls.append(f"extra_losses {clock.epoch}/{clock.epochs}")
+    def extra_losses(self, output, batch, progress):
+        self.calls.append(f"extra_losses {progress.epoch}/{progress.epochs}")
         return {"tap": self.strength * output.taps["layer2"].square().mean()}
 
-    def on_epoch(self, model, clock):
-        self.calls.append(f"on_epoch {clock.epoch}")
+    def on_epoch(self, model, progress):
+        self.calls.append(f"on_epoch {progress.epoch}")
 
     def on_inference(self, model):
         self.calls.append("on_inference")
@@ -85,8 +85,8 @@ class RandomGuess(Attack):
     def __init__(self, *, identities, restarts, image_to_target=(), **options_of_other_attacks):
         super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
 
-    def invert(self, victim, prior, labels, streams, loop):
-        latents = streams.normal("guess", prior.latent_dim)
+    def invert(self, victim, prior, labels, rng, loop):
+        latents = rng.normal("guess", prior.latent_dim)
         for _ in loop(2, {}):
             victim.labels(self.render(prior, latents, labels))
         return latents
@@ -123,5 +123,5 @@ class ReadsItsNumbers(torch.nn.Module):
 class BrokenAttack(RandomGuess):
     """Fails like a bug would."""
 
-    def invert(self, victim, prior, labels, streams, loop):
+    def invert(self, victim, prior, labels, rng, loop):
         raise RuntimeError("the attack fell over")

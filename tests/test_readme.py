@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from midre_exp.config import build
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.config import build
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.targets.base import Output
-from midre_exp.targets.batch import Batch, Clock
+from midre_exp.targets.training.batch import Batch, TrainingProgress
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,7 +36,7 @@ def test_the_defense_of_the_readme_works_as_printed(tmp_path, monkeypatch):
     defense = build(node, allow=["label_smoothing"])
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     batch = Batch(torch.zeros(4, 3, 8, 8), labels, torch.arange(4))
-    loss = defense.base_loss(Output(logits, logits), batch, Clock(0, 1))
+    loss = defense.base_loss(Output(logits, logits), batch, TrainingProgress(0, 1))
     assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
     sys.modules.pop("label_smoothing")
 
@@ -46,7 +46,7 @@ def test_the_attack_of_the_readme_works_as_printed(tmp_path, monkeypatch, tiny):
     monkeypatch.syspath_prepend(tmp_path)
     node = yaml.safe_load(block("yaml", "ascent"))
     assert node.pop("defaults") == [{"/prior@prior": "gmi"}, "_self_"]
-    settings = tiny("runtime.allow=[ascent]")
+    settings = tiny("runtime.trusted_packages=[ascent]")
     kept = {name: settings["attack"][name] for name in ("prior", "identities", "restarts", "shard")}
     settings["attack"] = {**node, **kept, "_target_": "ascent.Ascent", "steps": 5}
     record = json.loads(run(settings).read_text())

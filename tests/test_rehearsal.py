@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from midre_exp.__main__ import main
-from midre_exp.composing import Composer
-from midre_exp.config import build
 from midre_exp.data.base import Dataset
 from midre_exp.errors import CheckpointError, ConfigError, UserError
-from midre_exp.keys import make_plan, nodes_of
-from midre_exp.planning import packaged_composer, packaged_configs
-from midre_exp.priors.fixtures import write_stylegan2
-from midre_exp.rehearsal import (
+from midre_exp.plan.compose import Composer
+from midre_exp.plan.config import build
+from midre_exp.plan.keys import make_plan, nodes_of
+from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.preflight import (
     check_classifier,
     check_metrics,
     check_prior,
@@ -26,8 +25,9 @@ from midre_exp.rehearsal import (
     check_surrogates,
     rehearse,
 )
+from midre_exp.priors.fixtures import write_stylegan2
 from midre_exp.run import run
-from midre_exp.store import Store
+from midre_exp.store.store import Store
 from tests.conftest import tiny_overrides
 from tests.plugins import ReadsItsNumbers
 
@@ -235,7 +235,7 @@ def test_a_published_generator_is_not_read_but_its_keys_are(settings_of_mini, tm
     file = tmp_path / "weights.pkl"
     write_stylegan2(file, image_size=32)
     node = settings_of_mini("attack=ppa", f"attack.prior.pretrained={file}")["attack"]["prior"]
-    monkeypatch.setattr("midre_exp.priors.stylegan2_prior.load_networks", None)
+    monkeypatch.setattr("midre_exp.priors.stylegan2.load_networks", None)
     check_prior(node, 4)
     with pytest.raises(ConfigError, match=r"StyleGAN2Prior.*colour"):
         check_prior({**node, "colour": "red"}, 4)
@@ -251,7 +251,7 @@ def test_what_is_in_the_store_is_not_made_again(tiny, monkeypatch):
             name, plan[name].key, config={}, upstream={}, make=lambda work: work.save_json("numbers", 1)
         )
     for check in ("check_prior", "check_classifier", "check_metrics"):
-        monkeypatch.setattr(f"midre_exp.rehearsal.{check}", None)
+        monkeypatch.setattr(f"midre_exp.preflight.{check}", None)
     rehearse(settings, plan, store, private_of(settings), build(settings["composer"]))
     with pytest.raises(TypeError):
         rehearse(

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import torch
 
-from midre_exp.seeding import Streams, derive, generator
+from midre_exp.seeding import ItemRNG, derive, generator
 
 
-def items(n: int) -> Streams:
+def items(n: int) -> ItemRNG:
     labels = torch.arange(n)
-    return Streams.of(3, "attack", items=(labels, labels * 7))
+    return ItemRNG(3, "attack", items=(labels, labels * 7))
 
 
 def test_an_item_draws_the_same_whatever_batch_it_is_in():
@@ -18,13 +18,13 @@ def test_an_item_draws_the_same_whatever_batch_it_is_in():
 
 
 def test_items_names_steps_seeds_and_purposes_are_independent():
-    streams = items(4)
+    rng = items(4)
     draws = [
-        streams.uniform("a", 8),
-        streams.uniform("b", 8),
-        streams.uniform("a", 8, step=1),
-        Streams.of(4, "attack", items=(torch.arange(4), torch.arange(4) * 7)).uniform("a", 8),
-        Streams.of(3, "other", items=(torch.arange(4), torch.arange(4) * 7)).uniform("a", 8),
+        rng.uniform("a", 8),
+        rng.uniform("b", 8),
+        rng.uniform("a", 8, step=1),
+        ItemRNG(4, "attack", items=(torch.arange(4), torch.arange(4) * 7)).uniform("a", 8),
+        ItemRNG(3, "other", items=(torch.arange(4), torch.arange(4) * 7)).uniform("a", 8),
     ]
     rows = torch.cat(draws)
     assert len(rows.unique(dim=0)) == len(rows)
@@ -32,18 +32,18 @@ def test_items_names_steps_seeds_and_purposes_are_independent():
 
 def test_the_order_of_the_key_columns_matters():
     one, two = torch.tensor([1, 2]), torch.tensor([2, 1])
-    streams = Streams.of(0, "x", items=(one, two)).uniform("u", 6)
-    swapped = Streams.of(0, "x", items=(two, one)).uniform("u", 6)
-    assert not torch.equal(streams, swapped)
-    assert torch.equal(streams, swapped.flip(0))
+    rng = ItemRNG(0, "x", items=(one, two)).uniform("u", 6)
+    swapped = ItemRNG(0, "x", items=(two, one)).uniform("u", 6)
+    assert not torch.equal(rng, swapped)
+    assert torch.equal(rng, swapped.flip(0))
 
 
 def test_uniform_and_normal_have_their_moments():
-    streams = Streams.of(0, "moments", items=torch.arange(2000))
-    u = streams.uniform("u", 100)
+    rng = ItemRNG(0, "moments", items=torch.arange(2000))
+    u = rng.uniform("u", 100)
     assert u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 3e-3 and abs(u.var() - 1 / 12) < 1e-3
-    z = streams.normal("z", 100)
+    z = rng.normal("z", 100)
     assert z.isfinite().all()
     assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01
     assert abs((z**4).mean() - 3) < 0.1

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from midre_exp.config import CONF_DIR
+from midre_exp.plan.config import CONF_DIR
 
 SETUPS = CONF_DIR / "setup"
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.csv"

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks.gmi import GMI
-from midre_exp.config import digest, without
 from midre_exp.data.base import to_float
-from midre_exp.data.synthfaces import render
+from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.errors import ConfigError
-from midre_exp.keys import STAGES, VERSIONS, make_plan
 from midre_exp.metrics.accuracy import identity_interval, topk_hits
+from midre_exp.plan.config import digest, without
+from midre_exp.plan.keys import STAGES, VERSIONS, make_plan
 from midre_exp.priors.gmi import GMIPrior
-from midre_exp.priors.stylegan2 import Generator
+from midre_exp.priors.stylegan.nvidia import Generator
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed, switched_on
@@ -112,8 +112,8 @@ def attacked(trained, tmp_path_factory):
         name = f"{steps} {switches}"
         if name not in done:
             seen, draw, speed = copy.deepcopy(target), copy.deepcopy(prior), Speed(**switches)
-            speed.quicken(seen)
-            speed.quicken(draw, PRIOR_CALLS)
+            speed.accelerate(seen)
+            speed.accelerate(draw, PRIOR_CALLS)
             gmi = GMI(
                 steps=steps, lr=0.1, momentum=0.9, identity_weight=100, clip=2.0, reference_batch=60,
                 identities=PEOPLE, restarts=4,
@@ -154,8 +154,8 @@ def test_networks_answer_in_float32_and_differ_only_by_rounding(trained):
     latents = torch.randn(4, LATENT, generator=torch.Generator().manual_seed(0))
     images = prior.generate(latents)
     logits, scores = target(images).logits, prior.realism(images)
-    Speed(bf16=True).quicken(target)
-    Speed(bf16=True).quicken(prior, PRIOR_CALLS)
+    Speed(bf16=True).accelerate(target)
+    Speed(bf16=True).accelerate(prior, PRIOR_CALLS)
     drawn, seen = prior.generate(latents), target(images, taps=("body",))
     for rounded, exact in ((drawn, images), (seen.logits, logits), (prior.realism(images), scores)):
         assert rounded.dtype == torch.float32
@@ -167,14 +167,14 @@ def test_networks_answer_in_float32_and_differ_only_by_rounding(trained):
 def test_switches_that_are_off_leave_a_network_alone(trained):
     target = copy.deepcopy(trained[0])
     before = dict(target.__dict__)
-    Speed().quicken(target, ("forward", "no such method"))
+    Speed().accelerate(target, ("forward", "no such method"))
     assert dict(target.__dict__) == before
     assert target.body[0].weight.is_contiguous()
 
 
 def test_channels_last_reorders_the_convolutions(trained):
     target = copy.deepcopy(trained[0])
-    Speed(channels_last=True).quicken(target)
+    Speed(channels_last=True).accelerate(target)
     assert target.body[3].weight.is_contiguous(memory_format=torch.channels_last)
     assert target(torch.rand(2, 3, PIXELS, PIXELS)).logits.dtype == torch.float32
 
@@ -185,7 +185,7 @@ def test_stylegan2_draws_and_differentiates_in_bf16(fused):
     network = Generator(z_dim=16, w_dim=16, img_resolution=32, synthesis_kwargs={"channel_base": 512})
     network.eval().requires_grad_(False)
     quick = copy.deepcopy(network)
-    Speed(bf16=True, channels_last=True).quicken(quick.synthesis, ("forward", "run_blocks"))
+    Speed(bf16=True, channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))
     ws = network.mapping(torch.randn(4, 16))
     towards = torch.randn(4, 3, 32, 32)
     results = []
@@ -216,14 +216,14 @@ def test_without_switches_the_key_is_what_it_was_before_there_were_any(tiny):
 
 def test_a_run_quickens_target_and_prior_for_the_attack_alone(tiny, monkeypatch):
     calls = []
-    honest = Speed.quicken
+    honest = Speed.accelerate
 
     def watched(self, network, calls_of=("forward",)):
         calls.append((self, type(network).__name__, tuple(calls_of)))
         honest(self, network, calls_of)
 
-    monkeypatch.setattr(Speed, "quicken", watched)
-    own = ("attack.prior._target_=tests.plugins.TargetedPrior", "runtime.allow=[tests]")
+    monkeypatch.setattr(Speed, "accelerate", watched)
+    own = ("attack.prior._target_=tests.plugins.TargetedPrior", "runtime.trusted_packages=[tests]")
     run(tiny("speed.bf16=true", *own))
     quick = Speed(bf16=True)
     assert calls == [

@@ -1,5 +1,5 @@
-"""Image sets: one file per dataset. Images are uint8 in memory and float32 in [0, 1] wherever they cross a boundary."""
+"""Image sets. Images are uint8 in memory and float32 in [0, 1] wherever they cross a boundary."""
 
-from midre_exp.data.base import Dataset, ImageSet, Part, Role, to_float
+import lazy_loader
 
-__all__ = ["Dataset", "ImageSet", "Part", "Role", "to_float"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-#: ``train`` and ``test`` hold private identities (labels 0..k-1); ``public`` holds other people, for the attacker.
+#: ``train`` and ``test`` hold private identities (labels 0..k-1); ``public`` holds other people, for the
+#: attacker.
 Part = Literal["train", "test", "public"]
 #: Who uses the images: ``private`` is train and test together.
 Role = Literal["private", "public"]
@@ -16,7 +17,9 @@ Role = Literal["private", "public"]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A block of images: ``images`` uint8 [n, 3, h, w] RGB, ``labels`` int64 [n], ``classes`` the name of each label."""
+    """A block of images: ``images`` uint8 [n, 3, h, w] RGB, ``labels`` int64 [n], ``classes`` the name of
+    each label.
+    """
 
     images: Tensor
     labels: Tensor
@@ -37,7 +40,9 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Dataset(ABC):
-    """A source of images. A class is built by ``_target_`` from ``conf/data``; reading happens in ``load`` alone."""
+    """A source of images. A class is built by ``_target_`` from ``conf/data``; reading happens in ``load``
+    alone.
+    """
 
     @abstractmethod
     def load(self, part: Part) -> ImageSet:
@@ -45,19 +50,24 @@ class Dataset(ABC):
 
     @abstractmethod
     def fingerprint(self, role: Role) -> dict[str, object]:
-        """Plain values that change whenever the images of a role would: part of the key of every artifact made from them.
+        """Plain values that change whenever the images of a role would: part of the key of every artifact
+        made from them.
 
-        Cheap, no image is decoded, and free of what does not matter to the role, so that artifacts are shared wherever they can be.
+        Cheap, no image is decoded, and free of what does not matter to the role, so that artifacts are shared
+        wherever they can be.
         """
 
     def survey(self, role: Role) -> int | None:
         """About how many images a role has, None where nothing tells: a quick look before anything is run.
 
-        Raises DataError when they are not there, as far as folders and lists show; ``fingerprint`` and ``load`` may find more.
+        Raises DataError when they are not there, as far as folders and lists show; ``fingerprint`` and
+        ``load`` may find more.
         """
         self.fingerprint(role)
         return None
 
     def people(self) -> int | None:
-        """How many private identities there are, told without decoding an image; None where only ``load`` can. Raises as ``survey``."""
+        """How many private identities there are, told without decoding an image; None where only ``load``
+        can. Raises as ``survey``.
+        """
         return None

@@ -1,8 +1,10 @@
-"""Images decoded once: a block of 8-bit pixels in the artifact store, mapped into memory by everyone who needs it.
+"""Images decoded once: a block of 8-bit pixels in the artifact store, mapped into memory by everyone who
+needs it.
 
-An ``images`` artifact holds ``pixels.u8`` (uint8 [n, 3, h, w], row-major) and ``files.txt`` (one name and label per row, so that a split
-can be repeated elsewhere). Its key is a hash of the listed names, their sizes in bytes and the picture steps. Building it is resumable and
-guarded by the store's lock, so several jobs decode one dataset once; a file unchanged since it was last verified is not hashed again.
+An ``images`` artifact holds ``pixels.u8`` (uint8 [n, 3, h, w], row-major) and ``files.txt`` (one name and
+label per row, so that a split can be repeated elsewhere). Its key is a hash of the listed names, their sizes
+in bytes and the picture steps. Building it is resumable and guarded by the store's lock, so several jobs
+decode one dataset once; a file unchanged since it was last verified is not hashed again.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from midre_exp.errors import DataError, StoreError
-from midre_exp.files import read_json, write_json
-from midre_exp.store import Store, Workspace
+from midre_exp.store.files import read_json, write_json
+from midre_exp.store.store import Store, Workspace
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ _BLOCK = 1024  # images between two notes of progress
 _BAR_FROM = 2000  # images; fewer take a few seconds
 
 
-def few(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """The first names for a message, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -62,7 +64,8 @@ def cached_images(
     title: str,
     config: dict[str, object],
 ) -> Tensor:
-    """The images uint8 [n, 3, h, w] of ``names``, memory-mapped (copy-on-write); decoded by ``read(row)`` if the store lacks ``key``.
+    """The images uint8 [n, 3, h, w] of ``names``, memory-mapped (copy-on-write); decoded by ``read(row)`` if
+    the store lacks ``key``.
 
     Raises DataError naming every unreadable file, and files whose size differs from the first.
     """
@@ -86,7 +89,9 @@ def cached_images(
 def _decode(
     work: Workspace, names: Sequence[str], labels: Sequence[int], read: Callable[[int], Tensor], title: str
 ) -> None:
-    """Fill ``pixels.u8`` block by block from where an interrupted attempt stopped, and hand it to the artifact."""
+    """Fill ``pixels.u8`` block by block from where an interrupted attempt stopped, and hand it to the
+    artifact.
+    """
     note, file = work.path / "decoded.json", work.path / "pixels.u8"
     start, bad, seal = _noted(note, len(names)) if file.exists() else (0, [], "")
     shape = (len(names), *_first_shape(names, read))
@@ -133,7 +138,7 @@ def _decode(
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
     if bad:
         raise DataError(
-            f"{title}: {len(bad)} of {len(names)} images cannot be read: {few([names[row] for row in bad])}; "
+            f"{title}: {len(bad)} of {len(names)} images cannot be read: {abbreviate([names[row] for row in bad])}; "
             "they are truncated or no images, so download them again"
         )
     pixels.flush()
@@ -144,15 +149,17 @@ def _decode(
 
 
 def _digest(work: Workspace, pixels: NDArray[np.uint8]) -> Any:
-    """A running SHA-256 of decoded rows, begun with the artifact they are for: rows of another may have the same shape."""
+    """A running SHA-256 of decoded rows, begun with the artifact they are for: rows of another may have the
+    same shape.
+    """
     digest = hashlib.sha256(work.path.name.encode() + b"\0")
     digest.update(np.ascontiguousarray(pixels).data)
     return digest
 
 
 def _noted(note: Path, count: int) -> tuple[int, list[int], str]:
-    """How many rows an earlier attempt has decoded, which of them it could not read, and the checksum of them all; none where its note is
-    garbled.
+    """How many rows an earlier attempt has decoded, which of them it could not read, and the checksum of them
+    all; none where its note is garbled.
     """
     try:
         done = read_json(note)

@@ -45,7 +45,8 @@ def identity_interval(
 
 
 def mean_deviation(table: Tensor) -> float | None:
-    """Mean over rows of the sample deviation over columns of a ``batch_table``; None with fewer than two columns to compare.
+    """Mean over rows of the sample deviation over columns of a ``batch_table``; None with fewer than two
+    columns to compare.
 
     Batches without any reconstruction are left out, and restarts that a remaining batch lacks.
     """
@@ -57,13 +58,13 @@ def mean_deviation(table: Tensor) -> float | None:
 class AttackAccuracy:
     """Top-``k`` attack accuracy in percent, as numbers named after ``att_acc<k>``.
 
-    ``att_acc1``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group`` identities of the sample deviation
-    (n-1) over restarts, the figure behind the ± of the low-resolution papers (KedMI and PLG-MI print the mean variance).
-    ``att_acc1_std``: sample deviation over restarts of the accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 %
-    bootstrap interval over identities.
+    ``att_acc1``: mean over all reconstructions. ``att_acc1_batch_std``: mean over batches of ``group``
+    identities of the sample deviation (n-1) over restarts, the figure behind the ± of the low-resolution
+    papers (KedMI and PLG-MI print the mean variance). ``att_acc1_std``: sample deviation over restarts of the
+    accuracy over all identities. ``att_acc1_low``/``att_acc1_high``: 95 % bootstrap interval over identities.
 
-    Of an attack that selects, all these are of what it selected (the number PPA reports), deviations over as many places as every
-    identity has; and ``att_acc1_unfiltered`` is the mean over everything it made.
+    Of an attack that selects, all these are of what it selected (the number PPA reports), deviations over as
+    many places as every identity has; and ``att_acc1_unfiltered`` is the mean over everything it made.
     """
 
     def __init__(self, *, k: int, group: int):
@@ -72,7 +73,9 @@ class AttackAccuracy:
         self.k, self.group = k, group
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The accuracy and how sure it is; deviations need two restarts. Raises Unavailable with fewer than ``k`` classes."""
+        """The accuracy and how sure it is; deviations need two restarts. Raises Unavailable with fewer than
+        ``k`` classes.
+        """
         if seen.logits.shape[1] < self.k:
             raise Unavailable(
                 f"top-{self.k} accuracy needs at least {self.k} classes, the evaluator has {seen.logits.shape[1]}"
@@ -101,9 +104,10 @@ class AttackAccuracy:
 class Confidence:
     """How sure the networks are of the attacked identity: mean softmax of the label, in [0, 1].
 
-    ``confidence_target``: the attacked target, on the kept pictures as it sees them; ``confidence_evaluator``: the evaluator. Each also
-    over the reconstructions the evaluator takes for the identity alone, ``confidence_target_hits`` and ``confidence_evaluator_hits``,
-    which are left out when there is none. All over what the attack selected, if it selects.
+    ``confidence_target``: the attacked target, on the kept pictures as it sees them;
+    ``confidence_evaluator``: the evaluator. Each also over the reconstructions the evaluator takes for the
+    identity alone, ``confidence_target_hits`` and ``confidence_evaluator_hits``, which are left out when
+    there is none. All over what the attack selected, if it selects.
     """
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:

@@ -10,10 +10,11 @@ from midre_exp.metrics.grouping import distances, rows_of, together
 
 
 def nearest_private(features: Tensor, labels: Tensor, private: Tensor, private_labels: Tensor) -> Tensor:
-    """Smallest squared L2 distance of each reconstruction to a private training image of its own identity: float64 [n].
+    """Smallest squared L2 distance of each reconstruction to a private training image of its own identity:
+    float64 [n].
 
-    ``features`` [n, d] with ``labels`` int64 [n]; ``private`` [m, d] with ``private_labels`` int64 [m]. Raises Unavailable when an
-    attacked identity has no private image.
+    ``features`` [n, d] with ``labels`` int64 [n]; ``private`` [m, d] with ``private_labels`` int64 [m].
+    Raises Unavailable when an attacked identity has no private image.
     """
     classes = labels.unique()
     fakes, is_fake = rows_of(labels, classes)
@@ -29,21 +30,25 @@ def nearest_private(features: Tensor, labels: Tensor, private: Tensor, private_l
 
 
 class KnnDistance:
-    """KNN distance of LOMMA and PLG-MI: mean over all reconstructions of the smallest squared L2 distance, in the evaluator's penultimate
-    features, to the private training images of the attacked identity. Higher is safer.
+    """KNN distance of LOMMA and PLG-MI: mean over all reconstructions of the smallest squared L2 distance, in
+    the evaluator's penultimate features, to the private training images of the attacked identity. Higher is
+    safer.
     """
 
     name = "knn_dist"
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The mean under the class's ``name``. Raises Unavailable when an attacked identity has no private image."""
+        """The mean under the class's ``name``. Raises Unavailable when an attacked identity has no private
+        image.
+        """
         nearest = nearest_private(seen.features, seen.labels, seen.private_features, seen.private_labels)
         return {self.name: float(nearest.mean())}
 
 
 class EvaluatorDistance(KnnDistance):
-    """``delta_eval`` of PPA: the same rule, under the name it has there. PPA's evaluator is an Inception-v3, its features the 2048 pooled
-    ones, not normalised. Higher is safer; comparable only between attacks judged by the same evaluator.
+    """``delta_eval`` of PPA: the same rule, under the name it has there. PPA's evaluator is an Inception-v3,
+    its features the 2048 pooled ones, not normalised. Higher is safer; comparable only between attacks judged
+    by the same evaluator.
     """
 
     name = "delta_eval"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midre_exp.config import build
 from midre_exp.data.base import ImageSet
 from midre_exp.metrics.base import Evaluation, Unavailable
+from midre_exp.plan.config import build
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import predict
 
@@ -24,12 +24,12 @@ def evaluate(
     device: torch.device,
     allow: tuple[str, ...] = (),
 ) -> tuple[dict[str, float], dict[str, str], Tensor]:
-    """All metrics of ``settings.measure`` on the stored reconstructions: numbers by name, the reason for each that is missing, and
-    the class int64 [n] the evaluator sees in each reconstruction, selected or not.
+    """All metrics of ``settings.measure`` on the stored reconstructions: numbers by name, the reason for each
+    that is missing, and the class int64 [n] the evaluator sees in each reconstruction, selected or not.
 
-    ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator; ``private_train`` is what the
-    evaluator was trained on and goes in as it is. A metric of null is left out. Of an attack that marks its results as ``selected``
-    bool [n], these are measured.
+    ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator;
+    ``private_train`` is what the evaluator was trained on and goes in as it is. A metric of null is left out.
+    Of an attack that marks its results as ``selected`` bool [n], these are measured.
     """
     steps = tuple(build(step, allow=allow) for step in settings["image_to_evaluator"])
     made = dict(reconstructions)
@@ -77,11 +77,12 @@ def evaluate(
 
 
 def hits_by_identity(made: Mapping[str, Tensor], predicted: Tensor) -> list[float]:
-    """Percent of the reconstructions that count (``selected``, if the attack marks them) that the evaluator takes for their identity, by
-    attacked identity in the order of the classes: what a comparison of two attacks on the same people can be paired by.
+    """Percent of the reconstructions that count (``selected``, if the attack marks them) that the evaluator
+    takes for their identity, by attacked identity in the order of the classes: what a comparison of two
+    attacks on the same people can be paired by.
 
-    ``made`` are stored reconstructions, ``predicted`` int64 [n] the evaluator's classes of all of them. A reconstruction that the attack
-    knows to have ``failed`` is no hit.
+    ``made`` are stored reconstructions, ``predicted`` int64 [n] the evaluator's classes of all of them. A
+    reconstruction that the attack knows to have ``failed`` is no hit.
     """
     hits = predicted == made["labels"]
     if "failed" in made:
@@ -94,7 +95,9 @@ def hits_by_identity(made: Mapping[str, Tensor], predicted: Tensor) -> list[floa
 
 
 def only_selected(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of ``made``, tensors [n, ...] by name, that ``selected`` bool [n] marks; ``restarts`` counted anew within each label."""
+    """The rows of ``made``, tensors [n, ...] by name, that ``selected`` bool [n] marks; ``restarts`` counted
+    anew within each label.
+    """
     selected = made["selected"].bool()
     rows = selected.nonzero().squeeze(1)
     # not copied when all of them count: pictures may be many gigabytes

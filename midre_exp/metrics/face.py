@@ -1,4 +1,6 @@
-"""Distance between reconstructions and private images in FaceNet's embedding, which knows faces but not the private identities."""
+"""Distance between reconstructions and private images in FaceNet's embedding, which knows faces but not the
+private identities.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from midre_exp.data.steps import Resize
+from midre_exp.data.transforms.steps import Resize
 from midre_exp.errors import CheckpointError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.distance import nearest_private
-from midre_exp.targets.inception_resnet_v1 import InceptionResNetV1
+from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.targets.predict import predict
-from midre_exp.targets.weights import load_backbone
+from midre_exp.weights.state_dict import load_backbone
 
 #: What ``vggface2`` stands for: the release file of facenet-pytorch.
 VGGFACE2 = "20180402-114759-vggface2.pt"
@@ -23,21 +25,25 @@ _BATCH = 256
 
 
 class FaceDistance:
-    """``delta_face`` of PPA: mean over reconstructions of the smallest squared L2 distance to the private training images of the attacked
-    identity, in the unit-length 512-d embedding of Inception-ResNet-v1 at 160 px (0 to 4). Higher is safer.
+    """``delta_face`` of PPA: mean over reconstructions of the smallest squared L2 distance to the private
+    training images of the attacked identity, in the unit-length 512-d embedding of Inception-ResNet-v1 at 160
+    px (0 to 4). Higher is safer.
 
-    Pictures are resized (bilinear, antialiased) from the stored ones and from the evaluator's private images, in PPA's code directly from
-    what generator and camera gave; normalised with 0.5 / 0.5 as there. Only for faces. Where the private images are VGGFace2 the weights
-    have seen the very people (S34, S35), and the number is that of no independent judge.
-    ``weights``: ``vggface2`` for 20180402-114759-vggface2.pt in the folder ``checkpoints`` of torch's hub (``TORCH_HOME``), where it must
-    be put by hand; the path of that file; or None, which leaves the metric out.
+    Pictures are resized (bilinear, antialiased) from the stored ones and from the evaluator's private images,
+    in PPA's code directly from what generator and camera gave; normalised with 0.5 / 0.5 as there. Only for
+    faces. Where the private images are VGGFace2 the weights have seen the very people (S34, S35), and the
+    number is that of no independent judge. ``weights``: ``vggface2`` for 20180402-114759-vggface2.pt in the
+    folder ``checkpoints`` of torch's hub (``TORCH_HOME``), where it must be put by hand; the path of that
+    file; or None, which leaves the metric out.
     """
 
     def __init__(self, *, weights: str | None):
         self.weights = weights
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The distance. Raises Unavailable without weights, and when an attacked identity has no private image."""
+        """The distance. Raises Unavailable without weights, and when an attacked identity has no private
+        image.
+        """
         network = self.network()
         fake = self._embeddings(network, seen.images, torch.arange(len(seen.images)), seen)
         real = self._embeddings(network, seen.private_images, seen.private_rows, seen)

@@ -1,7 +1,9 @@
-"""Fréchet distance between reconstructions and the private training images of the attacked identities, in two feature spaces.
+"""Fréchet distance between reconstructions and the private training images of the attacked identities, in two
+feature spaces.
 
-Where nothing else is said, only reconstructions that the evaluator takes for the attacked identity count, as in LOMMA and PLG-MI: the
-distance says how alike the pictures are where the attack works. It shrinks with the number of images, so compare like numbers of them.
+Where nothing else is said, only reconstructions that the evaluator takes for the attacked identity count, as
+in LOMMA and PLG-MI: the distance says how alike the pictures are where the attack works. It shrinks with the
+number of images, so compare like numbers of them.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from midre_exp.metrics.inception import InceptionFeatures
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) of features [n, d] and [m, d], n and m at least 2, in float64.
 
-    A and B are the covariances with n - 1. The trace of the root is the sum of the singular values of the cross-Gram matrix of the centred
-    features: exact also with fewer samples than dimensions, and without the root of a nearly singular matrix. Not negative. Raises
-    Unavailable for a single sample or features that are not finite.
+    A and B are the covariances with n - 1. The trace of the root is the sum of the singular values of the
+    cross-Gram matrix of the centred features: exact also with fewer samples than dimensions, and without the
+    root of a nearly singular matrix. Not negative. Raises Unavailable for a single sample or features that
+    are not finite.
     """
     if min(len(features_a), len(features_b)) < 2:
         raise Unavailable("a Fréchet distance needs at least 2 images on either side")
@@ -48,7 +51,8 @@ def _enough(seen: Evaluation) -> Tensor:
 
 
 class EvaluatorFid:
-    """``fid_evaluator``: the Fréchet distance in the evaluator's penultimate features, which need no further weights.
+    """``fid_evaluator``: the Fréchet distance in the evaluator's penultimate features, which need no further
+    weights.
 
     Comparable only between attacks judged by the same evaluator.
     """
@@ -65,14 +69,14 @@ class EvaluatorFid:
 class Fid:
     """The Fréchet distance in the 2048 pooled features of torchvision's ImageNet Inception-v3.
 
-    Images in [0, 1] of 299 px (bilinear, antialiased), private ones first brought to the size of the reconstructions. Comparable only
-    with itself: LOMMA uses TensorFlow's Inception on washed-out images, PLG-MI torchvision's on contrast-stretched ones, PPA
-    pytorch-fid's port of TensorFlow's.
-    ``weights``: ``imagenet`` for torchvision's, downloaded once (104 MB); a path; or None, which leaves the metric out.
-    ``images``: ``successful`` reconstructions as in LOMMA and PLG-MI, or ``all`` (all selected ones) as in PPA.
-    ``official_range``: PPA's code hands pictures in [-1, 1] to an extractor that maps [0, 1] to [-1, 1] once more, so that its network
-    sees [-3, 1]; True repeats this. The number is ``fid`` for successful ones, ``fid_all`` for all, ``fid_ppa`` for all in the official
-    range, ``fid_ppa_successful`` for the fourth.
+    Images in [0, 1] of 299 px (bilinear, antialiased), private ones first brought to the size of the
+    reconstructions. Comparable only with itself: LOMMA uses TensorFlow's Inception on washed-out images,
+    PLG-MI torchvision's on contrast-stretched ones, PPA pytorch-fid's port of TensorFlow's. ``weights``:
+    ``imagenet`` for torchvision's, downloaded once (104 MB); a path; or None, which leaves the metric out.
+    ``images``: ``successful`` reconstructions as in LOMMA and PLG-MI, or ``all`` (all selected ones) as in
+    PPA. ``official_range``: PPA's code hands pictures in [-1, 1] to an extractor that maps [0, 1] to [-1, 1]
+    once more, so that its network sees [-3, 1]; True repeats this. The number is ``fid`` for successful ones,
+    ``fid_all`` for all, ``fid_ppa`` for all in the official range, ``fid_ppa_successful`` for the fourth.
     """
 
     def __init__(

@@ -12,7 +12,8 @@ _NUMBERS = 2**25
 
 
 def rows_of(labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows of ``labels`` int64 [n] belong to each of ``classes`` int64 [c], sorted and unique, in their order, filled up to the most.
+    """Which rows of ``labels`` int64 [n] belong to each of ``classes`` int64 [c], sorted and unique, in their
+    order, filled up to the most.
 
     Returns int64 [c, m] and bool [c, m]: where False, the row is 0 and stands for nothing.
     """
@@ -27,7 +28,9 @@ def rows_of(labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def together(rows_a: Tensor, rows_b: Tensor, width: int) -> Iterator[slice]:
-    """Ranges of classes whose features, ``width`` numbers an image, and pairwise distances fit into memory at once."""
+    """Ranges of classes whose features, ``width`` numbers an image, and pairwise distances fit into memory at
+    once.
+    """
     most = max(rows_a.shape[1], rows_b.shape[1], 1)
     step = max(1, _NUMBERS // (most * max(most, width)))
     for start in range(0, len(rows_a), step):
@@ -35,5 +38,7 @@ def together(rows_a: Tensor, rows_b: Tensor, width: int) -> Iterator[slice]:
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """L2 distances [c, n, m] of [c, n, d] and [c, m, d] without the cancellation of the matrix product form: 0 for equal rows."""
+    """L2 distances [c, n, m] of [c, n, d] and [c, m, d] without the cancellation of the matrix product form:
+    0 for equal rows.
+    """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

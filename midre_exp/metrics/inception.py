@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from midre_exp.data.steps import Resize
+from midre_exp.data.transforms.steps import Resize
 from midre_exp.errors import CheckpointError
 from midre_exp.metrics.base import Evaluation, Unavailable
-from midre_exp.targets.inception_v3 import InceptionV3
+from midre_exp.targets.architectures.inception_v3 import InceptionV3
 from midre_exp.targets.predict import Step, predict
-from midre_exp.targets.weights import load_backbone
+from midre_exp.weights.state_dict import load_backbone
 
 _SIZE = 299  # px
 _BATCH = 64
 
 
 class InceptionFeatures:
-    """The 2048 pooled features of torchvision's Inception-v3 at 299 px (bilinear, antialiased), private pictures first brought to the size
-    of the reconstructions.
+    """The 2048 pooled features of torchvision's Inception-v3 at 299 px (bilinear, antialiased), private
+    pictures first brought to the size of the reconstructions.
 
-    ``weights``: ``imagenet``, a path, or None for no features at all. ``official_range``: the network sees pictures in [-3, 1] as in
-    PPA's code, instead of [-1, 1]. Computed once for all metrics of an evaluation.
+    ``weights``: ``imagenet``, a path, or None for no features at all. ``official_range``: the network sees
+    pictures in [-3, 1] as in PPA's code, instead of [-1, 1]. Computed once for all metrics of an evaluation.
     """
 
     def __init__(self, *, weights: str | None, official_range: bool):
@@ -36,7 +36,9 @@ class InceptionFeatures:
             )
 
     def fake(self, seen: Evaluation, rows: Tensor | None) -> Tensor:
-        """[m, 2048] of the reconstructions ``rows`` int64 [m], None for all. Raises Unavailable as ``network``."""
+        """[m, 2048] of the reconstructions ``rows`` int64 [m], None for all. Raises Unavailable as
+        ``network``.
+        """
         if rows is not None:
             return self._features(seen, seen.images, rows)
         name = ("inception", self.weights, self.official_range, "fake")

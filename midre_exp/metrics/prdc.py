@@ -1,7 +1,9 @@
-"""Precision, recall, density and coverage: how far reconstructions and private images of an identity fill the same space of features.
+"""Precision, recall, density and coverage: how far reconstructions and private images of an identity fill the
+same space of features.
 
-Around every private image and every reconstruction lies a ball that reaches to its k-th nearest fellow. Textbook: Kynkäänniemi et al.
-2019 (precision, recall) and Naeem et al. 2020 (density, coverage). PPA's code differs in two of them, see ``prdc``.
+Around every private image and every reconstruction lies a ball that reaches to its k-th nearest fellow.
+Textbook: Kynkäänniemi et al. 2019 (precision, recall) and Naeem et al. 2020 (density, coverage). PPA's code
+differs in two of them, see ``prdc``.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ NAMES = ("precision", "recall", "density", "coverage")
 def prdc(
     real: Tensor, fake: Tensor, is_real: Tensor, is_fake: Tensor, *, k: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The four numbers of each identity [c], textbook and as in PPA's code, of features real [c, r, d] and fake [c, f, d].
+    """The four numbers of each identity [c], textbook and as in PPA's code, of features real [c, r, d] and
+    fake [c, f, d].
 
-    ``is_real`` bool [c, r] and ``is_fake`` [c, f] tell features from filling; more than ``k`` of either in every row.
-    Textbook: precision, the share of fakes inside the ball of any real; recall, the share of reals inside that of any fake; density, how
-    many reals' balls hold a fake, mean over fakes, / k; coverage, the share of reals whose ball holds a fake. PPA: precision and recall
-    ask only whether the nearest real (fake) holds it; density is how many fakes a real's ball holds, mean over reals, / k.
+    ``is_real`` bool [c, r] and ``is_fake`` [c, f] tell features from filling; more than ``k`` of either in
+    every row. Textbook: precision, the share of fakes inside the ball of any real; recall, the share of reals
+    inside that of any fake; density, how many reals' balls hold a fake, mean over fakes, / k; coverage, the
+    share of reals whose ball holds a fake. PPA: precision and recall ask only whether the nearest real (fake)
+    holds it; density is how many fakes a real's ball holds, mean over reals, / k.
     """
     across = distances(real, fake)
     both = is_real[:, :, None] & is_fake[:, None, :]
@@ -56,19 +60,23 @@ def prdc(
 
 
 def _radii(features: Tensor, known: Tensor, k: int) -> Tensor:
-    """Distance [c, n] of each of the features [c, n, d] to the k-th nearest other one of its row; filling lies infinitely far."""
+    """Distance [c, n] of each of the features [c, n, d] to the k-th nearest other one of its row; filling
+    lies infinitely far.
+    """
     apart = distances(features, features).masked_fill(~known[:, None, :], torch.inf)
     return apart.kthvalue(k + 1, dim=2).values  # the nearest is the image itself
 
 
 class Prdc:
-    """``precision``, ``recall``, ``density`` and ``coverage`` by the textbook and, with the ending ``_ppa``, as PPA's code computes them:
-    of each attacked identity, then their mean. Shares in [0, 1], except densities, which may exceed 1.
+    """``precision``, ``recall``, ``density`` and ``coverage`` by the textbook and, with the ending ``_ppa``,
+    as PPA's code computes them: of each attacked identity, then their mean. Shares in [0, 1], except
+    densities, which may exceed 1.
 
-    ``k``: the neighbour that gives the radius, 3 in PPA. ``features``: ``inception`` (``weights`` and ``official_range`` as of ``Fid``) or
-    ``evaluator``, the evaluator's own, whose numbers end in ``_evaluator`` besides.
-    PPA's code takes classes 0, 1 and 2 alone where the targets are "all", and compares whole sets for class 0, because it takes zero for
-    no class. This is not repeated: every attacked identity counts, with its own images.
+    ``k``: the neighbour that gives the radius, 3 in PPA. ``features``: ``inception`` (``weights`` and
+    ``official_range`` as of ``Fid``) or ``evaluator``, the evaluator's own, whose numbers end in
+    ``_evaluator`` besides. PPA's code takes classes 0, 1 and 2 alone where the targets are "all", and
+    compares whole sets for class 0, because it takes zero for no class. This is not repeated: every attacked
+    identity counts, with its own images.
     """
 
     def __init__(
@@ -88,7 +96,9 @@ class Prdc:
         self.inception = InceptionFeatures(weights=weights, official_range=official_range)
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The eight means. Raises Unavailable without weights, with k or fewer images of an identity, and for broken features."""
+        """The eight means. Raises Unavailable without weights, with k or fewer images of an identity, and for
+        broken features.
+        """
         if self.features == "inception":
             self.inception.check("metrics.measure.prdc.weights")
         classes = seen.labels.unique()

@@ -14,15 +14,18 @@ _BATCH = 256
 
 
 class StageAccuracy:
-    """``att_acc1_stage0``, ``att_acc5_stage0``, ..: attack accuracy of each stage in percent; ``best_stage``, the earliest with the highest
-    top-1 accuracy, and that accuracy, ``att_acc1_best_stage``.
+    """``att_acc1_stage0``, ``att_acc5_stage0``, ..: attack accuracy of each stage in percent; ``best_stage``,
+    the earliest with the highest top-1 accuracy, and that accuracy, ``att_acc1_best_stage``.
 
-    The last is what IF-GMI's code calls its best result. It is optimistic: the evaluator chooses the stage it is then the judge of, a
-    choice that no attacker could make, and the largest of several noisy numbers lies above the accuracy of any stage fixed beforehand.
+    The last is what IF-GMI's code calls its best result. It is optimistic: the evaluator chooses the stage it
+    is then the judge of, a choice that no attacker could make, and the largest of several noisy numbers lies
+    above the accuracy of any stage fixed beforehand.
     """
 
     def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The accuracies, top-5 with at least 5 classes; nothing for an attack without stages. Raises Unavailable without an evaluator."""
+        """The accuracies, top-5 with at least 5 classes; nothing for an attack without stages. Raises
+        Unavailable without an evaluator.
+        """
         if seen.stages is None:
             return {}
         if seen.judge is None:
@@ -42,7 +45,9 @@ class StageAccuracy:
 
     @staticmethod
     def _logits(seen: Evaluation, pictures: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
-        """The evaluator's logits [n, k] of ``pictures`` uint8 [n, 3, h, w]; those it has judged already are not shown again."""
+        """The evaluator's logits [n, k] of ``pictures`` uint8 [n, 3, h, w]; those it has judged already are
+        not shown again.
+        """
         logits = seen.logits.clone()
         if pictures.shape == seen.images.shape:
             parts = torch.arange(len(pictures)).split(_BATCH)

@@ -1,5 +1,5 @@
 """Generators, their training, and their networks by name."""
 
-from midre_exp.priors.networks import build_network
+import lazy_loader
 
-__all__ = ["build_network"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,6 @@
-"""What a prior is to the rest of the project: latents in, images in [0, 1] out, trained on public images or loaded."""
+"""What a prior is to the rest of the project: latents in, images in [0, 1] out, trained on public images or
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from midre_exp.config import build, without
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.keys import uses_target
+from midre_exp.plan.config import build, without
+from midre_exp.plan.keys import uses_target
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.threat import AnyVictim
@@ -22,8 +24,9 @@ from midre_exp.threat import AnyVictim
 class Prior(nn.Module):
     """Base of all priors, built by ``_target_`` from ``conf/prior``.
 
-    ``uses_target`` tells whether training looks at the attacked target: if not, one trained prior serves every target of a sweep, and
-    ``fit`` is given no victim; if so, the constructor is given the target's ``num_classes``.
+    ``uses_target`` tells whether training looks at the attacked target: if not, one trained prior serves
+    every target of a sweep, and ``fit`` is given no victim; if so, the constructor is given the target's
+    ``num_classes``.
     """
 
     uses_target: ClassVar[bool] = False
@@ -32,7 +35,9 @@ class Prior(nn.Module):
 
     @abstractmethod
     def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images float [n, 3, h, w] in [0, 1] of latents [n, latent_dim]; ``labels`` int64 [n] for conditional generators."""
+        """Images float [n, 3, h, w] in [0, 1] of latents [n, latent_dim]; ``labels`` int64 [n] for
+        conditional generators.
+        """
 
     @abstractmethod
     def realism(self, images: Tensor) -> Tensor:
@@ -48,8 +53,9 @@ class Prior(nn.Module):
         work: Path,
         runtime: Runtime,
     ) -> dict[str, float]:
-        """Train in place on ``runtime.device`` and return final training numbers. Continues from the checkpoint in ``work`` if there is
-        one, with the same result as an unbroken run. ``public`` is None for a prior whose ``pretrained`` names weights.
+        """Train in place on ``runtime.device`` and return final training numbers. Continues from the
+        checkpoint in ``work`` if there is one, with the same result as an unbroken run. ``public`` is None
+        for a prior whose ``pretrained`` names weights.
         """
 
 

@@ -1,4 +1,5 @@
-"""Network pickles in NVIDIA's layout, with random weights and any size: to try a setup without ffhq.pkl. Only writes.
+"""Network pickles in NVIDIA's layout, with random weights and any size: to try a setup without ffhq.pkl. Only
+writes.
 
 Objects are pickled under the names that NVIDIA's code has, without that code.
 """
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from midre_exp.files import write_atomic
-from midre_exp.priors.stylegan2 import Discriminator, Generator
+from midre_exp.priors.stylegan.nvidia import Discriminator, Generator
 from midre_exp.seeding import derive
+from midre_exp.store.files import write_atomic
 
 
 class Foreign:
@@ -94,8 +95,8 @@ def pickled(content: Any, *stand_ins: Any, protocol: int = 4) -> bytes:
 
 
 def write_stylegan2(path: Path, *, image_size: int, channels: int = 4, seed: int = 0) -> None:
-    """A StyleGAN2 of ``image_size`` px with every layer of the published ones, latents of 16 numbers and ``channels`` channels, as ffhq.pkl
-    holds it: ``G``, ``D`` and ``G_ema``. Its pictures are noise.
+    """A StyleGAN2 of ``image_size`` px with every layer of the published ones, latents of 16 numbers and
+    ``channels`` channels, as ffhq.pkl holds it: ``G``, ``D`` and ``G_ema``. Its pictures are noise.
 
     Raises StoreError when the file cannot be written.
     """

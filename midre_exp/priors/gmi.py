@@ -11,14 +11,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
+from midre_exp.plan.validate import require_counts
 from midre_exp.priors.base import Prior, needed
-from midre_exp.priors.wgan import Recipe, train_wgan
+from midre_exp.priors.gan.wgan import Recipe, train_wgan
 from midre_exp.runtime import Runtime
-from midre_exp.targets.weights import load_checkpoint
 from midre_exp.threat import LabelVictim, ScoreVictim, WhiteBoxVictim
+from midre_exp.weights.state_dict import load_checkpoint
 
 
 def _halvings(image_size: int) -> int:
@@ -49,9 +49,10 @@ def _down(channels_in: int, channels_out: int) -> nn.Sequential:
 class Generator(nn.Module):
     """Latents [n, latent_dim], standard normal, to images [n, 3, image_size, image_size] in (0, 1).
 
-    ``width`` is the number of channels at half resolution, doubled per halving down to the 4x4 map. The defaults
-    are the official network (GMI repository, Celeba/generator.py); 32 pixels take one up-layer less, so the map
-    has 4 * width channels instead of 8. Raises ConfigError unless the size is a power of two of at least 16.
+    ``width`` is the number of channels at half resolution, doubled per halving down to the 4x4 map. The
+    defaults are the official network (GMI repository, Celeba/generator.py); 32 pixels take one up-layer less,
+    so the map has 4 * width channels instead of 8. Raises ConfigError unless the size is a power of two of at
+    least 16.
     """
 
     def __init__(self, *, latent_dim: int = 100, width: int = 64, image_size: int = 64):
@@ -75,9 +76,9 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Images [n, 3, image_size, image_size] in [0, 1] to scores [n]; larger is more real.
 
-    ``width`` is the number of channels at half resolution, doubled per halving down to the 4x4 map. The defaults
-    are the official ``DGWGAN`` (GMI repository, Celeba/discri.py); 32 pixels take one down-layer less. Raises
-    ConfigError unless the size is a power of two of at least 16.
+    ``width`` is the number of channels at half resolution, doubled per halving down to the 4x4 map. The
+    defaults are the official ``DGWGAN`` (GMI repository, Celeba/discri.py); 32 pixels take one down-layer
+    less. Raises ConfigError unless the size is a power of two of at least 16.
     """
 
     def __init__(self, *, width: int = 64, image_size: int = 64):
@@ -99,10 +100,10 @@ class Critic(nn.Module):
 class GMIPrior(Prior):
     """Generator and critic trained as a WGAN-GP on public images, once for all targets.
 
-    ``critic_width`` None means ``width``. ``epochs`` counts the critic's passes over the public images; ``steps``,
-    if not None, is its number of steps instead. ``pretrained`` holds the paths ``generator`` and ``critic`` of
-    published weights that replace training, or None for both. The rest is ``wgan.Recipe``. Raises ConfigError for
-    numbers that cannot be, and when one of the two paths is missing.
+    ``critic_width`` None means ``width``. ``epochs`` counts the critic's passes over the public images;
+    ``steps``, if not None, is its number of steps instead. ``pretrained`` holds the paths ``generator`` and
+    ``critic`` of published weights that replace training, or None for both. The rest is ``wgan.Recipe``.
+    Raises ConfigError for numbers that cannot be, and when one of the two paths is missing.
     """
 
     def __init__(

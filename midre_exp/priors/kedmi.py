@@ -1,6 +1,8 @@
-"""The prior of KedMI (Chen et al. 2021), also of LOMMA+KedMI: a GAN whose discriminator is taught the attacked target's answers.
+"""The prior of KedMI (Chen et al. 2021), also of LOMMA+KedMI: a GAN whose discriminator is taught the
+attacked target's answers.
 
-The generator is GMI's; the discriminator tells the target's classes apart and compares the images of a batch with each other.
+The generator is GMI's; the discriminator tells the target's classes apart and compares the images of a batch
+with each other.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from midre_exp import checkpoint
-from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
+from midre_exp.plan.validate import require_counts
 from midre_exp.priors.base import Prior, needed
+from midre_exp.priors.gan.kedmi_gan import Recipe, train_kedmi_gan
 from midre_exp.priors.gmi import Generator
-from midre_exp.priors.kedmi_gan import Recipe, train_kedmi_gan
 from midre_exp.runtime import Runtime
-from midre_exp.targets.weights import load_checkpoint
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
+from midre_exp.weights import checkpoint
+from midre_exp.weights.state_dict import load_checkpoint
 
 _AT_ONCE = 256  # public images per question to the victim
 _ANSWERS = "answers.pt"
@@ -36,9 +38,11 @@ def _down(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Appends to each feature vector [n, d] how close it is to the others of its batch, in ``kernels`` views of ``kernel_dims`` numbers.
+    """Appends to each feature vector [n, d] how close it is to the others of its batch, in ``kernels`` views
+    of ``kernel_dims`` numbers.
 
-    M = features T; sum_j exp(-||M_i - M_j||_1) - 1 per view: a sum, so its scale grows with the batch (Salimans et al. 2016).
+    M = features T; sum_j exp(-||M_i - M_j||_1) - 1 per view: a sum, so its scale grows with the batch
+    (Salimans et al. 2016).
     """
 
     def __init__(self, features: int, kernels: int, kernel_dims: int):
@@ -46,7 +50,9 @@ class MinibatchDiscrimination(nn.Module):
         self.T = nn.Parameter(torch.randn(features, kernels, kernel_dims))
 
     def forward(self, features: Tensor, group: int | None = None) -> Tensor:
-        """Features [n, d + kernels]; every ``group`` consecutive rows, the last ones possibly fewer, are a batch of their own."""
+        """Features [n, d + kernels]; every ``group`` consecutive rows, the last ones possibly fewer, are a
+        batch of their own.
+        """
         views = torch.einsum("nd,dkc->nkc", features, self.T)
         size = min(group or len(views), len(views))
         whole = len(views) - len(views) % size
@@ -66,9 +72,10 @@ def _closeness(views: Tensor) -> Tensor:
 class MinibatchDiscriminator(nn.Module):
     """Images [n, 3, image_size, image_size] in [0, 1] to features [n, d] and logits [n, num_classes].
 
-    The features are those before minibatch discrimination, d = width * image_size^2 / 64. ``width`` is the number of channels at half
-    resolution. The defaults are the official network (KedMI repository, discri.py); 32 pixels keep all layers and end in a 2x2 map.
-    Raises ConfigError unless the size is a multiple of 16 and at least 32.
+    The features are those before minibatch discrimination, d = width * image_size^2 / 64. ``width`` is the
+    number of channels at half resolution. The defaults are the official network (KedMI repository,
+    discri.py); 32 pixels keep all layers and end in a 2x2 map. Raises ConfigError unless the size is a
+    multiple of 16 and at least 32.
     """
 
     def __init__(
@@ -94,7 +101,8 @@ class MinibatchDiscriminator(nn.Module):
         self.fc_layer = nn.Linear(features + kernels, num_classes)
 
     def forward(self, images: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
-        """Features and logits; every ``group`` consecutive images, the last ones possibly fewer, are a batch of their own.
+        """Features and logits; every ``group`` consecutive images, the last ones possibly fewer, are a batch
+        of their own.
 
         None: all images are one batch.
         """
@@ -103,12 +111,14 @@ class MinibatchDiscriminator(nn.Module):
 
 
 class KedMIPrior(Prior):
-    """Generator and discriminator trained on public images with the soft labels the attacked target gives them.
+    """Generator and discriminator trained on public images with the soft labels the attacked target gives
+    them.
 
-    ``width``, ``critic_width`` (None: as width), ``kernels`` and ``kernel_dims`` size the networks; ``epochs`` counts passes over the
-    public images; ``steps``, if not None, is the number of discriminator steps instead. ``pretrained`` holds the paths ``generator``
-    and ``discriminator`` of published weights that replace training, or None for both. The rest is ``kedmi_gan.Recipe``.
-    Raises ConfigError for an impossible size, group or number of steps, and when one of the two paths is missing.
+    ``width``, ``critic_width`` (None: as width), ``kernels`` and ``kernel_dims`` size the networks;
+    ``epochs`` counts passes over the public images; ``steps``, if not None, is the number of discriminator
+    steps instead. ``pretrained`` holds the paths ``generator`` and ``discriminator`` of published weights
+    that replace training, or None for both. The rest is ``kedmi_gan.Recipe``. Raises ConfigError for an
+    impossible size, group or number of steps, and when one of the two paths is missing.
     """
 
     uses_target = True
@@ -184,7 +194,9 @@ class KedMIPrior(Prior):
         return images
 
     def realism(self, images: Tensor, group: int | None = None) -> Tensor:
-        """Logsumexp of the discriminator's logits, [n]: the logit of "real". Depends on the other images of the ``group`` (None: all)."""
+        """Logsumexp of the discriminator's logits, [n]: the logit of "real". Depends on the other images of
+        the ``group`` (None: all).
+        """
         _, logits = self.discriminator(images, group)
         scores: Tensor = logits.logsumexp(1)
         return scores
@@ -200,10 +212,11 @@ class KedMIPrior(Prior):
     ) -> dict[str, float]:
         """Train on ``public`` and the victim's answers, or load published weights.
 
-        The victim is asked once per public image: images are not augmented and a victim is in eval mode, so an answer never changes.
-        (The official code left the target in train mode by oversight, where answers vary with batch and dropout; no victim offers that.)
-        Returns the final losses, nothing when weights were loaded. Raises ConfigError for a victim that is not white-box, for images
-        of another size and for fewer images than a batch, CheckpointError for weight files that do not fit.
+        The victim is asked once per public image: images are not augmented and a victim is in eval mode, so
+        an answer never changes. (The official code left the target in train mode by oversight, where answers
+        vary with batch and dropout; no victim offers that.) Returns the final losses, nothing when weights
+        were loaded. Raises ConfigError for a victim that is not white-box, for images of another size and for
+        fewer images than a batch, CheckpointError for weight files that do not fit.
         """
         if self.pretrained:
             for name, path in self.pretrained.items():
@@ -233,7 +246,9 @@ class KedMIPrior(Prior):
 
 
 def soft_labels(victim: WhiteBoxVictim, images: Tensor, file: Path, runtime: Runtime) -> Tensor:
-    """The victim's class probabilities [n, k] of ``images`` uint8 [n, 3, h, w], on the CPU; asked for once and then kept in ``file``."""
+    """The victim's class probabilities [n, k] of ``images`` uint8 [n, 3, h, w], on the CPU; asked for once
+    and then kept in ``file``.
+    """
     saved = checkpoint.load(file)
     if saved is None:
         with torch.no_grad():

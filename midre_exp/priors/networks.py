@@ -16,8 +16,8 @@ NETWORKS = {
     "kedmi_discriminator": "midre_exp.priors.kedmi:MinibatchDiscriminator",
     "plgmi_generator": "midre_exp.priors.plgmi_networks:Generator",
     "plgmi_discriminator": "midre_exp.priors.plgmi_networks:Discriminator",
-    "stylegan2_generator": "midre_exp.priors.stylegan2_generator:Generator",
-    "stylegan2_discriminator": "midre_exp.priors.stylegan2_discriminator:Discriminator",
+    "stylegan2_generator": "midre_exp.priors.stylegan.generator:Generator",
+    "stylegan2_discriminator": "midre_exp.priors.stylegan.discriminator:Discriminator",
 }
 
 

@@ -1,5 +1,5 @@
-"""The prior of PLG-MI (Yuan et al. 2023): a conditional GAN on public images that the target itself has labelled, pulled towards the
-target's idea of each class while it is trained. One for every target.
+"""The prior of PLG-MI (Yuan et al. 2023): a conditional GAN on public images that the target itself has
+labelled, pulled towards the target's idea of each class while it is trained. One for every target.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from midre_exp import checkpoint
-from midre_exp.border import require_counts
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
+from midre_exp.plan.validate import require_counts
 from midre_exp.priors.base import Prior, needed
-from midre_exp.priors.cgan import Recipe, train_cgan
+from midre_exp.priors.gan.cgan import Recipe, train_cgan
 from midre_exp.priors.plgmi_networks import Discriminator, Generator
 from midre_exp.priors.views import RandomView
 from midre_exp.runtime import Runtime
-from midre_exp.targets.weights import load_checkpoint
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
+from midre_exp.weights import checkpoint
+from midre_exp.weights.state_dict import load_checkpoint
 
 _SELECTION = "selection.pt"
 
@@ -28,12 +28,13 @@ _SELECTION = "selection.pt"
 class PLGMIPrior(Prior):
     """Pseudo-labels, then a conditional GAN with hinge losses whose generator also pleases the target.
 
-    ``per_class``: public images chosen for each class; the choice is kept with the weights: ``chosen`` int64 [num_classes, per_class]
-    rows of the public set, most confident first, and ``confidence``, the target's softmax there (-1: none were chosen).
-    ``identity_loss``: a function of logits and labels to a loss per image; ``view``: the random views of generated images that the target
-    is shown; ``image_to_target``: named steps between image and target, as in the attack. ``pretrained``: paths of published weights
-    instead of training, ``generator`` and, not needed by the inversion, ``discriminator``. The rest is ``cgan.Recipe``. Raises
-    ConfigError for counts below 1, an impossible size, and a discriminator without a generator.
+    ``per_class``: public images chosen for each class; the choice is kept with the weights: ``chosen`` int64
+    [num_classes, per_class] rows of the public set, most confident first, and ``confidence``, the target's
+    softmax there (-1: none were chosen). ``identity_loss``: a function of logits and labels to a loss per
+    image; ``view``: the random views of generated images that the target is shown; ``image_to_target``: named
+    steps between image and target, as in the attack. ``pretrained``: paths of published weights instead of
+    training, ``generator`` and, not needed by the inversion, ``discriminator``. The rest is ``cgan.Recipe``.
+    Raises ConfigError for counts below 1, an impossible size, and a discriminator without a generator.
     """
 
     uses_target = True
@@ -101,8 +102,8 @@ class PLGMIPrior(Prior):
     def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images float [n, 3, h, w] of latents [n, latent_dim] and labels int64 [n].
 
-        In (-1, 1), the range of tanh, though trained on [0, 1]: the target gets them as they are, as in the official code, and published
-        weights need it. Raises ConfigError without labels.
+        In (-1, 1), the range of tanh, though trained on [0, 1]: the target gets them as they are, as in the
+        official code, and published weights need it. Raises ConfigError without labels.
         """
         if labels is None:
             raise ConfigError("prior plgmi draws people of given labels; use an attack that names them")
@@ -119,9 +120,10 @@ class PLGMIPrior(Prior):
     ) -> dict[str, float]:
         """Choose images of ``public`` by the victim's scores and train on them, or load published weights.
 
-        Returns the final losses and the share of generated images the target takes for their label, nothing when weights were loaded.
-        Raises ConfigError for a victim that shows no gradients, images of another size, fewer images than a class is to get, and as
-        ``train_cgan``; CheckpointError for weight files that do not fit.
+        Returns the final losses and the share of generated images the target takes for their label, nothing
+        when weights were loaded. Raises ConfigError for a victim that shows no gradients, images of another
+        size, fewer images than a class is to get, and as ``train_cgan``; CheckpointError for weight files
+        that do not fit.
         """
         if self.pretrained:
             for name, path in self.pretrained.items():
@@ -178,10 +180,11 @@ class PLGMIPrior(Prior):
 def select(
     answer: Callable[[Tensor], Tensor], images: Tensor, per_class: int, runtime: Runtime, batch: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """For each class the ``per_class`` images of uint8 [n, 3, h, w] with the largest softmax probability: rows and probabilities, both
-    [k, per_class], most confident first, of equal ones the later image first.
+    """For each class the ``per_class`` images of uint8 [n, 3, h, w] with the largest softmax probability:
+    rows and probabilities, both [k, per_class], most confident first, of equal ones the later image first.
 
-    ``answer`` gives logits [b, k] of float images. Every image is shown once; one may serve several classes or none.
+    ``answer`` gives logits [b, k] of float images. Every image is shown once; one may serve several classes
+    or none.
     """
     best = rows = torch.empty(0, 0)
     starts = range(0, len(images), batch)

@@ -1,4 +1,6 @@
-"""The conditional networks of PLG-MI (Yuan et al. 2023) in the official layout: a residual generator and a projection discriminator."""
+"""The conditional networks of PLG-MI (Yuan et al. 2023) in the official layout: a residual generator and a
+projection discriminator.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _NEW_KEYS = {  # of the parametrised spectral norm -> ours
 
 
 def _doublings(image_size: int) -> int:
-    """How often 4 pixels are doubled to reach ``image_size``. Raises ConfigError unless it is a power of two of at least 16."""
+    """How often 4 pixels are doubled to reach ``image_size``. Raises ConfigError unless it is a power of two
+    of at least 16.
+    """
     doublings = image_size.bit_length() - 3
     if image_size != 4 << max(doublings, 0) or doublings < 2:
         raise ConfigError(
@@ -40,14 +44,18 @@ class ConditionalBatchNorm(nn.BatchNorm2d):
         nn.init.zeros_(self.biases.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]  # nn.BatchNorm2d knows no labels
-        """Normalise [n, c, h, w] over the batch, then scale and shift each image by its class, ``labels`` int64 [n]."""
+        """Normalise [n, c, h, w] over the batch, then scale and shift each image by its class, ``labels``
+        int64 [n].
+        """
         gain, shift = (table(labels)[:, :, None, None] for table in (self.weights, self.biases))
         scaled: Tensor = gain * super().forward(x) + shift
         return scaled
 
 
 class UpBlock(nn.Module):
-    """Residual block of the generator: twice the pixels, bilinear, where spectral-norm GANs mostly repeat pixels."""
+    """Residual block of the generator: twice the pixels, bilinear, where spectral-norm GANs mostly repeat
+    pixels.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, num_classes: int):
         super().__init__()
@@ -71,11 +79,13 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 class Generator(nn.Module):
-    """Latents [n, latent_dim], standard normal, and labels int64 [n] to images [n, 3, image_size, image_size] in (-1, 1).
+    """Latents [n, latent_dim], standard normal, and labels int64 [n] to images [n, 3, image_size, image_size]
+    in (-1, 1).
 
-    Trained on images in [0, 1], which it learns to give although it ends in tanh. ``width``: channels at full resolution, doubled per
-    halving down to the 4x4 map. The defaults are the official ``ResNetGenerator`` (models/generators/resnet64.py); other sizes have
-    more or fewer blocks. Raises ConfigError unless the size is a power of two of at least 16.
+    Trained on images in [0, 1], which it learns to give although it ends in tanh. ``width``: channels at full
+    resolution, doubled per halving down to the 4x4 map. The defaults are the official ``ResNetGenerator``
+    (models/generators/resnet64.py); other sizes have more or fewer blocks. Raises ConfigError unless the size
+    is a power of two of at least 16.
     """
 
     def __init__(
@@ -102,8 +112,8 @@ class Generator(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual block of the discriminator: half the pixels, averaged. ``first``: no activation before the first convolution, and the
-    hidden width is ``channels_out`` instead of ``channels_in``.
+    """Residual block of the discriminator: half the pixels, averaged. ``first``: no activation before the
+    first convolution, and the hidden width is ``channels_out`` instead of ``channels_in``.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, first: bool):
@@ -129,11 +139,13 @@ def _normed(layer: nn.Module, gain: float) -> nn.Module:
 
 
 class Discriminator(nn.Module):
-    """Images [n, 3, image_size, image_size] and labels int64 [n] to scores [n, 1]; larger is more real and more of that class.
+    """Images [n, 3, image_size, image_size] and labels int64 [n] to scores [n, 1]; larger is more real and
+    more of that class.
 
-    ``width``: channels at half resolution, doubled per halving down to the 2x2 map. The defaults are the official
-    ``SNResNetProjectionDiscriminator`` (models/discriminators/snresnet64.py); other sizes have more or fewer blocks. State dicts with the
-    keys of PyTorch's parametrised spectral norm load as well. Raises ConfigError unless the size is a power of two of at least 16.
+    ``width``: channels at half resolution, doubled per halving down to the 2x2 map. The defaults are the
+    official ``SNResNetProjectionDiscriminator`` (models/discriminators/snresnet64.py); other sizes have more
+    or fewer blocks. State dicts with the keys of PyTorch's parametrised spectral norm load as well. Raises
+    ConfigError unless the size is a power of two of at least 16.
     """
 
     def __init__(self, *, num_classes: int = 1000, width: int = 64, image_size: int = 64):
@@ -148,7 +160,9 @@ class Discriminator(nn.Module):
         self.register_load_state_dict_pre_hook(_take_new_keys)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Score ``images``; each score depends on its own image and label alone. Without labels only the part no class has a share in."""
+        """Score ``images``; each score depends on its own image and label alone. Without labels only the part
+        no class has a share in.
+        """
         x = images
         for name in self.blocks:
             x = self.get_submodule(name)(x)

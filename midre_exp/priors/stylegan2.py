@@ -1,193 +1,152 @@
-"""Opens the network pickles of NVIDIA's StyleGAN2-ADA (ffhq.pkl, afhqdog.pkl, ...) without executing anything of them.
-
-The weights are published for research and evaluation only; they are read from the user's own copy.
-"""
+"""The StyleGAN2 prior of PPA, IF-GMI and MIRROR: published weights, or one trained on public images."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.files import is_special
-from midre_exp.pickle_machine import Refused
-from midre_exp.priors.stylegan2_discriminator import Discriminator
-from midre_exp.priors.stylegan2_generator import Generator, SynthesisNetwork
-from midre_exp.priors.stylegan2_layers import Rendering
-from midre_exp.priors.stylegan2_mapping import MappingNetwork
-from midre_exp.priors.stylegan2_pickle import Persistent, read_pickle
-
-__all__ = ["Discriminator", "Generator", "MappingNetwork", "Rendering", "SynthesisNetwork", "load_pickle"]
-
-_LOG = logging.getLogger(__name__)
-_CLASSES: dict[str, type[Generator] | type[Discriminator]] = {
-    "G": Generator,
-    "D": Discriminator,
-    "G_ema": Generator,
-}
-_VERSION = 6
-_DEPTH = 16  # modules within modules; a generator has four
-_LISTED = 4
+from midre_exp.data.base import ImageSet
+from midre_exp.errors import ConfigError
+from midre_exp.plan.validate import require_counts
+from midre_exp.priors.base import needed
+from midre_exp.priors.style_prior import StylePrior
+from midre_exp.priors.stylegan.discriminator import Discriminator
+from midre_exp.priors.stylegan.files import load_networks
+from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.layers import Rendering
+from midre_exp.priors.stylegan.training import Ada, Recipe, train_stylegan2
+from midre_exp.runtime import Runtime
+from midre_exp.threat import AnyVictim
 
 
-def load_pickle(path: str | Path, *, max_bytes: int = 2 << 30) -> dict[str, nn.Module]:
-    """The networks ``G``, ``D`` and ``G_ema`` of an NVIDIA network pickle, as far as it has them.
+class StyleGAN2Prior(StylePrior):
+    """A StyleGAN2 with its discriminator, or, with ``pretrained``, the generator of a published file.
 
-    They are built from the constructor arguments in the file, on the CPU, in eval mode and without gradients; draw
-    with ``G_ema``. The source code that such files carry is passed over. Raises CheckpointError when the file is missing,
-    larger than ``max_bytes``, damaged, holds anything else than such networks, or weights that do not fit them.
+    ``pretrained``: path of NVIDIA's pickle, genforce's checkpoint (StyleGAN as well) or IF-GMI's converted
+    weights. The networks are then what the file says; of the sizes here only ``image_size`` must be the
+    file's. Without it: channels at resolution r are min(channel_base / r, channel_max), ``mapping_lr`` slows
+    the mapping network, ``group_size`` images share the discriminator's minibatch deviation, ``conv_clamp``
+    bounds features (null: nothing does), and the rest is ``Recipe``; ``ada`` has the entries of ``Ada``.
+    Raises ConfigError for sizes and counts that cannot be, CheckpointError for a file that is none of these.
     """
-    path = Path(path).expanduser()
-    content = _content(path, max_bytes)
-    entries = content if type(content) is dict else {}
-    found = {name: entries[name] for name in _CLASSES if entries.get(name) is not None}
-    if not found:
-        raise CheckpointError(f"{path} has none of the networks G, D, G_ema; give NVIDIA's own file")
-    try:
-        return {name: _network(name, entry) for name, entry in found.items()}
-    except Refused as refusal:
-        raise CheckpointError(f"{path} {refusal}") from refusal
 
-
-def _content(path: Path, max_bytes: int) -> Any:
-    """What the file holds, networks as Persistent."""
-    if is_special(path):
-        raise CheckpointError(f"{path} is a pipe or device, not a file; give the network pickle itself")
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size > max_bytes:
-                raise CheckpointError(
-                    f"{path} has {size} bytes, more than the limit of {max_bytes}; raise max_bytes if it is right"
+    def __init__(
+        self,
+        *,
+        pretrained: str | None,
+        image_size: int,
+        z_dim: int,
+        w_dim: int,
+        mapping_layers: int,
+        mapping_lr: float,
+        channel_base: int,
+        channel_max: int,
+        conv_clamp: float | None,
+        group_size: int,
+        steps: int,
+        batch_size: int,
+        lr: float,
+        betas: Sequence[float],
+        r1_gamma: float,
+        r1_every: int,
+        path_weight: float,
+        path_every: int,
+        mixing: float,
+        noise: str,
+        ema: float,
+        mirror: bool,
+        ada: Mapping[str, Any] | None,
+    ):
+        super().__init__()
+        self.pretrained = pretrained
+        if pretrained is not None:
+            self.take(*load_networks(pretrained, conv_clamp=conv_clamp))
+            if self.image_size != image_size:
+                raise ConfigError(
+                    f"attack.prior.image_size={image_size}, but {pretrained} draws {self.image_size} pixels; set it to {self.image_size}"
                 )
-            start = file.read(256)
-            file.seek(0)
-            if reason := _no_pickle(start):
-                raise CheckpointError(f"{path} {reason}")
-            return read_pickle(file, size)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; check the path of the network pickle") from error
-    except IsADirectoryError as error:
-        raise CheckpointError(f"{path} is a folder; give the network pickle inside it") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    except Refused as refusal:
-        raise CheckpointError(f"{path} {refusal}") from refusal
-    except (CheckpointError, MemoryError):
-        raise
-    except Exception as error:  # foreign bytes trip the reader in many ways
-        raise CheckpointError(
-            f"{path} is damaged or incomplete; compare its size with the source's and download it again"
-        ) from error
+            return
+        require_counts("attack.prior", z_dim=z_dim, w_dim=w_dim, mapping_layers=mapping_layers)
+        require_counts("attack.prior", channel_base=channel_base, channel_max=channel_max)
+        require_counts("attack.prior", group_size=group_size, batch_size=batch_size)
+        if batch_size % min(group_size, batch_size):
+            raise ConfigError(
+                f"attack.prior.batch_size={batch_size} does not divide into groups of attack.prior.group_size={group_size}; "
+                "make it a multiple"
+            )
+        self.recipe = Recipe(
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            betas=betas,
+            r1_gamma=r1_gamma,
+            r1_every=r1_every,
+            path_weight=path_weight,
+            path_every=path_every,
+            mixing=mixing,
+            noise=Rendering(noise).noise_mode,
+            ema=ema,
+            mirror=mirror,
+            ada=_ada(ada),
+        )
+        channels: dict[str, Any] = {"channel_base": channel_base, "channel_max": channel_max}
+        generator = Generator(
+            z_dim=z_dim,
+            w_dim=w_dim,
+            img_resolution=image_size,
+            mapping_kwargs={"num_layers": mapping_layers, "lr_multiplier": mapping_lr},
+            synthesis_kwargs={**channels, "conv_clamp": conv_clamp},
+        )
+        discriminator = Discriminator(
+            img_resolution=image_size,
+            conv_clamp=conv_clamp,
+            epilogue_kwargs={"mbstd_group_size": group_size},
+            **channels,
+        )
+        self.take(generator, discriminator)
 
+    def fit(
+        self,
+        public: ImageSet | None,
+        victim: AnyVictim | None,
+        *,
+        seed: int,
+        work: Path,
+        runtime: Runtime,
+    ) -> dict[str, float]:
+        """Train on ``public``; with ``pretrained`` there is nothing to do. The victim plays no part.
 
-def _no_pickle(start: bytes) -> str | None:
-    """Why a file that begins so is none of NVIDIA's pickles; None if it may be one."""
-    if not start:
-        return "is empty; download it again"
-    if start.startswith(b"\x80"):
-        return None
-    if start.startswith(b"PK"):
-        return "is a zip file, PyTorch weights perhaps; give NVIDIA's network pickle"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not a network; fetch the file with git lfs pull"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return "is a web page, not a network; download the file itself with a browser"
-    return "is no network pickle; give a file such as ffhq.pkl"
-
-
-def _network(name: str, entry: Any) -> nn.Module:
-    """Build and load one network. Raises Refused when class, arguments or weights do not fit."""
-    kind = _CLASSES[name]
-    if not isinstance(entry, Persistent) or entry.class_name != kind.__name__:
-        given = ascii(entry.class_name[:40]) if isinstance(entry, Persistent) else type(entry).__name__
-        raise Refused(f"has {given} where {name}, a {kind.__name__}, belongs; give NVIDIA's own file")
-    if entry.version != _VERSION:
-        _LOG.warning("%s has format version %d; version %d is known", name, entry.version, _VERSION)
-    tensors = dict(_tensors(entry, name))
-    try:
-        with torch.device("meta"):  # neither time nor memory before the weights are known to fit
-            network = kind(**_arguments(kind, entry))
-    except (ConfigError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = ascii(str(error)[:200])[1:-1]
-        raise Refused(
-            f"has constructor arguments of {name} that cannot be used ({reason}); give NVIDIA's own file"
-        ) from error
-    _compare(name, network, tensors)
-    network.requires_grad_(False)
-    network.load_state_dict(tensors, assign=True)
-    return network.eval()
-
-
-def _arguments(kind: type[nn.Module], entry: Persistent) -> dict[str, Any]:
-    """The constructor arguments by name."""
-    positional, named = entry.state.get("_init_args", ()), entry.state.get("_init_kwargs", {})
-    if type(positional) not in (tuple, list) or type(named) is not dict:
-        raise TypeError("they are no arguments")
-    order = list(inspect.signature(kind).parameters)
-    if len(positional) > len(order):
-        raise TypeError(f"there are {len(positional)}, but {kind.__name__} takes {len(order)}")
-    return {**dict(zip(order, positional, strict=False)), **named}
-
-
-def _tensors(entry: Persistent, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """The state dict of ``entry``, in the order PyTorch gives it. Raises Refused unless it is a tree of tensors."""
-    seen: set[int] = set()
-
-    def walk(part: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-        if not isinstance(part, Persistent) or id(part) in seen or depth > _DEPTH:
-            raise Refused(f"has no tree of modules in {prefix}; download it again")
-        seen.add(id(part))
-        skipped = part.state.get("_non_persistent_buffers_set")
-        skipped = skipped if type(skipped) is set else set()
-        for group in ("_parameters", "_buffers"):
-            for key, value in items(part, group):
-                if value is None or (group == "_buffers" and key in skipped):
-                    continue
-                if not isinstance(value, Tensor):
-                    raise Refused(
-                        f"has a {type(value).__name__} among the tensors of {prefix}; download it again"
-                    )
-                yield f"{name}{key}", value
-        for key, child in items(part, "_modules"):
-            if child is not None:
-                yield from walk(child, f"{name}{key}.", depth + 1)
-
-    def items(part: Persistent, group: str) -> list[tuple[str, Any]]:
-        entries = part.state.get(group, {})
-        if type(entries) is not dict or any(type(key) is not str for key in entries):
-            raise Refused(f"has no named {group.strip('_')} in {prefix}; download it again")
-        return list(entries.items())
-
-    yield from walk(entry, "", 0)
-
-
-def _compare(name: str, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise Refused unless the file has exactly the network's tensors, in float32."""
-    expected = network.state_dict()
-    wrong = {
-        "missing": [key for key in expected if key not in tensors],
-        "unexpected": [key for key in tensors if key not in expected],
-        "of another shape": [
-            f"{key} {list(value.shape)} for {list(expected[key].shape)}"
-            for key, value in tensors.items()
-            if key in expected and value.shape != expected[key].shape
-        ],
-        "not float32": [key for key, value in tensors.items() if value.dtype != torch.float32],
-    }
-    found = [f"{len(keys)} {what} ({_short(keys)})" for what, keys in wrong.items() if keys]
-    if found:
-        raise Refused(
-            f"has weights that do not fit the {name} it describes: {', '.join(found)}; download it again"
+        Returns the final losses and what else is reported, nothing for published weights. Raises ConfigError
+        for images of another size, and as ``train_stylegan2``.
+        """
+        if self.pretrained is not None:
+            return {}
+        public = needed(public)
+        height, width = public.images.shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ConfigError(
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                "make them equal"
+            )
+        assert isinstance(self.generator, Generator)
+        assert self.discriminator is not None  # both made by the constructor
+        return train_stylegan2(
+            self.generator,
+            self.discriminator,
+            public,
+            self.recipe,
+            seed=seed,
+            work=work,
+            runtime=runtime,
         )
 
 
-def _short(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-    return ", ".join(ascii(key[:60])[1:-1] for key in keys[:_LISTED]) + more
+def _ada(node: Mapping[str, Any] | None) -> Ada | None:
+    if node is None:
+        return None
+    if set(node) != {"target", "images"} or not node["images"] >= 1:
+        raise ConfigError(
+            f"attack.prior.ada={dict(node)} is not usable; give target and images, at least 1, or null"
+        )
+    return Ada(target=node["target"], images=node["images"])

@@ -1,7 +1,8 @@
-"""Random views of images that gradients pass through: PLG-MI shows its target crops, colours, flips and rotations of what it generates.
+"""Random views of images that gradients pass through: PLG-MI shows its target crops, colours, flips and
+rotations of what it generates.
 
-The law is that of the official Kornia 0.6.6 chain. Every image draws for itself from uniform numbers that the caller hands in, so a
-training feeds a generator's and an attack the streams of its items.
+The law is that of the official Kornia 0.6.6 chain. Every image draws for itself from uniform numbers that the
+caller hands in, so a training feeds a generator's and an attack the streams of its items.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ _GREY = (0.299, 0.587, 0.114)  # Kornia's luma
 class RandomView:
     """Crop and resize, colour jitter, horizontal flip, rotation, in this order.
 
-    ``scale``: range of the square crop's share of the image area, 0 < low <= high <= 1; always applied, never with the full side where
-    the range allows a smaller one, as Kornia does. ``brightness``, ``contrast``: factors from [1 - value, 1 + value], values in [0, 1],
-    each followed by a clip to [0, 1]; with probability ``jitter_p`` and in an order of their own for each image, where the official code
-    draws one order per batch: the law of a single image is the same. ``flip_p``: probability of the flip. ``degrees``: rotation by an
-    angle from [-degrees, degrees] with probability ``rotation_p``, corners filled with 0. Raises ConfigError.
+    ``scale``: range of the square crop's share of the image area, 0 < low <= high <= 1; always applied, never
+    with the full side where the range allows a smaller one, as Kornia does. ``brightness``, ``contrast``:
+    factors from [1 - value, 1 + value], values in [0, 1], each followed by a clip to [0, 1]; with probability
+    ``jitter_p`` and in an order of their own for each image, where the official code draws one order per
+    batch: the law of a single image is the same. ``flip_p``: probability of the flip. ``degrees``: rotation
+    by an angle from [-degrees, degrees] with probability ``rotation_p``, corners filled with 0. Raises
+    ConfigError.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class RandomView:
         self.degrees, self.rotation_p = degrees, rotation_p
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """One view of each square image of ``images`` [n, 3, s, s], made by its row of ``numbers`` [n, NUMBERS], uniform in [0, 1)."""
+        """One view of each square image of ``images`` [n, 3, s, s], made by its row of ``numbers`` [n,
+        NUMBERS], uniform in [0, 1).
+        """
         share, top, left, jittered, light, spread, order, flipped, rotated, turn = numbers.unbind(1)
         images = crop_and_resize(images, *boxes(images.shape[-1], self.scale, share, top, left))
         brightness = 1 + self.brightness * (2 * light - 1)
@@ -71,9 +76,11 @@ class RandomView:
 def boxes(
     size: int, scale: tuple[float, float], share: Tensor, top: Tensor, left: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Top row, left column and side of square boxes in images of ``size`` x ``size``, whole numbers [n], from uniform numbers [n].
+    """Top row, left column and side of square boxes in images of ``size`` x ``size``, whole numbers [n], from
+    uniform numbers [n].
 
-    Kornia draws a share of the area until the rounded side is smaller than the image: the same as one draw from the shares that are.
+    Kornia draws a share of the area until the rounded side is smaller than the image: the same as one draw
+    from the shares that are.
     """
     below = ((size - 0.5) / size) ** 2  # the first share whose side rounds to the whole image
     largest = size - 1 if below > scale[0] else size
@@ -89,9 +96,11 @@ def boxes(
 
 
 def crop_and_resize(images: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
-    """The square box of each image [n, 3, h, w] enlarged to h x w, bilinear, its corner pixels kept in the corners.
+    """The square box of each image [n, 3, h, w] enlarged to h x w, bilinear, its corner pixels kept in the
+    corners.
 
-    ``top``, ``left``, ``side`` [n] are whole numbers. As cutting the box out and F.interpolate(align_corners=True).
+    ``top``, ``left``, ``side`` [n] are whole numbers. As cutting the box out and
+    F.interpolate(align_corners=True).
     """
     height, width = images.shape[-2:]
     rows = top[:, None] + (side - 1)[:, None] * torch.linspace(0, 1, height, device=images.device)
@@ -102,9 +111,11 @@ def crop_and_resize(images: Tensor, top: Tensor, left: Tensor, side: Tensor) -> 
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, brightness_first: Tensor) -> Tensor:
-    """Each image [n, 3, h, w] with its factors [n] of brightness (times) and contrast (about its mean grey), a clip to [0, 1] after each.
+    """Each image [n, 3, h, w] with its factors [n] of brightness (times) and contrast (about its mean grey),
+    a clip to [0, 1] after each.
 
-    ``brightness_first``: bool [n]. Both operations mix the image with its mean grey, brightness with none of it.
+    ``brightness_first``: bool [n]. Both operations mix the image with its mean grey, brightness with none of
+    it.
     """
     none = torch.zeros_like(contrast)
     first = (
@@ -123,9 +134,11 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, brightness_firs
 
 
 def flip_and_rotate(images: Tensor, flipped: Tensor, degrees: Tensor) -> Tensor:
-    """Mirror the images [n, 3, h, w] where ``flipped`` (bool [n]), then turn each counter-clockwise about its centre by ``degrees`` [n].
+    """Mirror the images [n, 3, h, w] where ``flipped`` (bool [n]), then turn each counter-clockwise about its
+    centre by ``degrees`` [n].
 
-    Bilinear, outside is 0. A mirrored image is the same image at mirrored coordinates, so both are one resampling.
+    Bilinear, outside is 0. A mirrored image is the same image at mirrored coordinates, so both are one
+    resampling.
     """
     height, width = images.shape[-2:]
     y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None].expand(height, width)

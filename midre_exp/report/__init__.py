@@ -1,1 +1,3 @@
-"""Tables and pages from run records. Nothing here computes a result; ``python -m midre_exp.report TABLE`` is the entry."""
+"""Tables and pages from run records. Nothing here computes a result; ``python -m midre_exp.report TABLE`` is
+the entry.
+"""

@@ -1,12 +1,14 @@
-"""``python -m midre_exp.report TABLE ... [OVERRIDES]``: run what tables still lack, then render them as text, Markdown, CSV, LaTeX, HTML.
+"""``python -m midre_exp.report TABLE ... [OVERRIDES]``: run what tables still lack, then render them as text,
+Markdown, CSV, LaTeX, HTML.
 
-A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data, seeds, launcher) are added to
-each. A figure is a yaml in conf/figure and works alike. What several tables lack is launched as one sweep. ``--no-run`` renders what is
-there and shows the command for every missing run, ``--plan`` only tells what would be built and how long that may take.
+A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data,
+seeds, launcher) are added to each. A figure is a yaml in conf/figure and works alike. What several tables
+lack is launched as one sweep. ``--no-run`` renders what is there and shows the command for every missing run,
+``--plan`` only tells what would be built and how long that may take.
 
-``claims`` tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the records of a scale to
-Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace`` saves the dashboard of that project, or prints it
-(``--json``).
+``claims`` tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the
+records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace``
+saves the dashboard of that project, or prints it (``--json``).
 """
 
 from __future__ import annotations
@@ -21,21 +23,23 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.config import digest, use_own_configs
 from midre_exp.errors import ConfigError, UserError
-from midre_exp.explain import explain
-from midre_exp.files import write_json
-from midre_exp.locks import sigterm_as_exit
-from midre_exp.planning import expand
-from midre_exp.report.cells import Cell, plan_tables, read_again
-from midre_exp.report.definitions import Definition, load_definition
-from midre_exp.report.figures import FigureDefinition, figure_names, load_figure, render_figure
+from midre_exp.plan.config import digest, use_own_configs
+from midre_exp.plan.explain import explain
+from midre_exp.plan.planning import expand
+from midre_exp.report.figures.figures import FigureDefinition, figure_names, load_figure, render_figure
+from midre_exp.report.runs.planned_runs import Cell, plan_tables, read_again
+from midre_exp.report.tables.definitions import Definition, load_definition
+from midre_exp.store.files import write_json
+from midre_exp.store.lock import sigterm_as_exit
 
 
 def run_missing(tables: Sequence[Sequence[Cell]], overrides: Sequence[str]) -> int:
-    """Launch everything unfinished as one sweep, as a user would with ``-m``; it plans again, reports, and leaves records.
+    """Launch everything unfinished as one sweep, as a user would with ``-m``; it plans again, reports, and
+    leaves records.
 
-    Returns its exit code: 0, 2 when some runs failed, or that of what broke off. Raises DataError when a run has no data here.
+    Returns its exit code: 0, 2 when some runs failed, or that of what broke off. Raises DataError when a run
+    has no data here.
     """
     distinct: dict[str, Cell] = {}
     for cell in (cell for cells in tables for cell in cells):
@@ -60,7 +64,9 @@ def quoted(text: str) -> str:
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Run ``python -m midre_exp`` and return its exit code. Whatever ends this process early, SIGTERM too, ends that one first."""
+    """Run ``python -m midre_exp`` and return its exit code. Whatever ends this process early, SIGTERM too,
+    ends that one first.
+    """
     process = subprocess.Popen([sys.executable, "-m", "midre_exp", *arguments])
     try:
         return process.wait()
@@ -81,7 +87,8 @@ def jobs_of(definition: Definition | FigureDefinition, overrides: Sequence[str])
 
 
 def make(names: Sequence[str], overrides: Sequence[str], *, run: bool) -> int:
-    """Run what tables and figures lack, if asked to, and render them, one after the other; returns the exit code.
+    """Run what tables and figures lack, if asked to, and render them, one after the other; returns the exit
+    code.
 
     When runs failed, what has none at all is not rendered.
     """
@@ -99,8 +106,8 @@ def make(names: Sequence[str], overrides: Sequence[str], *, run: bool) -> int:
 
 def show(definition: Definition | FigureDefinition, cells: Sequence[Cell], *, other_data: bool) -> None:
     """Write the files of a table or figure."""
-    from midre_exp.report.listing import render_listing
-    from midre_exp.report.render import render
+    from midre_exp.report.tables.listing import render_listing
+    from midre_exp.report.tables.render import render
     from midre_exp.runtime import one_thread
 
     with one_thread():
@@ -133,12 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.json and options.words[0] != "workspace":
                 raise ConfigError("--json goes with workspace only; leave it out")
             if options.words[0] == "wandb":
-                from midre_exp.report.to_wandb import push_records
+                from midre_exp.report.wandb.push import push_records
 
                 push_records(options.words[1:])
                 return 0
             if options.words[0] == "workspace":
-                from midre_exp.report.workspace import save_workspace
+                from midre_exp.report.wandb.workspace import save_workspace
 
                 save_workspace(options.words[1:], as_json=options.json)
                 return 0
@@ -150,13 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             tables = [name for name in names if name != "claims"]
             if options.plan:
-                from midre_exp.forecast import show
+                from midre_exp.sweep.estimate import show
 
                 show([job for name in tables for job in jobs_of(load(name), overrides)])
                 return 0
             code = make(tables, overrides, run=not options.no_run) if tables else 0
             if "claims" in names and code in (0, 2):
-                from midre_exp.report.claims import report_claims
+                from midre_exp.report.claims.claims import report_claims
 
                 report_claims(overrides)
             return code

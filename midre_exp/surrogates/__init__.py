@@ -1,1 +1,5 @@
-"""What attacks prepare against one target besides their prior; one file each."""
+"""What an attack prepares against a target besides its prior."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

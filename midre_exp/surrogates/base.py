@@ -1,4 +1,5 @@
-"""What an attack prepares against one target besides its prior: models or statistics made from public images and the victim's answers.
+"""What an attack prepares against one target besides its prior: models or statistics made from public images
+and the victim's answers.
 
 A stage of its own, so that attacks which prepare the same thing (LOMMA+GMI and LOMMA+KedMI) share it.
 """
@@ -13,22 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from midre_exp.config import build, without
 from midre_exp.data.base import ImageSet
+from midre_exp.plan.config import build, without
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.threat import AnyVictim
 
 
 class Surrogates(nn.Module):
-    """Base of all surrogates, built by ``_target_`` from the ``surrogates`` node of an attack; its state dict is the artifact."""
+    """Base of all surrogates, built by ``_target_`` from the ``surrogates`` node of an attack; its state dict
+    is the artifact.
+    """
 
     @abstractmethod
     def fit(
         self, public: ImageSet, victim: AnyVictim, *, seed: int, work: Path, runtime: Runtime
     ) -> dict[str, float]:
-        """Prepare in place on ``runtime.device`` and return final numbers. Continues from the checkpoints in ``work`` with the same result
-        as an unbroken run.
+        """Prepare in place on ``runtime.device`` and return final numbers. Continues from the checkpoints in
+        ``work`` with the same result as an unbroken run.
         """
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -37,7 +40,9 @@ class Surrogates(nn.Module):
 
 
 def initial_surrogates(node: Mapping[str, Any], num_classes: int, allow: tuple[str, ...] = ()) -> Surrogates:
-    """The unprepared surrogates of a config node for a target of ``num_classes`` classes, initialised from the node's own ``seed``."""
+    """The unprepared surrogates of a config node for a target of ``num_classes`` classes, initialised from
+    the node's own ``seed``.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "surrogates", "init"))
         made: Surrogates = build(without(node, "seed", "name"), num_classes=num_classes, allow=allow)

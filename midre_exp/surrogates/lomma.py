@@ -1,4 +1,6 @@
-"""What LOMMA (Nguyen et al. 2023) prepares against a target on public images: students distilled from it, statistics of its features."""
+"""What LOMMA (Nguyen et al. 2023) prepares against a target on public images: students distilled from it,
+statistics of its features.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midre_exp import checkpoint, seeding
-from midre_exp.border import require_counts, require_numbers
+from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.priors.gan import Shuffled
+from midre_exp.plan.validate import require_counts, require_numbers
+from midre_exp.priors.gan.base import Shuffled
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.student import Student
-from midre_exp.targets.weights import load_backbone, load_checkpoint, read_state_dict
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
+from midre_exp.weights import checkpoint
+from midre_exp.weights.state_dict import load_backbone, load_checkpoint, read_state_dict
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
 _AT_ONCE = 256  # public images per question to the victim
@@ -38,13 +41,15 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
 
 
 class LommaSurrogates(Surrogates):
-    """``students`` (names of EfficientNets, none allowed) and mean and standard deviation [d] of the target's penultimate features.
+    """``students`` (names of EfficientNets, none allowed) and mean and standard deviation [d] of the target's
+    penultimate features.
 
-    ``width``, ``depth``, ``stem`` as in ``Student``; ``weights`` the students' start: None, "imagenet", or a mapping of names to files.
-    SGD with ``lr`` halved (``gamma``) every ``lr_epochs``, for ``epochs``, or ``steps`` if not None; ``temperature`` as in
-    ``distillation_loss``; ``statistics_images`` how many public images give the statistics. ``pretrained`` holds published student files by
-    name, for all students or none, and ``p_reg``, the published statistics. Raises ConfigError for impossible numbers, unknown names and
-    incomplete paths.
+    ``width``, ``depth``, ``stem`` as in ``Student``; ``weights`` the students' start: None, "imagenet", or a
+    mapping of names to files. SGD with ``lr`` halved (``gamma``) every ``lr_epochs``, for ``epochs``, or
+    ``steps`` if not None; ``temperature`` as in ``distillation_loss``; ``statistics_images`` how many public
+    images give the statistics. ``pretrained`` holds published student files by name, for all students or
+    none, and ``p_reg``, the published statistics. Raises ConfigError for impossible numbers, unknown names
+    and incomplete paths.
     """
 
     feature_mean: Tensor
@@ -112,10 +117,12 @@ class LommaSurrogates(Surrogates):
     def fit(
         self, public: ImageSet, victim: AnyVictim, *, seed: int, work: Path, runtime: Runtime
     ) -> dict[str, float]:
-        """Distil the students and take the statistics, or load published ones. Returns each student's last losses.
+        """Distil the students and take the statistics, or load published ones. Returns each student's last
+        losses.
 
-        The victim is asked at most once per public image. Raises ConfigError for a victim that is not white-box, for fewer images than
-        a batch and when training diverges, CheckpointError for files that do not fit or cannot be downloaded.
+        The victim is asked at most once per public image. Raises ConfigError for a victim that is not
+        white-box, for fewer images than a batch and when training diverges, CheckpointError for files that do
+        not fit or cannot be downloaded.
         """
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("LOMMA reads the target's features; use it with a white-box attack")
@@ -149,7 +156,9 @@ class LommaSurrogates(Surrogates):
         file: Path,
         runtime: Runtime,
     ) -> Tensor:
-        """Set the feature statistics and return the logits [n, k] of all images if students need them; asked for once, then kept."""
+        """Set the feature statistics and return the logits [n, k] of all images if students need them; asked
+        for once, then kept.
+        """
         saved = checkpoint.load(file)
         if saved is None:
             order = torch.randperm(len(images), generator=seeding.generator(seed, "lomma", "statistics"))

@@ -1,4 +1,6 @@
-"""LOMMA's student classifiers: EfficientNets of torchvision without their head and dropout, reduced ones for small images."""
+"""LOMMA's student classifiers: EfficientNets of torchvision without their head and dropout, reduced ones for
+small images.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,12 @@ _STAGES = (
 
 
 class Student(Classifier):
-    """EfficientNet ``name`` (b0, b1, b2) for images in [0, 1], not normalised; official keys of LOMMA, ``feature.*`` and ``fc_layer.*``.
+    """EfficientNet ``name`` (b0, b1, b2) for images in [0, 1], not normalised; official keys of LOMMA,
+    ``feature.*`` and ``fc_layer.*``.
 
-    ``width`` and ``depth`` multiply those of the published network; ``stem`` "small" leaves out the first halving, for 32 pixels.
-    In train mode blocks are skipped at random (stochastic depth 0.2, torchvision). Raises ConfigError for an unknown name or stem or a
-    multiplier that is not positive.
+    ``width`` and ``depth`` multiply those of the published network; ``stem`` "small" leaves out the first
+    halving, for 32 pixels. In train mode blocks are skipped at random (stochastic depth 0.2, torchvision).
+    Raises ConfigError for an unknown name or stem or a multiplier that is not positive.
     """
 
     head_name = "fc_layer"

@@ -1,7 +1,5 @@
 """Target classifiers: images [n, 3, h, w] in [0, 1] in, ``Output`` out; one file and config each."""
 
-from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.factory import build_target
-from midre_exp.targets.weights import load_checkpoint
+import lazy_loader
 
-__all__ = ["Classifier", "Output", "build_target", "load_checkpoint"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

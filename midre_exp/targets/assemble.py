@@ -1,4 +1,6 @@
-"""From a target's settings to a network: architecture, surgery, weights, head, in the one order in which they fit together."""
+"""From a target's settings to a network: architecture, surgery, weights, head, in the one order in which they
+fit together.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from typing import Any
 
 import torch
 
-from midre_exp.config import build
+from midre_exp.plan.config import build
 from midre_exp.seeding import derive
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.weights import load_backbone
+from midre_exp.weights.state_dict import load_backbone
 
 
 def assemble(
@@ -22,16 +24,17 @@ def assemble(
     weights: str | None = None,
     allow: tuple[str, ...] = (),
 ) -> Classifier:
-    """Build ``settings.model`` as the composed ``defense`` shapes it, initialised from ``seed`` and from public ``weights`` if given.
+    """Build ``settings.model`` as the composed ``defense`` shapes it, initialised from ``seed`` and from
+    public ``weights`` if given.
 
-    Skip surgery comes before the weights, of which only the head and the parts the surgery declared ``fresh`` may be missing; the new head
-    comes after them.
+    Skip surgery comes before the weights, of which only the head and the parts the surgery declared ``fresh``
+    may be missing; the new head comes after them.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         model: Classifier = build(settings["model"], num_classes=num_classes, allow=allow)
-        defense.reshape(model)
+        defense.modify_backbone(model)
         if weights is not None:
             load_backbone(model, weights)
-        defense.rehead(model)
+        defense.replace_head(model)
     return model

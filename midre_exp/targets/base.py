@@ -91,7 +91,8 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
         """Classify ``images`` float [n, 3, h, w] in [0, 1].
 
-        ``taps`` names stages to return the output of; ``input`` is the normalised images. Raises ConfigError on an unknown one.
+        ``taps`` names stages to return the output of; ``input`` is the normalised images. Raises ConfigError
+        on an unknown one.
         """
         x = (images - self.mean) / self.std
         kept: dict[str, Tensor] = {"input": x} if "input" in taps else {}

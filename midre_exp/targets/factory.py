@@ -7,10 +7,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from midre_exp.config import build, config_files
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build, config_files
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.weights import class_count, load_checkpoint
+from midre_exp.weights.state_dict import class_count, load_checkpoint
+
+__all__ = ["build_target", "load_checkpoint"]
 
 
 def build_target(
@@ -18,10 +20,11 @@ def build_target(
 ) -> Classifier:
     """The classifier of ``conf/target/<name>.yaml`` for ``num_classes`` classes, with random weights.
 
-    With ``checkpoint`` its weights are that file's, loaded strictly as by ``load_checkpoint``, it is in eval mode, and
-    the classes are counted in the file unless given. ``options`` override the ``model`` node of the yaml. Raises
-    ConfigError for an unknown name or option, listing the known ones, for values the architecture refuses and
-    when nothing tells the number of classes, and CheckpointError for a file that cannot be read or does not fit.
+    With ``checkpoint`` its weights are that file's, loaded strictly as by ``load_checkpoint``, it is in eval
+    mode, and the classes are counted in the file unless given. ``options`` override the ``model`` node of the
+    yaml. Raises ConfigError for an unknown name or option, listing the known ones, for values the
+    architecture refuses and when nothing tells the number of classes, and CheckpointError for a file that
+    cannot be read or does not fit.
     """
     known = config_files("target")
     if name not in known:

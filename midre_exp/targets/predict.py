@@ -17,7 +17,9 @@ Step = Callable[[Tensor], Tensor]
 def predict(
     model: Classifier, images: Tensor, device: torch.device, *, steps: tuple[Step, ...] = (), batch: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Logits [n, k] and features [n, d] on the CPU of uint8 images [n, 3, h, w], each batch first going through ``steps``."""
+    """Logits [n, k] and features [n, d] on the CPU of uint8 images [n, 3, h, w], each batch first going
+    through ``steps``.
+    """
     model = model.to(device).eval()
     logits, features = [], []
     for part in images.split(batch):

@@ -8,16 +8,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from attacks.base import Found, evenly
-from attacks.boundary import appearances, discover, repulsion, sphere
 from attacks.brepmi import BREPMI
 from attacks.gmi import GMI
+from attacks.parts.boundary import appearances, discover, repulsion, sphere
 from defenses.mid import Bottleneck
-from midre_exp.config import CONF_DIR, build, plain, without
+from midre_exp.attack import AttackResult, split_evenly
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import golden
@@ -29,7 +29,7 @@ TOY = GOLDEN["toy"]
 def attack(**changes) -> BREPMI:
     """The attack of conf/attack/brepmi.yaml on 3 requested identities, in small."""
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "brepmi.yaml"))
-    small = {"identities": 3, "select": "requested", "search_batch": 8, "search_batches": 20, "patience": 6}
+    small = {"identities": 3, "choice": "requested", "search_batch": 8, "search_batches": 20, "patience": 6}
     return build({**without(node, "defaults", "name"), **small, **changes})
 
 
@@ -38,8 +38,8 @@ def draw(key: str, *shape: int) -> Tensor:
     return torch.from_numpy(state.standard_normal(shape).astype(np.float32))
 
 
-class Given(Streams):
-    """Streams that draw what the golden file draws."""
+class Given(ItemRNG):
+    """ItemRNG that draw what the golden file draws."""
 
     def __init__(self, n: int = 1):
         super().__init__(torch.zeros(n, dtype=torch.int64))
@@ -108,8 +108,8 @@ def victim(classes: int = 3):
     return make_victim(small_model(classes), classes, Threat.LABELS)
 
 
-def streams(n: int) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
 def plain_loop(steps, state, until=None):
@@ -255,7 +255,7 @@ def test_a_whole_walk_matches_the_golden_one(name):
 
 def test_the_search_meets_the_golden_identities_in_their_order():
     expected = GOLDEN["initial_points"]["untargeted_4"]
-    brep, target = attack(select="reached", identities=4), toy()
+    brep, target = attack(choice="reached", identities=4), toy()
     starts, labels, reached, spent = brep.search(target, Plain(100), torch.arange(4), Given(4), plain_loop)
     found = expected["order_of_discovery"]
     assert labels.tolist() == [one["label"] for one in found] and reached.all()
@@ -304,7 +304,7 @@ def test_discovery_and_appearances_agree_with_a_loop_over_the_labels():
 def test_restarts_of_an_identity_start_from_points_of_their_own():
     brep, target = attack(restarts=3), victim()
     labels = torch.arange(3).repeat_interleave(3)
-    starts, people, reached, _ = brep.search(target, Pixels(), labels, streams(9), plain_loop)
+    starts, people, reached, _ = brep.search(target, Pixels(), labels, rng(9), plain_loop)
     assert reached.all() and torch.equal(people, labels)
     assert len(starts.unique(dim=0)) == 9
     assert torch.equal(brep.ask(target, Pixels(), starts, labels), labels)
@@ -339,10 +339,10 @@ def test_a_requested_identity_that_is_never_reached_is_a_failure_with_its_querie
 
 
 def test_the_official_choice_skips_identities_that_are_not_reached(tmp_path):
-    found = run(attack(select="reached"), blind(), tmp_path / "three")
+    found = run(attack(choice="reached"), blind(), tmp_path / "three")
     assert sorted(found.labels.tolist()) == [0, 2, 3] and found.details["reached"].all()
     assert found.confidence.all()
-    four = run(attack(select="reached", identities=4), blind(), tmp_path / "four")
+    four = run(attack(choice="reached", identities=4), blind(), tmp_path / "four")
     assert four.labels.tolist() == [*found.labels.tolist(), 1]
     assert four.details["failed"].tolist()[3] and four.details["reached"].tolist() == [True] * 3 + [False]
 
@@ -363,7 +363,7 @@ def test_items_together_get_the_numbers_of_one_at_a_time():
             Pixels(),
             starts[rows],
             labels[rows],
-            streams(n)[rows],
+            rng(n)[rows],
             plain_loop,
             reached=reached[rows],
             spent=spent[rows],
@@ -384,8 +384,8 @@ def margin(latents: Tensor, labels: Tensor) -> Tensor:
 
 def test_points_end_farther_inside_their_class_than_they_started(tmp_path):
     brep, target = attack(patience=20), victim()
-    starts, labels, _, _ = brep.search(victim(), Pixels(), torch.arange(3), streams(3), plain_loop)
-    found = brep.invert(target, Pixels(), labels, streams(3), plain_loop)
+    starts, labels, _, _ = brep.search(victim(), Pixels(), torch.arange(3), rng(3), plain_loop)
+    found = brep.invert(target, Pixels(), labels, rng(3), plain_loop)
     assert (margin(found.latents, labels) > margin(starts, labels) + 0.5).all()
     assert not found.details["failed"].any()
     assert int(found.queries.sum()) == target.queries
@@ -394,7 +394,7 @@ def test_points_end_farther_inside_their_class_than_they_started(tmp_path):
 
 def test_both_success_rules_come_from_one_run():
     growth, final = (
-        attack(result=rule).invert(victim(), Pixels(), torch.arange(3), streams(3), plain_loop)
+        attack(result=rule).invert(victim(), Pixels(), torch.arange(3), rng(3), plain_loop)
         for rule in ("last_growth", "final")
     )
     for found in (growth, final):
@@ -407,7 +407,7 @@ def test_both_success_rules_come_from_one_run():
 def test_without_growth_the_official_rule_counts_a_failure_and_the_other_does_not():
     for rule, failed in (("last_growth", True), ("final", False)):
         brep = attack(radius=50.0, clip=1.5, result=rule)
-        found = brep.invert(victim(), Pixels(), torch.arange(3), streams(3), plain_loop)
+        found = brep.invert(victim(), Pixels(), torch.arange(3), rng(3), plain_loop)
         assert not found.details["grew"].any()
         assert found.details["failed"].tolist() == [failed] * 3
         assert torch.equal(found.latents, found.details["final_latents"])
@@ -439,7 +439,7 @@ def test_a_point_from_which_every_proposal_is_refused_ends():
     brep, start = attack(max_rejections=5), torch.zeros(1, 12)
     no, zero = torch.tensor([0]), torch.tensor([0])
     end = brep.walk(
-        Stubborn(), Pixels(), start, no, streams(1), plain_loop, reached=torch.tensor([True]), spent=zero
+        Stubborn(), Pixels(), start, no, rng(1), plain_loop, reached=torch.tensor([True]), spent=zero
     )
     assert int(end["rejections"]) == 5 and int(end["queries"]) == 5 * 33
     assert torch.equal(end["latents"], start)
@@ -449,7 +449,7 @@ def test_a_point_from_which_every_proposal_is_refused_ends():
 
 def test_a_class_that_is_everywhere_ends():
     everywhere = make_victim(Linear(torch.zeros(2, 12), torch.tensor([1.0, 0.0])), 2, Threat.LABELS)
-    found = attack(identities=1).invert(everywhere, Pixels(), torch.tensor([0]), streams(1), plain_loop)
+    found = attack(identities=1).invert(everywhere, Pixels(), torch.tensor([0]), rng(1), plain_loop)
     assert found.details["radius"].isfinite().all() and found.latents.isfinite().all()
 
 
@@ -513,14 +513,14 @@ def test_all_items_share_one_search_whatever_the_chunk(tmp_path):
 
 
 def test_queries_that_are_not_told_by_item_are_spread_evenly(tmp_path):
-    assert evenly(11, 4).tolist() == [3, 3, 3, 2]
-    assert evenly(0, 2).tolist() == [0, 0]
+    assert split_evenly(11, 4).tolist() == [3, 3, 3, 2]
+    assert split_evenly(0, 2).tolist() == [0, 0]
 
     class Twice(GMI):
         def __init__(self):
             super(GMI, self).__init__(identities=3, restarts=1)
 
-        def invert(self, victim, prior, labels, streams, loop):
+        def invert(self, victim, prior, labels, rng, loop):
             for _ in range(2):
                 victim(prior.generate(torch.zeros(len(labels), 12)))
             return torch.zeros(len(labels), 12)
@@ -534,7 +534,7 @@ def test_an_attack_that_miscounts_is_a_bug(tmp_path):
     class Lying(BREPMI):
         def invert(self, *inputs):
             found = super().invert(*inputs)
-            return Found(found.latents, found.queries + 1)
+            return AttackResult(found.latents, found.queries + 1)
 
     lying = attack()
     lying.__class__ = Lying
@@ -547,7 +547,7 @@ def test_a_prior_that_knows_the_target_is_refused():
         uses_target = True
 
     with pytest.raises(ConfigError, match="knows the target"):
-        attack().invert(victim(), Informed(), torch.arange(3), streams(3), plain_loop)
+        attack().invert(victim(), Informed(), torch.arange(3), rng(3), plain_loop)
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ def test_a_prior_that_knows_the_target_is_refused():
         ({"radius": float("nan")}, "attack.radius=nan must be positive"),
         ({"growth": 1.0}, "attack.growth=1.0 must exceed 1"),
         ({"threshold": 1.0}, "attack.threshold=1.0 must be in"),
-        ({"select": "easy"}, "attack.select=easy is unknown; use one of reached, requested"),
+        ({"choice": "easy"}, "attack.choice=easy is unknown; use one of reached, requested"),
         ({"result": "best"}, "attack.result=best is unknown; use one of last_growth, final"),
     ],
 )

@@ -7,14 +7,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from attacks.gmi import GMI
-from attacks.optimise import nesterov_step
-from midre_exp.config import CONF_DIR, build, plain, without
+from attacks.parts.optimisers import nesterov_step
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
+from midre_exp.targets.architectures.vgg import VGG16
 from midre_exp.targets.base import Output
-from midre_exp.targets.vgg import VGG16
 from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import fill, golden
 
@@ -27,8 +27,8 @@ def attack(kind: type[GMI] = GMI, **changes) -> GMI:
     return made
 
 
-class Given(Streams):
-    """Streams that draw what a golden file draws."""
+class Given(ItemRNG):
+    """ItemRNG that draw what a golden file draws."""
 
     def __init__(self, start: Tensor):
         super().__init__(torch.zeros(len(start), dtype=torch.int64))
@@ -78,13 +78,13 @@ def plain_loop(steps, state):
 plain_loop.show = lambda **_: None
 
 
-def streams(n: int) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
-def invert(gmi: GMI, n: int = 3, at: Given | Streams | None = None) -> Tensor:
+def invert(gmi: GMI, n: int = 3, at: Given | ItemRNG | None = None) -> Tensor:
     labels = torch.arange(n) % 3
-    return gmi.invert(victim(), Pixels(), labels, at or streams(n), plain_loop)
+    return gmi.invert(victim(), Pixels(), labels, at or rng(n), plain_loop)
 
 
 # the update
@@ -133,9 +133,9 @@ def test_three_steps_match_the_golden_inversion_in_float64(official, monkeypatch
     expected = golden("gmi_inversion_3steps")
     visited, totals = [], []
 
-    def watch(self, victim, prior, latents, labels, streams, step, losses=GMI.losses):
+    def watch(self, victim, prior, latents, labels, rng, step, losses=GMI.losses):
         visited.append(latents.detach())
-        totals.append(losses(self, victim, prior, latents, labels, streams, step))
+        totals.append(losses(self, victim, prior, latents, labels, rng, step))
         return totals[-1]
 
     monkeypatch.setattr(GMI, "losses", watch)
@@ -166,7 +166,7 @@ def test_the_first_gradient_matches_the_golden_one(official):
 
 def test_a_batch_of_reference_size_follows_the_official_mean_loss_and_optimiser():
     gmi = attack(steps=25, lr=0.5, reference_batch=3, clip=1.0)
-    latents = streams(3).normal("start", 12).requires_grad_()
+    latents = rng(3).normal("start", 12).requires_grad_()
     optimiser = torch.optim.SGD([latents], lr=0.5, momentum=0.9, nesterov=True)
     for _ in range(25):
         images = Pixels().generate(latents)
@@ -183,7 +183,7 @@ def test_chunks_of_one_give_the_numbers_of_all_together(official):
     gmi = attack(steps=5)
     together = invert(gmi, n=6)
     alone = [
-        gmi.invert(victim(), Pixels(), (torch.arange(6) % 3)[i : i + 1], streams(6)[i : i + 1], plain_loop)
+        gmi.invert(victim(), Pixels(), (torch.arange(6) % 3)[i : i + 1], rng(6)[i : i + 1], plain_loop)
         for i in range(6)
     ]
     # matrix kernels sum in another order for another batch: float32 rounding, no more
@@ -214,9 +214,9 @@ def test_latents_are_clamped_after_each_step_and_only_then():
 def test_the_target_becomes_confident_and_every_step_is_one_query_per_item():
     gmi, target = attack(steps=60, lr=0.5, clip=4.0), victim()
     labels = torch.arange(3)
-    found = gmi.invert(target, Pixels(), labels, streams(3), plain_loop)
+    found = gmi.invert(target, Pixels(), labels, rng(3), plain_loop)
     assert target.queries == 60 * 3
-    before = target.confidence(gmi.render(Pixels(), streams(3).normal("start", 12), labels), labels)
+    before = target.confidence(gmi.render(Pixels(), rng(3).normal("start", 12), labels), labels)
     after = target.confidence(gmi.render(Pixels(), found, labels), labels)
     assert (after > before).all()
     assert (after > 0.9).all()
@@ -233,7 +233,7 @@ def test_the_target_sees_images_after_the_configured_steps_and_the_critic_before
     gmi = attack(steps=1)
     gmi.image_to_target = (torch.zeros_like,)
     latents = torch.ones(2, 12)
-    losses = gmi.losses(victim(), Watching(), latents, torch.tensor([0, 1]), streams(2), 0)
+    losses = gmi.losses(victim(), Watching(), latents, torch.tensor([0, 1]), rng(2), 0)
     logits = victim()(torch.zeros(2, 3, 2, 2)).logits
     expected = 100 * nn.functional.cross_entropy(logits, torch.tensor([0, 1]), reduction="none")
     torch.testing.assert_close(losses + Pixels().realism(Pixels().generate(latents)), expected)

@@ -11,33 +11,33 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tests.priors.test_stylegan2_networks import check, filled
 from torch import Tensor, nn
 
-from attacks.base import through
-from attacks.identity import IdentityLoss
 from attacks.ifgmi import IFGMI
-from attacks.l1_ball import near, project
 from attacks.losses import poincare
-from midre_exp.config import CONF_DIR, build, plain, without
+from attacks.parts.identity_losses import IdentityLoss
+from attacks.parts.l1_ball import near, project
+from midre_exp.attack import apply
 from midre_exp.errors import ConfigError
-from midre_exp.planning import packaged_configs, settings_of
-from midre_exp.priors.style import StylePrior
-from midre_exp.priors.stylegan import StyleGAN
-from midre_exp.priors.stylegan2_generator import Generator
+from midre_exp.plan.config import CONF_DIR, build, plain, without
+from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.priors.style_prior import StylePrior
+from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.stylegan1 import StyleGAN
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
-from midre_exp.store import Store
+from midre_exp.seeding import ItemRNG
+from midre_exp.store.store import Store
 from tests.attacks.toy_style import PlainLoop, ToyPrior, common, toy_prior, toy_victim
 from tests.conftest import tiny_overrides
 from tests.golden.fill import golden
-from tests.priors.test_stylegan2_networks import check, filled
 
 GOLDEN = golden("attack_ifgmi")
 TRACE = GOLDEN["staged_optimisation"]
 BALL = GOLDEN["l1_ball_projection"]["cases"]
 LABELS = torch.tensor(TRACE["targets"])
-OFF = {"_target_": "attacks.views.RandomCrop", "scale": [1, 1], "ratio": [1, 1]}
+OFF = {"_target_": "attacks.RandomCrop", "scale": [1, 1], "ratio": [1, 1]}
 
 
 def stage(steps: int, radius_features: float | None = None, radius_w: float | None = None) -> dict[str, Any]:
@@ -47,14 +47,19 @@ def stage(steps: int, radius_features: float | None = None, radius_w: float | No
 def steps(crop: int, size: int) -> list[dict[str, Any]]:
     """To the target."""
     names = {"CenterCrop": crop, "Resize": size}
-    return [{"_target_": f"midre_exp.data.steps.{name}", "size": value} for name, value in names.items()]
+    return [
+        {"_target_": f"midre_exp.data.transforms.steps.{name}", "size": value}
+        for name, value in names.items()
+    ]
 
 
 SHORT = [stage(3), stage(2, 0.5), stage(2, 1.0, 0.05)]
 
 
 def attack(**changes: Any) -> IFGMI:
-    """The attack of conf/attack/ifgmi.yaml, in short: 2 identities, 12 candidates, images of 32 px, every stage kept, no crop."""
+    """The attack of conf/attack/ifgmi.yaml, in short: 2 identities, 12 candidates, images of 32 px, every
+    stage kept, no crop.
+    """
     toy = {
         "identities": 2,
         "restarts": 2,
@@ -95,12 +100,12 @@ def start(prior) -> Tensor:
     return prior.codes(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)))[:, :1].clone()
 
 
-def streams(n: int = 4) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int = 4) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
 def invert(ifgmi: IFGMI, prior: StylePrior, start: Tensor, victim: Any = None):
-    return ifgmi.invert(victim or toy_victim(), prior, LABELS, streams(), PlainLoop(start))
+    return ifgmi.invert(victim or toy_victim(), prior, LABELS, rng(), PlainLoop(start))
 
 
 # the ball
@@ -189,7 +194,7 @@ class Recorder(IdentityLoss):
     def __init__(self):
         self.means: list[float] = []
 
-    def __call__(self, victim, surrogates, images, labels, streams, step):
+    def __call__(self, victim, surrogates, images, labels, rng, step):
         losses = poincare(victim(images).logits, labels)
         self.means.append(losses.mean().item())
         return losses
@@ -262,7 +267,7 @@ def test_the_colours_carried_on_are_those_of_the_stage_that_ended(prior, start):
     point = [w.clone().requires_grad_(), features.clone().requires_grad_()]
     ifgmi = attack(stages=[stage(2), stage(1)], carry_image=True, picture_of="after")
     picture = prior.as_picture(prior.run_blocks(*point, colours, start=1)[1])
-    losses = ifgmi.losses(toy_victim(), picture, LABELS, streams(), common(), 2)
+    losses = ifgmi.losses(toy_victim(), picture, LABELS, rng(), common(), 2)
     gradients = torch.autograd.grad(losses.mean(), point)
     point = [
         x.detach() - 0.005 * g.sign() for x, g in zip(point, gradients, strict=True)
@@ -320,7 +325,7 @@ def test_the_reported_stage_is_the_chosen_one_and_all_are_kept_only_if_asked(pri
 def test_items_start_from_the_first_layers_code_of_their_candidates():
     target, expected, toy = toy_victim(), golden("attack_ppa")["initial_selection"], toy_prior()
     ifgmi, labels = attack(image_to_target=steps(48, 32)), torch.tensor(expected["targets"])
-    found = ifgmi.prepare(target, toy, labels, common=common(), runtime=Runtime())
+    found = ifgmi.initialise(target, toy, labels, common=common(), runtime=Runtime())
     assert target.queries == 24
     codes = toy.codes(ifgmi.search.z(toy, common()), psi=0.5, cutoff=4)
     assert torch.equal(found, codes[expected["chosen_indices"], :1])
@@ -334,14 +339,14 @@ def test_every_step_of_all_stages_has_one_crop_for_all_items(prior, start):
         seen.append(images) or images.mean((1, 2, 3))
     )
     for step in (0, 1, 1):
-        ifgmi.losses(toy_victim(), picture, LABELS, streams(), common(), step)
-    ifgmi.losses(toy_victim(), picture[2:], LABELS[2:], streams()[2:], common(), 1)
+        ifgmi.losses(toy_victim(), picture, LABELS, rng(), common(), step)
+    ifgmi.losses(toy_victim(), picture[2:], LABELS[2:], rng()[2:], common(), 1)
     assert not torch.allclose(seen[0], seen[1], atol=1e-2)
     assert torch.equal(seen[1], seen[2])
     torch.testing.assert_close(seen[1][2:], seen[3])
     del seen[:]
     drawn = []
-    ifgmi.view = lambda images, streams, common, name, step: drawn.append((name, step)) or images
+    ifgmi.view = lambda images, rng, common, name, step: drawn.append((name, step)) or images
     invert(ifgmi, prior, start)
     assert drawn == [("crop", step) for step in range(7)]
 
@@ -467,7 +472,7 @@ def test_at_every_scale_stages_fit_the_generator_and_images_the_target(scale):
     size = settings["attack"]["prior"]["image_size"]
     blocks = size.bit_length() - 2
     assert 1 < len(ifgmi.stages) < blocks
-    assert through(ifgmi.image_to_target, torch.rand(1, 3, size, size)).shape[-1] == settings["resolution"]
+    assert apply(ifgmi.image_to_target, torch.rand(1, 3, size, size)).shape[-1] == settings["resolution"]
 
 
 @pytest.mark.parametrize(
@@ -494,7 +499,9 @@ def test_impossible_settings_are_refused_by_name(changes, message):
 
 
 def test_more_stages_than_the_generator_has_places_are_refused(prior, tmp_path):
-    attack(stages=[stage(1)] * 3).prepare(toy_victim(), prior, LABELS[:1], common=common(), runtime=Runtime())
+    attack(stages=[stage(1)] * 3).initialise(
+        toy_victim(), prior, LABELS[:1], common=common(), runtime=Runtime()
+    )
     with pytest.raises(
         ConfigError, match=r"attack.stages has 4 entries, but a generator of 4 blocks has places for 3"
     ):
@@ -512,4 +519,4 @@ def test_generators_that_cannot_be_cut_are_refused_before_the_search(tmp_path):
         whole(tmp_path, First(), Runtime(), target)
     assert not target.queries
     with pytest.raises(ConfigError, match="use attack/prior=stylegan2"):
-        attack().prepare(target, nn.Linear(1, 1), LABELS, common=common(), runtime=Runtime())
+        attack().initialise(target, nn.Linear(1, 1), LABELS, common=common(), runtime=Runtime())

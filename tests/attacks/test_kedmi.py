@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from attacks.kedmi import KedMI
-from attacks.loop import Loop
 from attacks.losses import kedmi_objective, real_class_prior
-from midre_exp.config import CONF_DIR, build, plain, without
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.kedmi import KedMIPrior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import golden
@@ -71,15 +71,15 @@ def plain_loop(steps, state):
 plain_loop.show = lambda **_: None
 
 
-def items(identities: int, restarts: int) -> tuple[Tensor, Streams]:
+def items(identities: int, restarts: int) -> tuple[Tensor, ItemRNG]:
     labels = torch.arange(identities).repeat_interleave(restarts)
     numbers = torch.arange(restarts).repeat(identities)
-    return labels, Streams.of(0, "attack", items=(labels, numbers))
+    return labels, ItemRNG(0, "attack", items=(labels, numbers))
 
 
 def invert(kedmi: KedMI, identities: int = 5, generator: Prior | None = None) -> Tensor:
-    labels, streams = items(identities, kedmi.restarts)
-    return kedmi.invert(victim(), generator or prior(), labels, streams, plain_loop)
+    labels, rng = items(identities, kedmi.restarts)
+    return kedmi.invert(victim(), generator or prior(), labels, rng, plain_loop)
 
 
 # the objective
@@ -110,7 +110,7 @@ def test_the_prior_loss_stays_finite_and_asks_for_more_realism():
 @pytest.mark.parametrize("clip", [None, 0.7])
 def test_the_inversion_follows_the_official_loop_of_one_group(clip):
     kedmi, generator, target = attack(group=3, clip=clip), prior(), victim()
-    _, streams = items(3, 2)
+    _, rng = items(3, 2)
     mu, log_var = torch.zeros(3, 6, requires_grad=True), torch.ones(3, 6, requires_grad=True)
     adam = torch.optim.Adam([mu, log_var], lr=kedmi.lr)
 
@@ -119,7 +119,7 @@ def test_the_inversion_follows_the_official_loop_of_one_group(clip):
         return made if clip is None else made.clamp(-clip, clip)
 
     for step in range(6):
-        z = latents(mu, log_var, streams[::2].normal("draw", 6, step=step))
+        z = latents(mu, log_var, rng[::2].normal("draw", 6, step=step))
         fake = generator.generate(z)
         energy = generator.discriminator(fake)[1].logsumexp(1)
         realism = F.softplus(energy).mean() - energy.mean()
@@ -128,13 +128,13 @@ def test_the_inversion_follows_the_official_loop_of_one_group(clip):
         (realism + 100 * identity).backward()
         adam.step()
     rows = torch.arange(3).repeat_interleave(2)
-    expected = latents(mu[rows], log_var[rows], streams.normal("sample", 6))
+    expected = latents(mu[rows], log_var[rows], rng.normal("sample", 6))
     torch.testing.assert_close(invert(kedmi, 3, generator), expected.detach(), rtol=0, atol=1e-4)
 
 
 def test_chunks_never_separate_a_group_and_change_nothing(tmp_path):
     kedmi, generator = attack(), prior()
-    assert kedmi.indivisible == 2 * 2
+    assert kedmi.group_size == 2 * 2
     whole, pieces = (
         kedmi.run(victim(), generator, seed=0, work=folder, runtime=Runtime(chunk=chunk))
         for folder, chunk in ((tmp_path / "whole", 512), (tmp_path / "pieces", 1))
@@ -156,22 +156,22 @@ def test_an_interrupted_inversion_continues_to_the_same_latents_and_queries(tmp_
                 yield step
 
     kedmi, generator = attack(), prior()
-    labels, streams = items(5, 2)
-    expected = kedmi.invert(victim(), generator, labels, streams, plain_loop)
+    labels, rng = items(5, 2)
+    expected = kedmi.invert(victim(), generator, labels, rng, plain_loop)
     target = victim()
     with pytest.raises(KeyboardInterrupt):
         loop = Loop(tmp_path / "state.pt", "", Killed(checkpoint_every=2), target)
-        kedmi.invert(target, generator, labels, streams, loop)
+        kedmi.invert(target, generator, labels, rng, loop)
     again = victim()
     loop = Loop(tmp_path / "state.pt", "", Runtime(checkpoint_every=2), again)
-    assert torch.equal(kedmi.invert(again, generator, labels, streams, loop), expected)
+    assert torch.equal(kedmi.invert(again, generator, labels, rng, loop), expected)
     assert again.queries == 6 * 5
 
 
 def test_one_query_per_identity_and_step_whatever_the_restarts():
     kedmi, target = attack(restarts=3), victim()
-    labels, streams = items(5, 3)
-    kedmi.invert(target, prior(), labels, streams, plain_loop)
+    labels, rng = items(5, 3)
+    kedmi.invert(target, prior(), labels, rng, plain_loop)
     assert target.queries == 6 * 5
 
 
@@ -180,17 +180,17 @@ def test_restarts_are_draws_from_the_one_gaussian_learned():
     drawn = invert(many, 2).view(2, 2000, 6)
     spread, middle = drawn.std(1), drawn.mean(1)
     assert (middle.abs() > 0.3).any()  # mu has moved
-    _, streams = items(2, 1)
+    _, rng = items(2, 1)
     noise = (invert(few, 2) - middle) / spread
     torch.testing.assert_close(
-        noise, streams.normal("sample", 6), rtol=0, atol=0.15
+        noise, rng.normal("sample", 6), rtol=0, atol=0.15
     )  # 2000 draws: 5 sd of the estimates
 
 
 def test_it_starts_from_mean_zero_and_log_variance_one():
     still = invert(attack(lr=0.0, steps=1))
-    _, streams = items(5, 2)
-    torch.testing.assert_close(still, torch.tensor(0.5).exp() * streams.normal("sample", 6))
+    _, rng = items(5, 2)
+    torch.testing.assert_close(still, torch.tensor(0.5).exp() * rng.normal("sample", 6))
 
 
 def test_a_clip_clamps_latents_before_the_generator_and_the_final_draws():
@@ -217,9 +217,9 @@ def test_a_clip_clamps_latents_before_the_generator_and_the_final_draws():
 
 def test_the_target_becomes_confident():
     kedmi, target, generator = attack(steps=80, lr=0.1), victim(), prior()
-    labels, streams = items(5, 2)
+    labels, rng = items(5, 2)
     before = target.confidence(generator.generate(invert(attack(lr=0.0, steps=1))), labels)
-    found = kedmi.invert(target, generator, labels, streams, plain_loop)
+    found = kedmi.invert(target, generator, labels, rng, plain_loop)
     after = target.confidence(generator.generate(found), labels)
     assert (after > before).all() and after.mean() > 1.3 * before.mean()
 

@@ -12,20 +12,20 @@ from attacks.gmi import GMI
 from attacks.kedmi import KedMI
 from attacks.lomma import LogitLoss
 from attacks.losses import feature_regulariser, logit_identity
-from midre_exp import checkpoint
-from midre_exp.config import CONF_DIR, build, plain
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR, build, plain
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates, distillation_loss
 from midre_exp.surrogates.student import Student
 from midre_exp.targets.base import Output
-from midre_exp.targets.weights import load_backbone
 from midre_exp.threat import Threat, make_victim
+from midre_exp.weights import checkpoint
+from midre_exp.weights.state_dict import load_backbone
 from tests.golden.fill import golden
 
 
@@ -75,13 +75,13 @@ def prepared(**changes) -> LommaSurrogates:
     return made
 
 
-def streams(n: int) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
 def of(found: LogitLoss, surrogates: LommaSurrogates | None, images: Tensor, step: int = 0) -> Tensor:
     labels = torch.arange(len(images)) % 3
-    return found(victim(), surrogates, images, labels, streams(len(images)), step)
+    return found(victim(), surrogates, images, labels, rng(len(images)), step)
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -122,7 +122,7 @@ def test_the_regulariser_is_drawn_from_each_item_s_own_stream_where_the_paper_sa
     first, second = (of(sampling, surrogates, IMAGES, step) for step in (0, 1))
     assert not torch.allclose(first, second)
     assert torch.equal(first, of(sampling, surrogates, IMAGES, 0))
-    noise = streams(5).normal("p_reg", 3, step=1)
+    noise = rng(5).normal("p_reg", 3, step=1)
     towards = surrogates.feature_mean + surrogates.feature_std * noise
     output = Colours()(IMAGES)
     expected = logit_identity(output.logits, LABELS) + (output.features - towards).square().mean(1)
@@ -135,7 +135,7 @@ def test_an_item_has_the_same_loss_in_any_batch():
     surrogates = prepared()
     together = of(loss(), surrogates, IMAGES)
     alone = [
-        loss()(victim(), surrogates, IMAGES[i : i + 1], LABELS[i : i + 1], streams(5)[i : i + 1], 0)
+        loss()(victim(), surrogates, IMAGES[i : i + 1], LABELS[i : i + 1], rng(5)[i : i + 1], 0)
         for i in range(5)
     ]
     torch.testing.assert_close(torch.cat(alone), together, rtol=1e-4, atol=1e-4)

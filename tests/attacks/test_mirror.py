@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from attacks.consistency import consistent_group, most_consistent
-from attacks.loop import Loop
 from attacks.mirror import Mirror, ramp, rendered, sampled
 from attacks.mirror_genetic import MirrorGenetic, drawn, first_parent_share, fitness, parent_weights
-from attacks.p_space import to_p
-from midre_exp.config import CONF_DIR, build, plain, without
+from attacks.parts.consistency import consistent_group, most_consistent
+from attacks.parts.p_space import to_p
 from midre_exp.errors import ConfigError
-from midre_exp.priors.style import StylePrior
-from midre_exp.priors.stylegan2_generator import Generator
+from midre_exp.loop import Loop
+from midre_exp.plan.config import CONF_DIR, build, plain, without
+from midre_exp.priors.style_prior import StylePrior
+from midre_exp.priors.stylegan.generator import Generator
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, make_victim
 from tests.attacks.toy_style import ToyTarget, common, toy_victim
 from tests.golden.fill import golden
@@ -33,8 +33,8 @@ TOY = {
     "identities": 3,
     "search": {"size": 40, "cutoff": 3, "batch": 16},
     "image_to_target": [
-        {"_target_": "midre_exp.data.steps.CenterCrop", "size": 14},
-        {"_target_": "midre_exp.data.steps.Resize", "size": 8},
+        {"_target_": "midre_exp.data.transforms.CenterCrop", "size": 14},
+        {"_target_": "midre_exp.data.transforms.Resize", "size": 8},
     ],
     "picture": None,
 }
@@ -92,8 +92,8 @@ def labels_of(mirror: Mirror | MirrorGenetic) -> Tensor:
     return torch.arange(mirror.identities).repeat_interleave(mirror.restarts)
 
 
-def streams(n: int) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
 def invert(
@@ -102,11 +102,11 @@ def invert(
     """What ``invert`` finds of some of the items."""
     victim = victim or (toy_victim() if mirror.threat is Threat.WHITE_BOX else score_victim())
     labels = labels_of(mirror)
-    start = mirror.prepare(victim, prior, labels, common=common(), runtime=RUNTIME)[rows]
+    start = mirror.initialise(victim, prior, labels, common=common(), runtime=RUNTIME)[rows]
     victim.queries = 0
     number = len(list(tmp_path.iterdir()))
     loop = Loop(tmp_path / str(number), "test", RUNTIME, victim, start=start, common=common())
-    return mirror.invert(victim, prior, labels[rows], streams(len(labels))[rows], loop)
+    return mirror.invert(victim, prior, labels[rows], rng(len(labels))[rows], loop)
 
 
 # the rate
@@ -185,12 +185,12 @@ def test_the_highest_logit_need_not_be_the_highest_probability():
 
 
 def test_one_result_of_each_class_counts_for_one_query_per_item(prior, tmp_path):
-    found = attack(select="consistent", restarts=4, steps=1).run(
+    found = attack(counted="consistent", restarts=4, steps=1).run(
         target := toy_victim(), prior, seed=0, work=tmp_path, runtime=Runtime(chunk=8)
     )
     assert found.labels[found.details["selected"]].tolist() == [0, 1, 2]
     assert target.queries == 40 + 12 + 12 == found.queries.sum()
-    mirror = attack(select="consistent", restarts=4)
+    mirror = attack(counted="consistent", restarts=4)
     logits = toy_victim()(mirror.render(prior, found.latents, found.labels)).logits.view(3, 4, 10)
     expected = most_consistent(logits, torch.arange(3))
     assert found.details["selected"].view(3, 4).int().argmax(1).tolist() == expected.tolist()
@@ -202,7 +202,7 @@ def test_one_result_of_each_class_counts_for_one_query_per_item(prior, tmp_path)
 def test_starts_are_the_untruncated_codes_of_the_most_confident_truncated_pictures(prior):
     mirror, target = attack(), toy_victim()
     labels = labels_of(mirror)
-    start = mirror.prepare(target, prior, labels, common=common(), runtime=RUNTIME)
+    start = mirror.initialise(target, prior, labels, common=common(), runtime=RUNTIME)
     assert target.queries == 40
     codes = sampled(mirror.search, prior, common())
     pictures = prior.synthesise(prior.truncate(codes, psi=0.7, cutoff=3)).clamp(0, 1)
@@ -219,7 +219,7 @@ def test_steps_are_those_of_adam_on_one_class_alone(prior, tmp_path, keep):
     mirror = attack(restarts=4, reference_batch=4, steps=8, keep=keep)
     found = invert(mirror, prior, tmp_path)
     labels = labels_of(mirror)
-    start = mirror.prepare(toy_victim(), prior, labels, common=common(), runtime=RUNTIME)
+    start = mirror.initialise(toy_victim(), prior, labels, common=common(), runtime=RUNTIME)
     codes = sampled(mirror.search, prior, common())
     points = torch.where(codes < 0, 5 * codes, codes)
     mean, deviation = points.mean(0), points.std(0, unbiased=False)
@@ -276,7 +276,7 @@ def test_without_bounds_codes_leave_them_and_an_energy_pulls_them_back(prior, tm
     region = box.bounds.region(sampled(box.search, prior, common()))
     free = invert(attack(**size, bounds={"size": 0}), prior, tmp_path).details["w"]
     assert ((free < region.low) | (free > region.high)).any()
-    energy = {"_target_": "attacks.p_space.Energy", "size": 1.0}
+    energy = {"_target_": "attacks.Energy", "size": 1.0}
     pulled = invert(attack(**size, bounds=energy), prior, tmp_path).details["w"]
     form = attack(bounds=energy).bounds.region(sampled(box.search, prior, common()))
     assert form.energy(pulled).mean() < 0.5 * form.energy(free).mean()
@@ -296,7 +296,7 @@ def test_a_batch_keeps_one_step_and_an_item_its_own():
     assert best.flatten().tolist() == [7, 0, 7, 0]
     assert lowest.tolist() == [1, 2, 1, 2]
     assert attack(keep="last").better(state, losses)[0].flatten().tolist() == [7, 7, 7, 7]
-    assert [attack(keep=keep).indivisible for keep in ("batch", "own", "last")] == [2, 1, 1]
+    assert [attack(keep=keep).group_size for keep in ("batch", "own", "last")] == [2, 1, 1]
 
 
 def test_a_step_mirrors_all_images_or_none_unless_asked_otherwise(prior):
@@ -305,9 +305,7 @@ def test_a_step_mirrors_all_images_or_none_unless_asked_otherwise(prior):
 
     def losses(**changes: Any) -> list[Tensor]:
         mirror = attack(**changes)
-        return [
-            mirror.losses(toy_victim(), prior, w, labels, streams(12), common(), step) for step in range(8)
-        ]
+        return [mirror.losses(toy_victim(), prior, w, labels, rng(12), common(), step) for step in range(8)]
 
     never, always = losses(flip_p=0), losses(flip_p=1)
     assert torch.equal(never[0], never[5])
@@ -356,7 +354,7 @@ def population(search: MirrorGenetic, n: int = 3) -> tuple[Tensor, Tensor]:
 
 def offspring(search: MirrorGenetic, codes: Tensor, scores: Tensor, step: int = 0) -> Tensor:
     region = search.bounds.region(codes.flatten(0, 1))
-    return search.children(codes, scores, streams(len(codes)), torch.linspace(1, 2, 8), region, step)
+    return search.children(codes, scores, rng(len(codes)), torch.linspace(1, 2, 8), region, step)
 
 
 def test_children_without_mutation_take_every_coordinate_from_one_of_two_parents():
@@ -390,7 +388,7 @@ def test_children_stay_in_their_bounds():
     search = genetic(population=30)
     codes, scores = population(search)
     region = search.bounds.region(codes.flatten(0, 1))
-    children = search.children(3 * codes, scores, streams(3), torch.ones(8), region, 0)
+    children = search.children(3 * codes, scores, rng(3), torch.ones(8), region, 0)
     assert (children >= region.low).all()
     assert (children <= region.high).all()
     assert (children == region.high).any()  # a border was reached
@@ -405,7 +403,7 @@ def test_the_fittest_only_gets_fitter_and_every_question_is_counted(prior, tmp_p
     assert found.queries.tolist() == [asked] * 3
     assert found.details["generations"].tolist() == [4] * 3
     labels = torch.arange(3)
-    start = search.prepare(score_victim(), prior, labels, common=common(), runtime=RUNTIME)
+    start = search.initialise(score_victim(), prior, labels, common=common(), runtime=RUNTIME)
     assert (start[..., -1].diff(dim=1) <= 0).all()
     after = found.details["w"]
     images = rendered(search.search, prior, after)
@@ -424,7 +422,7 @@ def test_an_identity_that_is_found_asks_nothing_more(prior, tmp_path):
     search = genetic(generations=8)
     for step in search.image_to_target:
         reached = step(reached)
-    start = search.prepare(score_victim(), prior, labels, common=common(), runtime=RUNTIME)[:, 0, -1].exp()
+    start = search.initialise(score_victim(), prior, labels, common=common(), runtime=RUNTIME)[:, 0, -1].exp()
     end = score_victim().scores(reached).diagonal()
     enough = float(end.min()) + 1e-6  # only the slowest runs to the end
     target = score_victim()
@@ -459,7 +457,7 @@ class Killed(Runtime):
 @pytest.mark.parametrize(
     ("make", "victim", "queries"),
     [
-        (lambda: attack(select="consistent"), toy_victim, 40 + 6 * 6 + 6),
+        (lambda: attack(counted="consistent"), toy_victim, 40 + 6 * 6 + 6),
         (lambda: attack(keep="own", flip_shared=False), toy_victim, 40 + 6 * 6),
         (lambda: genetic(generations=6, restarts=2), score_victim, 40 + 6 * 6 * 5),
     ],
@@ -495,7 +493,7 @@ def test_the_whole_attack_runs_in_chunks_and_goes_on_where_it_was_killed(
 def test_the_target_takes_the_reconstructions_for_their_class(prior, tmp_path):
     mirror = attack(**SEVERAL, flip_p=0, bounds={"size": 2}, lr=0.1)
     labels, target = labels_of(mirror), toy_victim()
-    start = mirror.prepare(target, prior, labels, common=common(), runtime=RUNTIME)
+    start = mirror.initialise(target, prior, labels, common=common(), runtime=RUNTIME)
     found = mirror.run(target, prior, seed=0, work=tmp_path, runtime=RUNTIME)
     first = prior.truncate(start, psi=0.7, cutoff=3)
     before = target.confidence(mirror.render(prior, first, labels), labels)
@@ -514,10 +512,13 @@ def test_the_target_takes_the_reconstructions_for_their_class(prior, tmp_path):
         ({"rampup": -1}, "attack.rampup=-1 must lie in"),
         ({"betas": [0.9, 1.0]}, "attack.betas=.0.9, 1.0. must be two numbers"),
         ({"keep": "best"}, "attack.keep=best is unknown; use one of batch, own, last"),
-        ({"select": "one"}, "attack.select=one is unknown"),
+        ({"counted": "one"}, "attack.counted=one is unknown"),
         ({"score": "loss"}, "attack.score=loss is unknown"),
         ({"restarts": 41}, "attack.restarts=41 exceeds attack.search.size=40"),
-        ({"restarts": 51, "search": {"size": 60}, "select": "consistent"}, "attack.restarts=51 is more than"),
+        (
+            {"restarts": 51, "search": {"size": 60}, "counted": "consistent"},
+            "attack.restarts=51 is more than",
+        ),
     ],
 )
 def test_settings_that_optimise_or_select_nothing_are_refused_by_name(change, message):
@@ -535,7 +536,7 @@ def test_settings_that_optimise_or_select_nothing_are_refused_by_name(change, me
         ({"crossover": "uniform"}, "attack.crossover=uniform is unknown"),
         ({"mutation_p": 2}, "attack.mutation_p=2 must lie in"),
         ({"mutation_size": -1}, "attack.mutation_size=-1 must be at least 0"),
-        ({"bounds": {"_target_": "attacks.p_space.Energy"}}, "attack.bounds is an energy"),
+        ({"bounds": {"_target_": "attacks.Energy"}}, "attack.bounds is an energy"),
     ],
 )
 def test_settings_that_search_nothing_are_refused_by_name(change, message):

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from attacks.losses import max_margin_identity
 from attacks.plgmi import PLGMI
-from midre_exp.config import CONF_DIR, build, plain, without
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior
 from midre_exp.priors.views import NUMBERS
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
-from midre_exp.store import Store
+from midre_exp.seeding import ItemRNG
+from midre_exp.store.store import Store
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import golden
@@ -30,7 +30,7 @@ def attack(**changes) -> PLGMI:
 
 
 OFF = {
-    "_target_": "midre_exp.priors.views.RandomView",
+    "_target_": "midre_exp.priors.RandomView",
     **dict.fromkeys(("brightness", "contrast", "jitter_p", "flip_p", "degrees", "rotation_p"), 0),
     "scale": [1, 1],
 }
@@ -77,12 +77,12 @@ def plain_loop(steps, state):
 plain_loop.show = lambda **_: None
 
 
-def streams(n: int) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
 def invert(plgmi: PLGMI, n: int = 3, target=None) -> Tensor:
-    return plgmi.invert(target or victim(), Pixels(), torch.arange(n) % 3, streams(n), plain_loop)
+    return plgmi.invert(target or victim(), Pixels(), torch.arange(n) % 3, rng(n), plain_loop)
 
 
 # the loss
@@ -119,7 +119,7 @@ def test_the_margin_ignores_a_shift_of_all_logits_and_is_negative_when_the_label
 
 
 def test_without_random_views_it_follows_torchs_adam_on_twice_the_mean_loss():
-    latents = streams(3).normal("start", 48).requires_grad_()
+    latents = rng(3).normal("start", 48).requires_grad_()
     optimiser = torch.optim.Adam([latents], lr=0.1)
     labels = torch.arange(3)
     for _ in range(20):
@@ -135,14 +135,14 @@ def test_without_random_views_it_follows_torchs_adam_on_twice_the_mean_loss():
 
 def test_the_objective_is_the_sum_over_views_drawn_from_each_items_stream():
     plgmi = attack()
-    latents, labels = streams(3).normal("start", 48), torch.arange(3)
+    latents, labels = rng(3).normal("start", 48), torch.arange(3)
     images = Pixels().generate(latents, labels)
-    losses = plgmi.losses(victim(), Pixels(), latents, labels, streams(3), 5)
-    views = [plgmi.view(images, streams(3).uniform(f"view {i}", NUMBERS, step=5)) for i in range(2)]
+    losses = plgmi.losses(victim(), Pixels(), latents, labels, rng(3), 5)
+    views = [plgmi.view(images, rng(3).uniform(f"view {i}", NUMBERS, step=5)) for i in range(2)]
     assert not torch.allclose(*views)
     expected = sum(max_margin_identity(victim()(seen).logits, labels) for seen in views)
     torch.testing.assert_close(losses, expected)
-    later = plgmi.losses(victim(), Pixels(), latents, labels, streams(3), 6)
+    later = plgmi.losses(victim(), Pixels(), latents, labels, rng(3), 6)
     assert not torch.allclose(later, losses)  # each step draws anew
 
 
@@ -150,10 +150,10 @@ def test_chunks_of_one_give_the_numbers_of_all_together():
     plgmi = attack(steps=5)
     labels = torch.arange(6) % 3
     alone = [
-        plgmi.invert(victim(), Pixels(), labels[i : i + 1], streams(6)[i : i + 1], plain_loop)
-        for i in range(6)
+        plgmi.invert(victim(), Pixels(), labels[i : i + 1], rng(6)[i : i + 1], plain_loop) for i in range(6)
     ]
-    # matrix kernels sum in another order for another batch: float32 rounding, which Adam's first steps magnify
+    # matrix kernels sum in another order for another batch: float32 rounding, which Adam's first steps
+    # magnify
     torch.testing.assert_close(torch.cat(alone), invert(plgmi, n=6), rtol=0, atol=1e-4)
 
 
@@ -162,7 +162,7 @@ def test_the_target_becomes_confident_and_sees_every_view():
     labels = torch.arange(3)
     found = invert(plgmi, target=target)
     assert target.queries == 40 * 3 * 3
-    before = target.confidence(plgmi.render(Pixels(), streams(3).normal("start", 48), labels), labels)
+    before = target.confidence(plgmi.render(Pixels(), rng(3).normal("start", 48), labels), labels)
     after = target.confidence(plgmi.render(Pixels(), found, labels), labels)
     assert (after > before).all()
     assert (after > 0.9).all()
@@ -171,20 +171,20 @@ def test_the_target_becomes_confident_and_sees_every_view():
 def test_the_steps_to_the_target_follow_the_view():
     plgmi = attack(views=1)
     plgmi.image_to_target = (lambda images: 1 - images,)
-    latents, labels = streams(3).normal("start", 48), torch.arange(3)
-    view = plgmi.view(Pixels().generate(latents, labels), streams(3).uniform("view 0", NUMBERS))
+    latents, labels = rng(3).normal("start", 48), torch.arange(3)
+    view = plgmi.view(Pixels().generate(latents, labels), rng(3).uniform("view 0", NUMBERS))
     expected = max_margin_identity(victim()(1 - view).logits, labels)
-    found = plgmi.losses(victim(), Pixels(), latents, labels, streams(3), 0)
+    found = plgmi.losses(victim(), Pixels(), latents, labels, rng(3), 0)
     torch.testing.assert_close(found, expected)
 
 
 def test_cross_entropy_is_an_option():
-    loss = {"_target_": "attacks.identity.CrossEntropy"}
+    loss = {"_target_": "attacks.CrossEntropy"}
     plgmi = attack(identity_loss=loss, view=OFF, views=1)
-    latents, labels = streams(3).normal("start", 48), torch.arange(3)
+    latents, labels = rng(3).normal("start", 48), torch.arange(3)
     logits = victim()(Pixels().generate(latents, labels)).logits
     expected = nn.functional.cross_entropy(logits, labels, reduction="none")
-    found = plgmi.losses(victim(), Pixels(), latents, labels, streams(3), 0)
+    found = plgmi.losses(victim(), Pixels(), latents, labels, rng(3), 0)
     torch.testing.assert_close(found, expected)
 
 

@@ -1,4 +1,6 @@
-"""PPA: its loss, its optimisation and its final selection, against the official code's numbers where there are some."""
+"""PPA: its loss, its optimisation and its final selection, against the official code's numbers where there
+are some.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,20 @@ from hydra import compose
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from attacks.base import through
-from attacks.identity import Poincare
 from attacks.losses import poincare
+from attacks.parts.final_selection import FinalSelection
+from attacks.parts.identity_losses import Poincare
+from attacks.parts.random_crops import NUMBERS, random_crop
 from attacks.ppa import PPA
-from attacks.selection import FinalSelection
-from attacks.views import NUMBERS, random_crop
-from midre_exp.config import CONF_DIR, build, plain, without
-from midre_exp.data.steps import CenterCrop, Resize
+from midre_exp.attack import apply
+from midre_exp.data.transforms.steps import CenterCrop, Resize
 from midre_exp.errors import ConfigError
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR, build, plain, without
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
-from midre_exp.store import Store
+from midre_exp.seeding import ItemRNG
+from midre_exp.store.store import Store
 from tests.attacks.toy_style import PlainLoop, common, toy_prior, toy_victim
 from tests.conftest import tiny_overrides
 from tests.golden.fill import golden
@@ -38,7 +40,9 @@ RUNTIME = Runtime()
 
 
 def attack(**changes) -> PPA:
-    """The attack of conf/attack/ppa.yaml at the size of the golden file; nodes in ``changes`` are laid over its own."""
+    """The attack of conf/attack/ppa.yaml at the size of the golden file; nodes in ``changes`` are laid over
+    its own.
+    """
     node = OmegaConf.load(CONF_DIR / "attack" / "ppa.yaml")
     node = OmegaConf.merge(
         without(node, "defaults", "name", "picture"),
@@ -57,11 +61,11 @@ def prior():
 
 @pytest.fixture(scope="module")
 def start(prior) -> Tensor:
-    return attack().prepare(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
+    return attack().initialise(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
 
 
-def streams(n: int) -> Streams:
-    return Streams.of(0, "attack", items=torch.arange(n))
+def rng(n: int) -> ItemRNG:
+    return ItemRNG(0, "attack", items=torch.arange(n))
 
 
 # the loss
@@ -145,7 +149,9 @@ def test_items_start_from_the_golden_candidates_and_their_first_code(prior, star
     codes = prior.codes(z, psi=0.5, cutoff=4)
     chosen = codes[GOLDEN["initial_selection"]["chosen_indices"]]
     assert torch.equal(start, chosen[:, :1])
-    layered = attack(single_w=False).prepare(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
+    layered = attack(single_w=False).initialise(
+        toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME
+    )
     assert torch.equal(layered, chosen)
     assert not torch.equal(layered[:, 9], layered[:, 0])  # layers from the fifth on are not truncated
 
@@ -167,7 +173,7 @@ class Remembered(Poincare):
 
 
 def invert(ppa: PPA, prior, start: Tensor, labels: Tensor = TARGETS, target=None) -> Tensor:
-    return ppa.invert(target or toy_victim(), prior, labels, streams(len(labels)), PlainLoop(start))
+    return ppa.invert(target or toy_victim(), prior, labels, rng(len(labels)), PlainLoop(start))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +208,7 @@ def test_the_rate_falls_at_its_milestones():
 
 def test_a_code_per_layer_moves_each_layer_by_itself(prior):
     ppa = attack(single_w=False, steps=3)
-    start = ppa.prepare(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
+    start = ppa.initialise(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
     found = invert(ppa, prior, start)
     change = found - start
     assert found.shape == (7, 10, 64)
@@ -215,9 +221,7 @@ def test_a_step_shows_all_images_the_same_box_unless_asked_otherwise(prior, star
     twice = start[:1].expand(2, -1, -1)
     labels = TARGETS[:1].expand(2)
     for ppa, equal in ((shared, True), (own, False)):
-        losses = [
-            ppa.losses(toy_victim(), prior, twice, labels, streams(2), common(), step) for step in (0, 1)
-        ]
+        losses = [ppa.losses(toy_victim(), prior, twice, labels, rng(2), common(), step) for step in (0, 1)]
         assert torch.equal(losses[0][0], losses[0][1]) is equal
         assert not torch.equal(losses[0], losses[1])  # each step draws anew
 
@@ -226,7 +230,7 @@ def test_the_discriminator_counts_by_its_weight_and_sees_the_whole_unclipped_ima
     judged = toy_prior(judged=True)
     plain_losses, more = (
         attack(discriminator_weight=weight, clip=True).losses(
-            toy_victim(), judged, start, TARGETS, streams(7), common(), 0
+            toy_victim(), judged, start, TARGETS, rng(7), common(), 0
         )
         for weight in (0, 2.5)
     )
@@ -270,7 +274,7 @@ def test_selected_are_exactly_the_most_robust_of_each_class(prior, start):
     ppa = attack(kept=2, selection={"views": 3})
     codes = start[torch.tensor([0, 1, 2, 3, 4, 5, 3, 4])]  # two classes, with equals among them
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
-    found = ppa.conclude(toy_victim(), prior, labels, codes, {}, common=common(), runtime=RUNTIME)
+    found = ppa.select(toy_victim(), prior, labels, codes, {}, common=common(), runtime=RUNTIME)
     for label in (0, 1):
         own, chosen = found["robustness"][labels == label], found["selected"][labels == label]
         assert chosen.sum() == 2
@@ -335,7 +339,7 @@ def test_the_target_takes_the_reconstructions_for_their_class(prior, tmp_path):
     found = ppa.run(toy_victim(), prior, seed=0, work=tmp_path, runtime=RUNTIME)
     labels = found.labels
     target = toy_victim()
-    starts = ppa.prepare(target, prior, labels, common=common(), runtime=RUNTIME)
+    starts = ppa.initialise(target, prior, labels, common=common(), runtime=RUNTIME)
     before = target.confidence(ppa.render(prior, starts, labels), labels)
     after = target.confidence(ppa.render(prior, found.latents, labels), labels)
     assert (after > before).all()
@@ -389,8 +393,8 @@ def test_every_scale_composes_into_an_attack_whose_images_fit_target_and_judge(n
     ppa = build(without(settings["attack"], "prior", "name", "shard"))
     size = settings["attack"]["prior"]["image_size"]
     images = torch.rand(1, 3, size, size)
-    seen = through(ppa.image_to_target, images)
-    kept = seen if ppa.picture is None else through(ppa.picture, images)
+    seen = apply(ppa.image_to_target, images)
+    kept = seen if ppa.picture is None else apply(ppa.picture, images)
     assert seen.shape[-1] == settings["resolution"]
     assert kept.shape[-1] == settings["evaluator"]["resolution"]
 

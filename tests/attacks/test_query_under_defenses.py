@@ -1,4 +1,6 @@
-"""Both query attacks on the answers of every defense: counts stay exact and numbers finite whatever the target answers."""
+"""Both query attacks on the answers of every defense: counts stay exact and numbers finite whatever the
+target answers.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Reconstructions
 from defenses.mid import Bottleneck
-from midre_exp.config import CONF_DIR, build, without
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.attack import Reconstructions
+from midre_exp.plan.config import CONF_DIR, build, without
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.priors.base import initial_prior
 from midre_exp.run import run
 from midre_exp.runtime import Runtime

@@ -10,15 +10,15 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import attacks.rlbmi
-from attacks.base import Found
-from attacks.loop import Loop
 from attacks.rlbmi import RLBMI, log_scores, move, reward, sampled_people
 from defenses.mid import Bottleneck
-from midre_exp.config import CONF_DIR, build, plain, without
+from midre_exp.attack import AttackResult
 from midre_exp.errors import ConfigError
+from midre_exp.loop import Loop
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
 from tests.golden.fill import _draw, golden
@@ -54,7 +54,9 @@ class Pixels(Prior):
 
 
 class Linear(nn.Module):
-    """A target of ``classes`` classes on 2x2 images; ``scale`` large gives scores that underflow, small gives flat ones."""
+    """A target of ``classes`` classes on 2x2 images; ``scale`` large gives scores that underflow, small gives
+    flat ones.
+    """
 
     def __init__(self, scale: float = 1.0, classes: int = 5):
         super().__init__()
@@ -67,8 +69,8 @@ class Linear(nn.Module):
         return Output(self.layer(features.to(self.layer.weight.dtype)), features)
 
 
-class Double(Streams):
-    """The same streams, exact enough to compare two ways of computing a long chain of updates."""
+class Double(ItemRNG):
+    """The same rng, exact enough to compare two ways of computing a long chain of updates."""
 
     def __getitem__(self, index):
         return Double(self.keys[index])
@@ -84,8 +86,8 @@ def victim(model: nn.Module | None = None):
     return make_victim(model or Linear(), 5, Threat.SCORES)
 
 
-def streams(n: int, kind: type[Streams] = Streams) -> Streams:
-    return kind(Streams.of(0, "attack", items=torch.arange(n)).keys)
+def rng(n: int, kind: type[ItemRNG] = ItemRNG) -> ItemRNG:
+    return kind(ItemRNG(0, "attack", items=torch.arange(n)).keys)
 
 
 def loop_at(folder, target, **options) -> Loop:
@@ -93,10 +95,10 @@ def loop_at(folder, target, **options) -> Loop:
     return Loop(folder / "state.pt", "RLBMI", Runtime(**options), target)
 
 
-def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=Streams) -> Found:
+def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=ItemRNG) -> AttackResult:
     target = target or victim()
     labels = torch.arange(3)[rows]
-    return rl.invert(target, Pixels(), labels, streams(3, kind)[rows], loop_at(folder, target))
+    return rl.invert(target, Pixels(), labels, rng(3, kind)[rows], loop_at(folder, target))
 
 
 # reward, transition, people
@@ -190,9 +192,9 @@ def test_shared_draws_give_every_identity_the_same_agent_to_start_with_and_resta
     weights = []
 
     class Watching(RLBMI):
-        def test(self, confide, labels, streams, state, episode):
+        def test(self, confide, labels, rng, state, episode):
             weights.append(state["actor.fc1.weight"])
-            super().test(confide, labels, streams, state, episode)
+            super().test(confide, labels, rng, state, episode)
 
     rl = attack(Watching, draws="shared", restarts=2, episodes=1)
     rl.run(victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime(chunk=3))
@@ -210,13 +212,13 @@ def test_a_prior_that_knows_the_target_is_refused(tmp_path):
 
     target = victim()
     with pytest.raises(ConfigError, match="knows the target"):
-        attack().invert(target, Informed(), torch.arange(3), streams(3), loop_at(tmp_path, target))
+        attack().invert(target, Informed(), torch.arange(3), rng(3), loop_at(tmp_path, target))
 
 
 def test_the_result_is_what_one_agent_with_a_list_as_memory_finds(tmp_path):
     rl, model = attack(episodes=25), Linear().double()
     found = invert(rl, tmp_path, slice(1, 2), victim(model), Double)
-    own, target, labels = streams(3, Double)[1:2], victim(model), torch.tensor([1])
+    own, target, labels = rng(3, Double)[1:2], victim(model), torch.tensor([1])
     agents, memory, best, kept = rl.agent.initial(own, 12), [], 0.0, None
     for episode in range(25):
         start = own.normal("state", 12, step=episode)
@@ -323,8 +325,8 @@ class Noisy(nn.Module):
 )
 def test_every_kind_of_scores_is_learned_from_without_a_graph_or_a_nan(tmp_path, model):
     class Watching(RLBMI):
-        def train(self, confide, labels, streams, state, replay, episode):
-            super().train(confide, labels, streams, state, replay, episode)
+        def train(self, confide, labels, rng, state, replay, episode):
+            super().train(confide, labels, rng, state, replay, episode)
             assert all(value.isfinite().all() and not value.requires_grad for value in state.values())
             assert replay.columns["replay.rewards"].isfinite().all()
 
@@ -358,7 +360,7 @@ def test_the_best_confidence_is_reported_while_the_attack_runs(tmp_path):
 
     target = victim()
     found = attack().invert(
-        target, Pixels(), torch.arange(3), streams(3), loop_at(tmp_path, target, tracker=Notebook())
+        target, Pixels(), torch.arange(3), rng(3), loop_at(tmp_path, target, tracker=Notebook())
     )
     assert list(logged) == [5, 10, 15, 20, 25, 30]
     curve = found.details["confidence_curve"].mean(0)

@@ -1,4 +1,6 @@
-"""The toy of the golden files of attacks on style priors: a generator of 64 px with fixed weights and a linear target of 10 classes."""
+"""The toy of the golden files of attacks on style priors: a generator of 64 px with fixed weights and a
+linear target of 10 classes.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,15 @@ import zlib
 
 import numpy as np
 import torch
+from tests.priors.test_stylegan2_networks import discriminator, filled, generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midre_exp.priors.style import StylePrior
-from midre_exp.priors.stylegan2_discriminator import Discriminator
-from midre_exp.seeding import Streams
+from midre_exp.priors.style_prior import StylePrior
+from midre_exp.priors.stylegan.discriminator import Discriminator
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
-from tests.priors.test_stylegan2_networks import discriminator, filled, generator
 
 
 class ToyPrior(StylePrior):
@@ -55,9 +57,9 @@ def toy_victim():
     return make_victim(ToyTarget(), 10, Threat.WHITE_BOX)
 
 
-def common(seed: int = 0) -> Streams:
+def common(seed: int = 0) -> ItemRNG:
     """The stream that all items share."""
-    return Streams.of(seed, "attack", "common", items=torch.zeros(1, dtype=torch.long))
+    return ItemRNG(seed, "attack", "common", items=torch.zeros(1, dtype=torch.long))
 
 
 class PlainLoop:

@@ -1,4 +1,6 @@
-"""The fault campaign: runs killed, raced, ended and damaged at random, then compared with undisturbed ones (docs/faults.md)."""
+"""The fault campaign: runs killed, raced, ended and damaged at random, then compared with undisturbed ones
+(docs/faults.md).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``python -m tests.chaos``: the fault campaign, part by part; writes its counts as JSON. Exit code 1 when a guarantee is broken."""
+"""``python -m tests.chaos``: the fault campaign, part by part; writes its counts as JSON. Exit code 1 when a
+guarantee is broken.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from midre_exp.files import write_json
-from midre_exp.locks import sigterm_as_exit
 from midre_exp.records import device_name, git_commit, versions
+from midre_exp.store.files import write_json
+from midre_exp.store.lock import sigterm_as_exit
 from tests.chaos import Violation
 
 #: How often what is done, and the default.

@@ -1,7 +1,8 @@
-"""``python -m tests.chaos.builder STORE LOG GO [elsewhere]``: a process that builds one artifact, as slowly as the file GO takes to appear.
+"""``python -m tests.chaos.builder STORE LOG GO [elsewhere]``: a process that builds one artifact, as slowly
+as the file GO takes to appear.
 
-LOG gets a line when building begins and when it ends. ``elsewhere``: its lock says that it lives on another machine, where nobody can ask
-for its process, so that only its heartbeat tells.
+LOG gets a line when building begins and when it ends. ``elsewhere``: its lock says that it lives on another
+machine, where nobody can ask for its process, so that only its heartbeat tells.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from midre_exp import lockfiles
-from midre_exp.store import Store, Workspace
+from midre_exp.store import lockfile as lockfiles
+from midre_exp.store.store import Store, Workspace
 
 BEAT_SECONDS, STALE_SECONDS = 0.1, 2.0
 STAGE, KEY = "target", "0123456789abcdef"

@@ -1,9 +1,11 @@
-"""Clocks that jump by hours, days and years, and files with impossible dates: a living builder is never robbed, a dead one is taken over,
-nothing is built twice, damage is still seen, and the records are those of an undisturbed run.
+"""Clocks that jump by hours, days and years, and files with impossible dates: a living builder is never
+robbed, a dead one is taken over, nothing is built twice, damage is still seen, and the records are those of
+an undisturbed run.
 
-Clocks jump inside of processes only: a ``sitecustomize`` of our own shifts ``time.time``, and the dates of files stay those of the disk, so
-that both disagree. The monotonic clock stays as it is, for no jump can move it. (Debian's faketime 0.9.10 cannot serve: it shifts the
-monotonic deadline of ``time.sleep`` as well, which then fails with EINVAL since Python 3.11.)
+Clocks jump inside of processes only: a ``sitecustomize`` of our own shifts ``time.time``, and the dates of
+files stay those of the disk, so that both disagree. The monotonic clock stays as it is, for no jump can move
+it. (Debian's faketime 0.9.10 cannot serve: it shifts the monotonic deadline of ``time.sleep`` as well, which
+then fails with EINVAL since Python 3.11.)
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ time.time_ns = lambda: _time_ns() + int(_offset() * 1e9)
 """
 
 
-class Clock:
+class TrainingProgress:
     """The clock of child processes, moved by writing into a file."""
 
     def __init__(self, folder: Path, draw: random.Random):
@@ -95,7 +97,7 @@ def jumping(draw: random.Random) -> Iterator[Callable[[], int]]:
         yield lambda: next(asked)
 
 
-def start(clock: Clock, place: Path, *more: str) -> subprocess.Popen[str]:
+def start(clock: TrainingProgress, place: Path, *more: str) -> subprocess.Popen[str]:
     """A builder of its own process, see ``tests.chaos.builder``."""
     words = [str(place / name) for name in ("store", "log", "go")]
     return subprocess.Popen(
@@ -126,8 +128,10 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def held_lock(place: Path, draw: random.Random, *, die: bool) -> int:
-    """Two processes want one artifact while their clocks and the date of the lock jump about; the first lives, or is killed."""
-    clocks = [Clock(place / f"clock{number}", draw) for number in range(2)]
+    """Two processes want one artifact while their clocks and the date of the lock jump about; the first
+    lives, or is killed.
+    """
+    clocks = [TrainingProgress(place / f"clock{number}", draw) for number in range(2)]
     elsewhere = ["elsewhere"] if draw.random() < 0.5 else []
     lock = place / "store" / "locks" / f"{STAGE}-{KEY}.lock"
     first = start(clocks[0], place, *elsewhere)
@@ -172,7 +176,9 @@ def held_lock(place: Path, draw: random.Random, *, die: bool) -> int:
 
 
 def dates(ground: Ground, draw: random.Random) -> int:
-    """Artifacts dated 1970 or 2096 are used as they are, looked at once more, and damage in them is seen though its date is the same."""
+    """Artifacts dated 1970 or 2096 are used as they are, looked at once more, and damage in them is seen
+    though its date is the same.
+    """
     for path in ground.store.glob("[a-z]*/*/*"):
         os.utime(path, (draw.choice(_DATES),) * 2)
     with jumping(draw) as asked:
@@ -206,7 +212,7 @@ def run_under_jumps(ground: Ground, place: Path, draw: random.Random) -> int:
 
 def race(ground: Ground, place: Path, draw: random.Random) -> int:
     """Two runs as processes with clocks of their own, started together."""
-    clocks = [Clock(place / f"clock{number}", draw) for number in range(2)]
+    clocks = [TrainingProgress(place / f"clock{number}", draw) for number in range(2)]
     command = [sys.executable, "-m", "midre_exp", *tiny_overrides(place), "runtime.chunk=4"]
     pair = []
     for number, clock in enumerate(clocks):
@@ -248,7 +254,9 @@ def same_records(ground: Ground, place: Path) -> None:
 
 
 def campaign(folder: Path, rounds: int, random: random.Random, say: Callable[[str], None]) -> dict[str, Any]:
-    """So many scenes below ``folder``, in turn; how often each, and how often a clock jumped or was asked. Raises Violation."""
+    """So many scenes below ``folder``, in turn; how often each, and how often a clock jumped or was asked.
+    Raises Violation.
+    """
     ground = Ground(folder / "undisturbed")
     ground.folder.mkdir()
     ground.build(["plain"])

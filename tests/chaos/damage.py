@@ -1,8 +1,9 @@
-"""Every kind of file we write, damaged at random under finished and unfinished runs: the same command then ends as if nothing had happened,
-or says in one sentence what to do.
+"""Every kind of file we write, damaged at random under finished and unfinished runs: the same command then
+ends as if nothing had happened, or says in one sentence what to do.
 
-Outcomes: ``rebuilt`` (named, set aside or overwritten, the same content again), ``refused`` (one sentence and exit code 2; after its remedy
-the same content), ``harmless`` (nothing depended on what was damaged: the result is the same without a word). Anything else is a Violation.
+Outcomes: ``rebuilt`` (named, set aside or overwritten, the same content again), ``refused`` (one sentence and
+exit code 2; after its remedy the same content), ``harmless`` (nothing depended on what was damaged: the
+result is the same without a word). Anything else is a Violation.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midre_exp import upkeep
 from midre_exp.errors import UserError
 from midre_exp.records import read_record
+from midre_exp.store import __main__ as upkeep
 from tests.chaos import Violation
 from tests.chaos.ground import Ground, Said, call, records_of
 
 
 @dataclass
 class Case:
-    """A file about to be damaged. ``again`` is the command that must come to the same end; ``named`` is what its sentence must have in it.
+    """A file about to be damaged. ``again`` is the command that must come to the same end; ``named`` is what
+    its sentence must have in it.
 
-    ``silent``: nothing depends on the file, so nobody needs to speak of it. ``verified``: ``store verify`` must see the damage.
-    ``others`` are valid files of the same kind.
+    ``silent``: nothing depends on the file, so nobody needs to speak of it. ``verified``: ``store verify``
+    must see the damage. ``others`` are valid files of the same kind.
     """
 
     path: Path
@@ -111,7 +113,9 @@ DAMAGES = (
 
 
 def spoil(case: Case, draw: random.Random) -> str | None:
-    """Damage the file; the name of the damage, or None if by chance nothing changed. Half of the time its date stays as it was."""
+    """Damage the file; the name of the damage, or None if by chance nothing changed. Half of the time its
+    date stays as it was.
+    """
     damage = draw.choice(DAMAGES)
     before, status = case.path.read_bytes(), case.path.stat()
     if not before and damage in (truncated, bit_flipped, block_overwritten):
@@ -124,7 +128,9 @@ def spoil(case: Case, draw: random.Random) -> str | None:
 
 
 def read_by_all(ground: Ground, case: Case, run: str) -> str:
-    """Let everything that reads finished runs meet the damage; what they said. Raises Violation for a number that is not the record's."""
+    """Let everything that reads finished runs meet the damage; what they said. Raises Violation for a number
+    that is not the record's.
+    """
     said = []
     for words in (["verify"], ["du"], ["gc", "--results", str(ground.folder / "results")]):
         one = call(lambda words=words: upkeep.main(["--store", str(ground.store), *words]))  # type: ignore[misc]
@@ -212,7 +218,8 @@ def campaign(
     runs: Sequence[str] = (),
     kinds: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Damage ``rounds`` files below ``folder``, the kinds of file in turn; counts by kind, damage and outcome. Raises Violation.
+    """Damage ``rounds`` files below ``folder``, the kinds of file in turn; counts by kind, damage and
+    outcome. Raises Violation.
 
     ``runs`` and ``kinds``: only these of ``ground.RUNS`` and ``kinds.KINDS``.
     """

@@ -1,4 +1,6 @@
-"""Finished tiny runs of several attacks in one folder, to be damaged: what they left is known, the command line runs in this process."""
+"""Finished tiny runs of several attacks in one folder, to be damaged: what they left is known, the command
+line runs in this process.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ from typing import Any
 from unittest import mock
 
 from midre_exp.__main__ import main
-from midre_exp.data.fixtures import write_celeba
-from midre_exp.keys import Plan, make_plan
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.data.readers.fixtures import write_celeba
+from midre_exp.plan.keys import Plan, make_plan
+from midre_exp.plan.planning import packaged_configs, settings_of
 from tests.chaos import Violation
 from tests.conftest import tiny_overrides
 
@@ -35,7 +37,8 @@ _LOMMA = (
     "attack.surrogates.batch_size=8",
     "attack.surrogates.statistics_images=16",
 )
-#: The runs by what their artifacts are called for; with them there are two artifacts of every stage, to be taken for each other.
+#: The runs by what their artifacts are called for; with them there are two artifacts of every stage, to be
+#: taken for each other.
 RUNS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "shard 1": ("seed=1", "attack.shard=1/2"),
@@ -60,7 +63,9 @@ class Stopped(BaseException):
 
 
 def call(function: Callable[[], object]) -> Said:
-    """Call something that prints and logs; an exception that leaves it is a Violation, as it would be a traceback."""
+    """Call something that prints and logs; an exception that leaves it is a Violation, as it would be a
+    traceback.
+    """
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     handler.setLevel(logging.WARNING)
@@ -87,7 +92,9 @@ def call(function: Callable[[], object]) -> Said:
 
 @dataclass
 class Ground:
-    """A folder in which every run of ``RUNS`` has been carried out; ``records`` and ``files`` are what they left, times apart."""
+    """A folder in which every run of ``RUNS`` has been carried out; ``records`` and ``files`` are what they
+    left, times apart.
+    """
 
     folder: Path
     runs: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -146,7 +153,9 @@ class Ground:
         self.records, self.files = records_of(self.folder), files_of(self.store)
 
     def runs_with(self, stage: str, key: str) -> list[str]:
-        """The runs that use an artifact, those first that build nothing else on it; decoded images belong to all that decode."""
+        """The runs that use an artifact, those first that build nothing else on it; decoded images belong to
+        all that decode.
+        """
         if stage == "images":
             return ["decoded", "other decoded"]
         return [name for name, plan in self.plans.items() if stage in plan.stages and plan[stage].key == key]
@@ -157,7 +166,9 @@ class Ground:
             shutil.rmtree(self.store / name / self.plans[run][name].key, ignore_errors=True)
 
     def check(self) -> None:
-        """Everything that was there is there again, with the same content; nothing is left of the work. Raises Violation."""
+        """Everything that was there is there again, with the same content; nothing is left of the work.
+        Raises Violation.
+        """
         for what, before, now in (
             ("record", self.records, records_of(self.folder)),
             ("artifact file", self.files, files_of(self.store)),
@@ -190,7 +201,9 @@ def records_of(folder: Path) -> dict[str, Any]:
 
 
 def files_of(store: Path) -> dict[str, Any]:
-    """Every file of every published artifact: its SHA-256, of a manifest its content without times. Reads without the code under test."""
+    """Every file of every published artifact: its SHA-256, of a manifest its content without times. Reads
+    without the code under test.
+    """
     found: dict[str, Any] = {}
     for path in store.glob("[a-z]*/*/*"):
         stage = path.parent.parent.name

@@ -1,4 +1,6 @@
-"""A sweep of four workers is killed at random moments until it has been often enough, and must end as one that nobody disturbed."""
+"""A sweep of four workers is killed at random moments until it has been often enough, and must end as one
+that nobody disturbed.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,24 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from midre_exp import lockfiles
-from midre_exp.lockfiles import Holder
+from midre_exp.store import lockfile as lockfiles
+from midre_exp.store.lockfile import Holder
 from tests.chaos import Violation
 from tests.chaos.sweep import SWEEP, Process, Started, collect, compare, ended, living, until, verify
 
-#: Who is hit: one process that carries out runs, the process that planned the sweep and waits for them, or all of a sweep at once.
+#: Who is hit: one process that carries out runs, the process that planned the sweep and waits for them, or
+#: all of a sweep at once.
 KINDS = ("worker", "parent", "group")
 #: Share of kills that wait for an artifact to be half written beside the place where it will appear.
 AIMED = 0.2
-#: Mean pause, in seconds, between the moment when something is built and a new sweep has workers, or the last kill, and the next kill.
+#: Mean pause, in seconds, between the moment when something is built and a new sweep has workers, or the last
+#: kill, and the next kill.
 PAUSE = 4.0
-#: Killed parents leave their workers at work. With more than so many sweeps alive, the next kill is an old one's, for memory's sake.
+#: Killed parents leave their workers at work. With more than so many sweeps alive, the next kill is an old
+#: one's, for memory's sake.
 MOST_SWEEPS = 3
-#: A sweep whose worker was killed must end within so many seconds, and workers without a sweep must let go of their locks.
+#: A sweep whose worker was killed must end within so many seconds, and workers without a sweep must let go of
+#: their locks.
 PATIENCE = 900.0
 
 Say = Callable[[str], None]
@@ -34,8 +40,8 @@ Say = Callable[[str], None]
 def campaign(
     folder: Path, rounds: int, random: Random, say: Say, sweep: tuple[str, ...] = SWEEP
 ) -> dict[str, Any]:
-    """Deliver ``rounds`` kills to sweeps of ``sweep``, one store after another; returns counts. Violation when a sweep does not end as the
-    undisturbed one did.
+    """Deliver ``rounds`` kills to sweeps of ``sweep``, one store after another; returns counts. Violation
+    when a sweep does not end as the undisturbed one did.
     """
     whole = folder / "undisturbed"
     say("the undisturbed sweep")
@@ -216,7 +222,9 @@ class _Victim:
                 raise Violation(f"{folder} was published and is now another")
 
     def _let_orphans_end(self) -> None:
-        """Workers of killed sweeps finish what they were given; then they wait for work that never comes, and are put down."""
+        """Workers of killed sweeps finish what they were given; then they wait for work that never comes, and
+        are put down.
+        """
         end = time.monotonic() + PATIENCE
         before: dict[int, int] = {}
         while self._builders() or before != self._used():

@@ -1,4 +1,6 @@
-"""The kinds of file the damage campaign chooses from: where they lie, how they come to be, what must go on when one is damaged."""
+"""The kinds of file the damage campaign chooses from: where they lie, how they come to be, what must go on
+when one is damaged.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from midre_exp import checkpoint
 from midre_exp.data import cache
-from midre_exp.keys import STAGES
+from midre_exp.plan.keys import STAGES
+from midre_exp.weights import checkpoint
 from tests.chaos import Violation, notes
 from tests.chaos.damage import Case, Kind
 from tests.chaos.ground import Ground, Said, Stopped
@@ -92,7 +94,9 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def interrupted(ground: Ground, run: str, stage: str, saves: int) -> Path:
-    """The work folder of a stage that was interrupted after it had written a checkpoint so many times, or as often as it does."""
+    """The work folder of a stage that was interrupted after it had written a checkpoint so many times, or as
+    often as it does.
+    """
     key = ground.plans[run][stage].key
     work = ground.store / "work" / f"{stage}-{key}"
     save, left = checkpoint.save, [saves]
@@ -136,7 +140,8 @@ def decoding(ground: Ground, draw: random.Random) -> Case:
     others = [
         other / path.name for other in (ground.store / "images").iterdir() if (other / path.name).exists()
     ]
-    # a garbled note is no note, and rows that were not yet decoded are no loss: decoding goes over them anyway
+    # a garbled note is no note, and rows that were not yet decoded are no loss: decoding goes over them
+    # anyway
     return Case(path, lambda: ground.command(run), path.name, others, silent=True)
 
 

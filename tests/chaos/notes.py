@@ -1,4 +1,6 @@
-"""The kinds of file that lie beside the artifacts and are damaged too: records, notes, locks, and what studies and clusters leave."""
+"""The kinds of file that lie beside the artifacts and are damaged too: records, notes, locks, and what
+studies and clusters leave.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,15 @@ from unittest import mock
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from midre_exp import lockfiles, locks, study
-from midre_exp.job import Outcome, failure_path, report_failure, snapshot_path
-from midre_exp.keys import STAGES
+from midre_exp.plan.keys import STAGES
 from midre_exp.records import checksum_path
-from midre_exp.report import to_wandb
-from midre_exp.store import Store
+from midre_exp.report.wandb import push as to_wandb
+from midre_exp.store import lock as locks
+from midre_exp.store import lockfile as lockfiles
+from midre_exp.store.store import Store
+from midre_exp.study import __main__ as study
+from midre_exp.sweep.finished import failure_path, snapshot_path
+from midre_exp.sweep.job import Outcome, report_failure
 from tests.chaos import Violation
 from tests.chaos.damage import Case
 from tests.chaos.ground import Ground, Said, call
@@ -214,7 +219,7 @@ def study_key(ground: Ground, draw: random.Random) -> Case:
 
 def result(ground: Ground, draw: random.Random) -> Case:
     """What a job of submitit leaves for the process that waits for it."""
-    from midre_exp import cluster
+    from midre_exp.sweep import submitit as cluster
 
     folder = ground.folder / "submitit"
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,6 @@
-"""Eight processes are started for the same work and held back before every stage until all of them want it: each is built once."""
+"""Eight processes are started for the same work and held back before every stage until all of them want it:
+each is built once.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from midre_exp.keys import make_plan
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.keys import make_plan
+from midre_exp.plan.planning import packaged_configs, settings_of
 from tests.chaos import Violation
 from tests.chaos.sweep import ROOT, Started, artifacts, ended, leftovers, records, until, verify
 from tests.conftest import TINY
@@ -30,7 +32,8 @@ Say = Callable[[str], None]
 def campaign(
     folder: Path, rounds: int, random: Random, say: Say, processes: int = PROCESSES
 ) -> dict[str, Any]:
-    """Each round: all processes for one run, then half of them for another that shares its target, prior and evaluator. Returns counts.
+    """Each round: all processes for one run, then half of them for another that shares its target, prior and
+    evaluator. Returns counts.
 
     Violation when a stage is built twice, a process fails, or anything is left over.
     """
@@ -87,7 +90,7 @@ class Gate:
 
     def __init__(self, store: Path, stage: str, key: str):
         code = (
-            "import sys; from pathlib import Path; from midre_exp.locks import BuildLock\n"
+            "import sys; from pathlib import Path; from midre_exp.store.lock import BuildLock\n"
             "lock = BuildLock(Path(sys.argv[1]), sys.argv[2]); lock.acquire(); print('closed', flush=True)\n"
             "sys.stdin.readline(); lock.release()\n"
         )

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from midre_exp.files import dump_json, sha256
-from midre_exp.keys import first_difference
+from midre_exp.plan.digests import first_difference
+from midre_exp.store.files import dump_json, sha256
 from tests.chaos import Violation
 
 ROOT = Path(__file__).parents[2]
 
-#: The sweep that is killed: eight runs, two defenses against four attacks with three priors, four at a time; sizes: conf/scale/chaos.yaml.
+#: The sweep that is killed: eight runs, two defenses against four attacks with three priors, four at a time;
+#: sizes: conf/scale/chaos.yaml.
 SWEEP = (
     "-m",
     f"--config-dir={Path(__file__).parent / 'conf'}",
@@ -32,14 +33,17 @@ SWEEP = (
     "hydra.launcher.n_jobs=4",
 )
 
-#: All that may differ between two records of one run: seconds of its stages. Paths are relative to each folder, so they agree.
+#: All that may differ between two records of one run: seconds of its stages. Paths are relative to each
+#: folder, so they agree.
 VOLATILE_IN_RECORD = ("seconds",)
 #: And between two manifests of one artifact.
 VOLATILE_IN_MANIFEST = ("seconds",)
 
 
 class Process(NamedTuple):
-    """A living process: its number, the group it belongs to, its command line, the CPU time it has used in ticks."""
+    """A living process: its number, the group it belongs to, its command line, the CPU time it has used in
+    ticks.
+    """
 
     pid: int
     group: int
@@ -139,7 +143,9 @@ def until(condition: Callable[[], object], seconds: float, what: str, pause: flo
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record by file name, without what may differ. Violation for one that is not in the one form in which records are written."""
+    """Every record by file name, without what may differ. Violation for one that is not in the one form in
+    which records are written.
+    """
     found = {}
     for path in sorted(folder.glob("results/*/records/[!.]*")):
         text = path.read_text()
@@ -178,10 +184,12 @@ def same(name: str, made: Mapping[str, Any], expected: Mapping[str, Any]) -> Non
 
 
 def compare(folder: Path, whole: Path, *, names: Set[str] | None = None) -> dict[str, int]:
-    """Violation unless ``folder`` holds what ``whole`` does, or of it the records called ``names`` with their artifacts, and nothing else.
+    """Violation unless ``folder`` holds what ``whole`` does, or of it the records called ``names`` with their
+    artifacts, and nothing else.
 
-    Records byte for byte except ``VOLATILE_IN_RECORD``; artifacts with all their checksums; nothing in work and locks, nothing damaged, no
-    failure reports, no temporary files. Returns how many records and artifacts were compared.
+    Records byte for byte except ``VOLATILE_IN_RECORD``; artifacts with all their checksums; nothing in work
+    and locks, nothing damaged, no failure reports, no temporary files. Returns how many records and artifacts
+    were compared.
     """
     expected, checksums = records(whole), artifacts(whole)
     if names is not None:
@@ -200,7 +208,9 @@ def compare(folder: Path, whole: Path, *, names: Set[str] | None = None) -> dict
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What an undisturbed command does not leave: unfinished builds, locks, damage, failure reports, temporary files."""
+    """What an undisturbed command does not leave: unfinished builds, locks, damage, failure reports,
+    temporary files.
+    """
     store = folder / "artifacts"
     found = {path for name in ("work", "locks", "damaged") for path in store.glob(f"{name}/*")}
     found |= {*folder.glob("runs/failed/*"), *temporaries(folder)}
@@ -215,7 +225,9 @@ def temporaries(folder: Path) -> list[Path]:
 
 
 def collect(folder: Path) -> int:
-    """Let ``python -m midre_exp.store gc`` remove temporary files, as it would in two hours; how many there were."""
+    """Let ``python -m midre_exp.store gc`` remove temporary files, as it would in two hours; how many there
+    were.
+    """
     found = temporaries(folder)
     for path in found:
         os.utime(path, (time.time() - 7200,) * 2)

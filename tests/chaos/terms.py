@@ -1,4 +1,6 @@
-"""SIGTERM at a random moment to a run, to a sweep of two workers and to a table: it ends soon, and the same command goes on later."""
+"""SIGTERM at a random moment to a run, to a sweep of two workers and to a table: it ends soon, and the same
+command goes on later.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from midre_exp.keys import make_plan
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.keys import make_plan
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.records import record_path
 from tests.chaos import Violation
 from tests.chaos.sweep import Started, compare, ended, verify
@@ -56,10 +58,11 @@ KINDS = (
 def campaign(
     folder: Path, rounds: int, random: Random, say: Say, kinds: tuple[Kind, ...] = KINDS
 ) -> dict[str, Any]:
-    """Each round sends one SIGTERM to a command of each kind, then runs the command again to its end. Returns counts.
+    """Each round sends one SIGTERM to a command of each kind, then runs the command again to its end. Returns
+    counts.
 
-    Violation when a command takes longer than ``LIMIT`` to end, ends with another code than 143, leaves a process or a lock, or when the
-    continued one differs from one that nobody disturbed.
+    Violation when a command takes longer than ``LIMIT`` to end, ends with another code than 143, leaves a
+    process or a lock, or when the continued one differs from one that nobody disturbed.
     """
     whole = folder / "undisturbed"
     with ended(commands := []):
@@ -93,8 +96,8 @@ def record_names(kind: Kind) -> set[str]:
 
 
 def _terminate(folder: Path, kind: Kind, random: Random, tally: Counter[str]) -> float:
-    """One SIGTERM to the process that was started, at a random moment after its first build began; how many seconds everything took to
-    end.
+    """One SIGTERM to the process that was started, at a random moment after its first build began; how many
+    seconds everything took to end.
     """
     with ended([command := Started(folder, *kind.arguments, module=kind.module)]):
         _wait(command, random.choice(MOMENTS), random.uniform(0.0, 2.0))

@@ -1,4 +1,6 @@
-"""What the tests of all dataset readers share: datasets built from their own yaml on fixture trees, and checks every reader must pass."""
+"""What the tests of all dataset readers share: datasets built from their own yaml on fixture trees, and
+checks every reader must pass.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from midre_exp.config import CONF_DIR, build
 from midre_exp.data.base import Part, Role
-from midre_exp.data.listed import PARTS, ListedDataset
+from midre_exp.data.readers.file_list import PARTS, ListedDataset
 from midre_exp.errors import DataError
+from midre_exp.plan.config import CONF_DIR, build
 
 SIZE = 16
 
@@ -52,7 +54,9 @@ def pixels(path: Path, size: int = SIZE) -> Tensor:
 def check_fingerprint(
     name: str, tree: Path, place: Path, role: Role, other_picture: list[dict[str, Any]], **changes: Any
 ) -> None:
-    """Equal for a copied tree with other dates; different after a file grew, for other picture steps, for another size."""
+    """Equal for a copied tree with other dates; different after a file grew, for other picture steps, for
+    another size.
+    """
     before = dataset(name, tree, **changes).fingerprint(role)
     copy = copied(tree, place)
     victim = copy / names(dataset(name, copy, **changes), PARTS[role][-1])[-1]

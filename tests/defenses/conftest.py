@@ -1,4 +1,6 @@
-"""A training small enough for the test of any defense: 18 images of three colours, a narrow VGG16, three epochs."""
+"""A training small enough for the test of any defense: 18 images of three colours, a narrow VGG16, three
+epochs.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from defenses import Batch, Clock, Defense, compose
+from defenses import Batch, Defense, TrainingProgress, compose
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.training import train_classifier
+from midre_exp.targets.training.train import train_classifier
 
 RECIPE = {
     "epochs": 3,
@@ -26,7 +28,7 @@ RECIPE = {
     "select": "last",
     "precision": "32-true",
 }
-MODEL = {"_target_": "midre_exp.targets.vgg.VGG16", "image_size": 32, "width": 0.125}
+MODEL = {"_target_": "midre_exp.targets.VGG16", "image_size": 32, "width": 0.125}
 
 
 class Colours(Dataset):
@@ -49,13 +51,15 @@ class Seen(Defense):
         self.killed_at = killed_at
         self.batches: dict[int, list[Batch]] = {}
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
-        if clock.epoch == self.killed_at:
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
+        if progress.epoch == self.killed_at:
             raise RuntimeError("killed")
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         assert model.training
-        self.batches.setdefault(clock.epoch, []).append(batch)
+        self.batches.setdefault(progress.epoch, []).append(batch)
         return batch
 
     def index(self, epoch: int) -> Tensor:
@@ -69,7 +73,9 @@ class Seen(Defense):
 
 @pytest.fixture
 def tiny_training(tmp_path: Path) -> SimpleNamespace:
-    """``train(folder, name=defense, ...)`` returns (model, numbers, history); ``Seen`` watches it, ``data`` is its data."""
+    """``train(folder, name=defense, ...)`` returns (model, numbers, history); ``Seen`` watches it, ``data``
+    is its data.
+    """
 
     def train(folder: str, **parts: Defense) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
         settings: dict[str, Any] = {"name": "vgg16", "model": MODEL, "weights": None, "recipe": RECIPE}

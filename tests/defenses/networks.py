@@ -12,7 +12,7 @@ from defenses import Defense, compose
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.training import train_classifier
+from midre_exp.targets.training.train import train_classifier
 from tests.defenses.conftest import RECIPE, Colours
 
 _TARGETS = "midre_exp.targets"

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses import MIDRE, Batch, Clock, Defense, compose
+from defenses import MIDRE, Batch, Defense, TrainingProgress, compose
 from defenses.bido import BiDO, IdentityBatches, coco, gaussian_gram, label_gram, nhsic, squared_distances
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.targets import build_target
 from midre_exp.targets.base import Output
-from midre_exp.targets.training import learning_rates
+from midre_exp.targets.training.train import learning_rates
 
 FOLDER = Path(__file__).parents[1] / "golden"
 HSIC, BIDO = (json.loads((FOLDER / f"defense_{name}.json").read_text()) for name in ("hsic", "bido"))
 HIDDEN, DATA = (torch.tensor(HSIC[name], dtype=torch.float64) for name in ("hidden", "data"))
 ONE_HOT = F.one_hot(torch.tensor(HSIC["labels"]), 3)
-CLOCK = Clock(epoch=0, epochs=1)
+CLOCK = TrainingProgress(epoch=0, epochs=1)
 
 
 def bido(**changes: Any) -> BiDO:
@@ -74,12 +74,14 @@ def test_the_measure_and_its_gradient_are_the_golden_ones(case: dict[str, Any]) 
     value.backward()
     assert float(value.detach()) == pytest.approx(case["normalised_float64"], rel=1e-8)
     assert hidden.grad is not None
-    # The golden gradients are differences of values; 50-digit arithmetic found them up to 1e-8 off, and ours right to 1e-13.
+    # The golden gradients are differences of values; 50-digit arithmetic found them up to 1e-8 off, and ours
+    # right to 1e-13.
     expected = torch.tensor(case["grad_hidden_row0_float64"]).double()
     torch.testing.assert_close(hidden.grad[0], expected, rtol=1e-6, atol=2e-8)
     norm = case["grad_hidden_frobenius_float64"]
     assert float(hidden.grad.norm()) == pytest.approx(norm, rel=1e-6, abs=4e-8)
-    # Single precision activations keep the value, where the released single precision inverse is off by up to 0.3 %.
+    # Single precision activations keep the value, where the released single precision inverse is off by up to
+    # 0.3 %.
     single = float(nhsic(*golden_pair(case, HIDDEN.float())))
     assert single == pytest.approx(case["normalised_float64"], rel=1e-6)
     assert single == pytest.approx(case["normalised_float32_released"], rel=5e-3)
@@ -363,7 +365,7 @@ def test_its_own_recipe_replaces_the_training_and_keeps_the_augmentation() -> No
 
 def test_only_its_own_recipe_claims_the_optimiser() -> None:
     class Other(Defense):
-        claims = frozenset({"optimizer"})
+        exclusive = frozenset({"optimizer"})
 
     compose(bido=bido(recipe="shared"), other=Other())
     with pytest.raises(ConfigError, match="bido and other both set the optimizer"):
@@ -396,7 +398,7 @@ def test_training_under_it_and_erasing_logs_both_terms_of_every_layer(
 
 def test_with_zero_weights_only_the_batches_differ_from_plain_training(tiny_training: Any) -> None:
     class SameBatches(Defense):
-        claims = frozenset({"sampler"})
+        exclusive = frozenset({"sampler"})
 
         def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Any:
             return IdentityBatches(labels, identities=3, images=2, seed=seed)

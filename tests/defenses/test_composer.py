@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses import MIDRE, Batch, Clock, Defense, NoDef, Sampler, compose
+from defenses import MIDRE, Batch, Defense, NoDef, Sampler, TrainingProgress, compose
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, Output
 
-CLOCK = Clock(epoch=1, epochs=4)
+CLOCK = TrainingProgress(epoch=1, epochs=4)
 
 
 class Model(Classifier):
@@ -46,7 +46,9 @@ class Affine(Defense):
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
         return replace(train, images=train.images * self.scale + self.shift + seed)
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
         return replace(batch, images=batch.images * self.scale + self.shift)
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -55,17 +57,17 @@ class Affine(Defense):
     def taps(self, model: Classifier) -> Sequence[str]:
         return self.tap_names
 
-    def extra_losses(self, output: Output, batch: Batch, clock: Clock) -> Mapping[str, Tensor]:
+    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
         return {"penalty": torch.tensor(float(self.shift))}
 
-    def reshape(self, model: Classifier) -> None:
+    def modify_backbone(self, model: Classifier) -> None:
         changes_of(model).append(f"{self.name} reshape")
 
-    def rehead(self, model: Classifier) -> None:
-        changes_of(model).append(f"{self.name} rehead")
+    def replace_head(self, model: Classifier) -> None:
+        changes_of(model).append(f"{self.name} replace_head")
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
-        changes_of(model).append(f"{self.name} epoch {clock.epoch}")
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
+        changes_of(model).append(f"{self.name} epoch {progress.epoch}")
 
     def on_inference(self, model: Classifier) -> None:
         changes_of(model).append(f"{self.name} inference")
@@ -79,7 +81,7 @@ class Halves:
 class Owner(Defense):
     """Fills the hooks that only one part may fill."""
 
-    claims = frozenset({"sampler", "freeze", "base_loss"})
+    exclusive = frozenset({"sampler", "freeze", "base_loss"})
 
     def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
         return Halves()
@@ -87,12 +89,12 @@ class Owner(Defense):
     def trainable(self, model: Classifier) -> Sequence[str] | None:
         return ["fc.bias"]
 
-    def base_loss(self, output: Output, batch: Batch, clock: Clock) -> Tensor | None:
+    def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None:
         return torch.tensor(7.0)
 
 
 class SecondSampler(Defense):
-    claims = frozenset({"sampler"})
+    exclusive = frozenset({"sampler"})
 
 
 def midre(a_h: float = 0.4) -> MIDRE:
@@ -157,11 +159,11 @@ def test_data_and_recipe_pass_through_the_parts_in_the_order_given() -> None:
 
 def test_every_part_changes_the_model_in_the_order_given() -> None:
     both, model = compose(b=Affine("b"), a=Affine("a")), Model()
-    both.reshape(model)
-    both.rehead(model)
+    both.modify_backbone(model)
+    both.replace_head(model)
     both.on_epoch(model, CLOCK)
     both.on_inference(model)
-    steps = ("reshape", "rehead", "epoch 1", "inference")
+    steps = ("reshape", "replace_head", "epoch 1", "inference")
     assert model.history == [f"{name} {step}" for step in steps for name in ("b", "a")]
 
 

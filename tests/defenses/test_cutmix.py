@@ -11,14 +11,14 @@ from hydra import initialize_config_dir
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from defenses import MIDRE, Batch, Clock, NoDef, compose
+from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
 from defenses.cutmix import CutMix, paste_boxes, sample_boxes, symmetric_beta
-from midre_exp.config import CONF_DIR, build
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.targets.vgg import VGG16
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.targets.architectures.vgg import VGG16
 
-CLOCK = Clock(epoch=0, epochs=1)
+CLOCK = TrainingProgress(epoch=0, epochs=1)
 CLASSES = 5
 
 
@@ -66,7 +66,8 @@ def test_the_beta_draw_has_the_distribution_of_torchs(alpha: float) -> None:
     torch.manual_seed(0)
     theirs = torch.distributions.Beta(torch.tensor(alpha).double(), torch.tensor(alpha).double()).sample((n,))
     assert bool(((ours >= 0) & (ours <= 1)).all())
-    # Kolmogorov-Smirnov on a grid, fine towards 0 and 1: two samples of one law exceed the limit once in ten thousand times.
+    # Kolmogorov-Smirnov on a grid, fine towards 0 and 1: two samples of one law exceed the limit once in ten
+    # thousand times.
     ends = torch.logspace(-5, -1, 100).double()
     grid = torch.cat((ends, torch.linspace(0.1, 0.9, 1001).double(), 1 - ends))
     distance = torch.searchsorted(ours, grid) - torch.searchsorted(theirs.sort().values, grid)
@@ -94,8 +95,9 @@ def test_boxes_follow_the_published_rule() -> None:
     top, bottom, left, right = boxes
     assert int(top.min()) == int(left.min()) == 0
     assert int(bottom.max()) == int(right.max()) == size
-    # With a side s of density 2s, a box cut off at the border covers s - s^2/4 of a direction on average: in all
-    # the integral of 2s (s - s^2/4)^2, which is 77/240. Half sides are rounded down, which takes up to a pixel of each half.
+    # With a side s of density 2s, a box cut off at the border covers s - s^2/4 of a direction on average: in
+    # all the integral of 2s (s - s^2/4)^2, which is 77/240. Half sides are rounded down, which takes up to a
+    # pixel of each half.
     share = area(boxes).double() / size**2
     assert float(share.mean()) == pytest.approx(77 / 240, abs=2e-3)
     # A box that is not cut off is square, and its centre is anywhere in the image.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from defenses import MIDRE, compose
 from defenses.ee import LeaveOut, PartialEpochs, kept_per_class, stays
-from midre_exp.config import CONF_DIR, build
 from midre_exp.errors import ConfigError
-from midre_exp.targets.batch import Sampler, Shuffled
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.targets.training.batch import Sampler, Shuffled
 
 COUNTS = torch.tensor([1, 2, 3, 10, 31, 100])
 LABELS = torch.arange(6).repeat_interleave(COUNTS)[torch.randperm(147, generator=torch.Generator())]
@@ -54,7 +54,8 @@ def test_an_identity_without_images_stays_empty() -> None:
 
 
 def test_floating_point_errors_do_not_decide_a_half() -> None:
-    # 0.35 * 90 is 31.499999999999996 and 0.07 * 150 is 10.500000000000002 in doubles; halves go to the even number.
+    # 0.35 * 90 is 31.499999999999996 and 0.07 * 150 is 10.500000000000002 in doubles; halves go to the even
+    # number.
     assert kept_per_class(torch.tensor([90]), 0.35).tolist() == [90 - 32]
     assert kept_per_class(torch.tensor([150]), 0.07).tolist() == [150 - 10]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from midre_exp.config import CONF_DIR, build
 from midre_exp.errors import ConfigError
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.runtime import Runtime
-from midre_exp.targets.training import train_classifier
+from midre_exp.targets.training.train import train_classifier
 
 TARGETS = ("vgg16", "ir152", "facenet64", "resnet18", "densenet121", "maxvit")
 OVERLAYS = {"midre_wide", "re", "bido_coco"}  # other values of a defense that is tried
@@ -28,7 +28,9 @@ REFUSED = {
 
 @lru_cache(maxsize=1)
 def settings(target: str) -> dict[str, Any]:
-    """A run of the reduced form on 8 people with 4 images each, two epochs of two steps, with the node of every defense."""
+    """A run of the reduced form on 8 people with 4 images each, two epochs of two steps, with the node of
+    every defense.
+    """
     tiny = [
         "identities=8",
         "train_per_identity=4",

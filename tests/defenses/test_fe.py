@@ -16,9 +16,9 @@ from torch import Tensor
 from defenses import MIDRE, NoDef, compose
 from defenses.ee import LeaveOut
 from defenses.fe import FixedErasing, fixed_corners
-from midre_exp.config import CONF_DIR, build
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR, build
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "defense_erasing.json").read_text())
 HISTORY = {"share": 0.4, "rounding": "floor", "corner": "half_open", "fill": [0.485, 0.456, 0.406]}

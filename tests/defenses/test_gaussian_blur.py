@@ -11,13 +11,13 @@ from hydra import initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as reference
 
-from defenses import MIDRE, Batch, Clock, NoDef, compose
+from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
 from defenses.gaussian_blur import GaussianBlur, gaussian_blur
-from midre_exp.config import CONF_DIR, build
 from midre_exp.errors import ConfigError
-from midre_exp.targets.vgg import VGG16
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.targets.architectures.vgg import VGG16
 
-CLOCK = Clock(epoch=0, epochs=1)
+CLOCK = TrainingProgress(epoch=0, epochs=1)
 MODEL = VGG16(num_classes=2, width=0.125)
 
 

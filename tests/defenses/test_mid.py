@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses import MIDRE, Batch, Clock, compose
+from defenses import MIDRE, Batch, TrainingProgress, compose
 from defenses.mid import MID, Bottleneck, bottleneck_kl, bottleneck_std, log_bottleneck_std
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier, Output
 
@@ -24,9 +24,9 @@ INPUTS = {
     for name, value in GOLDEN["inputs"].items()
 }
 MU, RAW, EPS = (INPUTS[name] for name in ("mu", "raw", "eps"))
-CLOCK = Clock(epoch=0, epochs=1)
-VGG = {"model": {"_target_": "midre_exp.targets.vgg.VGG16", "image_size": 32, "width": 0.125}}
-RESNET = {"model": {"_target_": "midre_exp.targets.resnet.ResNet", "width": 0.125, "stem": "small"}}
+CLOCK = TrainingProgress(epoch=0, epochs=1)
+VGG = {"model": {"_target_": "midre_exp.targets.VGG16", "image_size": 32, "width": 0.125}}
+RESNET = {"model": {"_target_": "midre_exp.targets.ResNet", "width": 0.125, "stem": "small"}}
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -152,7 +152,7 @@ def test_noise_in_training_follows_the_global_generator_like_dropout() -> None:
 def test_mixed_precision_leaves_the_divergence_in_single_precision() -> None:
     model = assemble(VGG, 4, compose(mid=mid()), seed=0)
     defense = mid()
-    defense.rehead(assemble(RESNET, 4, compose(), seed=0))
+    defense.replace_head(assemble(RESNET, 4, compose(), seed=0))
     assert defense.head is not None
     with torch.autocast("cpu", torch.bfloat16):
         output = model(IMAGES)
@@ -221,7 +221,7 @@ def test_beta_zero_with_the_noise_off_adds_nothing() -> None:
 def test_a_head_that_is_not_linear_is_refused() -> None:
     model = assemble(VGG, 4, compose(mid=mid()), seed=0)
     with pytest.raises(ConfigError, match=r"the head of VGG16 is Bottleneck"):
-        mid().rehead(model)
+        mid().replace_head(model)
     with pytest.raises(ConfigError, match="both set the head"):
         compose(a=mid(), b=mid())
 
@@ -235,7 +235,7 @@ def test_the_divergence_belongs_to_the_model_in_training() -> None:
 
 
 def test_losses_without_surgery_are_a_mistake_of_the_caller() -> None:
-    with pytest.raises(RuntimeError, match="rehead"):
+    with pytest.raises(RuntimeError, match="replace_head"):
         mid().extra_losses(Output(torch.zeros(1, 2), torch.zeros(1, 4)), batch(torch.zeros(1).long()), CLOCK)
     with pytest.raises(RuntimeError, match="no bottleneck"):
         mid().on_inference(assemble(VGG, 4, compose(), seed=0))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import RandomErasing
 
-from defenses import MIDRE, Batch, Clock, NoDef, erase_squares, sample_squares
+from defenses import MIDRE, Batch, NoDef, TrainingProgress, erase_squares, sample_squares
 from defenses.midre import square_side
-from midre_exp.config import CONF_DIR, build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.base import Classifier
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "defense_erasing.json").read_text())
@@ -29,7 +29,7 @@ RELEASED = {
     "fill": [0.485, 0.456, 0.406],
     "fill_space": "normalised_literal",
 }
-CLOCK = Clock(epoch=0, epochs=1)
+CLOCK = TrainingProgress(epoch=0, epochs=1)
 
 
 class Toy(Classifier):

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses import MIDRE, Batch, Clock, compose
+from defenses import MIDRE, Batch, TrainingProgress, compose
 from defenses.nls import NLS, scheduled_alpha, smoothed_cross_entropy
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "defense_nls.json").read_text())
 LOGITS = torch.tensor(GOLDEN["logits"], dtype=torch.float64)
 LABELS = torch.tensor(GOLDEN["labels"])
 FRACTIONS = {"start": 0.5, "full": 0.75}
-END = Clock(epoch=99, epochs=100)
+END = TrainingProgress(epoch=99, epochs=100)
 
 
 def nls(**changes: Any) -> NLS:
@@ -39,7 +39,7 @@ def output(logits: Tensor = LOGITS) -> Output:
 
 def schedule(alpha: float, epochs: int, kind: str, start: float = 0.5, full: float = 0.75) -> list[float]:
     return [
-        scheduled_alpha(alpha, Clock(epoch, epochs), schedule=kind, start=start, full=full)
+        scheduled_alpha(alpha, TrainingProgress(epoch, epochs), schedule=kind, start=start, full=full)
         for epoch in range(epochs)
     ]
 
@@ -140,7 +140,7 @@ def test_the_base_loss_differs_from_cross_entropy_once_the_factor_is_negative() 
 
 
 def test_without_a_factor_the_loss_is_left_to_cross_entropy() -> None:
-    assert nls().base_loss(output(), batch(), Clock(epoch=49, epochs=100)) is None
+    assert nls().base_loss(output(), batch(), TrainingProgress(epoch=49, epochs=100)) is None
     for kind in ("official", "linear", "constant"):
         assert nls(alpha=0.0, schedule=kind).base_loss(output(), batch(), END) is None
 

@@ -10,14 +10,14 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 from torchvision.transforms.functional import resized_crop
 
-from defenses import MIDRE, Batch, Clock, NoDef, compose
+from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
 from defenses.random_crop import RandomCrop
-from midre_exp.config import CONF_DIR, build
-from midre_exp.data.augment import sample_boxes
+from midre_exp.data.transforms.augment import sample_boxes
 from midre_exp.errors import ConfigError
-from midre_exp.targets.vgg import VGG16
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.targets.architectures.vgg import VGG16
 
-CLOCK = Clock(epoch=0, epochs=1)
+CLOCK = TrainingProgress(epoch=0, epochs=1)
 MODEL = VGG16(num_classes=2, width=0.125)
 
 

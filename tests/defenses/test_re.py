@@ -7,9 +7,9 @@ import torch
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
 
-from defenses import MIDRE, Batch, Clock
-from midre_exp.config import CONF_DIR, build
-from midre_exp.targets.vgg import VGG16
+from defenses import MIDRE, Batch, TrainingProgress
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.targets.architectures.vgg import VGG16
 
 
 def configured(*overrides: str) -> MIDRE:
@@ -41,7 +41,8 @@ def test_all_squares_have_one_side_and_new_places_in_every_step() -> None:
     generator = torch.Generator().manual_seed(0)
     defense = configured("+defense=re")
     first, second = (
-        defense.on_batch(replace(batch), model, Clock(0, 1), generator).images != 0 for _ in range(2)
+        defense.on_batch(replace(batch), model, TrainingProgress(0, 1), generator).images != 0
+        for _ in range(2)
     )
     for mask in (first, second):
         assert mask[:, 0].flatten(1).sum(1).unique().tolist() == [40 * 40]  # the golden side at 64 px

@@ -8,12 +8,12 @@ import torch
 import yaml
 
 from defenses import compose
+from defenses.parts.skip_connections import Shortcut
 from defenses.rolss import RoLSS
-from defenses.skip import Shortcut
 from defenses.ssf import SSF
 from defenses.tts import TTS
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from tests.defenses.conftest import Seen
 from tests.defenses.networks import IMAGES, NETWORKS, network, state, train
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from defenses import compose
 from defenses.ssf import SSF
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.targets import build_target
 from tests.defenses.conftest import Seen
 from tests.defenses.networks import IMAGES, network, state, train
@@ -41,7 +41,7 @@ def check(logits: Tensor, case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", RESNET["cases"], ids=lambda case: f"k {case['k']}")
 def test_the_resnet_answers_the_golden_logits(case: dict[str, Any]) -> None:
     model = build_target("resnet18", num_classes=1000, mean=0.0, std=1.0)
-    ssf(case["k"]).reshape(model)
+    ssf(case["k"]).modify_backbone(model)
     with torch.no_grad():
         check(fill(model)(golden_images(64)).logits, case)
 
@@ -49,7 +49,7 @@ def test_the_resnet_answers_the_golden_logits(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", DENSENET["cases"], ids=lambda case: f"k {case['k']}")
 def test_the_densenet_answers_the_golden_logits(case: dict[str, Any]) -> None:
     model = build_target("densenet121", num_classes=530, mean=0.0, std=1.0)
-    ssf(case["k"], "densenet121").reshape(model)
+    ssf(case["k"], "densenet121").modify_backbone(model)
     assert sum(p.numel() for p in model.parameters()) == case["n_parameters"]
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     for layer in (2, 16):

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from defenses import compose
-from defenses.anatomy import stages_of
 from defenses.rolss import RoLSS
 from defenses.ssf import SSF
 from defenses.tldmi import TLDMI, units_before
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.targets import build_target
+from midre_exp.targets.anatomy import stages_of
 from midre_exp.targets.base import Classifier
 from tests.defenses.conftest import RECIPE, Seen
 from tests.defenses.networks import IMAGES, network, state, train
@@ -185,7 +185,7 @@ def test_an_interrupted_training_resumes_and_its_weights_reload_to_identical_log
 
 def test_a_cut_of_none_is_no_defense(tmp_path: Path) -> None:
     defense = tldmi("vgg16", cut="none", recipe="own", freeze_bn_stats=True)
-    assert defense.recipe(RECIPE) is RECIPE and defense.claims == {"freeze"}
+    assert defense.recipe(RECIPE) is RECIPE and defense.exclusive == {"freeze"}
     plain, *_ = train(tmp_path / "plain", "resnet18", {"epochs": 1})
     ours, *_ = train(tmp_path / "ours", "resnet18", {"epochs": 1}, tldmi=tldmi(cut="none"))
     assert torch.equal(state(plain), state(ours))
@@ -207,12 +207,12 @@ def test_its_own_recipes_are_the_published_ones(target: str, lr: float, batch_si
     assert (recipe["batch_size"], recipe["epochs"], recipe["scheduler"]) == (batch_size, epochs, None)
     assert recipe["select"] == RECIPE["select"] and recipe["augment"] == RECIPE["augment"]
     assert isinstance(build(recipe["optimizer"], [nn.Parameter(torch.zeros(1))]), torch.optim.SGD)
-    assert defense.claims == {"freeze", "optimizer"}
+    assert defense.exclusive == {"freeze", "optimizer"}
 
 
 def test_other_targets_and_the_shared_recipe_train_as_usual() -> None:
     for defense in (tldmi("resnet18", recipe="own"), tldmi("vgg16", recipe="shared")):
-        assert defense.recipe(RECIPE) is RECIPE and defense.claims == {"freeze"}
+        assert defense.recipe(RECIPE) is RECIPE and defense.exclusive == {"freeze"}
 
 
 # -- with others --

@@ -8,12 +8,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from defenses import Batch, Clock, Defense
+from defenses import Batch, Defense, TrainingProgress
+from defenses.parts.skip_connections import Shortcut
 from defenses.rolss import RoLSS
-from defenses.skip import Shortcut
 from defenses.tts import TTS
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.targets.base import Classifier
 from tests.defenses.conftest import RECIPE, Seen
 from tests.defenses.networks import IMAGES, network, state, train
@@ -38,11 +38,13 @@ class Watch(Defense):
         self.factors: list[set[float]] = []
         self.starts: list[Tensor] = []
 
-    def on_epoch(self, model: Classifier, clock: Clock) -> None:
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         self.starts.append(state(model))
 
-    def on_batch(self, batch: Batch, model: Classifier, clock: Clock, generator: torch.Generator) -> Batch:
-        self.factors[clock.epoch :] = [factors(model)]
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
+        self.factors[progress.epoch :] = [factors(model)]
         return batch
 
 
@@ -54,7 +56,7 @@ def test_the_shortcuts_go_at_the_epoch_the_share_names(epochs: int, switch: floa
     model = network("resnet18", tts=defense)
     seen = []
     for epoch in range(epochs):
-        defense.on_epoch(model, Clock(epoch, epochs))
+        defense.on_epoch(model, TrainingProgress(epoch, epochs))
         (k,) = factors(model)
         seen.append(k)
     assert seen == [1.0] * first + [0.0] * (epochs - first)
@@ -65,9 +67,9 @@ def test_before_the_switch_the_network_is_the_plain_one_and_after_it_rolss() -> 
     model, plain = network("resnet18", tts=defense).eval(), network("resnet18").eval()
     without = RoLSS(target="resnet18", stages=None, stages_by_target={})
     rolss = network("resnet18", rolss=without).eval()
-    defense.on_epoch(model, Clock(0, 100))
+    defense.on_epoch(model, TrainingProgress(0, 100))
     assert torch.equal(model(IMAGES).logits, plain(IMAGES).logits)
-    defense.on_epoch(model, Clock(5, 100))
+    defense.on_epoch(model, TrainingProgress(5, 100))
     assert torch.equal(model(IMAGES).logits, rolss(IMAGES).logits)
     assert list(model.state_dict()) == list(plain.state_dict())
 

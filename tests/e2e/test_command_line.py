@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from midre_exp.__main__ import main
-from midre_exp.config import CONF_DIR
+from midre_exp.plan.config import CONF_DIR
 from tests.conftest import tiny_overrides
 
 
@@ -75,8 +75,8 @@ def test_equal_jobs_of_a_sweep_are_launched_once(cli):
 
 
 def test_a_sweep_goes_on_after_a_failure_and_reports_it(cli, tmp_path):
-    broken = "attack._target_=attacks.gmi.GMI,tests.plugins.BrokenAttack"
-    code, out, err = cli("-m", broken, "runtime.allow=[tests]")
+    broken = "attack._target_=attacks.GMI,tests.plugins.BrokenAttack"
+    code, out, err = cli("-m", broken, "runtime.trusted_packages=[tests]")
     assert code != 0
     assert "1 runs done, 1 failed" in out and "tests.plugins.BrokenAttack" in err
     (report,) = (tmp_path / "runs" / "failed").glob("*.json")
@@ -107,7 +107,7 @@ def test_a_sweep_goes_on_after_a_failure_and_reports_it(cli, tmp_path):
         (["runtime.device=quantum"], ["runtime.device=quantum", "cpu"]),
         (["target.recipe.select=luckiest"], ["select=luckiest", "best_test"]),
         (["tracking.mode=loud"], ["tracking.mode=loud", "offline"]),
-        (["attack._target_=os.system"], ["os.system", "runtime.allow"]),
+        (["attack._target_=os.system"], ["os.system", "runtime.trusted_packages"]),
         (["attack._target_=attacks.gmi.Missing"], ["attacks.gmi.Missing"]),
         (["resolution=33"], ["33"]),
     ],
@@ -140,10 +140,10 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_loses_nothing(cli, 
 
 
 def test_a_bug_exits_with_1_and_says_where_the_traceback_is(cli, tmp_path):
-    code, _, err = cli("attack._target_=tests.plugins.BrokenAttack", "runtime.allow=[tests]")
+    code, _, err = cli("attack._target_=tests.plugins.BrokenAttack", "runtime.trusted_packages=[tests]")
     assert code == 1 and "the attack fell over" in err and "failed" in err
     assert len(list((tmp_path / "runs" / "failed").glob("*.json"))) == 1
-    code, *_ = cli("runtime.allow=[tests]")
+    code, *_ = cli("runtime.trusted_packages=[tests]")
     assert code == 0
 
 

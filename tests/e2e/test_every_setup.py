@@ -1,4 +1,6 @@
-"""Every setup is complete at every scale: its config composes, its parts can be built, its stages can be planned."""
+"""Every setup is complete at every scale: its config composes, its parts can be built, its stages can be
+planned.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from midre_exp.composing import Composer
-from midre_exp.config import build, without
-from midre_exp.keys import STAGES, is_pretrained, make_plan, uses_target
-from midre_exp.planning import packaged_composer, packaged_configs
-from midre_exp.smoke import Ground, setup_names
+from midre_exp.doctor.smoke import Ground, setup_names
+from midre_exp.plan.compose import Composer
+from midre_exp.plan.config import build, without
+from midre_exp.plan.keys import STAGES, is_pretrained, make_plan, uses_target
+from midre_exp.plan.planning import packaged_composer, packaged_configs
 
 NAMES = setup_names()
 
@@ -32,7 +34,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 @cache
 def can_be_built(node: str) -> None:
-    """Make a part from its node, as JSON, without memory for its weights: refuses values that do not fit together."""
+    """Make a part from its node, as JSON, without memory for its weights: refuses values that do not fit
+    together.
+    """
     settings = json.loads(node)
     known = {"num_classes": 10} if settings.pop("classes") else {}
     with torch.device("meta"):

@@ -1,4 +1,6 @@
-"""A folder of configs and a package of the user's own beside the framework: a run, a plan, a sweep on workers, a table, the doctor."""
+"""A folder of configs and a package of the user's own beside the framework: a run, a plan, a sweep on
+workers, a table, the doctor.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from midre_exp import config
-from midre_exp.config import OWN_CONFIGS, config_files, own_configs
 from midre_exp.errors import ConfigError
+from midre_exp.plan import config
+from midre_exp.plan.config import OWN_CONFIGS, config_files, own_configs
 from midre_exp.targets import build_target
 from tests.conftest import tiny_overrides
 
 DEFENSE = """
-from defenses.base import Defense
+from midre_exp.defense import Defense
 
 class Nothing(Defense):
     label = "Nothing at all"
@@ -34,7 +36,7 @@ setup:
 """,
     "mine/table/mine.yaml": """
 title: Ours beside nothing
-sweep: [setup=mine, "defense=nodef,nothing", "runtime.allow=[my_package]"]
+sweep: [setup=mine, "defense=nodef,nothing", "runtime.trusted_packages=[my_package]"]
 """,
     "mine/target/vgg16.yaml": "model: not read, because the packaged one wins\n",
     "my_package.py": DEFENSE,
@@ -91,7 +93,7 @@ def test_a_table_of_ones_own_runs_on_workers_and_renders(place):
         "--config-dir=mine",
         "setup=mine",
         "defense=nothing",
-        "runtime.allow=[my_package]",
+        "runtime.trusted_packages=[my_package]",
         *tiny_overrides(place),
     )
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
@@ -103,7 +105,7 @@ def test_a_table_of_ones_own_runs_on_workers_and_renders(place):
         ("midre_exp", ["setup=demo"]),
         ("midre_exp", ["--plan", "setup=demo"]),
         ("midre_exp.report", ["demo", "--no-run"]),
-        ("midre_exp.doctor", ["S27"]),
+        ("midre_exp.doctor.__main__", ["S27"]),
     ],
 )
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path, module, arguments):

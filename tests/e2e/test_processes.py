@@ -139,7 +139,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import midre_exp; assert midre_exp.__file__.startswith(sys.argv[1]), midre_exp.__file__\n"
-        "from midre_exp.planning import packaged_configs, settings_of\n"
+        "from midre_exp.plan.planning import packaged_configs, settings_of\n"
         "from midre_exp.targets import build_target\n"
         "with packaged_configs(): print(settings_of(['setup=demo'])['attack']['_target_'])\n"
         "build_target('vgg16', num_classes=3, width=0.125)\n"
@@ -148,7 +148,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
         [sys.executable, "-c", code, str(site)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "attacks.gmi.GMI"
+    assert done.stdout.strip() == "attacks.GMI"
     assert not (site / "tests").exists() and not (site / "results").exists() and not (site / "conf").exists()
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from midre_exp.errors import ConfigError
-from midre_exp.keys import STAGES, make_plan
+from midre_exp.plan.keys import STAGES, make_plan
 from midre_exp.run import run
-from midre_exp.store import Store
+from midre_exp.store.store import Store
 from tests.plugins import NosyDefense, TargetedPrior
 
 
@@ -125,7 +125,7 @@ def test_a_flipped_byte_is_detected_named_and_rebuilt(tiny, stage, caplog):
 def test_a_defense_from_outside_gets_every_hook_in_order(tiny):
     NosyDefense.calls.clear()
     settings = tiny(
-        "runtime.allow=[tests]",
+        "runtime.trusted_packages=[tests]",
         "+defense.nosy._target_=tests.plugins.NosyDefense",
         "+defense.nosy.strength=0.1",
     )
@@ -135,7 +135,7 @@ def test_a_defense_from_outside_gets_every_hook_in_order(tiny):
     training = calls[: calls.index("on_inference") + 1]
     assert [c for c in training if not c.startswith("extra") and c not in ("on_batch", "base_loss")] == [
         "reshape",
-        "rehead",
+        "replace_head",
         "on_dataset",
         "sampler",
         "on_epoch 0",
@@ -152,7 +152,7 @@ def test_a_defense_from_outside_gets_every_hook_in_order(tiny):
 
 def test_frozen_parameters_do_not_move(tiny):
     settings = tiny(
-        "runtime.allow=[tests]",
+        "runtime.trusted_packages=[tests]",
         "+defense.nosy._target_=tests.plugins.NosyDefense",
         "+defense.nosy.strength=0.1",
     )
@@ -162,18 +162,24 @@ def test_frozen_parameters_do_not_move(tiny):
 
 
 def test_an_attack_from_outside_sees_only_its_threat_model(tiny):
-    record = read(run(tiny("runtime.allow=[tests]", "attack._target_=tests.plugins.RandomGuess")))
+    record = read(run(tiny("runtime.trusted_packages=[tests]", "attack._target_=tests.plugins.RandomGuess")))
     assert record["queries"] == 4 * 2 * 2  # identities x restarts x its two questions
 
 
 def test_a_prior_that_declares_it_is_trained_against_the_victim(tiny):
     TargetedPrior.seen.clear()
-    run(tiny("runtime.allow=[tests]", "attack.prior._target_=tests.plugins.TargetedPrior"))
+    run(tiny("runtime.trusted_packages=[tests]", "attack.prior._target_=tests.plugins.TargetedPrior"))
     assert type(TargetedPrior.seen[0]).__name__ == "WhiteBoxVictim"
     TargetedPrior.uses_target = False
     try:
         TargetedPrior.seen.clear()
-        run(tiny("runtime.allow=[tests]", "attack.prior._target_=tests.plugins.TargetedPrior", "seed=5"))
+        run(
+            tiny(
+                "runtime.trusted_packages=[tests]",
+                "attack.prior._target_=tests.plugins.TargetedPrior",
+                "seed=5",
+            )
+        )
         assert TargetedPrior.seen == [None]
     finally:
         TargetedPrior.uses_target = True

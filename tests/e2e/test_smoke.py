@@ -1,4 +1,4 @@
-"""``python -m midre_exp.smoke``: setups at paper scale from official layouts to a record."""
+"""``python -m midre_exp.doctor.smoke``: setups at paper scale from official layouts to a record."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from midre_exp import smoke
-from midre_exp.files import read_json
-from midre_exp.planning import packaged_composer, packaged_configs
-from midre_exp.smoke import Ground, complaint, main, setup_names, try_setup
+from midre_exp.doctor import smoke
+from midre_exp.doctor.smoke import Ground, complaint, main, setup_names, try_setup
+from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.store.files import read_json
 
-#: In every test run: labels alone at 64 px, IF-GMI at 224 px. The others take minutes together; make smoke runs all.
+#: In every test run: labels alone at 64 px, IF-GMI at 224 px. The others take minutes together; make smoke
+#: runs all.
 FEW = ("S26", "S36")
 
 

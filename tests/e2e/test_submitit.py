@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from midre_exp import lockfiles
+from midre_exp.store import lockfile as lockfiles
 from tests.conftest import tiny_overrides
 
 pytest.importorskip(

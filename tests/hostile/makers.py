@@ -1,6 +1,7 @@
 """Files that somebody made to do harm: each with a name, what it tries, and its bytes.
 
-Every one that could run code would create the file ``sentinel``. None needs more than a few hundred kilobytes on disk.
+Every one that could run code would create the file ``sentinel``. None needs more than a few hundred kilobytes
+on disk.
 """
 
 # ruff: noqa: E501 (tables read better one entry a line)
@@ -102,7 +103,9 @@ def archive(
     method: int = zipfile.ZIP_STORED,
     change: Callable[[zipfile.ZipFile], None] = lambda _: None,
 ) -> bytes:
-    """The zip format of torch.save around a pickle, with one storage of four numbers unless ``entries`` are given."""
+    """The zip format of torch.save around a pickle, with one storage of four numbers unless ``entries`` are
+    given.
+    """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as made:
         made.writestr("archive/data.pkl", content)

@@ -1,4 +1,6 @@
-"""Every crafted weight file, before every reader that could be handed it: refused in a sentence, nothing run, no memory taken."""
+"""Every crafted weight file, before every reader that could be handed it: refused in a sentence, nothing run,
+no memory taken.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ import pytest
 import torch
 from torch import nn
 
-from midre_exp import checkpoint
 from midre_exp.errors import CheckpointError
-from midre_exp.priors.genforce import load_genforce
-from midre_exp.priors.stylegan2 import load_pickle
-from midre_exp.priors.stylegan2_files import load_networks
-from midre_exp.targets.resnet import ResNet
-from midre_exp.targets.weights import class_count, load_backbone, load_checkpoint, read_state_dict
+from midre_exp.priors.stylegan.files import load_networks
+from midre_exp.priors.stylegan.genforce import load_genforce
+from midre_exp.priors.stylegan.nvidia import load_pickle
+from midre_exp.targets.architectures.resnet import ResNet
+from midre_exp.weights import checkpoint
+from midre_exp.weights.state_dict import class_count, load_backbone, load_checkpoint, read_state_dict
 from tests.hostile import makers
 
 SECONDS = 2.0

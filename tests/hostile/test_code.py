@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("midre_exp", "attacks", "defenses", "hydra_plugins")
-LOADER = "midre_exp/torch_files.py"  # the one file that may call torch.load
+LOADER = "midre_exp/weights/torch_file.py"  # the one file that may call torch.load
 
 FORBIDDEN = {
     *("eval", "exec", "compile", "__import__", "input", "breakpoint"),
@@ -18,8 +18,8 @@ FORBIDDEN = {
     *("torch.jit.load", "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.package.PackageImporter"),
     *("os.system", "os.popen", "shutil.unpack_archive", "loadmat", "scipy.io.loadmat", "tarfile.is_tarfile"),
 }  # fmt: skip
-#: What this program pickled itself a moment ago: an error on its way between processes, a training handed to the processes that share it,
-#: and a SLURM job's result, as submitit leaves it.
+#: What this program pickled itself a moment ago: an error on its way between processes, a training handed to
+#: the processes that share it, and a SLURM job's result, as submitit leaves it.
 OWN = {(f"midre_exp/{name}.py", "pickle.loads") for name in ("job", "targets/devices", "cluster")}
 METHODS = {"extractall", "extract"}  # of archives: nothing is unpacked to disk
 

@@ -1,4 +1,6 @@
-"""A hundred command lines that cannot work: each ends in one sentence and exit code 2, and leaves neither artifact nor record."""
+"""A hundred command lines that cannot work: each ends in one sentence and exit code 2, and leaves neither
+artifact nor record.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ data.public_identities=0
 data._target_=os.system
 'data.private={_target_: builtins.eval}'
 'data.private=7'
-data.private._target_=midre_exp.data.synthfaces.Nobody
+data.private._target_=midre_exp.data.synthetic.synthfaces.Nobody
 data.private._target_=midre_exp.seeding.derive
 data.private._target_=midre_exp
 data.private._target_=null
@@ -84,7 +86,7 @@ target.model.width=-1
 target.model.stem=big
 target.model._target_=torch.load
 target.model._target_=torch.hub.load
-target.model._target_=midre_exp.targets.resnet.resnet
+target.model._target_=midre_exp.targets.architectures.resnet.resnet
 target.recipe.epochs=-1
 target.recipe.epochs=0
 target.recipe.batch_size=0
@@ -102,7 +104,7 @@ target.weights={at}/call.pth
 attack.lr=nan
 attack.shard=0/4
 attack.shard=5/4
-attack.prior._target_=attacks.gmi.GMI
+attack.prior._target_=attacks.GMI
 attack=ppa attack.prior.pretrained={at}/source.pkl
 attack=ppa attack.prior.pretrained={at}/deep.pth
 attack=ppa attack.prior.pretrained={at}/call.pth
@@ -120,7 +122,7 @@ runtime.chunk=0
 runtime.checkpoint_every=0
 runtime.progress=perhaps
 runtime.serve=cloud
-runtime.allow=os
+runtime.trusted_packages=os
 speed.bf16=maybe
 tracking.mode=loud
 plan.key=0123456789abcdef

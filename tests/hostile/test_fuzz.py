@@ -1,6 +1,8 @@
-"""Tiny files of every format, damaged at random by seed: a reader gives what was written or one sentence, soon and in little memory.
+"""Tiny files of every format, damaged at random by seed: a reader gives what was written or one sentence,
+soon and in little memory.
 
-Where a format has no checksum a flipped bit may be a flipped number, which nobody can tell; there the names and shapes are compared.
+Where a format has no checksum a flipped bit may be a flipped number, which nobody can tell; there the names
+and shapes are compared.
 """
 
 # ruff: noqa: E501 (tables read better one entry a line)
@@ -24,26 +26,27 @@ import safetensors.torch
 import torch
 from PIL import Image
 from scipy.io import savemat
+from tests.priors.test_genforce import stylegan_state
 from torch import Tensor
 
-from midre_exp import checkpoint, lockfiles
 from midre_exp.data.cache import UNREADABLE
-from midre_exp.data.celeba_lists import read_lists
-from midre_exp.data.facescrub import _names_in
-from midre_exp.data.folder import decode
-from midre_exp.data.picture import Resize, read_picture
-from midre_exp.data.stanford_dogs import first_box, read_list
-from midre_exp.data.vggface2 import read_boxes
+from midre_exp.data.readers.celeba_lists import read_lists
+from midre_exp.data.readers.facescrub import _names_in
+from midre_exp.data.readers.folder import decode
+from midre_exp.data.readers.picture import Resize, read_picture
+from midre_exp.data.readers.stanford_dogs import first_box, read_list
+from midre_exp.data.readers.vggface2 import read_boxes
 from midre_exp.errors import UserError
-from midre_exp.files import read_json
 from midre_exp.priors.fixtures import official, pickled
-from midre_exp.priors.genforce import load_genforce
-from midre_exp.priors.stylegan2 import Generator, load_pickle
-from midre_exp.priors.stylegan2_files import load_networks
+from midre_exp.priors.stylegan.files import load_networks
+from midre_exp.priors.stylegan.genforce import load_genforce
+from midre_exp.priors.stylegan.nvidia import Generator, load_pickle
 from midre_exp.records import read_record
-from midre_exp.report.published import PUBLISHED, read_published
-from midre_exp.targets.weights import read_state_dict
-from tests.priors.test_genforce import stylegan_state
+from midre_exp.report.runs.published import PUBLISHED, read_published
+from midre_exp.store import lockfile as lockfiles
+from midre_exp.store.files import read_json
+from midre_exp.weights import checkpoint
+from midre_exp.weights.state_dict import read_state_dict
 from tests.report.paper_records import record
 
 SECONDS = 2.0
@@ -64,7 +67,9 @@ GENERATOR: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Format:
-    """``make`` a valid file, ``read`` it; ``sealed``: every change of a value is noticed. ``refusals`` besides UserError, by contract."""
+    """``make`` a valid file, ``read`` it; ``sealed``: every change of a value is noticed. ``refusals``
+    besides UserError, by contract.
+    """
 
     name: str
     file: str
@@ -179,7 +184,9 @@ FORMATS = [
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """One to three changes: a bit or a byte, an insertion, a removal, a copy from elsewhere, an interesting number, the end cut off."""
+    """One to three changes: a bit or a byte, an insertion, a removal, a copy from elsewhere, an interesting
+    number, the end cut off.
+    """
     out = bytearray(data)
     for _ in range(draw.randint(1, 3)):
         at = draw.randrange(len(out) + 1)

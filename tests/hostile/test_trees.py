@@ -17,22 +17,22 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from midre_exp import lockfiles
-from midre_exp.artifacts import CHECKSUM, MANIFEST, Artifact, DamagedError, read_manifest
 from midre_exp.data.cache import UNREADABLE
-from midre_exp.data.celeba_lists import read_lists
-from midre_exp.data.folder import FaceFolder, decode
-from midre_exp.data.listed import _sizes
-from midre_exp.data.picture import Resize, ResizeShorter, read_picture
-from midre_exp.data.stanford_dogs import first_box, read_list
-from midre_exp.data.tree import folder_names, image_names
-from midre_exp.data.vggface2 import read_boxes
+from midre_exp.data.readers.celeba_lists import read_lists
+from midre_exp.data.readers.file_list import _sizes
+from midre_exp.data.readers.folder import FaceFolder, decode
+from midre_exp.data.readers.layout import folder_names, image_names
+from midre_exp.data.readers.picture import Resize, ResizeShorter, read_picture
+from midre_exp.data.readers.stanford_dogs import first_box, read_list
+from midre_exp.data.readers.vggface2 import read_boxes
 from midre_exp.errors import ConfigError, DataError, StoreError
-from midre_exp.files import read_json
-from midre_exp.job import check_frozen
 from midre_exp.records import read_record
-from midre_exp.report.published import COLUMNS, read_published
-from midre_exp.store import Store
+from midre_exp.report.runs.published import COLUMNS, read_published
+from midre_exp.store import lockfile as lockfiles
+from midre_exp.store.artifact import CHECKSUM, MANIFEST, Artifact, DamagedError, read_manifest
+from midre_exp.store.files import read_json
+from midre_exp.store.store import Store
+from midre_exp.sweep.job import check_frozen
 from tests.report.paper_records import record
 
 

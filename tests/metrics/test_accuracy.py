@@ -111,7 +111,8 @@ def test_of_a_selection_everything_made_is_the_unfiltered_number():
 
 @pytest.mark.parametrize("selects", [True, False])
 def test_unequal_numbers_of_restarts_and_identities_left_out_give_no_nan(selects):
-    # identities 0 and 5 of batches 0 and 2 (of 2 identities each); none of batch 1; three restarts, but two of identity 5
+    # identities 0 and 5 of batches 0 and 2 (of 2 identities each); none of batch 1; three restarts, but two
+    # of identity 5
     labels, restarts = torch.tensor([0, 0, 0, 5, 5]), torch.tensor([0, 1, 2, 0, 1])
     logits = torch.eye(6)[torch.tensor([0, 1, 1, 5, 5])]
     more = {"unfiltered": (logits, labels)} if selects else {}

@@ -46,7 +46,7 @@ def shown():
         "restarts": torch.tensor([0, 1, 0, 1]),
     }
     settings = {
-        "image_to_evaluator": [{"_target_": "midre_exp.data.steps.Resize", "size": 6}],
+        "image_to_evaluator": [{"_target_": "midre_exp.data.transforms.Resize", "size": 6}],
         "measure": {name.lower(): {"_target_": f"{__name__}.{name}"} for name in ("Keep", "Refuse")},
     }
     settings["measure"]["left_out"] = None
@@ -77,10 +77,8 @@ def test_a_metric_that_cannot_be_computed_is_kept_by_name_with_its_reason(shown)
 def test_an_item_whose_attack_failed_counts_as_missed_even_if_the_evaluator_takes_it(shown):
     private, made, (_, _, predicted) = shown
     made["labels"] = predicted  # every item is a hit
-    node = {
-        "measure": {"top1": {"_target_": "midre_exp.metrics.accuracy.AttackAccuracy", "k": 1, "group": 60}}
-    }
-    node["image_to_evaluator"] = [{"_target_": "midre_exp.data.steps.Resize", "size": 6}]
+    node = {"measure": {"top1": {"_target_": "midre_exp.metrics.AttackAccuracy", "k": 1, "group": 60}}}
+    node["image_to_evaluator"] = [{"_target_": "midre_exp.data.transforms.Resize", "size": 6}]
 
     def judged(**more):
         return evaluate(node, {**made, **more}, Means(), private, device=torch.device("cpu"))
@@ -94,7 +92,7 @@ def test_an_item_whose_attack_failed_counts_as_missed_even_if_the_evaluator_take
 def measured(private, made, *names, **more):
     """What the evaluator ``Means`` makes of it, by classes of this file or paths of metrics."""
     node = {
-        "image_to_evaluator": [{"_target_": "midre_exp.data.steps.Resize", "size": 6}],
+        "image_to_evaluator": [{"_target_": "midre_exp.data.transforms.Resize", "size": 6}],
         "measure": {name: {"_target_": name if "." in name else f"{__name__}.{name}"} for name in names},
     }
     SEEN.clear()
@@ -152,7 +150,7 @@ def test_stages_of_the_selected_are_judged_through_the_same_steps(shown):
     private, made, _ = shown
     other = made["images"].flip(0)
     stages = torch.stack([other, made["images"]], 1)
-    name = "midre_exp.metrics.stages.StageAccuracy"
+    name = "midre_exp.metrics.StageAccuracy"
     selected = torch.tensor([True, False, True, True])
     numbers, missing, seen_as = measured(private, made, name, selected=selected, stages=stages)
     hits = seen_as == made["labels"], seen_as.flip(0) == made["labels"]

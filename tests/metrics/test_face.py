@@ -7,8 +7,8 @@ import torch
 
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.face import VGGFACE2, FaceDistance
+from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.targets.base import Output
-from midre_exp.targets.inception_resnet_v1 import InceptionResNetV1
 from tests.golden.fill import fill, golden_images
 
 

@@ -24,8 +24,9 @@ def by_eigenvalues(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def seen(hits: int, n: int = 8, size: int = 32) -> Evaluation:
-    """``n`` reconstructions of class 0, of which the evaluator accepts the first ``hits``; 10 private images of their person and 5 of
-    another, in turn."""
+    """``n`` reconstructions of class 0, of which the evaluator accepts the first ``hits``; 10 private images
+    of their person and 5 of another, in turn.
+    """
     draws = torch.Generator().manual_seed(0)
     logits = torch.zeros(n, 2)
     logits[torch.arange(n), (torch.arange(n) >= hits).long()] = 1
@@ -159,7 +160,7 @@ def test_missing_inception_weights_are_a_reason_not_a_failure(tmp_path, monkeypa
     def offline(model):
         raise CheckpointError("ImageNet weights of inception_v3 cannot be downloaded")
 
-    monkeypatch.setattr("midre_exp.targets.weights.library_file", offline)
+    monkeypatch.setattr("midre_exp.weights.state_dict.library_file", offline)
     with pytest.raises(Unavailable, match="cannot be downloaded"):
         Fid(weights="imagenet")(seen(hits=5))
 

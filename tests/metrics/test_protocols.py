@@ -1,4 +1,6 @@
-"""The evaluation protocols as configs: which setup is measured how, and that each of its metrics can be built."""
+"""The evaluation protocols as configs: which setup is measured how, and that each of its metrics can be
+built.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from midre_exp.config import CONF_DIR, build
+from midre_exp.plan.config import CONF_DIR, build
 
 
 @pytest.mark.parametrize("setup", ["S05", "S27", "S33", "S34", "S37"])

@@ -22,7 +22,9 @@ def judged(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def seen(seen_as, *, kept=-1, judge=judged, **more) -> Evaluation:
-    """Four pictures of person 0, which look in stage s like the people ``seen_as[s]``; those of stage ``kept`` are the result."""
+    """Four pictures of person 0, which look in stage s like the people ``seen_as[s]``; those of stage
+    ``kept`` are the result.
+    """
     stages = torch.stack([picture_of(torch.tensor(row)) for row in seen_as], 1)
     fields = {
         "images": stages[:, kept].clone(),

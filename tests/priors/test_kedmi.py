@@ -8,15 +8,13 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
-from midre_exp import checkpoint
-from midre_exp.config import CONF_DIR
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.plan.config import CONF_DIR
 from midre_exp.priors import build_network
 from midre_exp.priors.base import initial_prior
-from midre_exp.priors.gan import Gan
-from midre_exp.priors.kedmi import KedMIPrior, MinibatchDiscrimination, MinibatchDiscriminator
-from midre_exp.priors.kedmi_gan import (
+from midre_exp.priors.gan.base import Gan
+from midre_exp.priors.gan.kedmi_gan import (
     discriminator_loss,
     discriminator_step,
     entropy,
@@ -26,9 +24,11 @@ from midre_exp.priors.kedmi_gan import (
     supervised_loss,
     unsupervised_loss,
 )
+from midre_exp.priors.kedmi import KedMIPrior, MinibatchDiscrimination, MinibatchDiscriminator
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
+from midre_exp.weights import checkpoint
 from tests.golden.fill import fill, golden, golden_images, official_shapes, shapes_of
 
 CPU = torch.device("cpu")
@@ -278,7 +278,7 @@ def test_the_three_passes_are_shuffled_on_their_own(tmp_path, monkeypatch):
         seen.append((real, soft_labels))
         return discriminator_step(gan, real, soft_labels, latents, **options)
 
-    monkeypatch.setattr("midre_exp.priors.kedmi_gan.discriminator_step", watch)
+    monkeypatch.setattr("midre_exp.priors.gan.kedmi_gan.discriminator_step", watch)
     small(steps=2).fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime())
     real, soft = seen[0]
     torch.testing.assert_close(soft, Colours()(real[:8]).logits.softmax(1))  # of the labelled half
@@ -311,8 +311,8 @@ def test_realism_is_the_logsumexp_within_a_group():
 
 
 def test_training_reports_numbers_and_samples_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.priors.kedmi_gan.LOG_EVERY", 4)
-    monkeypatch.setattr("midre_exp.priors.kedmi_gan.SAMPLES_EVERY", 6)
+    monkeypatch.setattr("midre_exp.priors.gan.kedmi_gan.LOG_EVERY", 4)
+    monkeypatch.setattr("midre_exp.priors.gan.kedmi_gan.SAMPLES_EVERY", 6)
     tracker, prior = Recorder(), small()
     numbers = prior.fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime(tracker=tracker))
     assert tracker.steps == [4, 8, 12]

@@ -8,12 +8,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from attacks.losses import cross_entropy_identity, max_margin_identity
-from midre_exp import checkpoint
-from midre_exp.config import CONF_DIR
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.plan.config import CONF_DIR
 from midre_exp.priors.base import initial_prior
-from midre_exp.priors.cgan import (
+from midre_exp.priors.gan.cgan import (
     ConditionalGan,
     discriminator_step,
     generator_step,
@@ -25,6 +24,7 @@ from midre_exp.priors.views import NUMBERS
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim
+from midre_exp.weights import checkpoint
 from tests.golden.fill import golden
 
 CPU = torch.device("cpu")
@@ -103,7 +103,9 @@ def fit(prior, work, **options):
 
 
 def chosen_one_by_one(probabilities, per_class):
-    """The rule, spelled out: sort (probability, row) from the largest down, so the later of equals comes first."""
+    """The rule, spelled out: sort (probability, row) from the largest down, so the later of equals comes
+    first.
+    """
     rows = [
         sorted(range(len(probabilities)), key=lambda i, k=k: (float(probabilities[i, k]), i), reverse=True)
         for k in range(probabilities.shape[1])
@@ -154,7 +156,7 @@ def test_the_target_is_shown_what_the_attack_would_show_it(tmp_path):
             sizes.add(tuple(images.shape[-2:]))
             return super().forward(images, taps)
 
-    resize = [{"_target_": "midre_exp.data.steps.Resize", "size": 20}]
+    resize = [{"_target_": "midre_exp.data.transforms.Resize", "size": 20}]
     prior = small(steps=1, image_to_target=resize)
     prior.fit(
         public(), make_victim(Watching(), 3, Threat.WHITE_BOX), seed=0, work=tmp_path, runtime=Runtime()
@@ -268,15 +270,15 @@ def test_the_averaged_generator_gets_its_own_batch_statistics(tmp_path):
 
 
 def test_training_reports_numbers_and_samples_and_looking_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.priors.cgan.LOG_EVERY", 4)
-    monkeypatch.setattr("midre_exp.priors.cgan.SAMPLES_EVERY", 6)
+    monkeypatch.setattr("midre_exp.priors.gan.cgan.LOG_EVERY", 4)
+    monkeypatch.setattr("midre_exp.priors.gan.cgan.SAMPLES_EVERY", 6)
     shown, silent, tracker = small(steps=13), small(steps=13), Recorder()
     numbers = fit(shown, tmp_path / "a", runtime=Runtime(tracker=tracker))
     assert tracker.steps == [4, 8, 12]
     size = (64, 3, 16, 16)
     assert tracker.grids == [("chosen", 0, (3, 3, 16, 16)), ("samples", 6, size), ("samples", 12, size)]
     assert set(numbers) == {"discriminator_loss", "generator_loss", "identity_loss", "taken_for_label"}
-    monkeypatch.setattr("midre_exp.priors.cgan.SAMPLES_EVERY", 100)
+    monkeypatch.setattr("midre_exp.priors.gan.cgan.SAMPLES_EVERY", 100)
     fit(silent, tmp_path / "b")
     assert same(shown, silent)
 

@@ -7,7 +7,7 @@ from torch import nn
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.priors import build_network
 from midre_exp.priors.plgmi_networks import ConditionalBatchNorm, Discriminator, Generator
-from midre_exp.targets.weights import load_checkpoint
+from midre_exp.weights.state_dict import load_checkpoint
 from tests.golden.fill import (
     check_summary,
     checksum,

@@ -5,10 +5,10 @@ import torch
 import torchvision.transforms.functional as TF
 from torch.nn import functional as F
 
-from midre_exp.config import build
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
 from midre_exp.priors.views import NUMBERS, RandomView, boxes, crop_and_resize, flip_and_rotate, jitter
-from midre_exp.seeding import Streams
+from midre_exp.seeding import ItemRNG
 from tests.data.distributions import same_law
 from tests.golden.fill import golden_images
 
@@ -24,7 +24,7 @@ def view(**changes) -> RandomView:
         "degrees": 5,
         "rotation_p": 0.5,
     }
-    return build({"_target_": "midre_exp.priors.views.RandomView", **settings, **changes})
+    return build({"_target_": "midre_exp.priors.RandomView", **settings, **changes})
 
 
 OFF = {"scale": [1, 1], "jitter_p": 0, "flip_p": 0, "rotation_p": 0}
@@ -118,7 +118,7 @@ def test_only_changed_colours_are_clipped():
 
 def test_a_view_does_not_depend_on_the_rest_of_the_batch():
     images = golden_images(16, n=5)
-    streams = Streams.of(0, "views", items=torch.arange(5))
+    streams = ItemRNG(0, "views", items=torch.arange(5))
     together = view()(images, streams.uniform("view", NUMBERS, step=3))
     for rows in (slice(0, 1), slice(2, 5)):
         alone = view()(images[rows], streams[rows].uniform("view", NUMBERS, step=3))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 PARTS: dict[str, dict[str, Any]] = {
-    "nodef": {"_target_": "defenses.nodef.NoDef"},
-    "midre": {"_target_": "defenses.midre.MIDRE", "a_l": 0.1, "a_h": 0.4},
-    "nls": {"_target_": "defenses.nls.NLS", "alpha": -0.05},
-    "bido": {"_target_": "defenses.bido.BiDO", "measure": "hsic"},
-    "tldmi": {"_target_": "defenses.tldmi.TLDMI"},
-    "cutmix": {"_target_": "defenses.cutmix.CutMix"},
-    "fe": {"_target_": "defenses.fe.FixedErasing", "share": 0.4},
-    "ee": {"_target_": "defenses.ee.LeaveOut", "share": 0.4},
+    "nodef": {"_target_": "defenses.NoDef"},
+    "midre": {"_target_": "defenses.MIDRE", "a_l": 0.1, "a_h": 0.4},
+    "nls": {"_target_": "defenses.NLS", "alpha": -0.05},
+    "bido": {"_target_": "defenses.BiDO", "measure": "hsic"},
+    "tldmi": {"_target_": "defenses.TLDMI"},
+    "cutmix": {"_target_": "defenses.CutMix"},
+    "fe": {"_target_": "defenses.FixedErasing", "share": 0.4},
+    "ee": {"_target_": "defenses.LeaveOut", "share": 0.4},
 }
 
 

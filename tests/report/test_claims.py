@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from midre_exp.errors import ConfigError
-from midre_exp.files import write_json
-from midre_exp.report.claims import CLAIMS, caption, overview, report_claims
-from midre_exp.report.comparisons import bargain, difference
-from midre_exp.report.evidence import DRAWS, arenas
-from midre_exp.report.verdicts import judge
+from midre_exp.report.claims.claims import CLAIMS, caption, overview, report_claims
+from midre_exp.report.claims.comparisons import bargain, difference
+from midre_exp.report.claims.intervals import DRAWS, arenas
+from midre_exp.report.claims.verdicts import judge
+from midre_exp.store.files import write_json
 from tests.report.paper_records import record
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}

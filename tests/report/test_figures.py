@@ -15,21 +15,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from midre_exp.config import build
 from midre_exp.errors import ConfigError, StoreError
-from midre_exp.planning import expand, packaged_configs, settings_of
+from midre_exp.plan.config import build
+from midre_exp.plan.planning import expand, packaged_configs, settings_of
 from midre_exp.report import __main__ as command
-from midre_exp.report.arms import Arm, make_arm
-from midre_exp.report.cells import Cell, plan_cells
-from midre_exp.report.figure_bars import drop_of
-from midre_exp.report.figure_base import mark_of
-from midre_exp.report.figure_curves import LINES
-from midre_exp.report.figure_features import LOOKS
-from midre_exp.report.figure_points import measured
-from midre_exp.report.figure_scatter import bound_of
-from midre_exp.report.figure_space import hull, hull_numbers, overlap, project, share_inside
-from midre_exp.report.figures import figure_names, kept_tables, load_figure, render_figure
-from midre_exp.report.published import read_published, table_rows
+from midre_exp.report.figures.bars import drop_of
+from midre_exp.report.figures.curves import LINES
+from midre_exp.report.figures.feature_space import hull, hull_numbers, overlap, project, share_inside
+from midre_exp.report.figures.features import LOOKS
+from midre_exp.report.figures.figures import figure_names, kept_tables, load_figure, render_figure
+from midre_exp.report.figures.points import measured
+from midre_exp.report.figures.scatter import bound_of
+from midre_exp.report.figures.style import mark_of
+from midre_exp.report.runs.defense_names import Arm, make_arm
+from midre_exp.report.runs.planned_runs import Cell, plan_cells
+from midre_exp.report.runs.published import read_published, table_rows
 from midre_exp.run import run
 from tests.conftest import tiny_overrides
 from tests.report.paper_records import record
@@ -355,7 +355,7 @@ def test_missing_runs_are_launched_before_drawing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.config.CONF_DIR", tmp_path)
+    monkeypatch.setattr("midre_exp.plan.config.CONF_DIR", tmp_path)
     (tmp_path / "figure").mkdir()
     (tmp_path / "figure" / "mine.yaml").write_text("title: t\nsweeps: [[setup=demo]]\n")
     assert figure_names() == ["mine"]
@@ -371,7 +371,7 @@ def test_an_unknown_name_tells_the_figures(capsys):
 
 
 def test_tables_do_not_wait_for_matplotlib():
-    check = "import midre_exp.report.__main__, midre_exp.report.render, sys; sys.exit('matplotlib' in sys.modules)"
+    check = "import midre_exp.report.__main__, midre_exp.report.tables.render, sys; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 

@@ -9,21 +9,21 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from midre_exp.config import CONF_DIR
 from midre_exp.errors import ConfigError, DataError
-from midre_exp.files import write_json
-from midre_exp.keys import make_plan
-from midre_exp.planning import expand, packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR
+from midre_exp.plan.keys import make_plan
+from midre_exp.plan.planning import expand, packaged_configs, settings_of
 from midre_exp.records import record_path
 from midre_exp.report import __main__ as command
-from midre_exp.report.arms import arm_of
-from midre_exp.report.cells import Cell, plan_cells, told_apart
-from midre_exp.report.definitions import Definition, load_definition
-from midre_exp.report.inconsistencies import INCONSISTENCIES
-from midre_exp.report.listing import listing, render_listing
-from midre_exp.report.published import table_rows
-from midre_exp.report.render import render
-from midre_exp.sweep import listed_jobs
+from midre_exp.report.runs.defense_names import arm_of
+from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
+from midre_exp.report.runs.planned_runs import Cell, plan_cells, told_apart
+from midre_exp.report.runs.published import table_rows
+from midre_exp.report.tables.definitions import Definition, load_definition
+from midre_exp.report.tables.listing import listing, render_listing
+from midre_exp.report.tables.render import render
+from midre_exp.store.files import write_json
+from midre_exp.sweep.sweeper import listed_jobs
 from tests.conftest import TINY, tiny_overrides
 from tests.report.paper_records import record
 
@@ -192,7 +192,7 @@ def test_a_record_is_found_by_key_and_without_the_data_by_its_config(tmp_path, m
     def no_data(_):
         raise DataError("not here")
 
-    monkeypatch.setattr("midre_exp.report.cells.make_plan", no_data)
+    monkeypatch.setattr("midre_exp.report.runs.planned_runs.make_plan", no_data)
     (found,) = plan_cells([job])
     assert found.record == run and str(found.obstacle) == "not here"
     (other,) = plan_cells([[*job, "attack.steps=4"]])
@@ -280,7 +280,7 @@ def test_several_tables_share_their_runs_and_finished_ones_launch_nothing(tmp_pa
     expected = [["setup=demo"], ["setup=demo", "defense=midre"], ["setup=demo", "seed=1"]]
     assert launched == [[expand([*job, *overrides])[0] for job in expected]]
     assert {path.name for path in (tmp_path / "results" / "mini").glob("*.md")} == {"one.md", "two.md"}
-    monkeypatch.setattr("midre_exp.report.cells.is_finished", lambda settings, plan: True)
+    monkeypatch.setattr("midre_exp.report.runs.planned_runs.is_finished", lambda settings, plan: True)
     assert command.main(["one", "two", *overrides]) == 0
     assert len(launched) == 1 and "3 runs: 3 finished before, 0 to do" in capsys.readouterr().out
 
@@ -300,7 +300,9 @@ def test_tables_come_before_claims_and_something_has_to_be_named(two_sweeps, tmp
     monkeypatch.setattr(
         command, "make", lambda names, overrides, run: done.append((names, overrides, run)) or 2
     )
-    monkeypatch.setattr("midre_exp.report.claims.report_claims", lambda overrides: done.append(overrides))
+    monkeypatch.setattr(
+        "midre_exp.report.claims.claims.report_claims", lambda overrides: done.append(overrides)
+    )
     assert command.main(["t", "claims", "seed=1", "--no-run", "~data"]) == 2
     assert done == [(["t"], ["seed=1", "~data"], False), ["seed=1", "~data"]]
     assert command.main(["seed=1"]) == 2
@@ -342,7 +344,7 @@ def test_jobs_of_a_file_take_no_further_overrides(tmp_path):
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch, content, message):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "mine.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("midre_exp.config.CONF_DIR", tmp_path)
+    monkeypatch.setattr("midre_exp.plan.config.CONF_DIR", tmp_path)
     with pytest.raises(ConfigError, match=message):
         load_definition("mine")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from midre_exp.errors import ConfigError
-from midre_exp.report.arms import Arm, arm_of, make_arm
-from midre_exp.report.inconsistencies import INCONSISTENCIES
-from midre_exp.report.published import (
+from midre_exp.report.runs.defense_names import Arm, arm_of, make_arm
+from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
+from midre_exp.report.runs.published import (
     PUBLISHED,
     misprinted,
     read_published,
@@ -19,7 +19,8 @@ from tests.report.paper_records import parts
 
 LOW, HIGH = (0.1, 0.4), (0.1, 0.8)
 
-#: Typed from the paper once more, independently of the file: table, setup, defense, share, Acc, AttAcc, deviation, Δ.
+#: Typed from the paper once more, independently of the file: table, setup, defense, share, Acc, AttAcc,
+#: deviation, Δ.
 KNOWN = [
     ("table1", "S27", "", None, 97.69, 87.12, None, None),
     ("table1", "S27", "RE", (0.4, 0.4), 96.05, 27.75, None, None),

@@ -17,15 +17,15 @@ import torch
 import yaml
 
 from attacks.rlbmi import Pace
-from midre_exp.config import CONF_DIR
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.fid import Fid
-from midre_exp.planning import packaged_configs, settings_of
-from midre_exp.report import dashboard
+from midre_exp.plan.config import CONF_DIR
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.report.__main__ import main
-from midre_exp.report.dashboard import Name, Panel, Section, View, load_views
-from midre_exp.report.tables import COLUMNS
-from midre_exp.report.workspace import save_workspace
+from midre_exp.report.tables.comparison import COLUMNS
+from midre_exp.report.wandb import dashboard
+from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
+from midre_exp.report.wandb.workspace import save_workspace
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from tests.attacks import test_lomma
@@ -53,8 +53,8 @@ class Notes:
 
 
 def told(path: Path) -> Iterator[Any]:
-    """The messages in the file of an offline run: a head of 7 bytes, then blocks of 32 KiB with parts of messages, each with a sum,
-    a length and a kind (1: whole, 2, 3: more follows, 4: the last).
+    """The messages in the file of an offline run: a head of 7 bytes, then blocks of 32 KiB with parts of
+    messages, each with a sum, a length and a kind (1: whole, 2, 3: more follows, 4: the last).
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -114,7 +114,7 @@ def logged(tmp_path_factory) -> dict[str, set[str]]:
         patch.setenv("NETRC", str(folder / "netrc"))
         patch.delenv("WANDB_API_KEY", raising=False)
         for name in ("LOG_EVERY", "SAMPLES_EVERY"):
-            patch.setattr(f"midre_exp.priors.wgan.{name}", 6)
+            patch.setattr(f"midre_exp.priors.gan.wgan.{name}", 6)
         patch.chdir(folder)
         chosen = ["tracking=wandb", "defense=[midre,bido,mid]", "target.recipe.epochs=1"]
         run(settings_of([*tiny_overrides(folder), *chosen]))
@@ -152,8 +152,8 @@ def logged_elsewhere(tmp_path_factory) -> set[str]:
 
 
 def recorded() -> set[str]:
-    """Names in the summaries of records: of those kept with the project, and the measured columns of tables, for metrics whose weights
-    no test has.
+    """Names in the summaries of records: of those kept with the project, and the measured columns of tables,
+    for metrics whose weights no test has.
     """
     records = [json.loads(path.read_bytes()) for path in ROOT.glob("results/mini/records/*.json")]
     fid = Fid(weights=None, images="successful", official_range=False).name

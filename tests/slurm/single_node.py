@@ -1,6 +1,8 @@
-"""A SLURM cluster of one node in a temporary folder: munged, slurmctld and slurmd as children of this process, under its own user.
+"""A SLURM cluster of one node in a temporary folder: munged, slurmctld and slurmd as children of this
+process, under its own user.
 
-Nothing of the system's own configuration is read or changed; all commands find this cluster by ``SLURM_CONF``.
+Nothing of the system's own configuration is read or changed; all commands find this cluster by
+``SLURM_CONF``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def missing() -> list[str]:
 
 
 def configuration(folder: Path, ports: tuple[int, int]) -> str:
-    """The text of slurm.conf: four pretended CPUs, two pretended GPUs, and a partition that may preempt the other."""
+    """The text of slurm.conf: four pretended CPUs, two pretended GPUs, and a partition that may preempt the
+    other.
+    """
     name, user = socket.gethostname().partition(".")[0], getuser()
     return f"""
 ClusterName=midre

@@ -1,4 +1,6 @@
-"""Sweeps on a real SLURM: preempted, requeued, timed out, cancelled, and compared with a sweep nobody disturbed."""
+"""Sweeps on a real SLURM: preempted, requeued, timed out, cancelled, and compared with a sweep nobody
+disturbed.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from midre_exp.keys import make_plan
-from midre_exp.locks import BuildLock
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.keys import make_plan
+from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.store.lock import BuildLock
 from tests.conftest import tiny_overrides
 from tests.slurm.single_node import missing, single_node
 

@@ -1,4 +1,6 @@
-"""What holds for every target of conf/target: a step at its real size, and learning its people in the reduced form."""
+"""What holds for every target of conf/target: a step at its real size, and learning its people in the reduced
+form.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from defenses import compose
-from midre_exp.config import CONF_DIR, build
-from midre_exp.planning import packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.runtime import Runtime
 from midre_exp.targets import build_target
-from midre_exp.targets.training import train_classifier
+from midre_exp.targets.training.train import train_classifier
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "target").glob("*.yaml"))
 #: Pixels of the real size, where it is not 224.

@@ -11,15 +11,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from midre_exp.config import CONF_DIR
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.plan.config import CONF_DIR
 from midre_exp.targets import Classifier, Output, build_target
-from midre_exp.targets.densenet import DenseNet
-from midre_exp.targets.inception_v3 import InceptionV3
-from midre_exp.targets.maxvit import MaxViT
-from midre_exp.targets.resnest import ResNeSt
-from midre_exp.targets.resnet import ResNet
-from midre_exp.targets.vgg import VGG16
+from midre_exp.targets.architectures.densenet import DenseNet
+from midre_exp.targets.architectures.inception_v3 import InceptionV3
+from midre_exp.targets.architectures.maxvit import MaxViT
+from midre_exp.targets.architectures.resnest import ResNeSt
+from midre_exp.targets.architectures.resnet import ResNet
+from midre_exp.targets.architectures.vgg import VGG16
 
 ARCHITECTURES = [("vgg16", VGG16), ("resnet18", ResNet)]
 

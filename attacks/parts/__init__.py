@@ -1,0 +1,1 @@
+"""What several attacks share, or one would hide behind."""

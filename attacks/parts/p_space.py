@@ -1,0 +1,179 @@
+"""Where codes w of a style generator may go: MIRROR's box in P-space (An et al. 2022) and what can stand in
+its place.
+
+P-space is w before the last activation of the mapping network, LeakyReLU(0.2). There codes are nearly normal,
+which in w they are not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from midre_exp.errors import ConfigError
+
+
+def to_p(codes: Tensor) -> Tensor:
+    """P-space of w: LeakyReLU with slope 5. StyleGAN2 scales its activations by sqrt 2, and this p as well,
+    which no box sees.
+    """
+    return F.leaky_relu(codes, 5.0)
+
+
+def from_p(points: Tensor) -> Tensor:
+    """The codes w of points in P-space: LeakyReLU with slope 0.2, the inverse of ``to_p``."""
+    return F.leaky_relu(points, 0.2)
+
+
+class Region:
+    """Where codes may be: here, anywhere."""
+
+    def clip(self, codes: Tensor) -> Tensor:
+        """The nearest codes inside, of codes [..., w_dim]."""
+        return codes
+
+    def energy(self, codes: Tensor) -> Tensor | None:
+        """What the loss of each code is raised by, [n] of codes [n, w_dim]; None for nothing."""
+        return None
+
+
+@dataclass(frozen=True)
+class Box(Region):
+    """All codes between ``low`` and ``high``, each [w_dim] or a number's tensor []."""
+
+    low: Tensor
+    high: Tensor
+
+    def clip(self, codes: Tensor) -> Tensor:
+        """Each coordinate to its interval."""
+        return codes.clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Bowl(Region):
+    """No border: ``weight`` times the squared Mahalanobis distance of p from ``mean`` [w_dim], with
+    ``precision`` [w_dim, w_dim].
+    """
+
+    mean: Tensor
+    precision: Tensor
+    weight: float
+
+    def energy(self, codes: Tensor) -> Tensor:
+        """Of each code, weight * (p - mean)^T precision (p - mean), [n]."""
+        apart = to_p(codes) - self.mean
+        return self.weight * ((apart @ self.precision) * apart).sum(1)
+
+
+class Bounds(ABC):
+    """How the region is made of sampled codes; a choice of the attack's yaml. All take one number, ``size``,
+    of a meaning of their own.
+    """
+
+    @abstractmethod
+    def region(self, codes: Tensor) -> Region:
+        """The region that ``codes`` [N, w_dim], not truncated, tell of."""
+
+
+class PSpaceBox(Bounds):
+    """m - c s to m + c s in P-space (the method's): mean m and population standard deviation s of each
+    coordinate; ``size`` c, 0: no bounds at all, as in the official code.
+    """
+
+    def __init__(self, *, size: float):
+        self.size = _not_negative(size)
+
+    def region(self, codes: Tensor) -> Region:
+        """See the base."""
+        if self.size == 0:
+            return Region()
+        low, high = _around_mean(to_p(codes), self.size)
+        return Box(from_p(low), from_p(high))
+
+
+class NormalBox(Bounds):
+    """m - c s to m + c s of each coordinate of w itself; ``size`` c, 0: no bounds."""
+
+    def __init__(self, *, size: float):
+        self.size = _not_negative(size)
+
+    def region(self, codes: Tensor) -> Region:
+        """See the base."""
+        return Box(*_around_mean(codes, self.size)) if self.size else Region()
+
+
+class NaiveBox(Bounds):
+    """-``size`` to ``size`` in every coordinate of w, whatever the codes are."""
+
+    def __init__(self, *, size: float):
+        if not size > 0:
+            raise ConfigError(f"attack.bounds.size={size} must be above 0")
+        self.size = size
+
+    def region(self, codes: Tensor) -> Region:
+        """See the base."""
+        return Box(codes.new_tensor(-self.size), codes.new_tensor(self.size))
+
+
+class PercentileBox(Bounds):
+    """The interval of each coordinate of w that the central ``size`` percent of the codes lie in, by linear
+    interpolation between codes.
+    """
+
+    def __init__(self, *, size: float):
+        if not 0 < size <= 100:
+            raise ConfigError(f"attack.bounds.size={size} is no percentage above 0")
+        self.size = size
+
+    def region(self, codes: Tensor) -> Region:
+        """See the base."""
+        ordered = codes.sort(0).values  # torch.quantile refuses as many numbers as 100,000 codes have
+        ends = []
+        for share in (0.5 - self.size / 200, 0.5 + self.size / 200):
+            place = share * (len(codes) - 1)
+            below = int(place)
+            above = min(below + 1, len(codes) - 1)
+            ends.append(torch.lerp(ordered[below], ordered[above], place - below))
+        return Box(*ends)
+
+
+class Energy(Bounds):
+    """No borders; the loss grows by ``size`` times the Mahalanobis form of p with the inverse (population)
+    covariance of the codes'.
+    """
+
+    def __init__(self, *, size: float):
+        self.size = _not_negative(size)
+
+    def region(self, codes: Tensor) -> Region:
+        """See the base. Raises ConfigError when the covariance of the codes has no inverse."""
+        points = to_p(codes).double()  # a covariance loses half the digits of its numbers
+        precision, failed = torch.linalg.inv_ex(
+            torch.cov(points.T, correction=0).reshape(points.shape[1], -1)
+        )
+        if len(codes) <= points.shape[1] or failed.item():
+            raise ConfigError(
+                f"attack.bounds: the covariance of {len(codes)} codes with {points.shape[1]} coordinates has no inverse; "
+                "raise attack.search.size"
+            )
+        return Bowl(points.mean(0).float(), precision.float(), self.size)
+
+
+def spread(codes: Tensor) -> Tensor:
+    """The population standard deviation of each coordinate in P-space, [w_dim] of codes [N, w_dim]."""
+    return to_p(codes).std(0, correction=0)
+
+
+def _around_mean(points: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    mean, reach = points.mean(0), factor * points.std(0, correction=0)
+    return mean - reach, mean + reach
+
+
+def _not_negative(size: float) -> float:
+    if not size >= 0:
+        raise ConfigError(f"attack.bounds.size={size} must be at least 0; 0 is off")
+    return size

@@ -1,0 +1,34 @@
+# The package's public names, each with the module that holds it; loaded when first used.
+# These names, not the modules, stand in configs and keys.
+from .base import Batch as Batch
+from .base import Defense as Defense
+from .base import Sampler as Sampler
+from .base import TrainingProgress as TrainingProgress
+from .bido import BiDO as BiDO
+from .bido import IdentityBatches as IdentityBatches
+from .bido import coco as coco
+from .bido import gaussian_gram as gaussian_gram
+from .bido import label_gram as label_gram
+from .bido import nhsic as nhsic
+from .composer import Composed as Composed
+from .composer import compose as compose
+from .cutmix import CutMix as CutMix
+from .ee import LeaveOut as LeaveOut
+from .fe import FixedErasing as FixedErasing
+from .gaussian_blur import GaussianBlur as GaussianBlur
+from .mid import MID as MID
+from .mid import bottleneck_kl as bottleneck_kl
+from .mid import bottleneck_std as bottleneck_std
+from .midre import MIDRE as MIDRE
+from .midre import erase_squares as erase_squares
+from .midre import sample_squares as sample_squares
+from .nls import NLS as NLS
+from .nls import scheduled_alpha as scheduled_alpha
+from .nls import smoothed_cross_entropy as smoothed_cross_entropy
+from .nodef import NoDef as NoDef
+from .parts.skip_connections import scale_shortcuts as scale_shortcuts
+from .random_crop import RandomCrop as RandomCrop
+from .rolss import RoLSS as RoLSS
+from .ssf import SSF as SSF
+from .tldmi import TLDMI as TLDMI
+from .tts import TTS as TTS

@@ -1,0 +1,266 @@
+"""CelebA: the identity split of the 64 px attacks (from its list files, or derived by its rule) and the split
+of PPA.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+from midre_exp.data.base import Part, Role
+from midre_exp.data.cache import abbreviate
+from midre_exp.data.readers.celeba_lists import LISTS, Splits, read_lists
+from midre_exp.data.readers.file_list import PARTS, UNLABELLED, ListedDataset, Listing
+from midre_exp.data.readers.layout import (
+    demand,
+    first_existing,
+    image_names,
+    is_count,
+    lines_of,
+    warn_once,
+    wrong_line,
+)
+from midre_exp.data.readers.picture import Step
+from midre_exp.data.readers.splits import (
+    drawn,
+    frequent_by_number,
+    hold_out_per_class,
+    most_frequent,
+    ninety_ten,
+)
+from midre_exp.errors import ConfigError, DataError
+
+TREE = """\
+  <root>/                               (or <root>/celeba/, with or without Img/ and Anno/)
+    img_align_celeba/000001.jpg ...     202,599 images of 178x218 px, or img_align_celeba_png/000001.png ...
+    identity_CelebA.txt                 lines of <image> <identity>; not needed beside the list files
+    celeba_trainset.txt, celeba_testset.txt, celeba_ganset.txt
+                                        optional: the attack literature's lists (also trainset.txt, testset.txt, ganset.txt)"""
+IDENTITIES = "identity_CelebA.txt"
+#: Folders of the high-resolution re-crop (HD-CelebA-Cropper, 224 px, face factor 0.65), as its tool names it.
+RECROPPED = "align_size(224,224)_move(0.250,0.000)_face_factor(0.650)_jpg/data"
+
+log = logging.getLogger(__name__)
+
+
+class CelebA(ListedDataset):
+    """CelebA as downloaded, split as ``split`` says; ``identities`` private people.
+
+    ``lists``: the list files in the folder ``lists`` (None: the root). ``derived``: the same people and
+    counts by rule (the first ``identities`` numbers with at least ``least_images`` images, floor(0.9 n) of
+    each to train), images drawn by ``seed``; ``public_images`` drawn from the identities above number
+    ``public_above`` with fewer than ``least_images``. ``auto``: the lists where there are any, else derived,
+    with a warning. ``ppa``: the ``identities`` most frequent people, 90 / 10 over all their images (numpy
+    seed 42); everybody else is public. Results on different splits are not comparable; the fingerprint holds
+    which one was used. Images are matched by stem, so .jpg and .png trees both work.
+    """
+
+    title = "CelebA"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        picture: Sequence[Step | partial[Step]],
+        size: int,
+        store: str | Path,
+        split: Literal["auto", "lists", "derived", "ppa"],
+        lists: str | Path | None,
+        identities: int,
+        least_images: int,
+        public_images: int,
+        public_above: int,
+        seed: int,
+    ):
+        super().__init__(root=root, picture=picture, size=size, store=store)
+        if split not in ("auto", "lists", "derived", "ppa"):
+            raise ConfigError(f"data.private.split={split} is unknown; use auto, lists, derived or ppa")
+        for key, value in (("identities", identities), ("public_images", public_images)):
+            if value < 1:
+                raise ConfigError(f"data.private.{key}={value} must be at least 1")
+        if least_images < 2:
+            raise ConfigError(
+                f"data.private.least_images={least_images} must be at least 2: one to train, one to test"
+            )
+        self.split, self.lists, self.seed = split, lists, seed
+        self.identities, self.least_images = identities, least_images
+        self.public_images, self.public_above = public_images, public_above
+
+    def listing(self, part: Part) -> Listing:
+        """A part, with images found by stem. Raises DataError for missing images, wrong lines, images listed
+        twice, shared identities.
+        """
+        prefix = self._folder.relative_to(self.root).as_posix()  # first: tells everything missing at once
+        rows = self._splits[part]
+        if absent := [stem for stem, _ in rows if stem not in self._images]:
+            raise DataError(
+                f"{self.title}: {len(absent)} of the {len(rows)} images of the {part} part are not in {self._folder}: "
+                f"{abbreviate(absent)}; complete the download"
+            )
+        names = tuple(f"{prefix}/{self._images[stem]}" for stem, _ in rows)
+        if part == "public":
+            return Listing(names, (0,) * len(names), UNLABELLED)
+        count = 1 + max(label for _, label in self._splits["train"])
+        classes = tuple(f"celeba-{number}" for number in self._numbers or range(count))
+        return Listing(names, tuple(label for _, label in rows), classes)
+
+    def fingerprint(self, role: Role) -> dict[str, object]:
+        """As for every listed dataset, and which split it is."""
+        return {**super().fingerprint(role), "split": self._kind}
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where the images are."""
+        names = ["img_align_celeba", "img_align_celeba_png"]
+        if self.split == "ppa":
+            names = [RECROPPED, f"img_align_celeba/{RECROPPED}", *names]
+        places = [f"{base}{name}" for base in ("", "celeba/", "Img/", "celeba/Img/") for name in names]
+        found = first_existing(self.root, places)
+        wanted = [] if found else ["the folder img_align_celeba or img_align_celeba_png"]
+        if self._kind != "lists" and self._identity_file is None:
+            wanted.append(IDENTITIES)
+        demand(self.root, wanted, title=self.title, tree=TREE)
+        if self.split == "ppa" and found is not None and not found.match(f"*/{RECROPPED}"):
+            warn_once(
+                log,
+                f"CelebA: no high-resolution re-crop ({RECROPPED}) in {self.root}; using the aligned images, which PPA did not",
+            )
+        return found or self.root
+
+    @cached_property
+    def _images(self) -> Mapping[str, str]:
+        """File name by stem."""
+        return {Path(name).stem: name for name in image_names(self._folder)}
+
+    @cached_property
+    def _identity_file(self) -> Path | None:
+        bases = ("", "celeba/", "Anno/", "celeba/Anno/")
+        return first_existing(self.root, [f"{base}{IDENTITIES}" for base in bases])
+
+    @cached_property
+    def _list_files(self) -> dict[Part, Path]:
+        """The list files that exist."""
+        folder = self.root if self.lists is None else Path(self.lists).expanduser().absolute()
+        bases = ("", "celeba/", "Anno/", "celeba/Anno/") if self.lists is None else ("",)
+        found: dict[Part, Path | None] = {
+            part: first_existing(
+                folder, [f"{base}{prefix}{name}" for base in bases for prefix in ("celeba_", "")]
+            )
+            for part, name in LISTS.items()
+        }
+        return {part: path for part, path in found.items() if path is not None}
+
+    @cached_property
+    def _kind(self) -> str:
+        """The split in effect."""
+        demand(self.root, [], title=self.title, tree=TREE)
+        if self.split == "lists" or (self.split == "auto" and (self._list_files or self.lists is not None)):
+            absent = [f"celeba_{name}" for part, name in LISTS.items() if part not in self._list_files]
+            where = self.root if self.lists is None else Path(self.lists).expanduser().absolute()
+            demand(where, absent, title="the list files of CelebA's split", tree=TREE)
+            return "lists"
+        if self.split == "auto":
+            warn_once(
+                log,
+                f"CelebA: no list files in {self.root}, so the split is derived by rule; published checkpoints need the published lists",
+            )
+        return "derived" if self.split == "auto" else self.split
+
+    @cached_property
+    def _rows(self) -> list[tuple[str, int]]:
+        """(stem, identity number) of every image in the identity file, in file order."""
+        path = self._identity_file
+        if path is None:
+            demand(self.root, [IDENTITIES], title=self.title, tree=TREE)
+            return []
+        rows: dict[str, int] = {}
+        for number, words in lines_of(path):
+            if not rows and not is_count(words[-1]):
+                continue  # some copies have a header
+            if len(words) != 2 or not is_count(words[1]):
+                raise wrong_line(path, number, words, "<image> <identity number>")
+            stem = Path(words[0]).stem
+            if stem in rows:
+                raise DataError(
+                    f"{path} line {number} lists {words[0]} a second time; an image has one identity, so correct the file"
+                )
+            rows[stem] = int(words[1])
+        if not rows:
+            raise DataError(f"{path} holds no rows; download it again")
+        return list(rows.items())
+
+    @cached_property
+    def _numbers(self) -> list[int] | None:
+        """The identity number behind every label, where the split knows them."""
+        people = [identity for _, identity in self._rows] if self._kind != "lists" else []
+        if self._kind == "derived":
+            return frequent_by_number(people, self.identities, self.least_images)
+        return most_frequent(people, self.identities) if self._kind == "ppa" else None
+
+    @cached_property
+    def _splits(self) -> Splits:
+        splits = {"lists": self._listed, "derived": self._derived, "ppa": self._ppa}[self._kind]()
+        private = {stem for part in PARTS["private"] for stem, _ in splits[part]}
+        if both := sorted(private & {stem for stem, _ in splits["public"]}):
+            raise DataError(
+                f"CelebA's private and public lists share the images {abbreviate(both)}; correct the lists"
+            )
+        if self._identity_file is not None:
+            identity = dict(self._rows)
+            people = {identity[stem] for stem in private if stem in identity}
+            if leaked := sorted({s for s, _ in splits["public"] if identity.get(s) in people}):
+                raise DataError(
+                    f"CelebA's public list shows private identities, in {abbreviate(leaked)}; remove these images from it"
+                )
+        return splits
+
+    def _private_rows(self) -> list[tuple[str, int]]:
+        """(stem, label) of every image of the private identities, in file order."""
+        label = {identity: position for position, identity in enumerate(self._numbers or ())}
+        return [(stem, label[identity]) for stem, identity in self._rows if identity in label]
+
+    def _listed(self) -> Splits:
+        splits = read_lists(self._list_files)
+        count = 1 + max(label for _, label in splits["train"])
+        if count != self.identities:
+            raise DataError(
+                f"{self._list_files['train']} lists {count} identities, data.private.identities={self.identities}; make them equal"
+            )
+        return splits
+
+    def _derived(self) -> Splits:
+        rows = self._private_rows()
+        stems, labels = [stem for stem, _ in rows], [label for _, label in rows]
+        train, test = hold_out_per_class(stems, labels, share=0.1, seed=self.seed)
+        counts: dict[int, int] = {}
+        for _, identity in self._rows:
+            counts[identity] = counts.get(identity, 0) + 1
+        pool = [
+            stem
+            for stem, identity in self._rows
+            if identity > self.public_above and counts[identity] < self.least_images
+        ]
+        if len(pool) < self.public_images:
+            raise DataError(
+                f"CelebA offers {len(pool)} public images of identities above {self.public_above} with fewer than "
+                f"{self.least_images} images, {self.public_images} are wanted; lower data.public.public_images"
+            )
+        public = drawn(pool, self.public_images, seed=self.seed)
+        return {
+            "train": [rows[row] for row in train],
+            "test": [rows[row] for row in test],
+            "public": [(pool[row], 0) for row in public],
+        }
+
+    def _ppa(self) -> Splits:
+        rows = self._private_rows()
+        train, test = ninety_ten(len(rows))
+        private = set(self._numbers or ())
+        return {
+            "train": [rows[row] for row in train],
+            "test": [rows[row] for row in test],
+            "public": [(stem, 0) for stem, identity in self._rows if identity not in private],
+        }

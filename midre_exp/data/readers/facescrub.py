@@ -1,0 +1,196 @@
+"""FaceScrub: 530 actors and actresses in any of the layouts its download scripts leave, split as PPA splits
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+from midre_exp.data.base import Part
+from midre_exp.data.cache import abbreviate
+from midre_exp.data.readers.file_list import ListedDataset, Listing
+from midre_exp.data.readers.layout import (
+    canonical,
+    demand,
+    demand_count,
+    first_existing,
+    folder_names,
+    image_names,
+    is_count,
+    lines_of,
+    wrong_line,
+)
+from midre_exp.data.readers.picture import Step
+from midre_exp.data.readers.splits import ninety_ten
+from midre_exp.errors import ConfigError, DataError
+
+TREE = """\
+  <root>/                               (or <root>/facescrub/)
+    actors/faces/<name>/<name>_<image id>_<face id>.jpg ...        blanks or underscores in names
+    actresses/faces/<name>/<name>_<image id>_<face id>.jpg ...
+or
+    <Name>/face/<sha1>.jpg ...          actors and actresses together, told apart by the two lists of the download:
+    facescrub_actors.txt, facescrub_actresses.txt
+                                        (or actors_users_normal_bbox.txt, actresses_users_normal_bbox.txt)"""
+BASES = ("", "facescrub/", "faceScrub/", "FaceScrub/")
+#: Labels follow this order.
+GROUPS = ("actors", "actresses")
+
+People = dict[str, tuple[str, ...]]  # images of each person, relative to the root, by canonical name
+
+
+class FaceScrub(ListedDataset):
+    """FaceScrub as downloaded: labels are actors, then actresses, each sorted by name with underscores for
+    blanks.
+
+    ``identities``: the first so many people are private, all others public; None: all are private; 0: all are
+    public. ``expected_people``: how many people a complete download has, None for any number. Of all private
+    images in the order of labels and file names, a permutation (numpy seed 42) gives 90 % to train: not
+    stratified, and other for every download, since dead links differ.
+    """
+
+    title = "FaceScrub"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        picture: Sequence[Step | partial[Step]],
+        size: int,
+        store: str | Path,
+        identities: int | None,
+        expected_people: int | None,
+    ):
+        super().__init__(root=root, picture=picture, size=size, store=store)
+        if identities is not None and identities < 0:
+            raise ConfigError(f"data.*.identities={identities} must be null, 0 or more")
+        self.identities, self.expected_people = identities, expected_people
+
+    def listing(self, part: Part) -> Listing:
+        """A part. Raises DataError for a layout that is none, people missing, named twice or without images."""
+        people = list(self._people.items())
+        private = len(people) if self.identities is None else self.identities
+        if private > len(people):
+            raise DataError(
+                f"FaceScrub has {len(people)} people in {self.root}, data.*.identities={private} are wanted; lower it"
+            )
+        if part == "public":
+            if private == len(people):
+                raise ConfigError(
+                    "all people of FaceScrub are private, so it has no public part; lower data.*.identities"
+                )
+            return _listing(people[private:])
+        if not private:
+            raise ConfigError(
+                f"data.*.identities=0 leaves FaceScrub no {part} part; raise it or use it as data.public only"
+            )
+        every = _listing(people[:private])
+        train, test = ninety_ten(len(every.names))
+        return every.rows(train if part == "train" else test)
+
+    @cached_property
+    def _people(self) -> People:
+        """Everybody in the order of labels."""
+        found = [first_existing(self.root, [f"{base}{group}/faces" for base in BASES]) for group in GROUPS]
+        if any(found) or (flat := self._flat_folder) is None:
+            absent = [f"{group}/faces" for group, folder in zip(GROUPS, found, strict=True) if folder is None]
+            demand(self.root, absent, title=self.title, tree=TREE)
+            groups = [self._group(folder, "") for folder in found if folder is not None]
+        else:
+            groups = self._told_apart(self._group(flat, "face"))
+        people: People = {}
+        for group in groups:
+            if both := sorted(people.keys() & group.keys()):
+                raise DataError(
+                    f"FaceScrub in {self.root} has {abbreviate(both)} among actors and actresses; remove one of the folders"
+                )
+            people |= group
+        if empty := [name for name, images in people.items() if not images]:
+            raise DataError(
+                f"FaceScrub in {self.root} has no face of {abbreviate(empty)}; complete the download or remove the folders"
+            )
+        demand_count(
+            len(people),
+            self.expected_people,
+            title=self.title,
+            what="people",
+            folder=self.root,
+            key="expected_people",
+        )
+        return people
+
+    @cached_property
+    def _flat_folder(self) -> Path | None:
+        """The folder whose folders are people with a folder ``face`` inside."""
+        folders = [self.root / base for base in BASES]
+        return next((f for f in folders if f.is_dir() and any(f.glob("*/face"))), None)
+
+    def _group(self, folder: Path, inside: str) -> People:
+        """The people of a folder, sorted by canonical name: code points order blanks before hyphens,
+        underscores after.
+        """
+        prefix = folder.relative_to(self.root).as_posix()
+        names: dict[str, str] = {}
+        for name in folder_names(folder):
+            if not (folder / name / inside).is_dir():
+                continue  # the flat layout may lie beside other folders
+            if other := names.get(canonical(name)):
+                raise DataError(
+                    f"{folder} holds {other!r} and {name!r}, one person under two names; merge the two folders"
+                )
+            names[canonical(name)] = name
+        return {
+            person: tuple(
+                (Path(prefix) / names[person] / inside / image).as_posix()
+                for image in image_names(folder / names[person] / inside)
+            )
+            for person in sorted(names)
+        }
+
+    def _told_apart(self, people: People) -> list[People]:
+        """The people of the flat layout as actors and actresses. Raises DataError for somebody in none of the
+        lists or in both.
+        """
+        listed: list[set[str]] = []
+        absent: list[str] = []
+        for group in GROUPS:
+            names = (f"facescrub_{group}.txt", f"{group}_users_normal_bbox.txt")
+            path = first_existing(self.root, [f"{base}{name}" for base in BASES for name in names])
+            if path is None:
+                absent.append(f"{names[0]} or {names[1]}")
+            else:
+                listed.append(_names_in(path))
+        demand(self.root, absent, title=self.title, tree=TREE)
+        actors, actresses = listed
+        if both := sorted(actors & actresses):
+            raise DataError(
+                f"the FaceScrub lists in {self.root} both name {abbreviate(both)}; download them again"
+            )
+        if unknown := sorted(people.keys() - actors - actresses):
+            raise DataError(
+                f"the FaceScrub lists in {self.root} do not name {abbreviate(unknown)}; rename or remove these folders"
+            )
+        return [{name: files for name, files in people.items() if name in group} for group in listed]
+
+
+def _names_in(path: Path) -> set[str]:
+    """The canonical names in a list of the download: name, image id, face id, url, ... separated by tabs."""
+    names = set()
+    for number, words in lines_of(path, "\t"):
+        if number == 1 and words[0].lower() == "name":
+            continue
+        if len(words) < 4 or not words[0] or not is_count(words[1]):
+            raise wrong_line(path, number, words, "<name> <image id> <face id> <url> ... between tabs")
+        names.add(canonical(words[0]))
+    if not names:
+        raise DataError(f"{path} holds no rows; download it again")
+    return names
+
+
+def _listing(people: Sequence[tuple[str, tuple[str, ...]]]) -> Listing:
+    """All images of these people; label = position."""
+    rows = [(name, label) for label, (_, images) in enumerate(people) for name in images]
+    names, labels = tuple(name for name, _ in rows), tuple(label for _, label in rows)
+    return Listing(names, labels, tuple(person for person, _ in people))

@@ -1,0 +1,106 @@
+"""FFHQ: 70,000 faces of nobody in particular, as thumbnails of 128 px or at 1024 px; a public set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from midre_exp.data.base import Part
+from midre_exp.data.cache import UNREADABLE
+from midre_exp.data.readers.file_list import UNLABELLED, ListedDataset, Listing
+from midre_exp.data.readers.layout import demand, demand_count, first_existing, folder_names, image_names
+from midre_exp.data.readers.picture import Step
+from midre_exp.errors import ConfigError, DataError
+
+TREE = """\
+  <root>/                               (or <root>/ffhq/, or <root>/ffhq-dataset/)
+    thumbnails128x128/00000/00000.png ... 69000/69999.png     for variant=thumbnails (also flat: thumbnails128x128/00000.png ...)
+    images1024x1024/00000/00000.png ... 69000/69999.png       for variant=images1024
+or the content of one of these two folders right in <root>"""
+BASES = ("", "ffhq/", "FFHQ/", "ffhq-dataset/")
+#: Folder and side in pixels of each variant.
+VARIANTS = {"thumbnails": ("thumbnails128x128", 128), "images1024": ("images1024x1024", 1024)}
+
+
+class FFHQ(ListedDataset):
+    """FFHQ as downloaded, all images in order of their number; public only, unlabelled.
+
+    ``variant``: thumbnails (128 px) or images1024. ``expected_images``: of a complete download, None for any
+    number.
+    """
+
+    title = "FFHQ"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        picture: Sequence[Step | partial[Step]],
+        size: int,
+        store: str | Path,
+        variant: Literal["thumbnails", "images1024"],
+        expected_images: int | None,
+    ):
+        super().__init__(root=root, picture=picture, size=size, store=store)
+        if variant not in VARIANTS:
+            raise ConfigError(f"data.*.variant={variant} is unknown; use {' or '.join(VARIANTS)}")
+        self.variant, self.expected_images = variant, expected_images
+
+    def listing(self, part: Part) -> Listing:
+        """The public part. Raises DataError for an incomplete tree, a number given twice and pictures of the
+        other variant.
+        """
+        if part != "public":
+            raise ConfigError(f"FFHQ names nobody and has no {part} part; use it as data.public only")
+        name, side = VARIANTS[self.variant]
+        folder = first_existing(self.root, [f"{base}{name}" for base in BASES])
+        if folder is None and any(_images(self.root)):
+            folder = self.root
+        demand(self.root, [] if folder else [f"the folder {name}"], title=self.title, tree=TREE)
+        images = sorted(_images(folder or self.root), key=lambda image: (Path(image).stem, image))
+        prefix = (folder or self.root).relative_to(self.root)
+        for one, other in pairwise(images):
+            if Path(one).stem == Path(other).stem:
+                raise DataError(f"FFHQ in {folder} has {one} and {other}; remove one of the copies")
+        demand_count(
+            len(images),
+            self.expected_images,
+            title=self.title,
+            what="images",
+            folder=folder or self.root,
+            key="expected_images",
+        )
+        names = tuple((prefix / image).as_posix() for image in images)
+        if names:
+            _demand_side(self.root / names[0], side)
+        return Listing(names, (0,) * len(names), UNLABELLED)
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """The images of a folder, right inside it or in folders of thousands (00000, 01000, ...)."""
+    if not folder.is_dir():
+        return
+    yield from image_names(folder)
+    for thousand in folder_names(folder):
+        if thousand.isdigit():
+            yield from (f"{thousand}/{name}" for name in image_names(folder / thousand))
+
+
+def _demand_side(path: Path, side: int) -> None:
+    """Raise DataError if a readable picture is not ``side`` x ``side``: the crops of one variant would cut
+    the other without an error.
+    """
+    try:
+        with Image.open(path) as picture:
+            size = picture.size
+    except UNREADABLE:
+        return  # decoding names every unreadable file
+    if size != (side, side):
+        raise DataError(
+            f"{path} has {size[0]}x{size[1]} px, this variant of FFHQ {side}x{side}; choose the other data.*.variant or another root"
+        )

@@ -1,0 +1,109 @@
+"""Reading a downloaded tree and its text lists: one sentence for whatever is missing or malformed. Used by
+every dataset reader.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from midre_exp.errors import DataError
+
+_DIGITS = 18  # of a label or an identity, as far as torch can hold it
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def first_existing(root: Path, names: Sequence[str]) -> Path | None:
+    """The first of these relative paths that exists below ``root``."""
+    return next((root / name for name in names if (root / name).exists()), None)
+
+
+def demand(root: Path, absent: Sequence[str], *, title: str, tree: str) -> None:
+    """Raise DataError with everything that is absent and the expected tree, unless nothing is."""
+    if not root.is_dir():
+        absent = [f"the folder {root} itself"]
+    if absent:
+        raise DataError(
+            f"{title} is incomplete in {root}: missing {'; '.join(absent)}; put the official download there or point "
+            f"data.private.root or data.public.root at it. Expected:\n{tree.rstrip()}"
+        )
+
+
+def demand_count(found: int, expected: int | None, *, title: str, what: str, folder: Path, key: str) -> None:
+    """Raise DataError with both figures unless ``found`` is what is expected; None accepts any number."""
+    if expected is not None and found != expected:
+        raise DataError(
+            f"{title} has {found} {what} in {folder}, expected {expected}; complete the download, or give data.*.{key}={found} "
+            "(null: any number)"
+        )
+
+
+def lines_of(path: Path, separator: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """The words of every line that is not blank, with its number from 1; any line ends, blanks and byte-order
+    mark are fine.
+
+    ``separator``: what stands between words that may hold blanks, e.g. a tab.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a text file; download it again") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield number, [word.strip() for word in line.split(separator)]
+
+
+def is_count(word: str) -> bool:
+    """Whether a word of a list is a whole number from 0 in plain digits: others that Python calls digits do
+    not all become numbers.
+    """
+    return word.isascii() and word.isdigit() and len(word) <= _DIGITS
+
+
+def wrong_line(path: Path, number: int, words: Sequence[str], expected: str) -> DataError:
+    """The error for a line that is not as its format wants it."""
+    return DataError(
+        f"{path} line {number} reads {' '.join(words)[:80]!r}, expected {expected}; correct or download the file again"
+    )
+
+
+def image_names(folder: Path) -> tuple[str, ...]:
+    """Names of the images right inside a folder, sorted by code point; hidden and other files are left out."""
+    files = (entry.name for entry in _entries(folder) if not _is_folder(entry))
+    return tuple(sorted(name for name in files if name[name.rfind(".") :].lower() in EXTENSIONS))
+
+
+def folder_names(folder: Path) -> tuple[str, ...]:
+    """Names of the folders right inside a folder, sorted by code point; hidden ones are left out."""
+    return tuple(sorted(entry.name for entry in _entries(folder) if _is_folder(entry)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link; one that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); mend its permissions") from error
+
+
+@lru_cache(maxsize=256)
+def warn_once(log: logging.Logger, sentence: str) -> None:
+    """Log a warning the first time it is given: a run asks its datasets the same thing several times."""
+    log.warning(sentence)
+
+
+def canonical(name: str) -> str:
+    """A person's name as classes are sorted and compared: blanks become underscores, Unicode NFC."""
+    return unicodedata.normalize("NFC", name).replace(" ", "_")

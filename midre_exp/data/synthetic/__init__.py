@@ -1,0 +1,1 @@
+"""Synthetic faces, rendered on the fly."""

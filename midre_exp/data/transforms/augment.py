@@ -1,0 +1,204 @@
+"""Batched training augmentation on the device: flips, shifts and crops; colours are in ``jitter``.
+
+Images float [n, 3, h, w] in [0, 1] in and out; every image draws for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from midre_exp.errors import ConfigError
+
+TRIES = 10  #: of torchvision's RandomResizedCrop
+_PIXELS = 2**18  # worked on together on a CPU: enough to hide the cost of a call, few enough for its cache
+
+
+class Augmentation(Protocol):
+    """A random change of a batch; every image draws for itself."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Change images [n, 3, h, w]; random numbers come from ``generator`` on the images' device."""
+        ...
+
+
+class HorizontalFlip:
+    """Mirrors each image with probability ``p``."""
+
+    def __init__(self, *, p: float):
+        if not 0 <= p <= 1:
+            raise ConfigError(f"HorizontalFlip p={p} must lie in [0, 1]")
+        self.p = p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Flip along the width."""
+        chosen = torch.rand(len(images), generator=generator, device=images.device) < self.p
+        return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+class RandomShift:
+    """Moves each image by up to ``pixels`` in both directions, edge pixels repeated (the reduced scale's
+    stand-in for random crops).
+    """
+
+    def __init__(self, *, pixels: int):
+        if pixels < 0:
+            raise ConfigError(f"RandomShift pixels={pixels} must not be negative")
+        self.pixels = pixels
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Shift by whole pixels, gathered in one indexing operation."""
+        n, _, height, width = images.shape
+        draw = torch.randint(
+            -self.pixels, self.pixels + 1, (2, n, 1), generator=generator, device=images.device
+        )
+        rows = (torch.arange(height, device=images.device) + draw[0]).clamp(0, height - 1)
+        columns = (torch.arange(width, device=images.device) + draw[1]).clamp(0, width - 1)
+        batch = torch.arange(n, device=images.device)[:, None, None]
+        return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class RandomResizedCrop:
+    """Cuts a random box out of each image and resizes it, the law of
+    torchvision.transforms.RandomResizedCrop.
+
+    ``size``: side of the square result in pixels, None for the size of the input. ``scale``: range of the
+    box's share of the image area, 0 < low <= high <= 1. ``ratio``: range of width / height, positive, uniform
+    in its logarithm. Raises ConfigError.
+    """
+
+    def __init__(
+        self, *, size: int | None, scale: Sequence[float] = (0.85, 1.0), ratio: Sequence[float] = (1.0, 1.0)
+    ):
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ConfigError(f"RandomResizedCrop size={size} must be a positive number of pixels or null")
+        self.size = size
+        self.scale = require_range("RandomResizedCrop scale", scale, top=1.0)
+        self.ratio = require_range("RandomResizedCrop ratio", ratio)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Crop and resize."""
+        n, _, height, width = images.shape
+        boxes = sample_boxes(n, height, width, scale=self.scale, ratio=self.ratio, generator=generator)
+        return resized_crop(images, *boxes, size=(self.size or height, self.size or width))
+
+
+def require_range(name: str, limits: Sequence[float], *, top: float = math.inf) -> tuple[float, float]:
+    """``limits`` as low and high, 0 < low <= high <= ``top``. Raises ConfigError that begins with ``name``."""
+    fine = isinstance(limits, Sequence) and len(limits) == 2
+    fine = fine and all(isinstance(limit, (int, float)) and math.isfinite(limit) for limit in limits)
+    if not (fine and 0 < limits[0] <= limits[1] <= top):
+        raise ConfigError(
+            f"{name}={limits} is no range; give two numbers above 0, the smaller first"
+            + (f", at most {top:g}" if math.isfinite(top) else "")
+        )
+    return limits[0], limits[1]
+
+
+def sample_boxes(
+    n: int,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One box per image, by the law of ``fitting_boxes``, each int64 [n] on the generator's device."""
+    numbers = torch.rand(2 * TRIES + 2, n, generator=generator, device=generator.device)
+    return fitting_boxes(numbers, height, width, scale=scale, ratio=ratio)
+
+
+def fitting_boxes(
+    numbers: Tensor, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(top, left, height, width), each int64 [n], of boxes in images of ``height`` x ``width``, as
+    torchvision's RandomResizedCrop.
+
+    ``numbers`` float [2 TRIES + 2, n], uniform in [0, 1): TRIES shares of the image area from ``scale``, as
+    many ratios width / height from ``ratio``, uniform in their logarithm, and a corner. The first pair that
+    fits counts; if none does, the largest central box with the nearest allowed ratio. The corner is uniform
+    over all whole positions. The host never waits for the device.
+    """
+    share, slant, corner = numbers.split((TRIES, TRIES, 2))
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * slant)
+    heights, widths = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first = fits.byte().argmax(0, keepdim=True)  # of equal values the first
+    placed = fits.any(0)
+    nearest = min(max(width / height, ratio[0]), ratio[1])
+    central = min(height, max(1, round(width / nearest))), min(width, max(1, round(height * nearest)))
+    box_height = torch.where(placed, heights.gather(0, first)[0], central[0])
+    box_width = torch.where(placed, widths.gather(0, first)[0], central[1])
+    room = torch.stack((height - box_height, width - box_width))
+    # The minimum guards against a product that float32 rounds up to the number of positions.
+    anywhere = torch.minimum((corner * (room + 1)).long(), room)
+    top, left = torch.where(placed, anywhere, room // 2)
+    return top, left, box_height, box_width
+
+
+def resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, *, size: tuple[int, int]
+) -> Tensor:
+    """The box of each image, resized bilinearly to ``size`` (height, width), antialiased where that shrinks
+    it.
+
+    ``images`` float [n, c, h, w]; ``top``, ``left``, ``height``, ``width`` int64 [n], inside the images. As
+    torchvision's resized_crop with antialias=True on each image: pixels outside the box have no influence.
+    """
+    resized = images.new_empty(*images.shape[:2], *size)
+    chunk = images_at_once(images)
+    for some, result, *box in zip(
+        *(part.split(chunk) for part in (images, resized, top, left, height, width)), strict=True
+    ):
+        rows = _resample(some, box[0], box[2], size[0])
+        columns = _resample(rows.transpose(2, 3), box[1], box[3], size[1])
+        result.copy_(columns.transpose(2, 3))
+    return resized
+
+
+def images_at_once(images: Tensor) -> int:
+    """How many of ``images`` [n, c, h, w] to work on in one go where several passes follow each other: on a
+    GPU all of them.
+    """
+    if images.device.type != "cpu":
+        return max(1, len(images))
+    return max(1, _PIXELS // (images.shape[-2] * images.shape[-1]))
+
+
+def _resample(images: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Interpolate [n, c, h, w] along the height: rows [start, start + length) of each image become ``size``
+    rows.
+
+    A resampled row is a weighted sum of a few rows, which is what an embedding bag computes: one fused pass
+    in full precision, at a third of the time of a matrix product on the CPU, and not subject to TF32 or
+    autocast.
+    """
+    n, channels, height, width = images.shape
+    step = (length / size)[:, None]  # input rows per output row
+    reach = step.clamp(min=1.0)  # half the width of the triangle
+    centre = step * (torch.arange(size, device=images.device) + 0.5)
+    taps = math.ceil(
+        2 * max(height / size, 1.0)
+    )  # enough for the largest box; its size is known without asking the device
+    row = (centre - reach + 0.5).floor()[..., None] + torch.arange(taps, device=images.device)
+    weight = (1 - ((row + 0.5 - centre[..., None]) / reach[..., None]).abs()).clamp(min=0)
+    bottom = (length - 1)[:, None, None]
+    weight = torch.where((row >= 0) & (row <= bottom), weight, 0.0)
+    weight = weight / weight.sum(-1, keepdim=True)
+    row = torch.minimum(row.long().clamp(min=0), bottom) + start[:, None, None]  # [n, size, taps]
+    image = torch.arange(n * channels, device=images.device).view(n, channels, 1, 1) * height
+    resampled = F.embedding_bag(
+        (row[:, None] + image).view(-1, taps),
+        images.reshape(-1, width),
+        per_sample_weights=weight[:, None].expand(n, channels, size, taps).reshape(-1, taps).to(images.dtype),
+        mode="sum",
+    )
+    return resampled.view(n, channels, size, width)

@@ -1,0 +1,103 @@
+"""What a defense may do to the training of a classifier. Every hook defaults to doing nothing; a defense
+overrides the few it needs.
+
+The order in which training calls them is the order of this file. Schedules are stateless: whatever depends on
+time is a function of the ``TrainingProgress`` a hook is given, so that a resumed run continues exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from midre_exp.data.base import ImageSet
+from midre_exp.targets.base import Classifier, Output
+from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
+
+__all__ = ["Batch", "Defense", "Sampler", "TrainingProgress"]
+
+
+class Defense:
+    """The no-op defense. ``claims`` names what it takes for itself: two defenses that claim the same thing
+    cannot be combined.
+
+    Claims in use: ``base_loss``, ``head``, ``skip``, ``freeze``, ``sampler``, ``erase``, ``optimizer``.
+    """
+
+    exclusive: ClassVar[frozenset[str]] = frozenset()
+    #: Class names of defenses that cannot be combined with this one for another reason than a claim, each
+    #: with that reason.
+    conflicts: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def label(self) -> str:
+        """How tables call this defense with its parameters, e.g. ``MIDRE [0.1, 0.4]``."""
+        return type(self).__name__
+
+    # -- data ---------------------------------------------------------------------------------------------------------------------
+
+    def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
+        """Change the stored training images once, before any augmentation (a fixed erasure, for example)."""
+        return train
+
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
+        """A sampler of its own, or None for shuffled batches. ``drop_last``: whether the recipe leaves out a
+        last, smaller batch.
+        """
+        return None
+
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
+        """Change a batch on the device, after augmentation and before the network. Never called outside
+        training.
+        """
+        return batch
+
+    # -- model --------------------------------------------------------------------------------------------------------------------
+
+    def modify_backbone(self, model: Classifier) -> None:
+        """Change the layers before weights are loaded (skip connections)."""
+
+    def replace_head(self, model: Classifier) -> None:
+        """Replace the head after weights are loaded."""
+
+    def trainable(self, model: Classifier) -> Sequence[str] | None:
+        """Names of the parameters that train, or None for all that require gradients."""
+        return None
+
+    def taps(self, model: Classifier) -> Sequence[str]:
+        """Stages whose activations the losses need."""
+        return ()
+
+    # -- optimisation -------------------------------------------------------------------------------------------------------------
+
+    def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The training recipe (conf/recipe as plain values), changed where the defense's own source demands
+        it.
+
+        Only with ``defense_recipe=own`` of the config: ``shared`` trains every defense alike, as the reduced
+        scale does.
+        """
+        return recipe
+
+    def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None:
+        """The classification loss, a scalar, or None for cross entropy."""
+        return None
+
+    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
+        """Named scalars added to the base loss, weights included."""
+        return {}
+
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
+        """Set what a schedule changes in the model, called before the first batch of each epoch and once
+        before resuming inside one.
+        """
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------------------
+
+    def on_inference(self, model: Classifier) -> None:
+        """Bring the model into the form that is attacked (after training or after loading its weights)."""

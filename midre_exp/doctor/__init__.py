@@ -1,0 +1,1 @@
+"""What can run here, and what is missing."""

@@ -1,0 +1,196 @@
+"""``python -m midre_exp.doctor [SETUPS] [OVERRIDES]``: which setups can run on this machine, and what is
+missing for the others.
+
+Looks at data, weights, GPU, disk and installed packages without running anything. Folders and lists are
+looked at, not every image. The exit code is 0 when every setup asked for (all 37 by default) is ready, else
+1. Memory and disk are estimates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from midre_exp.doctor.checks import Checkup, Finding
+from midre_exp.doctor.environment import has, machine
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import use_own_configs
+from midre_exp.plan.explain import explain
+from midre_exp.plan.planning import packaged_composer, packaged_configs
+
+SETUPS = tuple(f"S{number:02d}" for number in range(1, 38))
+
+
+@dataclass
+class Diagnosis:
+    """One setup: whether it can run here, and everything found."""
+
+    setup: str
+    title: str
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing that it cannot do without is missing."""
+        return not any(finding.blocks for finding in self.findings)
+
+
+def diagnose(setups: Sequence[str], overrides: Sequence[str], scale: str) -> list[Diagnosis]:
+    """The diagnosis of each setup. Never raises: a config that cannot be composed is a finding."""
+    shared = [part for part in overrides if not part.startswith("hydra")]
+    common = _launcher(overrides)
+    diagnoses = []
+    with packaged_configs():
+        composer, checkup = packaged_composer(), Checkup()
+        for setup in setups:
+            try:
+                settings = composer.settings([f"setup={setup}", f"scale={scale}", *shared])
+            except Exception as error:
+                cause = explain(error, [f"setup={setup}", *shared])
+                diagnoses.append(Diagnosis(setup, "", [Finding(True, "config", cause)]))
+                continue
+            found = [*checkup.findings(settings), *common]
+            diagnoses.append(Diagnosis(setup, str(settings["setup"]["title"]), found))
+    return diagnoses
+
+
+def _launcher(overrides: Sequence[str]) -> list[Finding]:
+    """What a chosen SLURM launcher lacks."""
+    chosen = [part.partition("=")[2] for part in overrides if part.startswith("hydra/launcher=")]
+    if not chosen or not ("slurm" in chosen[-1] or "submitit" in chosen[-1]):
+        return []
+    found = []
+    if not has("hydra_plugins.hydra_submitit_launcher"):
+        found.append(
+            Finding(
+                True, "submitit", "the SLURM launcher is not installed; pip install hydra-submitit-launcher"
+            )
+        )
+    if shutil.which("sbatch") is None:
+        found.append(
+            Finding(True, "sbatch", "sbatch is not in PATH; start sweeps on a login node of the cluster")
+        )
+    return found
+
+
+def report(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) -> str:
+    """The text for a terminal: this machine, a row per setup, and what to do, each distinct problem once."""
+    rows = [
+        [
+            one.setup,
+            one.title,
+            "yes" if one.ready else "no",
+            ", ".join(dict.fromkeys(finding.name for finding in one.findings if finding.blocks)) or "-",
+        ]
+        for one in diagnoses
+    ]
+    ready = sum(one.ready for one in diagnoses)
+    parts = [
+        "\n".join(f"{name:<14}{fact}" for name, fact in facts.items()),
+        tabulate(rows, headers=["setup", "", "ready", "missing"], tablefmt="simple", disable_numparse=True),
+        f"{ready} of {len(diagnoses)} setups are ready at scale {scale}; memory and disk are estimates",
+    ]
+    for blocks, heading in ((True, "missing"), (False, "remarks")):
+        concerned: dict[Finding, list[str]] = {}
+        for one in diagnoses:
+            for finding in one.findings:
+                if finding.blocks is blocks:
+                    concerned.setdefault(finding, []).append(one.setup)
+        if concerned:
+            parts.append(f"{heading}:")
+        parts += [_entry(finding, names, len(diagnoses)) for finding, names in concerned.items()]
+    return "\n\n".join(parts)
+
+
+def _entry(finding: Finding, names: Sequence[str], asked: int) -> str:
+    first, *tree = finding.text.splitlines()
+    who = f"all {asked}" if len(names) == asked > 1 else _ranges(names)
+    wrapped = textwrap.fill(
+        f"{finding.name} ({who}): {first}",
+        120,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+    )
+    return "\n".join([wrapped, *tree])
+
+
+def _ranges(names: Sequence[str]) -> str:
+    """S01, S02, S03, S07 as S01-S03, S07."""
+    runs: list[list[str]] = []
+    for name in names:
+        if (
+            runs
+            and name in SETUPS
+            and runs[-1][-1] in SETUPS
+            and SETUPS.index(name) == SETUPS.index(runs[-1][-1]) + 1
+        ):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def as_json(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) -> str:
+    """The same for programs."""
+    entries = [
+        {
+            "setup": one.setup,
+            "title": one.title,
+            "ready": one.ready,
+            "findings": [asdict(f) for f in one.findings],
+        }
+        for one in diagnoses
+    ]
+    whole: dict[str, Any] = {
+        "scale": scale,
+        "ready": all(one.ready for one in diagnoses),
+        "machine": facts,
+        "setups": entries,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m midre_exp.doctor", description=__doc__)
+    parser.add_argument(
+        "setups",
+        nargs="*",
+        metavar="SETUP|OVERRIDE",
+        help="S01 ... S37, none: all; and Hydra overrides, KEY=VALUE",
+    )
+    parser.add_argument("--scale", default="paper", help="paper (default), synth or mini")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        use_own_configs(options.config_dir)
+    except ConfigError as error:
+        print(f"midre_exp: {error}", file=sys.stderr)
+        return 2
+    overrides = [part for part in options.setups if "=" in part or part.startswith("~")]
+    setups = [
+        name for part in options.setups if part not in overrides for name in part.split(",") if name
+    ] or SETUPS
+    scale = next((part[6:] for part in reversed(overrides) if part.startswith("scale=")), options.scale)
+    overrides = [part for part in overrides if not part.startswith("scale=")]
+    diagnoses = diagnose(setups, overrides, scale)
+    facts = machine(Path.cwd())
+    print(as_json(diagnoses, facts, scale) if options.json else report(diagnoses, facts, scale))
+    return 0 if all(one.ready for one in diagnoses) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+# The package's public names, each with the module that holds it; loaded when first used.
+# These names, not the modules, stand in configs and keys.
+from .accuracy import AttackAccuracy as AttackAccuracy
+from .accuracy import Confidence as Confidence
+from .distance import EvaluatorDistance as EvaluatorDistance
+from .distance import KnnDistance as KnnDistance
+from .face import FaceDistance as FaceDistance
+from .fid import EvaluatorFid as EvaluatorFid
+from .fid import Fid as Fid
+from .prdc import Prdc as Prdc
+from .stages import StageAccuracy as StageAccuracy

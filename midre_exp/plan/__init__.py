@@ -1,0 +1,1 @@
+"""From a command line to the key of every stage. Nothing here loads torch."""

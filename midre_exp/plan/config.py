@@ -1,0 +1,154 @@
+"""Reading configs: where they lie, how a node becomes an object, and how a node becomes a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midre_exp.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    pass
+if TYPE_CHECKING:
+    pass
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from midre_exp import ALLOWED_TARGETS
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: The Hydra configs: inside the package in an installed wheel, beside it in a checkout.
+CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+#: The environment variable that names a config folder of the user's own, to this process and to all that it
+#: starts.
+OWN_CONFIGS = "MIDRE_CONF"
+
+
+def use_own_configs(folder: str | None) -> None:
+    """Read ``folder`` beside the packaged configs from here on (``--config-dir``); None changes nothing.
+    Raises ConfigError.
+    """
+    if folder is not None:
+        os.environ[OWN_CONFIGS] = str(Path(folder).resolve())
+    own_configs()
+
+
+def own_configs() -> Path | None:
+    """The user's own config folder, if there is one. Raises ConfigError when it is no folder."""
+    given = os.environ.get(OWN_CONFIGS)
+    if not given:
+        return None
+    folder = Path(given).resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the config folder {given} (--config-dir or {OWN_CONFIGS}) is no folder; correct it"
+        )
+    return folder
+
+
+def config_files(group: str) -> dict[str, Path]:
+    """The yaml of every choice of a group by name, sorted: the packaged ones, then the user's own under other
+    names.
+    """
+    folders = [folder / group for folder in (own_configs(), CONF_DIR) if folder is not None]
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return {name: found[name] for name in sorted(found)}
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain dictionaries, lists and values, interpolations resolved; missing values (???)
+    are a ConfigError.
+    """
+    if not isinstance(node, (DictConfig, ListConfig)):
+        return node
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        names = sorted(_missing(OmegaConf.to_container(node, resolve=False)))
+        raise ConfigError(
+            f"the config needs a value for {', '.join(names)}; give it as {names[0]}=VALUE"
+        ) from error
+
+
+def _missing(node: Any, path: str = "") -> Iterable[str]:
+    """The keys whose value is ???."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _missing(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _missing(value, f"{path}.{index}")
+    elif node == "???":
+        yield path
+
+
+def digest(value: Any) -> str:
+    """16 hex digits that identify a plain value: SHA-256 of its canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The mapping without some of its keys."""
+    return {key: value for key, value in node.items() if key not in keys}
+
+
+def targets_of(node: Any) -> Iterable[str]:
+    """Every ``_target_`` in a plain config, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from targets_of(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from targets_of(value)
+
+
+def check_targets(node: Any, allow: Iterable[str] = ()) -> None:
+    """Raise ConfigError for a ``_target_`` anywhere in a plain config that starts neither as the project nor
+    as ``allow`` allows.
+    """
+    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in allow))
+    for target in targets_of(node):
+        if not target.startswith(prefixes):
+            root = target.split(".")[0]
+            raise ConfigError(
+                f"_target_ {target} is not allowed; add runtime.trusted_packages=[{root}] if you trust that package"
+            )
+
+
+def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> Any:
+    """Instantiate a config node by its ``_target_``.
+
+    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of ``allow``
+    (the user's ``runtime.trusted_packages``). Raises ConfigError naming the target when it is not allowed,
+    not importable, or given unknown arguments.
+    """
+    import hydra.utils
+    from hydra.errors import InstantiationException
+
+    node = plain(node)
+    check_targets(node, allow)
+    try:
+        return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        reason = " ".join(str(error.__cause__ or error).split())
+        given = ", ".join(
+            f"{k}={v!r}" for k, v in node.items() if not k.startswith("_") and not isinstance(v, (dict, list))
+        )
+        raise ConfigError(
+            f"cannot build {node.get('_target_', node)} with {given or 'no values'}: {reason}"
+        ) from error
+
+
+Allow = tuple[str, ...]

@@ -1,0 +1,59 @@
+"""Splitting a long attack by identities over several jobs: ``attack.shard=3/16`` is the third of sixteen.
+
+A shard is an artifact of its own, named after the attack it belongs to; the run without ``attack.shard``
+merges what shards it finds, attacks whom they leave over, and comes to the numbers of an attack that was
+never split: every item draws from a stream of its own, and only the rounding of sums can depend on the size
+of a batch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from midre_exp.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+STAGE = "shard"
+_TEXT = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})")
+KEY = re.compile(r"([1-9]\d*)of([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Number ``number``, from 1, of ``count``."""
+
+    number: int
+    count: int
+
+    def key(self, attack: str) -> str:
+        """The store's name of this shard of the attack with key ``attack``."""
+        return f"{attack}-{self.number}of{self.count}"
+
+    def people(self, identities: int) -> range:
+        """Whose turn it is: the ranges of all shards are disjoint, in order, as equal as can be, and cover
+        0..identities-1.
+
+        Raises ConfigError when there are more shards than identities.
+        """
+        if self.count > identities:
+            raise ConfigError(
+                f"attack.shard={self.number}/{self.count} splits {identities} identities into more parts than there are; use fewer"
+            )
+        first, last = self.number - 1, self.number
+        return range(first * identities // self.count, last * identities // self.count)
+
+
+def parse_shard(text: str | None) -> Shard | None:
+    """``3/16`` as a shard, None as none. Raises ConfigError for anything else."""
+    if text is None:
+        return None
+    match = _TEXT.fullmatch(str(text))
+    if match is None or int(match[1]) > int(match[2]):
+        raise ConfigError(
+            f"attack.shard={text} is no part of a whole; write 3/16 for the third of sixteen, or null"
+        )
+    return Shard(int(match[1]), int(match[2]))

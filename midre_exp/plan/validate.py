@@ -1,0 +1,80 @@
+"""Values that cannot be used: what can be told of a resolved config at once, before data, networks or keys,
+and what its parts demand of numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from midre_exp.errors import ConfigError
+
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError naming the first key whose value cannot be used, and what can."""
+    for key, number in _numbers(settings):
+        _demand(math.isfinite(number), key, number, "a finite number")
+    runtime = settings["runtime"]
+    _demand(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
+    for name, path in settings["paths"].items():
+        _demand(isinstance(path, str) and path.strip() != "", f"paths.{name}", path, "a folder")
+    for name in ("devices", "chunk", "checkpoint_every"):
+        _demand(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
+    threads, progress, allow = (runtime[name] for name in ("threads", "progress", "allow"))
+    _demand(threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null")
+    _demand(progress in ("auto", True, False), "runtime.progress", progress, "auto, true or false")
+    listed = isinstance(allow, list) and all(isinstance(name, str) for name in allow)
+    _demand(listed, "runtime.trusted_packages", allow, "a list such as [my_defenses]")
+    for role in ("private", "public", "evaluation"):
+        node = settings["data"].get(role, {})
+        _demand(isinstance(node, Mapping), f"data.{role}", node, "a dataset with a _target_")
+    for model in ("target", "evaluator"):
+        recipe = settings[model]["recipe"]
+        size, precision = recipe["batch_size"], recipe["precision"]
+        _demand(_counts(size), f"{model}.recipe.batch_size", size, "a whole number from 1")
+        _demand(
+            precision in _PRECISIONS,
+            f"{model}.recipe.precision",
+            precision,
+            f"one of {', '.join(_PRECISIONS)}",
+        )
+
+
+def require_counts(part: str, **counts: int | None) -> None:
+    """Raise ConfigError for the first that is no whole number from 1, naming it as a key of ``part``; None is
+    fine.
+    """
+    for name, value in counts.items():
+        if value is not None and not _counts(value):
+            raise ConfigError(f"{part}.{name}={value} must be at least 1 and a whole number")
+
+
+def require_numbers(part: str, *, low: float = 0.0, high: float = math.inf, **numbers: float) -> None:
+    """Raise ConfigError for the first that is no number from ``low`` to ``high``, naming it as a key of
+    ``part``.
+    """
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not low <= value <= high:
+            limits = f"lie in [{low:g}, {high:g}]" if math.isfinite(high) else f"be a number from {low:g}"
+            raise ConfigError(f"{part}.{name}={value} must {limits}")
+
+
+def _numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every fraction with its key."""
+    if isinstance(node, float):
+        yield path, node
+    elif isinstance(node, (Mapping, list)):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _numbers(value, f"{path}.{key}" if path else str(key))
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _demand(fits: bool, key: str, value: Any, wanted: str) -> None:
+    if not fits:
+        raise ConfigError(f"{key}={value} cannot be used; give {wanted}")

@@ -1,0 +1,1 @@
+"""StyleGAN networks, their files and their training."""

@@ -1,0 +1,1 @@
+"""What records say to the paper's claims."""

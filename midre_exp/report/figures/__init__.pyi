@@ -1,0 +1,8 @@
+# The package's public names, each with the module that holds it; loaded when first used.
+# These names, not the modules, stand in configs and keys.
+from .bars import Bars as Bars
+from .curves import Curves as Curves
+from .features import Reconstructed as Reconstructed
+from .features import Separated as Separated
+from .grid import Grid as Grid
+from .scatter import Scatter as Scatter

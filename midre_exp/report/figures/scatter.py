@@ -1,0 +1,128 @@
+"""Accuracy against attack accuracy, a panel for each setup, a marker for each defense (Fig. 5)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from midre_exp.report.figures.points import (
+    as_csv,
+    bars_about,
+    derived,
+    from_paper,
+    measured,
+    named,
+    not_run,
+    panels_of,
+    pick,
+)
+from midre_exp.report.figures.style import Drawing, Drawn, mark_of, name_of, panels, say
+from midre_exp.report.runs.defense_names import Arm
+from midre_exp.report.runs.planned_runs import Cell
+from midre_exp.report.runs.published import Published
+
+
+class Scatter(Drawn):
+    """``defenses``: of the paper's rows, those with these names are drawn; our runs are all drawn."""
+
+    def __init__(self, *, defenses: Sequence[Sequence[str]], columns: int = 3):
+        self.defenses = {tuple(names) for names in defenses}
+        self.columns = columns
+
+    def draw(
+        self, cells: Sequence[Cell], printed: Sequence[Published], kept: Mapping[str, pd.DataFrame]
+    ) -> Drawing:
+        """A marker for every run; of the paper hollow ones, or a line where it prints the attack accuracy
+        alone.
+        """
+        setups = panels_of(cells)
+        ours, records = measured(cells)
+        paper = from_paper([row for row in printed if row.arm.names in self.defenses], list(setups))
+        figure, every = panels(
+            len(setups),
+            self.columns,
+            2.1,
+            x="accuracy (%), more is better",
+            y="attack accuracy (%), less is safer",
+        )
+        arms = list(dict.fromkeys(cell.arm for cell in cells))
+        for axes, (setup, own) in zip(every, setups.items(), strict=True):
+            _panel(axes, pick(ours, setup), pick(paper, setup), arms)
+            say(axes, f"{setup}: {named(own)}", not_run(own))
+        figure.legend(handles=_handles(arms, paper), loc="outside lower center", ncols=5)
+        notes = ["Bars are 95 % intervals.", *derived(paper)]
+        if paper["acc"].isna().any():
+            notes.append(
+                "Lines: of these the paper prints the attack accuracy alone, or a bound of it (dotted, with arrows)."
+            )
+        return Drawing(figure, {"": as_csv(ours, paper)}, records, notes)
+
+
+def _panel(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame, others: Sequence[Arm]) -> None:
+    axes.set(ylim=(-3, 103), yticks=range(0, 120, 20))
+    if ours.empty and paper.dropna(subset=["acc", "att_acc1"]).empty:
+        axes.set_xticks([])  # levels alone
+    for place, arm in enumerate(ours["arm"]):
+        row, mark = ours.iloc[[place]], mark_of(arm, others)
+        axes.errorbar(
+            row["acc"].to_numpy(float), row["att_acc1"].to_numpy(float),
+            bars_about(row, "att_acc1"), bars_about(row, "acc"), **_style(mark.marker, mark.colour), elinewidth=0.6,
+        )  # fmt: skip
+    for row in paper.to_dict("records"):
+        mark = mark_of(row["arm"], others)
+        limit = bound_of(row["note"])
+        if _is(row["acc"]) and _is(row["att_acc1"]):
+            axes.plot([row["acc"]], [row["att_acc1"]], **_style(mark.marker, mark.colour, hollow=True))
+        elif _is(row["att_acc1"]):
+            _line(axes, row["att_acc1"], "--", mark.marker, mark.colour)
+        elif limit is not None:
+            _line(axes, limit, ":", mark.marker, mark.colour)
+            axes.plot(
+                [0.12],
+                [limit - 4],
+                "v",
+                color=mark.colour,
+                markersize=3,
+                transform=axes.get_yaxis_transform(),
+            )
+
+
+def _line(axes: Axes, height: float, style: str, marker: str, colour: str) -> None:
+    """A level over the whole panel that carries the hollow marker of its defense at the left end."""
+    axes.axhline(height, linestyle=style, color=colour, linewidth=0.8, zorder=1.4)
+    axes.plot([0.04], [height], transform=axes.get_yaxis_transform(), **_style(marker, colour, hollow=True))
+
+
+def bound_of(note: str) -> float | None:
+    """The percent that attack accuracy is printed to be below, from the note of a row."""
+    found = re.match(r"attack_acc < (\d+(?:\.\d+)?)", note)
+    return float(found[1]) if found else None
+
+
+def _style(marker: str, colour: str, *, hollow: bool = False) -> dict[str, Any]:
+    big = 3 if marker in "*P" else 0
+    return {
+        "marker": marker,
+        "linestyle": "none",
+        "color": colour,
+        "markerfacecolor": "white" if hollow else colour,
+        "markersize": (7 if hollow else 5) + big,
+    }
+
+
+def _handles(arms: Sequence[Arm], paper: pd.DataFrame) -> list[Line2D]:
+    marks = [(name_of(arm), mark_of(arm, arms)) for arm in arms]
+    found = [Line2D([], [], label=label, **_style(mark.marker, mark.colour)) for label, mark in marks]
+    if len(paper):
+        found.append(Line2D([], [], label="paper: the same, hollow", **_style("o", "#000000", hollow=True)))
+    return found
+
+
+def _is(value: Any) -> bool:
+    return value is not None and not math.isnan(value)

@@ -1,0 +1,1 @@
+"""Dashboards and records in Weights & Biases."""

@@ -1,0 +1,43 @@
+"""Records as W&B runs: one for each record, with its numbers as summary and its config; job type ``metrics``,
+the last stage of a run.
+
+Run by every finished run that is tracked, and by ``python -m midre_exp.report wandb`` for records made
+before. The id of the W&B run is made of the record's key, so that a record is there once however often it is
+pushed; private images are never sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.records import read_records
+from midre_exp.tracking.record import push_record
+from midre_exp.tracking.tracker import goes_online
+
+
+def push_records(overrides: Sequence[str]) -> int:
+    """Push all records of a scale: ``overrides`` are Hydra's, a word alone is a scale. Prints what was done;
+    returns how many were pushed.
+
+    Raises ConfigError when there are none or W&B cannot be reached.
+    """
+    overrides = [part if "=" in part else f"scale={part}" for part in overrides]
+    with packaged_configs():
+        settings = settings_of(["tracking=wandb", *overrides])
+    tracking, paths = settings["tracking"], settings["paths"]
+    if tracking["mode"] == "off":
+        raise ConfigError("tracking.mode=off pushes nothing; use auto, online or offline")
+    records = read_records(settings)
+    if not records:
+        raise ConfigError(
+            f"{paths['results']} has no records of scale {settings['scale']}; run something, or give another scale"
+        )
+    pushed = sum(push_record(record, tracking, paths) for record in records)
+    print(f"{pushed} of {len(records)} records pushed, {len(records) - pushed} were there unchanged")
+    if pushed and not goes_online(tracking):
+        folders = Path(paths["runs"]) / "wandb" / "record-*/wandb/offline-run-*"
+        print(f"offline, for want of a key or as asked; upload with: wandb sync {folders}")
+    return pushed

@@ -1,0 +1,1 @@
+"""A blinded page of questions for people, and its answers."""

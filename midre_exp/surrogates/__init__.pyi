@@ -1,0 +1,3 @@
+# The package's public names, each with the module that holds it; loaded when first used.
+# These names, not the modules, stand in configs and keys.
+from .lomma import LommaSurrogates as LommaSurrogates

@@ -1,0 +1,179 @@
+"""What runs would build, share and reuse, and about how long that would take: ``python -m midre_exp --plan
+OVERRIDES``, and the same of tables, ``python -m midre_exp.report TABLE --plan``.
+
+Nothing is launched. The time of a stage is the median of what stages of the same kind took before, by the
+records of the same scale; where none did, the plan says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from midre_exp.errors import UserError
+from midre_exp.plan.keys import Plan, fingerprints_once, make_plan, uses_target
+from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.records import check_record
+from midre_exp.store.files import read_json
+from midre_exp.store.store import Store
+from midre_exp.sweep.finished import is_finished
+
+_ORDER = ("target", "evaluator", "prior", "surrogates", "shard", "attack", "metrics")
+_LISTED = 80  # stages listed one by one; above that only the sums
+
+
+@dataclass
+class Needed:
+    """One stage of a sweep: what it is, how many runs use it, whether it is in the store, seconds it may take
+    (None: never measured).
+    """
+
+    stage: str
+    key: str
+    what: str
+    stored: bool
+    seconds: float | None
+    runs: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Forecast:
+    """Counts of runs, and every distinct stage of those to do, in the order of a run."""
+
+    planned: int
+    finished: int
+    repeated: int
+    stages: list[Needed]
+
+    @property
+    def to_do(self) -> int:
+        """Runs that would be launched."""
+        return self.planned - self.finished - self.repeated
+
+
+def kind(settings: Mapping[str, Any], stage: str) -> str:
+    """What a stage is, in a few words: stages of one kind take about the same time. ``settings`` may come
+    from a record.
+    """
+    target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
+    prior = settings["attack"]["prior"]
+    if stage == "target":
+        return target
+    if stage == "evaluator":
+        return str(settings["evaluator"]["name"])
+    if stage == "prior":
+        return f"{prior['name']} for {target}" if uses_target(prior) else str(prior["name"])
+    if stage == "surrogates":
+        return f"{settings['attack']['surrogates']['name']} for {target}"
+    if stage in ("attack", "shard"):
+        return f"{settings['attack']['name']} on {target}"
+    return f"of {settings['attack']['name']} on {target}"
+
+
+def rates(results: Path) -> dict[tuple[str, str], float]:
+    """Median seconds of each (stage, kind) over the records of a scale, ``results`` being its folder. Records
+    nobody can read count for nothing here.
+    """
+    seconds: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for path in sorted((results / "records").glob("*.json")):
+        try:
+            record = read_json(path)
+            check_record(path)
+            for stage, spent in record["seconds"].items():
+                key = record["artifacts"][stage]  # a shared stage is one measurement
+                seconds[stage, kind(record["config"], stage)][key] = float(spent)
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
+            continue
+    return {name: median(found.values()) for name, found in seconds.items()}
+
+
+def forecast(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Forecast:
+    """The forecast of jobs, given as resolved settings and plans."""
+    seen: set[str] = set()
+    found: dict[tuple[str, str], Needed] = {}
+    measured: dict[Path, dict[tuple[str, str], float]] = {}
+    planned = finished = repeated = 0
+    for settings, plan in jobs:
+        planned += 1
+        if is_finished(settings, plan):
+            finished += 1
+            continue
+        if plan.key in seen:
+            repeated += 1
+            continue
+        seen.add(plan.key)
+        results = Path(settings["paths"]["results"]) / settings["scale"]
+        if results not in measured:
+            measured[results] = rates(results)
+        store = Store(settings["paths"]["store"])
+        for stage in plan.stages.values():
+            entry = found.get((stage.name, stage.key))
+            if entry is None:
+                what = kind(settings, stage.name)
+                entry = found[stage.name, stage.key] = Needed(
+                    stage.name,
+                    stage.key,
+                    what,
+                    store.peek(stage.name, stage.key),
+                    measured[results].get((stage.name, what)),
+                )
+            entry.runs.append(plan.key)
+    order = {stage: number for number, stage in enumerate(_ORDER)}
+    stages = sorted(found.values(), key=lambda entry: order[entry.stage])
+    return Forecast(planned, finished, repeated, stages)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def lines(plan: Forecast) -> list[str]:
+    """The forecast as text."""
+    text = [
+        f"{plan.planned} runs planned: {plan.finished} finished before, {plan.repeated} repeated, {plan.to_do} to do"
+    ]
+    if not plan.stages:
+        return text
+    text += ["", f"{'stage':<12}{'distinct':>9}{'uses':>7}{'stored':>8}{'to build':>10}  time"]
+    total, unknown = 0.0, 0
+    for stage in dict.fromkeys(entry.stage for entry in plan.stages):
+        entries = [entry for entry in plan.stages if entry.stage == stage]
+        build = [entry for entry in entries if not entry.stored]
+        known = [entry.seconds for entry in build if entry.seconds is not None]
+        total += sum(known)
+        unknown += len(build) - len(known)
+        time = duration(sum(known)) if known else "-"
+        more = f" and {len(build) - len(known)} never measured" if len(build) > len(known) else ""
+        uses = sum(len(entry.runs) for entry in entries)
+        text.append(
+            f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}  {time}{more}"
+        )
+    text.append(
+        f"together about {duration(total)} of one device, by the records of this scale"
+        + (f"; {unknown} stages of kinds never measured come on top" if unknown else "")
+    )
+    if len(plan.stages) <= _LISTED:
+        text += ["", *(_line(entry) for entry in plan.stages)]
+    return text
+
+
+def _line(entry: Needed) -> str:
+    runs = f"{len(entry.runs)} runs" if len(entry.runs) > 1 else "1 run"
+    time = "" if entry.seconds is None else f", about {duration(entry.seconds)}"
+    state = "stored" if entry.stored else f"to build{time}"
+    return f"{entry.stage:<12}{entry.key}  {runs:>8}  {state}: {entry.what}"
+
+
+def show(jobs: Sequence[Sequence[str]]) -> None:
+    """Print the forecast of jobs, each given as its overrides. Raises what composing and planning raise."""
+    with packaged_configs(), fingerprints_once():
+        composer = packaged_composer()
+        every = [composer.settings([part for part in job if not part.startswith("hydra")]) for job in jobs]
+        print("\n".join(lines(forecast((settings, make_plan(settings)) for settings in every))))

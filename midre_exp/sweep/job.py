@@ -1,0 +1,139 @@
+"""One Hydra job: check that it is what was planned, carry it out, leave a report if it fails.
+
+This module is what launchers pickle and import in other processes, so it holds no torch object and imports
+torch only when a job runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from midre_exp.errors import ConfigError, StoreError, UserError
+from midre_exp.plan.config import plain
+from midre_exp.plan.digests import first_difference
+from midre_exp.plan.keys import Plan, fingerprints_once, make_plan
+from midre_exp.plan.shards import STAGE as SHARD
+from midre_exp.records import git_commit
+from midre_exp.store.files import read_json, remove_file, write_json
+from midre_exp.store.lock import LockedError
+from midre_exp.sweep.finished import failure_path, is_finished, result_path, snapshot_path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: the path of its record, or the error that stopped it, or who is building what it needs
+    (``busy``), so that it is to come again.
+    """
+
+    record: str | None = None
+    error: BaseException | None = None
+    busy: str | None = None
+
+    def __reduce__(self) -> tuple[type[Outcome], tuple[str | None, BaseException | None, str | None]]:
+        """Cross to another process whatever the error: one that cannot be pickled goes as its text."""
+        return Outcome, (self.record, _portable(self.error), self.busy)
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # errors of other people's libraries fail here in many ways
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+class Task:
+    """What Hydra calls for each job. It never raises, so that a launcher goes on with the next job; ``last``
+    is the newest outcome of this process.
+    """
+
+    last: Outcome | None = None
+
+    def __call__(self, config: DictConfig) -> Outcome:
+        """Carry out one composed config."""
+        try:
+            self.last = Outcome(record=carry_out(plain(config)))
+        except LockedError as busy:
+            print(f"{busy}; this run comes again after others", flush=True)
+            self.last = Outcome(busy=str(busy))
+        except Exception as error:
+            self.last = Outcome(error=error)
+        return self.last
+
+
+def carry_out(settings: Mapping[str, Any]) -> str:
+    """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json``
+    and is raised.
+
+    Raises LockedError, no failure, where ``plan.patient`` is off and another process is building one of its
+    stages.
+    """
+    with fingerprints_once():
+        return _carry_out(settings)
+
+
+def _carry_out(settings: Mapping[str, Any]) -> str:
+    plan = make_plan(settings)
+    check_frozen(settings, plan)
+    failure = failure_path(settings, plan.key)
+    try:
+        if is_finished(settings, plan):
+            path = result_path(settings, plan)
+            print(f"nothing to do, {path} is complete", flush=True)
+        else:
+            from midre_exp.run import run
+
+            path = run(settings)
+            print(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}", flush=True)
+    except LockedError:
+        raise
+    except Exception as error:
+        report_failure(failure, settings, error, traceback.format_exc())
+        raise
+    remove_file(failure)
+    return str(path)
+
+
+def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException, trace: str) -> None:
+    """Leave what is known of a failed run; ``path`` is named after its key."""
+    report = {
+        "key": path.stem,
+        "setup": settings["setup"]["id"],
+        "error": f"{type(error).__name__}: {error}",
+        "user_error": isinstance(error, UserError),
+        "traceback": trace,
+        "config": settings,
+    }
+    write_json(path, report)
+
+
+def check_frozen(settings: Mapping[str, Any], plan: Plan) -> None:
+    """Compare a queued job with what was planned at launch: Hydra composes configs again when a job starts,
+    files may have changed since.
+
+    Raises ConfigError naming the first difference.
+    """
+    planned = settings["plan"]
+    if planned["key"] is not None and planned["key"] != plan.key:
+        snapshot = snapshot_path(settings, planned["key"])
+        change = "the data changed"
+        if snapshot.exists():
+            ignore = ("plan", "runtime", "tracking", "paths")
+            launched = read_json(snapshot)
+            if not isinstance(launched, dict):
+                raise StoreError(f"{snapshot} is no config of a job; delete it and launch the sweep again")
+            old, new = ({k: v for k, v in s.items() if k not in ignore} for s in (launched, settings))
+            change = first_difference(old, new) or change
+        raise ConfigError(f"this job is not what was launched: {change}; launch the sweep again")
+    commit = git_commit()
+    if planned["commit"] is not None and planned["commit"] != commit:
+        raise ConfigError(
+            f"this job was launched at commit {planned['commit']}, the code is now at {commit}; launch the sweep again"
+        )

@@ -1,0 +1,210 @@
+"""Sweeps that plan before they launch: compose every job, subtract what is finished, freeze the rest, report
+at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, open_dict
+
+from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.compose import Composer
+from midre_exp.plan.keys import fingerprints_once, make_plan
+from midre_exp.plan.planning import expand
+from midre_exp.records import git_commit
+from midre_exp.store.files import read_json, write_json
+from midre_exp.store.lock import release_dead
+from midre_exp.store.store import Store
+from midre_exp.sweep.estimate import duration
+from midre_exp.sweep.finished import failure_path, is_finished, snapshot_path
+from midre_exp.sweep.job import report_failure
+
+
+class SweepFailed(UserError):
+    """Some jobs of a sweep failed; of each there is a report."""
+
+
+class Planned(NamedTuple):
+    """One job that is left to do: what it is launched with and what it was composed to."""
+
+    key: str
+    overrides: list[str]
+    settings: dict[str, Any]
+
+
+def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+    """The product of the swept overrides, or the jobs of a file, minus finished runs, minus duplicates, with
+    any launcher; ``sweeper`` is Hydra's, set up.
+
+    Each job is launched with ``plan.key`` and ``plan.commit`` and refuses to run if it has become something
+    else by the time it starts. Raises SweepFailed when a job failed, UserError when a job cannot even be
+    planned.
+    """
+    jobs = (
+        expand(arguments, sweeper.hydra_context.config_loader)
+        if sweeper.jobs is None
+        else listed_jobs(Path(sweeper.jobs), arguments)
+    )
+    todo = plan_jobs(sweeper, jobs)
+    if not todo:
+        return []
+    started = time.monotonic()
+    results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
+    summarise(todo, results, time.monotonic() - started)
+    return [results]
+
+
+def listed_jobs(file: Path, arguments: Sequence[str] = ()) -> list[list[str]]:
+    """The jobs of a JSON file, each a list of overrides. Raises ConfigError when it is something else, and
+    for further ``arguments``.
+    """
+    if arguments:
+        raise ConfigError(
+            f"hydra.sweeper.jobs={file} lists whole jobs, to which {arguments[0]} cannot be added; leave it out"
+        )
+    try:
+        jobs = read_json(file)
+    except (OSError, ValueError, UserError) as error:
+        raise ConfigError(f"hydra.sweeper.jobs={file} cannot be read ({error}); correct the path") from error
+    if not (isinstance(jobs, list) and all(isinstance(job, list) for job in jobs)):
+        raise ConfigError(
+            f"hydra.sweeper.jobs={file} is no list of jobs, each a list of overrides; correct it"
+        )
+    return [[str(part) for part in job] for job in jobs]
+
+
+def at_a_time(launcher: Mapping[str, Any]) -> int | None:
+    """How many jobs a launcher of this machine works on at a time; None for a cluster, where waiting jobs
+    keep nobody else from running.
+    """
+    if "n_jobs" in launcher:  # joblib: -1 is one for each core, -2 one less
+        jobs = int(launcher["n_jobs"] or 1)
+        return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)
+    return 1 if str(launcher["_target_"]).endswith("BasicLauncher") else None
+
+
+def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> list[JobReturn]:
+    """The result of every job, in order.
+
+    A job that needs a stage which another process is building makes room for the next one and comes again
+    when all others have had their turn. The last jobs of a round wait instead, one for each other worker and
+    at least one; all do where no job is without a worker, or where ``workers`` is None.
+    """
+    done: dict[str, JobReturn] = {}
+    waiting = list(todo)
+    while waiting:
+        last = 0 if workers is None or workers >= len(waiting) else len(waiting) - max(1, workers - 1)
+        jobs = [[*job.overrides, f"plan.patient={number >= last}"] for number, job in enumerate(waiting)]
+        try:
+            results = launch(launcher, jobs)
+        except BaseException as error:
+            # SIGTERM, or a worker died: joblib has killed the others, which could give back nothing.
+            for store in {job.settings["paths"]["store"] for job in todo}:
+                release_dead(Store(store).root / "locks")
+            if isinstance(error, BrokenProcessPool):
+                raise SweepFailed(
+                    "a worker of this sweep was killed, often for want of memory (hydra.launcher.n_jobs lowers it), and joblib ended the "
+                    "others; the same command continues where they stopped"
+                ) from error
+            raise
+        for job, result in zip(waiting, results, strict=True):
+            done[job.key] = result
+        waiting = [job for job, result in zip(waiting, results, strict=True) if is_busy(result)]
+    return [done[job.key] for job in todo]
+
+
+def is_busy(result: JobReturn) -> bool:
+    """Whether a job has made room for others."""
+    value: Any = result._return_value
+    return result.status is JobStatus.COMPLETED and value.busy is not None
+
+
+def launch(launcher: Any, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+    """The results of all jobs, in order. What hydra-submitit-launcher brings itself breaks off at the first
+    lost job, so its choices (``submitit_local``, ``submitit_slurm``) are carried out as ours are.
+    """
+    if not type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher"):
+        results: Sequence[JobReturn] = launcher.launch(jobs, initial_job_idx=0)
+        return results
+    from midre_exp.sweep import submitit as cluster
+
+    context = {name: getattr(launcher, name) for name in ("hydra_context", "task_function", "config")}
+    return cluster.launch(launcher._EXECUTOR, launcher.params, context, jobs, 0)
+
+
+def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[Planned]:
+    """The jobs that are left to do, each with its frozen key; keeps their resolved configs for comparison at
+    their start.
+    """
+    with fingerprints_once():
+        return _plan_jobs(sweeper, jobs)
+
+
+def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[Planned]:
+    commit = git_commit()
+    composer = composer_of(sweeper)
+    todo: dict[str, Planned] = {}
+    finished = 0
+    for job in jobs:
+        settings = composer.settings(job)
+        plan = make_plan(settings)
+        if is_finished(settings, plan):
+            finished += 1
+            continue
+        write_json(snapshot_path(settings, plan.key), settings)
+        frozen = [f"plan.key='{plan.key}'", *([f"plan.commit='{commit}'"] if commit else [])]
+        todo.setdefault(plan.key, Planned(plan.key, [*job, *frozen], settings))
+    repeated = len(jobs) - finished - len(todo)
+    print(
+        f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do",
+        flush=True,
+    )
+    return list(todo.values())
+
+
+def composer_of(sweeper: Any) -> Composer:
+    """What composes the jobs of a sweep as Hydra will when they start."""
+    loader = sweeper.hydra_context.config_loader
+
+    def compose(overrides: list[str]) -> DictConfig:
+        composed: DictConfig = loader.load_sweep_config(sweeper.config, overrides)
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed
+
+    return Composer(compose, lambda name: bool(loader.get_group_options(name)))
+
+
+def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: float) -> None:
+    """Say how the jobs ended after ``seconds``, each failure by its overrides and its error. Raises
+    SweepFailed if there was one.
+
+    A job that could not report its failure, because its cluster ended it, is reported here.
+    """
+    failures = []
+    for job, result in zip(jobs, results, strict=True):
+        value: Any = result._return_value
+        if result.status is JobStatus.COMPLETED:
+            error = value.error
+        else:
+            error = value
+            report_failure(failure_path(job.settings, job.key), job.settings, error, trace="")
+        if error is not None:
+            failures.append((" ".join(part for part in job.overrides if not part.startswith("plan.")), error))
+    done = len(jobs) - len(failures)
+    print(f"{done} runs done, {len(failures)} failed, after {duration(seconds)}", flush=True)
+    for shown, error in failures:
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"  failed: {shown}\n    {text}", file=sys.stderr, flush=True)
+    if failures:
+        raise SweepFailed(
+            f"{len(failures)} of {len(jobs)} runs failed; their reports are in the failed folder of paths.runs"
+        )

@@ -1,0 +1,16 @@
+# The package's public names, each with the module that holds it; loaded when first used.
+# These names, not the modules, stand in configs and keys.
+from .architectures.densenet import DenseNet as DenseNet
+from .architectures.evolve import IR as IR
+from .architectures.evolve import FaceNet112 as FaceNet112
+from .architectures.inception_resnet_v1 import InceptionResNetV1 as InceptionResNetV1
+from .architectures.inception_v3 import InceptionV3 as InceptionV3
+from .architectures.maxvit import MaxViT as MaxViT
+from .architectures.resnest import ResNeSt as ResNeSt
+from .architectures.resnet import ResNet as ResNet
+from .architectures.vgg import VGG16 as VGG16
+from .architectures.vggface_resnet50 import VGGFaceResNet50 as VGGFaceResNet50
+from .base import Classifier as Classifier
+from .base import Output as Output
+from .factory import build_target as build_target
+from .factory import load_checkpoint as load_checkpoint

@@ -1,0 +1,78 @@
+"""A finished run's record as a run of Weights & Biases."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from midre_exp.data.pictures import grid
+from midre_exp.errors import StoreError
+from midre_exp.plan.config import digest, without
+from midre_exp.store.files import read_json, write_json
+from midre_exp.store.store import Store
+from midre_exp.tracking.tracker import goes_online, wandb_run
+
+_PICTURES = 64  # identities of which one reconstruction is shown
+
+
+def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: Mapping[str, str]) -> bool:
+    """Show one record; False when this very record was pushed before from these folders, to the same place.
+
+    ``tracking`` as in conf/tracking, not off; reconstructions are shown if the store of ``paths`` still has
+    them. Raises ConfigError as ``wandb_run``.
+    """
+    folder = Path(paths["runs"]) / "wandb" / f"record-{record['key']}"
+    done = {
+        "record": digest(record),
+        "online": goes_online(tracking),
+        **{key: tracking[key] for key in ("project", "entity")},
+    }
+    note = folder / "pushed.json"
+    try:
+        if read_json(note) == done:
+            return False
+    except StoreError:  # never pushed, or nobody knows
+        pass
+    shutil.rmtree(folder, ignore_errors=True)  # an older state of it must not be synchronised after this one
+    with wandb_run(
+        tracking,
+        stage="metrics",
+        group=str(record["setup"]["id"]),
+        tags=(record["attack"], record["defense"]["label"], record["scale"]),
+        config={
+            **without(record["config"], "plan"),
+            "stage": {"name": "metrics", "key": record["key"], "defense": record["defense"]["label"]},
+        },
+        folder=folder,
+        name=f"{record['setup']['id']} {record['attack']} {record['defense']['label']} seed {record['seed']}",
+        identity=f"record-{record['key']}",
+    ) as run:
+        run.summary.update(without(record, "config", "per_identity"))
+        run.log(_tables(record) | _pictures(record, paths["store"]))
+    write_json(note, done)
+    return True
+
+
+def _tables(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for each attacked identity; records from before these were kept have none."""
+    import wandb
+
+    columns: Mapping[str, Sequence[float]] = record.get("per_identity") or {}
+    if not columns:
+        return {}
+    rows = [[label, *values] for label, values in enumerate(zip(*columns.values(), strict=True))]
+    return {"identities": wandb.Table(columns=["identity", *columns], data=rows)}
+
+
+def _pictures(record: Mapping[str, Any], store: str) -> dict[str, Any]:
+    """The first reconstruction of the first identities, as one picture."""
+    import wandb
+
+    attack = Store(store).find("attack", record["artifacts"]["attack"])
+    if attack is None:
+        return {}
+    found = attack.tensors("reconstructions")
+    first = (found["restarts"] == 0) & (found["labels"] < _PICTURES)
+    return {"reconstructions": wandb.Image(grid(found["images"][first]))} if bool(first.any()) else {}

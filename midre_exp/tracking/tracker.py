@@ -1,0 +1,172 @@
+"""Live views of a run: nothing, or Weights & Biases. Records are the truth; a tracker only shows.
+
+Each stage is one W&B run (job type = stage) in the group of its setup, and is always finished, also when the
+stage fails: a second ``wandb.init`` in one process would otherwise be handed the first run. The run of the
+last stage, ``metrics``, holds the record (`report/to_wandb.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from torch import Tensor
+
+from midre_exp.errors import ConfigError
+
+_NETRC = (Path("~/.netrc"), Path("~/_netrc"))
+_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # W&B's own server, by its old and its new name
+_LONGEST_TAG = 64  # characters W&B takes
+
+
+class Tracker(Protocol):
+    """What a stage may report while it runs."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers at a step."""
+        ...
+
+    def images(self, name: str, images: Tensor, step: int) -> None:
+        """A grid of images, float [n, 3, h, w] in [0, 1] or uint8."""
+        ...
+
+
+class NoTracker:
+    """Reports nothing."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def images(self, name: str, images: Tensor, step: int) -> None:
+        """Do nothing."""
+
+
+class WandbTracker:
+    """Reports to one W&B run."""
+
+    def __init__(self, run: Any):
+        self.run = run
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers at a step."""
+        self.run.log({**values, "step": step})
+
+    def images(self, name: str, images: Tensor, step: int) -> None:
+        """One picture holding the whole grid."""
+        import wandb
+
+        from midre_exp.data.pictures import grid
+
+        self.run.log({name: wandb.Image(grid(images)), "step": step})
+
+
+def has_key() -> bool:
+    """Whether W&B can be reached in somebody's name: WANDB_API_KEY, or what ``wandb login`` left in the netrc
+    file.
+    """
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC") or next((p for p in _NETRC if p.expanduser().exists()), _NETRC[0]))
+    base = os.environ.get("WANDB_BASE_URL")
+    hosts = (urlsplit(base).hostname or "",) if base else _HOSTS
+    try:
+        known = netrc(file.expanduser())
+        return any(known.authenticators(host) is not None for host in hosts)
+    except (OSError, NetrcParseError):
+        return False
+
+
+def goes_online(settings: Mapping[str, Any]) -> bool:
+    """Whether ``settings`` (conf/tracking), not off, mean the server: ``online``, which needs a key; ``auto``
+    with a key; not ``offline``.
+
+    Raises ConfigError for another mode, and for ``online`` without a key.
+    """
+    mode = settings["mode"]
+    if mode not in ("auto", "offline", "online"):
+        raise ConfigError(f"tracking.mode={mode} is unknown; use off, offline, online or auto")
+    if mode == "online" and not has_key():
+        raise ConfigError(
+            "tracking.mode=online needs a key; run wandb login, set WANDB_API_KEY, or use tracking.mode=offline"
+        )
+    return mode != "offline" and has_key()
+
+
+@contextmanager
+def wandb_run(
+    settings: Mapping[str, Any],
+    *,
+    stage: str,
+    group: str,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+    folder: Path,
+    name: str | None = None,
+    identity: str | None = None,
+) -> Iterator[Any]:
+    """One W&B run, finished when the block ends, with the exit code of its outcome; what it is made of lies
+    in ``folder``.
+
+    ``identity``: a run of this id is continued if the server has it, so that nothing is there twice. Raises
+    ConfigError as ``goes_online`` and when the server cannot be reached.
+    """
+    online = goes_online(settings)
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run = wandb.init(
+            project=settings["project"],
+            entity=settings["entity"],
+            group=group,
+            job_type=stage,
+            name=name or f"{stage} {group}",
+            tags=[tag if len(tag) <= _LONGEST_TAG else f"{tag[: _LONGEST_TAG - 3]}..." for tag in tags],
+            config=dict(config),
+            dir=str(folder),
+            id=identity,
+            resume="allow" if identity and online else None,
+            mode="online" if online else "offline",
+            reinit="finish_previous",
+            settings=wandb.Settings(console="off", silent=True),
+        )
+    except wandb.Error as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"W&B cannot be reached ({reason}); use tracking.mode=offline and wandb sync later, or tracking=none"
+        ) from error
+    failed = True
+    try:
+        yield run
+        failed = False
+    finally:
+        run.finish(exit_code=int(failed))
+
+
+@contextmanager
+def track(
+    settings: Mapping[str, Any],
+    *,
+    stage: str,
+    group: str,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+    folder: Path,
+) -> Iterator[Tracker]:
+    """The tracker of one stage, as ``settings`` (conf/tracking) asks. Closed when the block ends, with the
+    exit code of its outcome.
+
+    ``mode``: ``off``; ``offline``; ``online`` (needs a key); ``auto`` is online with a key and offline
+    without.
+    """
+    if settings["mode"] == "off":
+        yield NoTracker()
+        return
+    with wandb_run(settings, stage=stage, group=group, tags=tags, config=config, folder=folder) as run:
+        run.define_metric("*", step_metric="epoch" if stage in ("target", "evaluator") else "step")
+        yield WandbTracker(run)

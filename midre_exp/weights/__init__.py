@@ -1,0 +1,1 @@
+"""Foreign weight files, read without executing anything of them, and our own checkpoints."""

@@ -1,0 +1,291 @@
+"""Reading weight files of others: unwrap, strip, compare, load strictly. Nothing in a file is ever executed.
+
+Layouts follow the published checkpoints: GMI, KedMI and LOMMA ``{"state_dict"}`` with ``module.`` keys,
+PLG-MI ``{"model"}``, PPA and MIDRE ``{"model_state_dict"}`` with ``model.`` or ``model._orig_mod.`` keys,
+bare state dicts, legacy (PyTorch 1.0) files and safetensors.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from midre_exp.errors import CheckpointError
+from midre_exp.store.files import is_special
+from midre_exp.targets.base import Classifier
+from midre_exp.weights.published import library_file
+from midre_exp.weights.restricted_pickle import Refused
+from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
+
+_LOG = logging.getLogger(__name__)
+_WRAPPERS = ("model_state_dict", "state_dict", "model")
+_PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel, a wrapping class, torch.compile
+_COUNTER = ".num_batches_tracked"  # older files have none, among them torchvision's own of VGG16
+_WEB_PAGE = re.compile(rb"\s*<(!doctype|!--|html|head|body|script|title|meta|\?xml)", re.IGNORECASE)
+_LISTED = 8
+_LONGEST = 120
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How a weight file was read.
+
+    ``wrapper`` is the entry that held the state dict; ``prefixes`` are the key segments taken off, outermost
+    first; ``kept`` are model tensors the file did not give; ``unused`` are file tensors that were not taken.
+    """
+
+    path: Path
+    wrapper: str | None
+    prefixes: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file by name, on the CPU; wrappers are opened, key prefixes stay.
+
+    Raises CheckpointError when the file is missing, unreadable, damaged, no weight file, or holds code or
+    anything else but tensors.
+    """
+    return _read(Path(path).expanduser())[0]
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> Loaded:
+    """Load every tensor of ``path`` into ``model``, which must have exactly these or stays untouched.
+
+    Key prefixes ``module.``, ``model.``, ``_orig_mod.`` that all keys share are taken off as far as makes the
+    names fit. Batch counters of normalisation layers may be absent altogether, as in files from before
+    PyTorch 0.4.1. A part in ``model.optional`` that only one of the two has, or that has other shapes in the
+    file, is left as it is, which is logged. Raises CheckpointError as ``read_state_dict``, or with lists of
+    what does not fit.
+    """
+    path = Path(path).expanduser()
+    state, wrapper = _read(path)
+    state, prefixes = _strip(state, model.state_dict().__contains__)
+    spared = _spared(model, state)
+    kept = _load(model, state, path, spared)
+    unused = tuple(key for key in state if key in spared)
+    if spared:
+        _tell(model, kept, unused, path)
+    return Loaded(path, wrapper, prefixes, kept, unused)
+
+
+def class_count(path: str | Path, head_name: str) -> int:
+    """The number of classes of the classifier in ``path``: the rows of its head's weight, under any known
+    prefix.
+
+    Raises CheckpointError as ``read_state_dict``, or when no head of that name is there.
+    """
+    path = Path(path).expanduser()
+    state, _ = _strip(_read(path)[0], f"{head_name}.weight".__eq__)
+    weight = state.get(f"{head_name}.weight")
+    if weight is None or weight.ndim < 2:
+        raise CheckpointError(
+            f"{path} has no {head_name}.weight to count the classes of; give num_classes, or its own file"
+        )
+    return len(weight)
+
+
+def load_backbone(model: Classifier, weights: str) -> Loaded:
+    """Start ``model`` from public weights, and log what was taken and what was not.
+
+    ``weights`` is ``"imagenet"`` for the default weights of ``model.library`` without the head, or the path
+    of a file. The head and the parts in ``model.fresh`` keep their initialisation where the file does not fit
+    them (another class count, no such part); every other tensor must fit, and those in ``model.optional`` may
+    be missing, as in ``load_checkpoint``. Raises CheckpointError as there, or when library weights cannot be
+    downloaded.
+    """
+    public = weights == "imagenet"
+    path = library_file(model) if public else Path(weights).expanduser()
+    expected = model.state_dict()
+    state, wrapper = _read(path)
+    state, prefixes = _strip(state, lambda key: model.own_key(key) in expected)
+    named = {key: model.own_key(key) for key in state}
+    ours = {own: state[key] for key, own in named.items() if own is not None}
+
+    spared = _spared(model, ours)
+    for part in (model.head_name, *model.fresh):
+        tensors = {key for key in expected if key.startswith(f"{part}.")}
+        weighty = [key for key in tensors if not key.endswith(_COUNTER)]
+        if (public and part == model.head_name) or not all(
+            key in ours and _fits(ours[key], expected[key]) for key in weighty
+        ):
+            spared |= tensors
+    unused = tuple(key for key, own in named.items() if own is None or own in spared)
+    kept = _load(model, ours, path, spared)
+    _LOG.info("%s took %d of %d tensors", type(model).__name__, len(expected) - len(kept), len(expected))
+    _tell(model, kept, unused, path)
+    return Loaded(path, wrapper, prefixes, kept, unused)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict of a file and the wrapper entry it lay in."""
+    content = _content(path)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise CheckpointError(f"{path} holds a {kind}, not a state dict; save model.state_dict() instead")
+    state = entries(content)
+    wrapper = next((name for name in _WRAPPERS if isinstance(state.get(name), dict)), None)
+    state = state if wrapper is None else entries(state[wrapper])
+    foreign = [
+        f"{key} ({type(value).__name__})"
+        for key, value in state.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
+    if foreign or not state:
+        what = f"entries that are no named tensors, {_short(foreign)}" if foreign else "no tensors"
+        raise CheckpointError(
+            f"{path} has {what}; save model.state_dict(), bare or under {', '.join(_WRAPPERS)}"
+        )
+    try:
+        return {key: plain_tensor(value) for key, value in state.items()}, wrapper
+    except Refused as refusal:
+        raise CheckpointError(f"{path} {refusal}") from refusal
+
+
+def _content(path: Path) -> Any:
+    """Whatever the file holds, read without executing anything of it."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the weight file inside it")
+    if is_special(path):
+        raise CheckpointError(f"{path} is a pipe or device, not a file; give the weight file itself")
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; check the path of the weight file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty; download it again")
+    if _WEB_PAGE.match(start.removeprefix(b"\xef\xbb\xbf")):
+        raise CheckpointError(f"{path} is a web page, not weights; download the file itself with a browser")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not weights; fetch the file with git lfs pull")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return read_torch(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers raise whatever they stumble over in foreign bytes
+        raise CheckpointError(f"{path} {_refusal(start, str(error))}") from error
+
+
+def _refusal(start: bytes, reason: str) -> str:
+    """What to say of a file that begins with ``start`` and that torch or safetensors would not read, for this
+    reason.
+    """
+    if code := re.search(r"GLOBAL ([\w.]*\w)", reason):
+        return (
+            f"holds code or whole objects ({code.group(1)}), which are never run; save model.state_dict() "
+            "with torch.save or as .safetensors where the file is trusted"
+        )
+    if "TorchScript" in reason:
+        return "is a TorchScript program, not weights; save its state_dict() where the file is trusted"
+    if start[257:262] == b"ustar":  # not tarfile.is_tarfile, which unpacks gigabytes to find out
+        return "is a tar archive; unpack it and give the weight file inside"
+    return (
+        "is damaged, incomplete or no weight file (PyTorch, .safetensors); compare its size with the source's"
+    )
+
+
+def _strip(
+    state: dict[str, Tensor], known: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Take off prefixes that all keys share, just as many as make the most keys known."""
+    keys = list(state)
+    most, depth, prefixes = sum(map(known, keys)), 0, list[str]()
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in keys)), None):
+        prefixes.append(prefix)
+        keys = [key.removeprefix(prefix) for key in keys]
+        if (fitting := sum(map(known, keys))) > most:
+            most, depth = fitting, len(prefixes)
+    cut = len("".join(prefixes[:depth]))
+    return {key[cut:]: value for key, value in state.items()}, tuple(prefixes[:depth])
+
+
+def _spared(model: nn.Module, state: Mapping[str, Tensor]) -> set[str]:
+    """All keys of optional parts that only the model or only the file has, or that differ in shape."""
+    expected = model.state_dict()
+    spared: set[str] = set()
+    for part in model.optional if isinstance(model, Classifier) else ():
+        ours, theirs = (
+            {key: value for key, value in tensors.items() if key.startswith(f"{part}.")}
+            for tensors in (expected, state)
+        )
+        names = [{key for key in tensors if not key.endswith(_COUNTER)} for tensors in (ours, theirs)]
+        same = names[0] == names[1]
+        if not ours or not theirs or (same and not all(_fits(theirs[key], ours[key]) for key in names[0])):
+            spared |= {*ours, *theirs}
+    return spared
+
+
+def _tell(model: nn.Module, kept: Sequence[str], unused: Sequence[str], path: Path) -> None:
+    """Log what the model has not from the file, and the file not given to the model; counters are no weights."""
+    left = [[key for key in keys if not key.endswith(_COUNTER)] for keys in (kept, unused)]
+    name = type(model).__name__
+    _LOG.info("%s kept as initialised: %s; unused in the file: %s; file: %s", name, *map(_short, left), path)
+
+
+def _load(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, spared: Collection[str]
+) -> tuple[str, ...]:
+    """Load ``state`` strictly, apart from the keys in ``spared`` on either side; returns the model's keys
+    kept.
+    """
+    state = {key: value for key, value in state.items() if key not in spared}
+    expected = model.state_dict()
+    counters = {key for key in expected if key.endswith(_COUNTER)}
+    spared = {*spared, *(counters if counters.isdisjoint(state) else ())}
+    kept = tuple(key for key in expected if key in spared)
+    wrong = {
+        "missing": [key for key in expected if key not in state and key not in kept],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} (file {_shape(value)}, model {_shape(expected[key])})"
+            for key, value in state.items()
+            if key in expected and not _fits(value, expected[key])
+        ],
+    }
+    wrong = {what: keys for what, keys in wrong.items() if keys}
+    if wrong:
+        counts = ", ".join(f"{len(keys)} {what}" for what, keys in wrong.items())
+        lines = [f"{what}: {_short(keys)}" for what, keys in wrong.items()]
+        text = f"{path} does not fit {type(model).__name__}: {counts}; {_remedy(model, state)}"
+        raise CheckpointError("\n  ".join([text, *lines]))
+    model.load_state_dict({**{key: expected[key] for key in kept}, **state})
+    return kept
+
+
+def _remedy(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    if isinstance(model, Classifier) and isinstance(model.head, nn.Linear):
+        weight = state.get(f"{model.head_name}.weight")
+        if weight is not None and weight.ndim > 1 and len(weight) != model.head.out_features:
+            return f"the file has {len(weight)} classes, so build the model with num_classes={len(weight)}"
+    return "build the architecture and options it was trained with, or give its own file"
+
+
+def _fits(found: Tensor, expected: Tensor) -> bool:
+    """Same shape, and no integers or complex numbers where weights belong."""
+    return found.shape == expected.shape and (
+        found.is_floating_point() or not (expected.is_floating_point() or found.is_complex())
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return f"{list(tensor.shape)}" if tensor.is_floating_point() else f"{kind} {list(tensor.shape)}"
+
+
+def _short(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    shown = (ascii(item[:_LONGEST])[1:-1] for item in items[:_LISTED])  # a file may name its tensors anything
+    return ", ".join(shown) + more if items else "none"

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from midre_exp.data.readers.make_fixture import WRITERS
+from midre_exp.data.readers.vggface2 import VGGFace2
+from midre_exp.doctor import __main__ as doctor
+from midre_exp.doctor import checks as checkup
+from midre_exp.doctor import requirements as needs
+from midre_exp.doctor.__main__ import diagnose, main
+from midre_exp.doctor.checks import Checkup
+from midre_exp.plan.config import build
+from midre_exp.plan.planning import packaged_configs, settings_of
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """No data, no cached weights, no cluster, much disk."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**15))
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    return [*WRITERS["celeba"](tmp_path / "celeba", lists=True), "attack.identities=2"]
+
+
+def named(findings, *, blocks=True):
+    return [finding.name for finding in findings if finding.blocks is blocks]
+
+
+def text_of(findings, name):
+    (text,) = [finding.text for finding in findings if finding.name == name]
+    return text
+
+
+def settings(*overrides):
+    with packaged_configs():
+        return settings_of([*overrides])
+
+
+def test_a_setup_with_its_data_is_ready_and_downloads_are_remarks(celeba):
+    (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
+    assert one.ready, one.findings
+    assert set(named(one.findings, blocks=False)) == {"download", "no GPU"}
+    assert any("vgg16_bn-6c64b313.pth" in finding.text for finding in one.findings)
+
+
+def test_weights_in_the_cache_are_not_told_as_downloads(celeba, tmp_path):
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for file in ("vgg16_bn-6c64b313.pth", "inception_v3_google-0cc3c7bd.pth"):
+        (folder / file).touch()
+    (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
+    assert "download" not in named(one.findings, blocks=False)
+
+
+def test_each_problem_is_told_once_with_its_setups_and_remedy(capsys):
+    assert main(["S01", "S02", "S27"]) == 1
+    text = capsys.readouterr().out
+    assert text.count("CelebA is incomplete in") == 1
+    assert "CelebA data (S01-S02)" in text
+    assert "img_align_celeba" in text and "data.private.root" in text
+    assert text.count("FaceScrub is incomplete in") == 1
+    assert "no GPU (all 3)" in text and "scale=mini" in text
+    assert "0 of 3 setups are ready at scale paper" in text
+
+
+def test_mini_needs_nothing(capsys):
+    assert main(["S01", "S27", "--scale", "mini", "runtime.device=cpu"]) == 0
+    assert "2 of 2 setups are ready at scale mini" in capsys.readouterr().out
+
+
+def test_published_generator_weights_make_public_images_unnecessary(tmp_path):
+    data = WRITERS["facescrub"](tmp_path / "facescrub")
+    here = [*data, "runtime.device=cpu", "attack.identities=2"]
+    (without,) = diagnose(["S27"], here, "paper")
+    assert named(without.findings) == ["FFHQ data", "StyleGAN2 weights"]
+    assert "days of eight GPUs" in text_of(without.findings, "StyleGAN2 weights")
+    path = tmp_path / "ffhq.pkl"
+    (absent,) = diagnose(["S27"], [*here, f"attack.prior.pretrained={path}"], "paper")
+    assert named(absent.findings) == ["attack.prior.pretrained file"]
+    path.write_bytes(b"weights")
+    (there,) = diagnose(["S27"], [*here, f"attack.prior.pretrained={path}"], "paper")
+    assert there.ready
+
+
+def test_mistakes_and_surprises_become_lines(monkeypatch):
+    wrong, unknown = diagnose(["S99"], [], "paper") + diagnose(["S01"], ["no.such.key=1"], "paper")
+    assert named(wrong.findings) == named(unknown.findings) == ["config"]
+    assert "setup=S99 does not exist" in wrong.findings[0].text
+    assert "no.such.key" in unknown.findings[0].text
+
+    def surprise(place):
+        raise ValueError("the disk answers nonsense")
+
+    monkeypatch.setattr(checkup.shutil, "disk_usage", surprise)
+    (one,) = diagnose(["S01"], [], "mini")
+    assert named(one.findings) == ["check failed"]
+    assert "the disk answers nonsense" in text_of(one.findings, "check failed")
+    assert "ValueError" in doctor.machine(checkup.Path())["disk"]
+
+
+def test_json_holds_everything(capsys):
+    code = main(["S01", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 1 and found["ready"] is False and found["scale"] == "paper"
+    (entry,) = found["setups"]
+    assert entry["setup"] == "S01" and {"blocks", "name", "text"} == set(entry["findings"][0])
+    assert set(found["machine"]) >= {"versions", "device", "disk", "speed.compile", "W&B", "SLURM"}
+
+
+def test_too_little_disk_is_told_with_the_estimate(monkeypatch, celeba):
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
+    assert named(one.findings) == ["disk space"]
+    assert "1.0 GB are free" in text_of(one.findings, "disk space")
+
+
+def test_more_people_than_there_are_is_told(monkeypatch):
+    chosen = settings("setup=demo", "attack.identities=60")
+    assert "60 exceeds the 50 private identities" in text_of(Checkup().findings(chosen), "identities")
+    chosen["data"]["private"]["identities"] = 0  # what cannot be made is told once, as the data
+    assert "identities" not in named(Checkup().findings(chosen))
+
+
+def test_too_little_main_memory_is_told_with_the_remedy(monkeypatch):
+    everything = 530 * 50 * 3 * 299**2
+    for kept, copies in (("true", 9), ("false", 1)):
+        chosen = settings("setup=S36", "scale=paper", f"attack.keep_stages={kept}")
+        wanted = needs.host_memory(chosen["attack"], 224)
+        assert wanted == pytest.approx(1.5e9 + 2 * copies * everything)
+        monkeypatch.setattr(checkup, "main_memory", lambda wanted=wanted: int(wanted) - 1)
+        text = text_of(Checkup().findings(chosen), "memory")
+        assert ("attack.keep_stages=false" in text) == (kept == "true") and "restarts" in text
+        for enough in (int(wanted) + 1, None):
+            monkeypatch.setattr(checkup, "main_memory", lambda enough=enough: enough)
+            assert "memory" not in named(Checkup().findings(chosen))
+
+
+def test_images_that_are_decoded_already_need_no_room(monkeypatch, tmp_path):
+    chosen = settings("setup=S34", "scale=paper", "attack.prior.pretrained=x.pkl", "paths.store=store")
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 10**9))
+    assert "714.2 GB of decoded images" in text_of(Checkup().findings(chosen), "disk space")
+    monkeypatch.setattr(checkup, "_size_of_decoded", lambda store: 10**12)
+    assert "disk space" not in named(Checkup().findings(chosen))
+
+
+def test_too_small_a_gpu_is_told_with_the_estimate(monkeypatch):
+    import torch
+
+    chosen = settings("setup=S29", "scale=paper")
+    monkeypatch.setattr("midre_exp.runtime.choose_device", lambda name: SimpleNamespace(type="cuda"))
+    memory = [8 * 10**9, 12 * 10**9]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: tuple(memory))
+    found = [f for f in Checkup().findings(chosen) if f.name == "GPU memory"]
+    assert any("training resnet152 takes about 25" in f.text and f.blocks for f in found)
+    memory[:] = [75 * 10**9, 80 * 10**9]
+    assert "GPU memory" not in named(Checkup().findings(chosen))
+
+
+def test_memory_grows_with_batch_and_area():
+    node = settings("setup=S29", "scale=paper")["target"]
+    fixed = needs.training_memory({**node, "recipe": {"batch_size": 0}}, 224)
+    one = needs.training_memory({**node, "recipe": {"batch_size": 1}}, 224) - fixed
+    assert one == pytest.approx(177.4e6)
+    assert needs.training_memory({**node, "recipe": {"batch_size": 2}}, 112) - fixed == pytest.approx(one / 2)
+    assert needs.training_memory({**node, "name": "mine"}, 224) is None
+    stylegan = settings("setup=S29", "scale=paper")["attack"]
+    assert needs.attack_memory(stylegan) == pytest.approx(3.2e9)
+
+
+def test_a_slurm_launcher_without_slurm_is_told(celeba):
+    here = [*celeba, "runtime.device=cpu", "hydra/launcher=submitit_slurm"]
+    (one,) = diagnose(["S01"], here, "paper")
+    assert "sbatch" in named(one.findings)
+
+
+CONFIGS = {
+    "celeba": ("S01", "private"),
+    "facescrub": ("S27", "private"),
+    "vggface2": ("S34", "private"),
+    "stanford_dogs": ("S33", "private"),
+    "ffhq": ("S04", "public"),
+    "afhq": ("S33", "public"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_survey_counts_what_a_listing_counts(name, tmp_path):
+    setup, role = CONFIGS[name]
+    chosen = settings(f"setup={setup}", "scale=paper", *WRITERS[name](tmp_path / name))
+    dataset = build(chosen["data"][role])
+    parts = ("train", "test") if role == "private" else ("public",)
+    assert dataset.survey(role) == sum(len(dataset.listing(part).names) for part in parts)
+
+
+def test_surveying_vggface2_does_not_list_everybody(tmp_path, monkeypatch):
+    chosen = settings("setup=S34", "scale=paper", *WRITERS["vggface2"](tmp_path / "v", identities=7))
+    monkeypatch.setattr("midre_exp.data.readers.vggface2._SURVEYED", 3)
+    monkeypatch.setattr(VGGFace2, "_listing", None)
+    assert build(chosen["data"]["private"]).survey("private") == 35
+
+
+def test_ranges_of_setups_are_short():
+    assert doctor._ranges(["S01", "S02", "S03", "S05", "demo", "S07"]) == "S01-S03, S05, demo, S07"

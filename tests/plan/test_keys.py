@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from midre_exp.data.synthetic.synthfaces import SynthFaces
+from midre_exp.plan.digests import first_difference
+from midre_exp.plan.keys import STAGES, fingerprints_once, make_plan
+
+
+def changed(tiny, *overrides: str, base: tuple[str, ...] = ()) -> set[str]:
+    """The stages whose key an override changes."""
+    before, after = make_plan(tiny(*base)), make_plan(tiny(*base, *overrides))
+    return {name for name in STAGES if before[name].key != after[name].key}
+
+
+@pytest.mark.parametrize(
+    "override, stages",
+    [
+        ("defense=midre", {"target", "attack", "metrics"}),
+        ("seed=1", {"target", "attack", "metrics"}),
+        ("target.recipe.epochs=9", {"target", "attack", "metrics"}),
+        ("evaluator.recipe.epochs=9", {"evaluator", "metrics"}),
+        ("attack.prior.lr=0.1", {"prior", "attack", "metrics"}),
+        ("attack.steps=9", {"attack", "metrics"}),
+        ("metrics.measure.top1.group=9", {"metrics"}),
+        ("data.train_per_identity=5", {"target", "evaluator", "attack", "metrics"}),
+        ("data.public_images=40", {"prior", "attack", "metrics"}),
+        ("runtime.chunk=1", set()),
+        ("runtime.threads=2", set()),
+        ("paths.store=elsewhere", set()),
+        ("tracking=wandb", set()),
+    ],
+)
+def test_an_override_changes_exactly_the_stages_it_matters_to(tiny, override, stages):
+    assert changed(tiny, override) == stages
+
+
+def test_the_run_key_also_names_setup_and_scale(tiny):
+    assert make_plan(tiny()).key != make_plan(tiny("setup=demo")).key
+    assert make_plan(tiny()).key != make_plan(tiny("scale=paper", "resolution=32")).key
+    assert make_plan(tiny()).key == make_plan(tiny()).key
+
+
+def test_a_prior_trained_against_the_target_is_keyed_by_it(tiny):
+    shared = ("attack.prior._target_=tests.plugins.TargetedPrior", "runtime.trusted_packages=[tests]")
+    assert "prior" in changed(tiny, "defense=midre", base=shared)
+    assert "prior" not in changed(tiny, "defense=midre")
+
+
+def test_the_first_difference_is_named():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b was 1, is 2"
+    assert first_difference({"a": 1}, {"a": 1, "z": 3}) == "z was absent, is 3"
+    assert first_difference({"a": [1]}, {"a": [1]}) is None
+
+
+def test_a_weight_file_counts_by_its_content(tiny, tmp_path):
+    one, copy, other = (tmp_path / name for name in ("one.pt", "copy.pt", "other.pt"))
+    one.write_bytes(b"weights"), copy.write_bytes(b"weights"), other.write_bytes(b"other weights")
+    keys = [make_plan(tiny(f"target.checkpoint={path}"))["target"].key for path in (one, copy, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_datasets_are_asked_once_for_many_plans_over_the_same_data(tiny, monkeypatch):
+    asked = []
+    honest = SynthFaces.fingerprint
+
+    def counted(self, role):
+        asked.append(role)
+        return honest(self, role)
+
+    monkeypatch.setattr(SynthFaces, "fingerprint", counted)
+    with fingerprints_once():
+        first = make_plan(tiny("defense=nodef"))
+        second = make_plan(tiny("defense=midre"))
+    # private, public, and the private images at the evaluator's size, which are the same node here
+    assert sorted(asked) == ["private", "public"]
+    assert first["evaluator"].key == second["evaluator"].key
+    asked.clear()
+    make_plan(tiny("defense=nodef"))
+    assert len(asked) == 3

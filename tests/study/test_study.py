@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from midre_exp.errors import ConfigError, DataError, StoreError
+from midre_exp.store.store import Store
+from midre_exp.study.__main__ import main, make
+from midre_exp.study.score import read_answers, read_keys, score
+
+PRIVATE = {
+    "_target_": "midre_exp.data.SynthFaces",
+    "size": 16,
+    "identities": 7,
+    "train_per_identity": 2,
+    "test_per_identity": 1,
+    "public_identities": 1,
+    "public_images": 1,
+}
+OPTIONS = {"identities": 150, "seed": 0, "part": "train", "store": None}
+GREYS = {
+    "NoDef": 0,
+    "MIDRE [0.1, 0.4]": 200,
+}  # the reconstruction that counts, of person 0; one brighter for each next
+
+
+def record_of(folder: Path, name: str, defense: str, *, people: int = 6, selected: bool = False) -> Path:
+    """A run whose reconstructions are flat greys, in a store of their own."""
+    labels = torch.arange(people).repeat_interleave(2)
+    restarts = torch.tensor([1, 0]).repeat(people)  # the first restart is not the first row
+    shades = torch.where(restarts == int(selected), GREYS[defense] + labels, 100)
+    tensors = {
+        "images": shades.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 16, 16),
+        "labels": labels,
+        "restarts": restarts,
+    }
+    if selected:
+        tensors["selected"] = restarts == 1
+    store = folder / "store"
+    Store(store).build(
+        "attack",
+        f"attack{name}",
+        config={},
+        upstream={},
+        make=lambda work: work.save_tensors("reconstructions", tensors),
+    )
+    record = {
+        "key": name * 16,
+        "setup": {"id": "S01"},
+        "attack": "gmi",
+        "target": "vgg16",
+        "scale": "mini",
+        "seed": 0,
+        "data": {"name": "synthfaces"},
+        "defense": {"label": defense, "parts": {}},
+        "artifacts": {"attack": f"attack{name}"},
+        "metrics": dict.fromkeys(("acc", "att_acc1", "att_acc1_low", "att_acc1_high"), 50.0),
+        "counts": {"private_test": 7},
+        "config": {
+            "data": {"private": PRIVATE},
+            "metrics": {"image_to_evaluator": []},
+            "runtime": {"allow": []},
+            "paths": {"store": str(store)},
+        },
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return record_of(tmp_path, "a", "NoDef"), record_of(tmp_path, "b", "MIDRE [0.1, 0.4]")
+
+
+def questions_on(page: Path) -> list[list[Image.Image]]:
+    """Photograph, left and right of each question."""
+    urls = json.loads(re.search(r"const pictures = (\[.*?\]);", page.read_text())[1])
+    return [
+        [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in question] for question in urls
+    ]
+
+
+def answer_file(path: Path, key: Path, sides: list[str], participant: str = "p1") -> Path:
+    study = json.loads(key.read_text())["study"]
+    rows = [[study, participant, number, side, 900] for number, side in enumerate(sides, start=1)]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["study", "participant", "question", "answer", "milliseconds"], *rows])
+    return path
+
+
+@pytest.mark.parametrize("selected", [False, True])
+def test_the_key_tells_which_picture_is_whose(tmp_path, selected):
+    pair = [
+        record_of(tmp_path, name, label, selected=selected) for name, label in zip("ab", GREYS, strict=True)
+    ]
+    page, key = tmp_path / "study.html", tmp_path / "key.json"
+    assert make(tuple(pair), page, key, **OPTIONS) == 6
+    content = json.loads(key.read_text())
+    assert content["runs"]["b"]["defense"] == "MIDRE [0.1, 0.4]"
+    shown = questions_on(page)
+    for entry, (photograph, left, right) in zip(content["questions"], shown, strict=True):
+        expected = {run: shade + entry["identity"] for run, shade in zip("ab", GREYS.values(), strict=True)}
+        assert left.getpixel((3, 3)) == (expected[entry["left"]],) * 3
+        assert right.getpixel((3, 3)) == (expected["b" if entry["left"] == "a" else "a"],) * 3
+        assert len(photograph.getcolors()) > 50
+    assert sorted(entry["identity"] for entry in content["questions"]) == list(range(6))
+    assert sum(entry["left"] == "a" for entry in content["questions"]) == 3  # neither run has the better side
+
+
+def test_the_page_is_blind_and_needs_nothing_else(pair, tmp_path):
+    page, key = tmp_path / "study.html", tmp_path / "key.json"
+    make(pair, page, key, **OPTIONS)
+    text = page.read_text()
+    for word in ("NoDef", "MIDRE", "gmi", "vgg16", "S01", "synth-0", "a" * 16, "b" * 16):
+        assert word not in text
+    assert not re.findall(r"""(?:src|href)=["']?http""", text)
+
+
+def test_another_seed_is_another_order_and_the_same_seed_the_same_bytes(pair, tmp_path):
+    texts = []
+    for number, seed in enumerate((0, 0, 1)):
+        make(pair, tmp_path / f"{number}.html", tmp_path / f"{number}.json", **{**OPTIONS, "seed": seed})
+        texts.append([(tmp_path / f"{number}.{ending}").read_text() for ending in ("html", "json")])
+    assert texts[0] == texts[1]
+    assert texts[0][0] != texts[2][0] and texts[0][1] != texts[2][1]
+
+
+def test_only_the_first_people_of_both_runs_are_asked_about(tmp_path):
+    pair = record_of(tmp_path, "a", "NoDef", people=3), record_of(tmp_path, "b", "NoDef", people=6)
+    key = tmp_path / "key.json"
+    assert make(pair, tmp_path / "s.html", key, **OPTIONS) == 3
+    assert make(pair, tmp_path / "s.html", key, **{**OPTIONS, "identities": 2}) == 2
+    assert {entry["identity"] for entry in json.loads(key.read_text())["questions"]} == {0, 1}
+
+
+def test_what_cannot_be_compared_is_refused_in_a_sentence(pair, tmp_path):
+    with pytest.raises(ConfigError, match="are the same run"):
+        make((pair[0], pair[0]), tmp_path / "s.html", tmp_path / "k.json", **OPTIONS)
+    record = json.loads(pair[1].read_text())
+    record["config"]["data"]["private"]["identities"] = 9
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="different private images"):
+        make((pair[0], tmp_path / "other.json"), tmp_path / "s.html", tmp_path / "k.json", **OPTIONS)
+    with pytest.raises(StoreError, match=r"reconstructions of run a{16} are not in .*elsewhere.*--store"):
+        make(
+            pair,
+            tmp_path / "s.html",
+            tmp_path / "k.json",
+            **{**OPTIONS, "store": str(tmp_path / "elsewhere")},
+        )
+    assert not (tmp_path / "s.html").exists()
+
+
+def test_answers_are_counted_for_the_run_that_stood_there(pair, tmp_path, capsys):
+    page, row = tmp_path / "study.html", tmp_path / "row.csv"
+    assert main(["make", *map(str, pair), "--out", str(page)]) == 0
+    key = tmp_path / "study.key.json"
+    left = [entry["left"] for entry in json.loads(key.read_text())["questions"]]
+    for_b = ["left" if run == "b" else "right" for run in left]
+    files = [
+        answer_file(tmp_path / "1.csv", key, for_b, "p1"),
+        answer_file(tmp_path / "2.csv", key, [*for_b[:5], "right" if for_b[5] == "left" else "left"], "p2"),
+        answer_file(tmp_path / "again.csv", key, for_b, "p1"),  # the same file under another name
+    ]
+    assert main(["score", *map(str, files), "--key", str(key), "--out", str(row)]) == 0
+    a, b = pd.read_csv(row).to_dict("records")
+    assert (a["selections"], b["selections"], b["of"], b["participants"]) == (1, 11, 12, 2)
+    assert (a["majorities"], b["majorities"], b["ties"], b["people"]) == (0, 5, 1, 6)
+    assert b["share"] == pytest.approx(100 * 11 / 12)
+    assert "MIDRE [0.1, 0.4]" in capsys.readouterr().out
+
+
+def test_the_interval_is_the_exact_binomial_one():
+    runs = {name: {"setup": "S01", "attack": "gmi", "defense": name, "seed": 0} for name in "ab"}
+    answers = pd.DataFrame({"participant": "p", "identity": range(10), "run": ["a"] * 10})
+    a, b = score(answers, runs).to_dict("records")
+    # k = n: the lower end p solves p^n = 0.025
+    assert a["share_low"] == pytest.approx(100 * 0.025**0.1) and a["share_high"] == pytest.approx(100)
+    assert b["share_low"] == 0 and b["share_high"] == pytest.approx(100 * (1 - 0.025**0.1))
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (["participant,answer"], "does not begin with study,participant"),
+        (["HEAD", "other,p,1,left,5"], "line 2 belongs to study other"),
+        (["HEAD", "STUDY,p,7,left,5"], "line 2 .* from 1 to 6"),
+        (["HEAD", "STUDY,p,1,middle,5"], "left or right"),
+        (["HEAD", "STUDY,p,1,left,5", "STUDY,p,1,right,5"], "line 3: p has answered question 1 differently"),
+        (["HEAD", "STUDY,p"], "line 2"),
+        (["HEAD", ""], "no answers"),
+    ],
+)
+def test_wrong_answer_files_are_named_with_their_line(lines, message, pair, tmp_path):
+    key = tmp_path / "k.json"
+    make(pair, tmp_path / "s.html", key, **OPTIONS)
+    keys = read_keys([key])
+    text = "\n".join(lines).replace("HEAD", "study,participant,question,answer,milliseconds")
+    path = tmp_path / "answers.csv"
+    path.write_text(text.replace("STUDY", next(iter(keys))))
+    with pytest.raises(DataError, match=message):
+        read_answers([path], keys)
+
+
+def test_studies_of_two_seeds_are_scored_together_but_not_of_other_runs(pair, tmp_path):
+    paths = []
+    for seed in (0, 1):
+        paths.append(tmp_path / f"k{seed}.json")
+        make(pair, tmp_path / "s.html", paths[-1], **{**OPTIONS, "seed": seed})
+    keys = read_keys(paths)
+    files = [answer_file(tmp_path / f"{k.stem}.csv", k, ["left"] * 6, k.stem) for k in paths]
+    assert len(read_answers(files, keys)) == 12
+    make(pair[::-1], tmp_path / "s.html", paths[1], **OPTIONS)
+    with pytest.raises(ConfigError, match="in another order"):
+        read_keys(paths)
+    with pytest.raises(DataError, match="no key of a study"):
+        read_keys([pair[0]])
+
+
+def test_mistakes_end_in_one_sentence_and_code_2(tmp_path, capsys):
+    assert main(["make", str(tmp_path / "x.json"), str(tmp_path / "y.json")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

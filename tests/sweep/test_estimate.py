@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from midre_exp.plan.keys import make_plan
+from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.store.store import Store
+from midre_exp.sweep.estimate import Forecast, Needed, duration, forecast, kind, lines, rates
+from tests.conftest import TINY
+
+
+def jobs_of(tmp_path, *combinations):
+    places = [f"paths.{name}={tmp_path / name}" for name in ("store", "runs", "results")]
+    with packaged_configs():
+        every = [settings_of(["setup=demo", *places, *TINY, *more]) for more in combinations]
+    return [(settings, make_plan(settings)) for settings in every]
+
+
+def test_shared_stages_are_named_once_with_the_number_of_runs_that_use_them(tmp_path):
+    jobs = jobs_of(tmp_path, ["defense=nodef"], ["defense=midre"], ["defense=midre", "seed=1"])
+    found = forecast([*jobs, jobs[0]])
+    assert (found.planned, found.finished, found.repeated, found.to_do) == (4, 0, 1, 3)
+    uses = {(entry.stage, len(entry.runs)) for entry in found.stages}
+    assert uses == {("target", 1), ("evaluator", 3), ("prior", 3), ("attack", 1), ("metrics", 1)}
+    assert sum(entry.stage == "target" for entry in found.stages) == 3
+    assert not any(entry.stored for entry in found.stages)
+
+
+def test_what_is_in_the_store_is_not_built_again(tmp_path):
+    ((settings, plan),) = jobs_of(tmp_path, [])
+    Store(settings["paths"]["store"]).build(
+        "prior", plan["prior"].key, config={}, upstream={}, make=lambda work: work.save_json("a", 1)
+    )
+    found = forecast([(settings, plan)])
+    assert [entry.stage for entry in found.stages if entry.stored] == ["prior"]
+
+
+def test_times_are_medians_of_what_the_same_kind_took_at_the_same_scale(tmp_path):
+    ((settings, plan),) = jobs_of(tmp_path, ["defense=midre"])
+    records = tmp_path / "results" / "mini" / "records"
+    records.mkdir(parents=True)
+    for number, seconds in enumerate((10, 20, 60)):
+        record = {"seconds": {"target": seconds}, "artifacts": {"target": f"k{number}"}, "config": settings}
+        (records / f"{number}.json").write_text(json.dumps(record))
+    (records / "copy.json").write_text(json.dumps(record))  # the same artifact again is no new measurement
+    (records / "broken.json").write_text("{")
+    assert rates(tmp_path / "results" / "mini") == {("target", "resnet18 with midre"): 20}
+    found = forecast([(settings, plan)])
+    text = "\n".join(lines(found))
+    assert "together about 20 s" in text
+    assert "4 stages of kinds never measured" in text
+    assert f"target      {plan['target'].key}     1 run  to build, about 20 s: resnet18 with midre" in text
+
+
+def test_a_prior_for_a_target_is_told_from_one_for_all(tmp_path):
+    ((general, _), (own, _)) = jobs_of(
+        tmp_path, [], ["attack=plgmi", "~attack.prior.latent_dim", "+attack.prior.latent_dim=16"]
+    )
+    assert kind(general, "prior") == "gmi"
+    assert kind(own, "prior") == "plgmi for resnet18 with nodef"
+
+
+def test_long_sweeps_are_told_in_sums():
+    many = [Needed("attack", str(n), "gmi", False, 60.0, ["a"]) for n in range(100)]
+    text = lines(Forecast(100, 0, 0, many))
+    assert len(text) < 8 and "100 min" not in "".join(text) and "1.7 h" in "".join(text)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(30, "30 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_command_launches_nothing(tmp_path):
+    command = [sys.executable, "-m", "midre_exp", "--plan", "-m", "setup=demo", "defense=nodef,midre"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs planned: 0 finished before, 0 repeated, 2 to do" in done.stdout
+    assert not list(tmp_path.iterdir())
+    wrong = subprocess.run([*command, "defense=mydre"], cwd=tmp_path, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "did you mean midre" in wrong.stderr

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+
+from midre_exp.store.lock import BuildLock, LockedError
+from midre_exp.store.store import Store
+from midre_exp.sweep.job import Outcome
+from midre_exp.sweep.sweeper import Planned, at_a_time, launch_all
+from tests.e2e.test_processes import finish, start
+
+
+class Launcher:
+    """Runs no job: those named in ``busy`` are so until the round after ``rounds``, unless told to wait."""
+
+    def __init__(self, busy, rounds=1):
+        self.busy, self.rounds, self.launched = busy, rounds, []
+
+    def launch(self, jobs, initial_job_idx):
+        self.launched.append([(name, patient == "plan.patient=True") for name, patient in jobs])
+        late = len(self.launched) > self.rounds
+        return [self.outcome(name, patient == "plan.patient=True" or late) for name, patient in jobs]
+
+    def outcome(self, name, served):
+        outcome = Outcome(record=name) if served or name not in self.busy else Outcome(busy="built elsewhere")
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=outcome)
+
+
+def planned(names):
+    return [Planned(name, [name], {}) for name in names]
+
+
+def records(results):
+    return [result.return_value.record for result in results]
+
+
+def test_busy_jobs_come_again_after_the_others_and_results_keep_their_order():
+    launcher = Launcher(busy="ac")
+    assert records(launch_all(launcher, planned("abcde"), workers=2)) == list("abcde")
+    first, second = launcher.launched
+    assert first == [("a", False), ("b", False), ("c", False), ("d", False), ("e", True)]
+    assert second == [("a", True), ("c", True)]  # nobody is left to make room for
+
+
+def test_each_of_the_other_workers_has_a_job_that_waits():
+    launcher = Launcher(busy="")
+    launch_all(launcher, planned("abcdef"), workers=4)
+    assert [name for name, patient in launcher.launched[0] if patient] == ["d", "e", "f"]
+
+
+def test_jobs_that_are_busy_forever_wait_in_the_end():
+    launcher = Launcher(busy="abcd", rounds=100)
+    assert records(launch_all(launcher, planned("abcd"), workers=1)) == list("abcd")
+    assert [len(jobs) for jobs in launcher.launched] == [4, 3, 2, 1]
+
+
+def test_on_a_cluster_everybody_waits():
+    launcher = Launcher(busy="ab")
+    launch_all(launcher, planned("abc"), workers=None)
+    assert launcher.launched == [[("a", True), ("b", True), ("c", True)]]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "workers"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 4}, 4),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, os.cpu_count()),
+        ({"_target_": "hydra_plugins.midre_launchers.SlurmLauncher"}, None),
+    ],
+)
+def test_how_many_jobs_a_launcher_works_on(launcher, workers):
+    assert at_a_time(launcher) == workers
+
+
+def test_an_impatient_store_names_the_builder_instead_of_waiting(tmp_path):
+    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
+    assert lock.acquire()
+    try:
+        started = time.monotonic()
+        with pytest.raises(LockedError, match=f"prior aa is being built by process {os.getpid()}"):
+            Store(tmp_path, patient=False).build(
+                "prior", "aa", config={}, upstream={}, make=lambda _: pytest.fail("built")
+            )
+        assert time.monotonic() - started < 5
+        assert lock.is_held()
+    finally:
+        lock.release()
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_waiting_is_used_for_other_work_once(tmp_path):
+    store = Store(tmp_path)
+    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
+    assert lock.acquire()
+    done, said = [], []
+
+    def meanwhile():
+        done.append("judge")
+        raise LockedError("the judge is being built too")
+
+    def make(work):
+        work.save_json("numbers", {})
+
+    def build():
+        store.build(
+            "prior", "aa", config={}, upstream={}, make=make, meanwhile=meanwhile, wait_message=said.append
+        )
+
+    waiter = threading.Thread(target=build)
+    waiter.start()
+    until = time.monotonic() + 30
+    while not said and time.monotonic() < until:
+        time.sleep(0.01)
+    lock.release()
+    waiter.join(30)
+    assert done == ["judge"] and len(said) == 1 and store.find("prior", "aa")
+
+
+def test_one_stage_alone_need_not_be_waited_for(tmp_path):
+    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
+    assert lock.acquire()
+    try:
+        with pytest.raises(LockedError, match="prior aa"):
+            Store(tmp_path).build("prior", "aa", config={}, upstream={}, make=pytest.fail, patient=False)
+    finally:
+        lock.release()
+
+
+@pytest.mark.parametrize(("part", "judges"), [((), True), (("attack.shard=1/2",), False)])
+def test_a_run_trains_its_judge_while_somebody_else_trains_its_target(tmp_path, part, judges):
+    finish(start(tmp_path))
+    store = tmp_path / "store"
+    (target,) = (store / "target").iterdir()
+    key = target.name
+    target.rename(tmp_path / key)  # as if neither were there yet
+    shutil.rmtree(store / "evaluator")
+    lock = BuildLock(store / "locks" / f"target-{key}.lock", f"target {key}")
+    assert lock.acquire()
+    run = start(tmp_path, *part)
+    try:
+        lines = []
+        for line in run.stdout:
+            lines.append(line)
+            if f"target {key} is being built" in line:
+                (tmp_path / key).rename(target)
+                lock.release()
+    finally:
+        lock.release()
+    assert run.wait() == 0, lines
+    said = "".join(lines)
+    assert said.index("waiting for it") < said.index(f"target {key}: ready")
+    assert ("evaluator" in said.split("waiting for it")[0]) == judges
+
+
+def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_path):
+    finish(start(tmp_path, "defense=midre"))
+    (target,) = (tmp_path / "store" / "target").iterdir()
+    key = target.name
+    target.rename(tmp_path / key)  # as if it were not there yet
+    lock = BuildLock(tmp_path / "store" / "locks" / f"target-{key}.lock", f"target {key}")
+    assert lock.acquire()
+    sweep = start(tmp_path, "-m", "defense=midre", "attack.steps=1,2")
+    try:
+        output = ""
+        for line in sweep.stdout:
+            output += line
+            if "comes again" in line:
+                (tmp_path / key).rename(target)
+                lock.release()
+    finally:
+        lock.release()
+    assert sweep.wait() == 0, output
+    assert "comes again after others" in output and "0 failed" in output

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from defenses import Defense, NoDef, compose
+from midre_exp.data.base import Dataset, ImageSet
+from midre_exp.errors import ConfigError
+from midre_exp.runtime import Runtime
+from midre_exp.targets.assemble import assemble
+from midre_exp.targets.training.batch import Shuffled
+from midre_exp.targets.training.train import learning_rates, train_classifier
+
+RECIPE = {
+    "epochs": 4,
+    "batch_size": 8,
+    "drop_last": True,
+    "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.02, "momentum": 0.9},
+    "scheduler": {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [2], "gamma": 0.1},
+    "augment": [{"_target_": "midre_exp.data.transforms.HorizontalFlip", "p": 0.5}],
+    "select": "last",
+    "precision": "32-true",
+}
+MODEL = {"_target_": "midre_exp.targets.VGG16", "image_size": 32, "width": 0.125}
+
+
+class Colours(Dataset):
+    """Three classes told apart by their colour, in noise."""
+
+    def load(self, part):
+        labels = torch.arange(3).repeat(7 if part == "train" else 4)
+        generator = torch.Generator().manual_seed(len(labels))
+        noise = torch.randint(0, 60, (len(labels), 3, 32, 32), generator=generator)
+        return ImageSet(
+            (noise + 180 * torch.eye(3).long()[labels][:, :, None, None]).byte(), labels, ("r", "g", "b")
+        )
+
+    def fingerprint(self, role):
+        return {}
+
+
+class StopAt(Defense):
+    """Interrupts training at the start of an epoch, as a kill would between two checkpoints."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch(self, model, progress):
+        if progress.epoch == self.epoch:
+            raise RuntimeError("killed")
+
+
+def train(work, defense=None, seed=0, **recipe):
+    settings = {"name": "vgg16", "model": MODEL, "weights": None, "recipe": {**RECIPE, **recipe}}
+    work.mkdir(exist_ok=True)
+    return train_classifier(
+        settings,
+        Colours(),
+        compose(it=defense or NoDef()),
+        seed=seed,
+        work=work,
+        runtime=Runtime(quiet=True),
+        title="t",
+    )
+
+
+def weights(model):
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def test_training_learns_and_reports_percent(tmp_path):
+    model, numbers, history = train(tmp_path / "a")
+    assert numbers["acc"] == 100.0
+    assert [entry["epoch"] for entry in history] == [0, 1, 2, 3]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert not model.training
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
+    scheduler = {
+        "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "T_max": 4,
+    }  # changes in every epoch
+    whole, _, history = train(tmp_path / "whole", scheduler=scheduler)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "broken", StopAt(3), scheduler=scheduler)
+    assert (tmp_path / "broken" / "last.ckpt").exists()
+    seen = []
+
+    class Count(Defense):
+        def on_epoch(self, model, progress):
+            seen.append(progress.epoch)
+
+    resumed, _, again = train(tmp_path / "broken", Count(), scheduler=scheduler)
+    assert seen == [3]  # the finished epochs are not repeated
+    assert torch.equal(weights(whole), weights(resumed))
+    assert history == again
+
+
+def test_the_learning_rates_are_those_of_the_recipes_scheduler():
+    assert learning_rates(RECIPE) == pytest.approx([0.02, 0.02, 0.002, 0.002])
+    assert learning_rates({**RECIPE, "scheduler": None}) == [0.02] * 4
+
+
+def test_a_damaged_checkpoint_restarts_training_and_says_so(tmp_path, caplog):
+    whole, *_ = train(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "broken", StopAt(2))
+    path = tmp_path / "broken" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    resumed, *_ = train(tmp_path / "broken")
+    assert "last.ckpt" in caplog.text
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_seeds_differ_and_the_global_generator_does_not_matter(tmp_path):
+    torch.manual_seed(1)
+    one, *_ = train(tmp_path / "one", epochs=1)
+    torch.manual_seed(2)
+    two, *_ = train(tmp_path / "two", epochs=1)
+    other, *_ = train(tmp_path / "other", seed=1, epochs=1)
+    assert torch.equal(weights(one), weights(two))
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_select_best_test_keeps_the_epoch_with_the_best_accuracy(tmp_path):
+    # A learning rate that diverges: the last epochs are worse than an early one.
+    hot = {"optimizer": {"_target_": "torch.optim.SGD", "lr": 3.0}, "scheduler": None, "epochs": 6}
+    _, last, history = train(tmp_path / "last", **hot)
+    _, best, _ = train(tmp_path / "best", select="best_test", **hot)
+    top = max(entry["test_acc"] for entry in history)
+    assert best["acc"] == pytest.approx(top, abs=1e-4)
+    assert best["acc"] >= last["acc"]
+    assert history[int(best["selected_epoch"])]["test_acc"] == top
+
+
+def test_an_unknown_selection_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="last, best_test"):
+        train(tmp_path / "a", select="luckiest")
+
+
+def test_defenses_see_training_batches_and_never_test_images(tmp_path):
+    seen = []
+
+    class Spy(Defense):
+        def on_batch(self, batch, model, progress, generator):
+            seen.append((model.training, batch.index))
+            return batch
+
+    train(tmp_path / "a", Spy(), epochs=2)
+    assert all(training for training, _ in seen)
+    assert len(seen) == 2 * (21 // 8)
+    assert not torch.equal(seen[0][1], seen[2][1])  # another order each epoch
+
+
+def test_nothing_alarming_is_printed(tmp_path, capfd):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(tmp_path / "a", epochs=1)
+    text = capfd.readouterr()
+    assert not [w for w in caught if "pytorch_lightning" in str(w.filename) and w.category is UserWarning]
+    assert "GPU available" not in text.err + text.out and "Trainer" not in text.err + text.out
+
+
+def test_assembling_does_surgery_then_weights_then_head():
+    calls = []
+
+    class Order(Defense):
+        def modify_backbone(self, model):
+            calls.append(("reshape", model.head.weight.shape[0]))
+
+        def replace_head(self, model):
+            calls.append(("replace_head", model.head.weight.shape[0]))
+
+    state = torch.random.get_rng_state()
+    assemble({"model": MODEL}, 5, compose(it=Order()), seed=0)
+    assert calls == [("reshape", 5), ("replace_head", 5)]
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_shuffled_batches_cover_everything_once_and_depend_on_the_epoch_alone():
+    sampler = Shuffled(10, batch_size=4, drop_last=False, seed=0)
+    first = sampler.batches(3)
+    assert sorted(torch.cat(list(first)).tolist()) == list(range(10))
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert all(torch.equal(a, b) for a, b in zip(first, sampler.batches(3), strict=True))
+    assert not torch.equal(first[0], sampler.batches(4)[0])
+    assert [len(b) for b in Shuffled(10, batch_size=4, drop_last=True, seed=0).batches(0)] == [4, 4]
+    assert [len(b) for b in Shuffled(3, batch_size=8, drop_last=True, seed=0).batches(0)] == [3]
