@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import Allow, build, without
+from midre_exp.plan.config import Trusted, build, without
 from midre_exp.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -381,6 +381,6 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).to(torch.uint8)
 
 
-def build_attack(node: Mapping[str, Any], allow: Allow) -> Any:
+def build_attack(node: Mapping[str, Any], trusted: Trusted) -> Any:
     """The attack itself, without what it needs. Raises ConfigError for values that it cannot work with."""
-    return build(without(node, "prior", "surrogates", "name", "shard"), allow=allow)
+    return build(without(node, "prior", "surrogates", "name", "shard"), trusted=trusted)

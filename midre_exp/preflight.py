@@ -24,7 +24,7 @@ from midre_exp.plan.digests import WEIGHT_FILES
 from midre_exp.plan.keys import Plan, uses_target
 from midre_exp.store.store import Store
 
-Allow = tuple[str, ...]
+Trusted = tuple[str, ...]
 
 
 def rehearse(
@@ -33,7 +33,7 @@ def rehearse(
     store: Store,
     private: Dataset,
     undefended: Any,
-    allow: Allow = (),
+    trusted: Trusted = (),
 ) -> None:
     """Raise UserError for a part that could not be made: attack, prior, surrogates, evaluator, metrics, each
     unless it is in the store; and when ``private`` has fewer people than are to be attacked.
@@ -43,7 +43,7 @@ def rehearse(
     """
     missing = {name for name, stage in plan.stages.items() if not store.peek(name, stage.key)}
     attack, target, evaluator = settings["attack"], settings["target"], settings["evaluator"]
-    build_attack(attack, allow)
+    build_attack(attack, trusted)
     classes = attack["identities"]
     if "target" in missing:
         people = private.people()
@@ -51,20 +51,20 @@ def rehearse(
             raise ConfigError(
                 f"attack.identities={classes} exceeds the {people} private identities of the data; use attack.identities={people} or fewer"
             )
-        check_size("target", target, int(settings["resolution"]), "resolution", undefended, allow)
+        check_size("target", target, int(settings["resolution"]), "resolution", undefended, trusted)
     if "prior" in missing:
-        check_prior(attack["prior"], classes, allow)
+        check_prior(attack["prior"], classes, trusted)
     if "surrogates" in missing:
-        check_surrogates(attack["surrogates"], classes, allow)
+        check_surrogates(attack["surrogates"], classes, trusted)
     if "evaluator" in missing:
-        check_classifier("evaluator", evaluator, undefended, classes, allow)
+        check_classifier("evaluator", evaluator, undefended, classes, trusted)
         pixels = int(evaluator["resolution"])
-        check_size("evaluator", evaluator, pixels, "evaluator.resolution", undefended, allow)
+        check_size("evaluator", evaluator, pixels, "evaluator.resolution", undefended, trusted)
     if "metrics" in missing:
-        check_metrics(settings["metrics"], allow)
+        check_metrics(settings["metrics"], trusted)
 
 
-def check_prior(node: Mapping[str, Any], classes: int, allow: Allow = ()) -> None:
+def check_prior(node: Mapping[str, Any], classes: int, trusted: Trusted = ()) -> None:
     """Raise UserError for a node of conf/prior that makes no prior for a target of ``classes`` classes."""
     from midre_exp.priors.base import initial_prior
 
@@ -73,21 +73,21 @@ def check_prior(node: Mapping[str, Any], classes: int, allow: Allow = ()) -> Non
         node.get("pretrained"), str
     ):  # a network of hundreds of megabytes, which would be read here
         own = {"num_classes": classes} if uses_target(node) else {}
-        _check_arguments(without(node, "seed", "name"), own, allow)
+        _check_arguments(without(node, "seed", "name"), own, trusted)
     else:
-        _make_once(lambda: initial_prior(node, allow, num_classes=classes))
+        _make_once(lambda: initial_prior(node, trusted, num_classes=classes))
 
 
-def check_surrogates(node: Mapping[str, Any], classes: int, allow: Allow = ()) -> None:
+def check_surrogates(node: Mapping[str, Any], classes: int, trusted: Trusted = ()) -> None:
     """Raise UserError for a node of conf/surrogates that makes none for a target of ``classes`` classes."""
     from midre_exp.surrogates.base import initial_surrogates
 
     _check_files("attack.surrogates", node)
-    _make_once(lambda: initial_surrogates(node, classes, allow))
+    _make_once(lambda: initial_surrogates(node, classes, trusted))
 
 
 def check_classifier(
-    name: str, node: Mapping[str, Any], defense: Any, classes: int, allow: Allow = ()
+    name: str, node: Mapping[str, Any], defense: Any, classes: int, trusted: Trusted = ()
 ) -> None:
     """Raise UserError for a node of conf/target, in the config as ``name``, that makes no classifier or whose
     recipe trains none.
@@ -97,17 +97,17 @@ def check_classifier(
     from midre_exp.targets.training.train import checked_recipe
 
     _check_files(name, without(node, "model", "recipe"))
-    _make_once(lambda: assemble(node, classes, defense, seed=0, allow=allow))
+    _make_once(lambda: assemble(node, classes, defense, seed=0, trusted=trusted))
     if node["checkpoint"] is not None:  # nothing is trained
         return
     recipe = checked_recipe(defense, node["recipe"], place=f"{name}.")
     for step in recipe["augment"]:
-        build(step, allow=allow)
-    learning_rates(recipe, allow=allow)
+        build(step, trusted=trusted)
+    learning_rates(recipe, trusted=trusted)
 
 
 def check_size(
-    name: str, node: Mapping[str, Any], pixels: int, key: str, defense: Any, allow: Allow = ()
+    name: str, node: Mapping[str, Any], pixels: int, key: str, defense: Any, trusted: Trusted = ()
 ) -> None:
     """Raise ConfigError when images of ``pixels``, which the config has as ``key``, do not go through the
     classifier of a node.
@@ -115,7 +115,7 @@ def check_size(
     from midre_exp.targets.assemble import assemble
 
     def look() -> None:
-        model = assemble(node, 2, defense, seed=0, allow=allow).eval()
+        model = assemble(node, 2, defense, seed=0, trusted=trusted).eval()
         with torch.no_grad():
             model(torch.zeros(1, 3, pixels, pixels))
 
@@ -132,15 +132,15 @@ def check_size(
             ) from error
 
 
-def check_metrics(node: Mapping[str, Any], allow: Allow = ()) -> None:
+def check_metrics(node: Mapping[str, Any], trusted: Trusted = ()) -> None:
     """Raise UserError for a node of conf/metrics with a step or a metric that cannot be made. Weights of
     metrics may be missing.
     """
     for step in node["image_to_evaluator"]:
-        build(step, allow=allow)
+        build(step, trusted=trusted)
     for metric in node["measure"].values():
         if metric is not None:
-            _make_once(partial(build, metric, allow=allow))
+            _make_once(partial(build, metric, trusted=trusted))
 
 
 def _make_once(make: Callable[[], object]) -> None:
@@ -170,9 +170,9 @@ def _texts(path: str, node: Any) -> Iterator[tuple[str, str]]:
             yield from _texts(f"{path}.{key}", value)
 
 
-def _check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], allow: Allow) -> None:
+def _check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], trusted: Trusted) -> None:
     """Raise ConfigError for a node whose class takes other arguments than those, without making one."""
-    check_targets(node, allow)
+    check_targets(node, trusted)
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     try:
         inspect.signature(hydra.utils.get_class(node["_target_"])).bind(**given, **own)

@@ -39,23 +39,29 @@ def run(settings: Mapping[str, Any]) -> Path:
     store = Store(settings["paths"]["store"], patient=settings["plan"]["patient"])
     runtime = make_runtime(settings["runtime"])
     speed = make_speed(settings["speed"], runtime.device)
-    allow = tuple(settings["runtime"]["trusted_packages"])
+    trusted = tuple(settings["runtime"]["trusted_packages"])
     shard = parse_shard(settings["attack"]["shard"])
     record = record_path(settings["paths"]["results"], settings, plan)
     stages.check_writable(settings["paths"])
 
-    private, public, judged = (build(node, allow=allow) for node in nodes_of(settings["data"]))
-    defense = build({**settings["composer"], **settings["defense"]}, allow=allow)
-    undefended = build(settings["composer"], allow=allow)
+    private, public, judged = (build(node, trusted=trusted) for node in nodes_of(settings["data"]))
+    defense = build({**settings["composer"], **settings["defense"]}, trusted=trusted)
+    undefended = build(settings["composer"], trusted=trusted)
     # A mistake is to be told before a target is trained.
-    rehearse(settings, plan, store, private, undefended, allow)
+    rehearse(settings, plan, store, private, undefended, trusted)
     stage = partial(stages.build_stage, plan, store, runtime, settings, defense.label)
 
     def train_judge(patient: bool = True) -> Artifact:
         return stage(
             "evaluator",
             lambda work, runtime: stages.train_target(
-                settings["evaluator"], judged, undefended, settings["evaluator"]["seed"], work, runtime, allow
+                settings["evaluator"],
+                judged,
+                undefended,
+                settings["evaluator"]["seed"],
+                work,
+                runtime,
+                trusted,
             ),
             patient=patient,
         )
@@ -67,31 +73,31 @@ def run(settings: Mapping[str, Any]) -> Path:
     target = stage(
         "target",
         lambda work, runtime: stages.train_target(
-            settings["target"], private, defense, settings["seed"], work, runtime, allow
+            settings["target"], private, defense, settings["seed"], work, runtime, trusted
         ),
         meanwhile=meanwhile,
     )
 
     def victim(speed: Speed = Speed()) -> Any:  # noqa: B008 (frozen)
-        return stages.load_victim(settings, target, defense, runtime, allow, speed)
+        return stages.load_victim(settings, target, defense, runtime, trusted, speed)
 
     prior = stage(
         "prior",
         lambda work, runtime: stages.train_prior(
-            settings["attack"]["prior"], public, victim, work, runtime, allow
+            settings["attack"]["prior"], public, victim, work, runtime, trusted
         ),
         meanwhile=meanwhile,
     )
     surrogates = "surrogates" in plan.stages and stage(
         "surrogates",
         lambda work, runtime: stages.train_surrogates(
-            settings["attack"]["surrogates"], public, victim(), work, runtime, allow
+            settings["attack"]["surrogates"], public, victim(), work, runtime, trusted
         ),
     )
 
     def attacker() -> Any:
         return stages.load_attack(
-            settings["attack"], victim(speed), prior, surrogates or None, runtime, allow, speed
+            settings["attack"], victim(speed), prior, surrogates or None, runtime, trusted, speed
         )
 
     if shard is not None:
@@ -114,12 +120,12 @@ def run(settings: Mapping[str, Any]) -> Path:
     evaluator = train_judge()
 
     def judge() -> Any:
-        return stages.load_target(settings["evaluator"], evaluator, undefended, allow)
+        return stages.load_target(settings["evaluator"], evaluator, undefended, trusted)
 
     metrics = stage(
         "metrics",
         lambda work, runtime: stages.measure(
-            settings["metrics"], attack, judge(), judged, work, runtime, allow
+            settings["metrics"], attack, judge(), judged, work, runtime, trusted
         ),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from midre_exp.attack import build_attack
-from midre_exp.plan.config import Allow
+from midre_exp.plan.config import Trusted
 from midre_exp.plan.shards import KEY
 from midre_exp.plan.shards import STAGE as SHARD
 
@@ -108,7 +108,7 @@ def train_target(
     seed: int,
     work: Workspace,
     runtime: Runtime,
-    allow: Allow,
+    trusted: Trusted,
 ) -> None:
     """Train (or load from ``node.checkpoint``) a classifier of the private identities and keep weights,
     accuracy and training history.
@@ -126,7 +126,7 @@ def train_target(
         work=work.path,
         runtime=runtime,
         title=f"training {node['name']}",
-        allow=allow,
+        trusted=trusted,
     )
     work.save_tensors("weights", model.state_dict())
     work.save_json("history", history)
@@ -140,12 +140,12 @@ def train_target(
     )
 
 
-def load_target(node: Mapping[str, Any], artifact: Artifact, defense: Any, allow: Allow) -> Classifier:
+def load_target(node: Mapping[str, Any], artifact: Artifact, defense: Any, trusted: Trusted) -> Classifier:
     """Rebuild a trained classifier from its artifact, in the form that is attacked."""
     from midre_exp.targets.assemble import assemble
 
     model = assemble(
-        node, int(artifact.metrics["counts"]["private_identities"]), defense, seed=0, allow=allow
+        node, int(artifact.metrics["counts"]["private_identities"]), defense, seed=0, trusted=trusted
     )
     model.load_state_dict(artifact.tensors("weights"))
     defense.on_inference(model)
@@ -157,15 +157,15 @@ def load_victim(
     artifact: Artifact,
     defense: Any,
     runtime: Runtime,
-    allow: Allow,
+    trusted: Trusted,
     speed: Speed = Speed(),  # noqa: B008 (frozen)
 ) -> AnyVictim:
     """The trained target as the threat model of the attack shows it."""
     from midre_exp.threat import make_victim
 
-    model = load_target(settings["target"], artifact, defense, allow).to(runtime.device)
+    model = load_target(settings["target"], artifact, defense, trusted).to(runtime.device)
     speed.accelerate(model)
-    threat = build_attack(settings["attack"], allow).threat
+    threat = build_attack(settings["attack"], trusted).threat
     return make_victim(model, int(artifact.metrics["counts"]["private_identities"]), threat)
 
 
@@ -175,7 +175,7 @@ def train_prior(
     victim: Callable[[], AnyVictim],
     work: Workspace,
     runtime: Runtime,
-    allow: Allow,
+    trusted: Trusted,
 ) -> None:
     """Train the attacker's generator on public images, or load it; only a prior that declares it sees the
     target.
@@ -184,7 +184,7 @@ def train_prior(
 
     images = None if is_pretrained(node) else public.load("public")
     seen = victim() if uses_target(node) else None
-    prior = initial_prior(node, allow, num_classes=seen.num_classes if seen else None)
+    prior = initial_prior(node, trusted, num_classes=seen.num_classes if seen else None)
     numbers = prior.fit(images, seen, seed=node["seed"], work=work.path, runtime=runtime)
     work.save_tensors("weights", prior.state_dict())
     work.metrics.update(numbers, counts={"public": 0 if images is None else len(images)})
@@ -196,13 +196,13 @@ def train_surrogates(
     victim: AnyVictim,
     work: Workspace,
     runtime: Runtime,
-    allow: Allow,
+    trusted: Trusted,
 ) -> None:
     """Prepare what an attack needs of this target besides its prior."""
     from midre_exp.surrogates.base import initial_surrogates
 
     images = public.load("public")
-    made = initial_surrogates(node, victim.num_classes, allow)
+    made = initial_surrogates(node, victim.num_classes, trusted)
     numbers = made.fit(images, victim, seed=node["seed"], work=work.path, runtime=runtime)
     work.save_tensors("weights", made.state_dict())
     work.metrics.update(numbers, counts={"public": len(images)})
@@ -214,16 +214,16 @@ def load_attack(
     prior_artifact: Artifact,
     surrogates_artifact: Artifact | None,
     runtime: Runtime,
-    allow: Allow,
+    trusted: Trusted,
     speed: Speed,
 ) -> tuple[Any, AnyVictim, Prior]:
     """The attack with what was prepared for it, its victim and its trained prior."""
     from midre_exp.priors.base import initial_prior
 
-    attack = build_attack(node, allow)
+    attack = build_attack(node, trusted)
     if surrogates_artifact is not None:
-        attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, allow)
-    prior = initial_prior(node["prior"], allow, num_classes=victim.num_classes)
+        attack.surrogates = load_surrogates(node["surrogates"], surrogates_artifact, victim, runtime, trusted)
+    prior = initial_prior(node["prior"], trusted, num_classes=victim.num_classes)
     prior.load_state_dict(prior_artifact.tensors("weights"))
     speed.accelerate(prior, PRIOR_CALLS)
     return attack, victim, prior
@@ -291,12 +291,12 @@ def per_identity(queries: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def load_surrogates(
-    node: Mapping[str, Any], artifact: Artifact, victim: AnyVictim, runtime: Runtime, allow: Allow
+    node: Mapping[str, Any], artifact: Artifact, victim: AnyVictim, runtime: Runtime, trusted: Trusted
 ) -> Surrogates:
     """What was prepared against this target, frozen and in eval mode on the device."""
     from midre_exp.surrogates.base import initial_surrogates
 
-    made = initial_surrogates(node, victim.num_classes, allow)
+    made = initial_surrogates(node, victim.num_classes, trusted)
     made.restore(artifact.tensors("weights"))
     return made.to(runtime.device).eval().requires_grad_(False)
 
@@ -308,7 +308,7 @@ def measure(
     judged: Dataset,
     work: Workspace,
     runtime: Runtime,
-    allow: Allow,
+    trusted: Trusted,
 ) -> None:
     """Judge the reconstructions; a metric that cannot be computed is kept by name with its reason."""
     from midre_exp.metrics.evaluate import evaluate, hits_by_identity
@@ -320,7 +320,7 @@ def measure(
         evaluator,
         judged.load("train"),
         device=runtime.device,
-        allow=allow,
+        trusted=trusted,
     )
     if missing:
         runtime.say(f"metrics not measured: {', '.join(missing)}; the record says why")

@@ -33,7 +33,7 @@ def test_the_defense_of_the_readme_works_as_printed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     node = yaml.safe_load(block("yaml", "label_smoothing"))["label_smoothing"]
     node["_target_"] = node["_target_"].removeprefix("defenses.")
-    defense = build(node, allow=["label_smoothing"])
+    defense = build(node, trusted=["label_smoothing"])
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     batch = Batch(torch.zeros(4, 3, 8, 8), labels, torch.arange(4))
     loss = defense.base_loss(Output(logits, logits), batch, TrainingProgress(0, 1))

@@ -72,12 +72,12 @@ class Checkup:
     ) -> Iterator[tuple[str, int, int | None, UserError | None]]:
         """Title, pixels, number of images and what is wrong of each dataset the run reads."""
         private, public, judged = nodes_of(settings["data"])
-        allow = settings["runtime"]["trusted_packages"]
+        trusted = settings["runtime"]["trusted_packages"]
 
         def look(node: Mapping[str, Any], role: Any) -> tuple[str, int, int | None, UserError | None]:
             title, size = str(node["_target_"]).rpartition(".")[2], int(node["size"])
             try:
-                dataset = self._dataset(node, allow)
+                dataset = self._dataset(node, trusted)
                 title = getattr(dataset, "title", title)
                 return title, size, dataset.survey(role), None
             except UserError as error:
@@ -94,16 +94,16 @@ class Checkup:
                 yield Finding(True, f"{title} data", str(error))
         yield from self._people(settings)
 
-    def _dataset(self, node: Mapping[str, Any], allow: list[str]) -> Any:
+    def _dataset(self, node: Mapping[str, Any], trusted: list[str]) -> Any:
         """The dataset of a node, made once, because it remembers what it has listed."""
-        return self._once(["dataset", node], lambda: build(node, allow=allow))
+        return self._once(["dataset", node], lambda: build(node, trusted=trusted))
 
     def _people(self, settings: Mapping[str, Any]) -> Iterator[Finding]:
         """More people to attack than there are."""
         private = nodes_of(settings["data"])[0]
-        allow, wanted = settings["runtime"]["trusted_packages"], settings["attack"]["identities"]
+        trusted, wanted = settings["runtime"]["trusted_packages"], settings["attack"]["identities"]
         try:
-            people = self._once(["people", private], self._dataset(private, allow).people)
+            people = self._once(["people", private], self._dataset(private, trusted).people)
         except UserError:  # told already
             return
         if people is not None and wanted > people:
@@ -120,7 +120,7 @@ class Checkup:
             elif node["weights"] is not None:
                 yield from _file(node["weights"], f"{part}.weights")
 
-    def _library(self, model: Mapping[str, Any], allow: list[str]) -> Iterator[Finding]:
+    def _library(self, model: Mapping[str, Any], trusted: list[str]) -> Iterator[Finding]:
         """Public ImageNet weights that are not here yet."""
 
         def look() -> Any:
@@ -133,7 +133,7 @@ class Checkup:
             library = getattr(get_class(target), "library", "") if target.startswith("midre_exp.") else ""
             if not library:  # of a family: which one, only a member knows
                 with torch.device("meta"):  # no memory is needed for that
-                    library = build(model, num_classes=2, allow=allow).library
+                    library = build(model, num_classes=2, trusted=trusted).library
             if not library:
                 raise ConfigError(f"{target} has no ImageNet weights; set weights to a file or to null")
             return library_source(library)

@@ -22,7 +22,7 @@ def evaluate(
     private_train: ImageSet,  # at the evaluator's resolution
     *,
     device: torch.device,
-    allow: tuple[str, ...] = (),
+    trusted: tuple[str, ...] = (),
 ) -> tuple[dict[str, float], dict[str, str], Tensor]:
     """All metrics of ``settings.measure`` on the stored reconstructions: numbers by name, the reason for each
     that is missing, and the class int64 [n] the evaluator sees in each reconstruction, selected or not.
@@ -31,7 +31,7 @@ def evaluate(
     ``private_train`` is what the evaluator was trained on and goes in as it is. A metric of null is left out.
     Of an attack that marks its results as ``selected`` bool [n], these are measured.
     """
-    steps = tuple(build(step, allow=allow) for step in settings["image_to_evaluator"])
+    steps = tuple(build(step, trusted=trusted) for step in settings["image_to_evaluator"])
     made = dict(reconstructions)
     made["logits"], made["features"] = predict(evaluator, made["images"], device, steps=steps)
     seen_as = made["logits"].argmax(1)
@@ -70,7 +70,7 @@ def evaluate(
         if metric is None:  # left out by a config that builds on another
             continue
         try:
-            numbers.update(build(metric, allow=allow)(seen))
+            numbers.update(build(metric, trusted=trusted)(seen))
         except Unavailable as reason:
             missing[name] = str(reason)
     return numbers, missing, seen_as

@@ -112,11 +112,11 @@ def targets_of(node: Any) -> Iterable[str]:
             yield from targets_of(value)
 
 
-def check_targets(node: Any, allow: Iterable[str] = ()) -> None:
+def check_targets(node: Any, trusted: Iterable[str] = ()) -> None:
     """Raise ConfigError for a ``_target_`` anywhere in a plain config that starts neither as the project nor
-    as ``allow`` allows.
+    as ``trusted`` allows.
     """
-    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in allow))
+    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in trusted))
     for target in targets_of(node):
         if not target.startswith(prefixes):
             root = target.split(".")[0]
@@ -125,10 +125,10 @@ def check_targets(node: Any, allow: Iterable[str] = ()) -> None:
             )
 
 
-def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> Any:
+def build(node: Any, *args: Any, trusted: Iterable[str] = (), **kwargs: Any) -> Any:
     """Instantiate a config node by its ``_target_``.
 
-    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of ``allow``
+    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of ``trusted``
     (the user's ``runtime.trusted_packages``). Raises ConfigError naming the target when it is not allowed,
     not importable, or given unknown arguments.
     """
@@ -136,7 +136,7 @@ def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> An
     from hydra.errors import InstantiationException
 
     node = plain(node)
-    check_targets(node, allow)
+    check_targets(node, trusted)
     try:
         return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -151,4 +151,4 @@ def build(node: Any, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> An
         ) from error
 
 
-Allow = tuple[str, ...]
+Trusted = tuple[str, ...]

@@ -87,11 +87,11 @@ def fingerprints_once() -> Iterator[None]:
         _known.reset(token)
 
 
-def _fingerprint(node: Mapping[str, Any], role: Role, allow: Sequence[str]) -> Mapping[str, object]:
+def _fingerprint(node: Mapping[str, Any], role: Role, trusted: Sequence[str]) -> Mapping[str, object]:
     known, name = _known.get(), digest([node, role])
     if known is not None and name in known:
         return known[name]
-    dataset: Dataset = build(node, allow=allow)
+    dataset: Dataset = build(node, trusted=trusted)
     found = dataset.fingerprint(role)
     if known is not None:
         known[name] = found
@@ -107,13 +107,13 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
     check_settings(settings)
-    allow = settings["runtime"]["trusted_packages"]
+    trusted = settings["runtime"]["trusted_packages"]
     attack, seed = settings["attack"], settings["seed"]
     nodes = dict(zip(("private", "public", "judged"), nodes_of(settings["data"]), strict=True))
     if not reads_public(attack):
         del nodes["public"]
     roles: dict[str, Role] = {"private": "private", "public": "public", "judged": "private"}
-    data = {name: _fingerprint(node, roles[name], allow) for name, node in nodes.items()}
+    data = {name: _fingerprint(node, roles[name], trusted) for name, node in nodes.items()}
     private, public, judged = data["private"], data.get("public"), data["judged"]
 
     target = _stage(

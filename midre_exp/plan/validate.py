@@ -23,11 +23,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         _demand(isinstance(path, str) and path.strip() != "", f"paths.{name}", path, "a folder")
     for name in ("devices", "chunk", "checkpoint_every"):
         _demand(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
-    threads, progress, allow = (runtime[name] for name in ("threads", "progress", "allow"))
+    threads, progress, trusted = (runtime[name] for name in ("threads", "progress", "trusted_packages"))
     _demand(threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null")
     _demand(progress in ("auto", True, False), "runtime.progress", progress, "auto, true or false")
-    listed = isinstance(allow, list) and all(isinstance(name, str) for name in allow)
-    _demand(listed, "runtime.trusted_packages", allow, "a list such as [my_defenses]")
+    listed = isinstance(trusted, list) and all(isinstance(name, str) for name in trusted)
+    _demand(listed, "runtime.trusted_packages", trusted, "a list such as [my_defenses]")
     for role in ("private", "public", "evaluation"):
         node = settings["data"].get(role, {})
         _demand(isinstance(node, Mapping), f"data.{role}", node, "a dataset with a _target_")

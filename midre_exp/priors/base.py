@@ -67,7 +67,7 @@ def needed(public: ImageSet | None) -> ImageSet:
 
 
 def initial_prior(
-    node: Mapping[str, Any], allow: tuple[str, ...] = (), *, num_classes: int | None = None
+    node: Mapping[str, Any], trusted: tuple[str, ...] = (), *, num_classes: int | None = None
 ) -> Prior:
     """The untrained prior a node of conf/prior describes, initialised from the node's own ``seed``.
 
@@ -76,5 +76,5 @@ def initial_prior(
     known = {"num_classes": num_classes} if uses_target(node) else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "prior", "init"))
-        prior: Prior = build(without(node, "seed", "name"), allow=allow, **known)
+        prior: Prior = build(without(node, "seed", "name"), trusted=trusted, **known)
     return prior

@@ -59,7 +59,7 @@ def make(
     if a["key"] == b["key"]:
         raise ConfigError(f"{records[0]} and {records[1]} are the same run; choose two")
     first, second = (_reconstructions(record, store) for record in (a, b))
-    private = build(a["config"]["data"]["private"], allow=a["config"]["runtime"]["trusted_packages"]).load(
+    private = build(a["config"]["data"]["private"], trusted=a["config"]["runtime"]["trusted_packages"]).load(
         part
     )
     photographs = _first_of_each(private.images, private.labels)

@@ -39,11 +39,13 @@ class Surrogates(nn.Module):
         self.load_state_dict(dict(tensors))
 
 
-def initial_surrogates(node: Mapping[str, Any], num_classes: int, allow: tuple[str, ...] = ()) -> Surrogates:
+def initial_surrogates(
+    node: Mapping[str, Any], num_classes: int, trusted: tuple[str, ...] = ()
+) -> Surrogates:
     """The unprepared surrogates of a config node for a target of ``num_classes`` classes, initialised from
     the node's own ``seed``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "surrogates", "init"))
-        made: Surrogates = build(without(node, "seed", "name"), num_classes=num_classes, allow=allow)
+        made: Surrogates = build(without(node, "seed", "name"), num_classes=num_classes, trusted=trusted)
     return made

@@ -22,7 +22,7 @@ def assemble(
     *,
     seed: int,
     weights: str | None = None,
-    allow: tuple[str, ...] = (),
+    trusted: tuple[str, ...] = (),
 ) -> Classifier:
     """Build ``settings.model`` as the composed ``defense`` shapes it, initialised from ``seed`` and from
     public ``weights`` if given.
@@ -32,7 +32,7 @@ def assemble(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
-        model: Classifier = build(settings["model"], num_classes=num_classes, allow=allow)
+        model: Classifier = build(settings["model"], num_classes=num_classes, trusted=trusted)
         defense.modify_backbone(model)
         if weights is not None:
             load_backbone(model, weights)

@@ -4,8 +4,6 @@ Every one that could run code would create the file ``sentinel``. None needs mor
 on disk.
 """
 
-# ruff: noqa: E501 (tables read better one entry a line)
-
 from __future__ import annotations
 
 import copy

@@ -5,8 +5,6 @@ Where a format has no checksum a flipped bit may be a flipped number, which nobo
 and shapes are compared.
 """
 
-# ruff: noqa: E501 (tables read better one entry a line)
-
 from __future__ import annotations
 
 import io

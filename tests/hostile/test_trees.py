@@ -1,7 +1,5 @@
 """Data trees, records and stores that somebody made to do harm: one sentence each, soon and in little memory."""
 
-# ruff: noqa: E501 (tables read better one entry a line)
-
 from __future__ import annotations
 
 import hashlib

@@ -38,7 +38,7 @@ def test_a_prefix_must_end_at_a_dot():
 
 
 def test_users_allow_their_own_packages_by_name():
-    assert build({"_target_": "collections.Counter"}, allow=["collections"]) == {}
+    assert build({"_target_": "collections.Counter"}, trusted=["collections"]) == {}
 
 
 def test_wrong_arguments_are_one_sentence_about_the_target():

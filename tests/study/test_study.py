@@ -68,7 +68,7 @@ def record_of(folder: Path, name: str, defense: str, *, people: int = 6, selecte
         "config": {
             "data": {"private": PRIVATE},
             "metrics": {"image_to_evaluator": []},
-            "runtime": {"allow": []},
+            "runtime": {"trusted_packages": []},
             "paths": {"store": str(store)},
         },
     }

@@ -46,14 +46,14 @@ def points_of(cell: Cell, eraser: Cell, people: int) -> pd.DataFrame:
     StoreError for an artifact that is not in the store, DataError for data that are not here.
     """
     settings = cell.settings
-    allow, device = (
+    trusted, device = (
         tuple(settings["runtime"]["trusted_packages"]),
         choose_device(settings["runtime"]["device"]),
     )
     target, attack = (stored(cell, stage) for stage in ("target", "attack"))
     defense = _defense(cell)
-    model = stages.load_target(settings["target"], target, defense, allow)
-    private: ImageSet = build(settings["data"]["private"], allow=allow).load("train")
+    model = stages.load_target(settings["target"], target, defense, trusted)
+    private: ImageSet = build(settings["data"]["private"], trusted=trusted).load("train")
     people = min(people, private.num_classes, settings["attack"]["identities"])
     rows = (private.labels < people).nonzero().squeeze(1)
     labels, images = private.labels[rows], to_float(private.images[rows])
@@ -104,7 +104,8 @@ def stored(cell: Cell, stage: str) -> Artifact:
 def _defense(cell: Cell) -> Any:
     settings = cell.settings
     return build(
-        {**settings["composer"], **settings["defense"]}, allow=tuple(settings["runtime"]["trusted_packages"])
+        {**settings["composer"], **settings["defense"]},
+        trusted=tuple(settings["runtime"]["trusted_packages"]),
     )
 
 

@@ -59,7 +59,7 @@ class Cell:
             label = str(self.record["defense"]["label"])
         else:
             parts = {**settings["composer"], **settings["defense"]}
-            label = str(build(parts, allow=settings["runtime"]["trusted_packages"]).label)
+            label = str(build(parts, trusted=settings["runtime"]["trusted_packages"]).label)
         return f"{label} ({self.remark})" if self.remark else label
 
     @property

@@ -82,7 +82,9 @@ def gallery(records: Sequence[Mapping[str, Any]], *, identities: int = 10) -> li
 def _private_row(records: Sequence[Mapping[str, Any]], identities: int) -> list[Row]:
     config = records[0]["config"]
     try:
-        private = build(config["data"]["private"], allow=config["runtime"]["trusted_packages"]).load("train")
+        private = build(config["data"]["private"], trusted=config["runtime"]["trusted_packages"]).load(
+            "train"
+        )
     except DataError:
         return []
     labels = range(min(identities, private.num_classes))

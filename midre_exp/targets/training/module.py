@@ -31,16 +31,16 @@ class ClassifierModule(pl.LightningModule):
         recipe: Mapping[str, Any],
         *,
         seed: int,
-        allow: tuple[str, ...] = (),
+        trusted: tuple[str, ...] = (),
     ):
         super().__init__()
         self.model = model
         self.defense = defense
         self.recipe = recipe
         self.seed = seed
-        self.allow = allow
-        self.augment = [build(step, allow=allow) for step in recipe["augment"]]
-        self.rates = learning_rates(recipe, allow=allow)
+        self.trusted = trusted
+        self.augment = [build(step, trusted=trusted) for step in recipe["augment"]]
+        self.rates = learning_rates(recipe, trusted=trusted)
         self.wanted_taps = tuple(defense.taps(model))
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
@@ -151,18 +151,18 @@ class ClassifierModule(pl.LightningModule):
         each epoch.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return build(self.recipe["optimizer"], parameters, allow=self.allow)
+        return build(self.recipe["optimizer"], parameters, trusted=self.trusted)
 
 
-def learning_rates(recipe: Mapping[str, Any], *, allow: tuple[str, ...] = ()) -> list[float]:
+def learning_rates(recipe: Mapping[str, Any], *, trusted: tuple[str, ...] = ()) -> list[float]:
     """The learning rate of every epoch under the recipe's scheduler, played through once on a stand-in
     parameter.
 
     A table instead of a stepping scheduler, because Lightning saves a checkpoint before it steps schedulers,
     so that a resumed run would lag one epoch behind.
     """
-    optimizer = build(recipe["optimizer"], [torch.nn.Parameter(torch.zeros(1))], allow=allow)
-    scheduler = recipe["scheduler"] and build(recipe["scheduler"], optimizer, allow=allow)
+    optimizer = build(recipe["optimizer"], [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)
+    scheduler = recipe["scheduler"] and build(recipe["scheduler"], optimizer, trusted=trusted)
     rates = []
     for _ in range(int(recipe["epochs"])):
         rates.append(float(optimizer.param_groups[0]["lr"]))

@@ -23,7 +23,7 @@ def published_classifier(
     work: Path,
     runtime: Runtime,
     title: str,
-    allow: tuple[str, ...] = (),
+    trusted: tuple[str, ...] = (),
 ) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
     """Load ``settings.checkpoint`` strictly into the network the settings and the defense describe, and
     measure its accuracy here.
@@ -32,7 +32,7 @@ def published_classifier(
     file does not fit.
     """
     test = data.load("test")
-    model = assemble(settings, test.num_classes, defense, seed=seed, allow=allow)
+    model = assemble(settings, test.num_classes, defense, seed=seed, trusted=trusted)
     load_checkpoint(model, settings["checkpoint"])
     defense.on_inference(model)
     model = model.to(runtime.device).eval()

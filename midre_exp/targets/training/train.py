@@ -56,7 +56,7 @@ class Training:
     work: Path
     runtime: Runtime
     title: str
-    allow: tuple[str, ...]
+    trusted: tuple[str, ...]
 
     def recipe(self) -> Mapping[str, Any]:
         """The recipe as the defense wants it. Raises ConfigError for one that cannot work."""
@@ -67,9 +67,9 @@ class Training:
         recipe = self.recipe()
         weights = self.settings["weights"]
         model = assemble(
-            self.settings, num_classes, self.defense, seed=self.seed, weights=weights, allow=self.allow
+            self.settings, num_classes, self.defense, seed=self.seed, weights=weights, trusted=self.trusted
         )
-        return ClassifierModule(model, self.defense, recipe, seed=self.seed, allow=self.allow)
+        return ClassifierModule(model, self.defense, recipe, seed=self.seed, trusted=self.trusted)
 
     def checkpoint(self) -> dict[str, Any] | None:
         """What an earlier attempt left, if it is intact."""
@@ -145,7 +145,7 @@ def train_classifier(
     work: Path,
     runtime: Runtime,
     title: str,
-    allow: tuple[str, ...] = (),
+    trusted: tuple[str, ...] = (),
 ) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
     """Train ``settings`` (a node of conf/target) on the private images under a composed defense, on
     ``runtime.devices`` devices.
@@ -155,7 +155,7 @@ def train_classifier(
     (``acc`` and ``train_acc`` in percent, parameter counts) and the history by epoch. Raises ConfigError for
     a recipe that cannot work.
     """
-    training = Training(settings, data, defense, seed, work, runtime, title, allow)
+    training = Training(settings, data, defense, seed, work, runtime, title, trusted)
     recipe = training.recipe()
     train, test = data.load("train"), data.load("test")
     module = training.module(train.num_classes)

@@ -216,7 +216,7 @@ def train_here(job):
         work=job.work,
         runtime=replace(job.runtime, devices=1),
         title=job.title,
-        allow=job.allow,
+        trusted=job.trusted,
     )
 
 
@@ -310,7 +310,7 @@ def test_the_waiting_process_takes_over_what_the_others_left(tmp_path, monkeypat
         work=job.work,
         runtime=TWO,
         title="t",
-        allow=job.allow,
+        trusted=job.trusted,
     )
     assert heard and one[1:] == two[1:]
     assert all(
