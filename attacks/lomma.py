@@ -63,7 +63,7 @@ class LogitLoss(IdentityLoss):
         """
         if not isinstance(surrogates, LommaSurrogates):
             raise ConfigError(
-                "LOMMA's identity loss needs students and feature statistics; set attack.surrogates to conf/surrogates/lomma.yaml"
+                "LOMMA's identity loss needs students and feature statistics; set attack.surrogates to conf/attack/surrogates/lomma.yaml"
             )
         output = victim(images)
         logits = [output.logits, *(student(images).logits for student in surrogates.students.values())]

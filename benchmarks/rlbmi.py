@@ -107,7 +107,7 @@ def main() -> None:
 
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    node = OmegaConf.load(CONF_DIR / "prior" / "gmi.yaml")
+    node = OmegaConf.load(CONF_DIR / "attack" / "prior" / "gmi.yaml")
     prior = (
         initial_prior(plain(OmegaConf.merge(node, {"image_size": 64})))
         .eval()

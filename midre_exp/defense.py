@@ -76,7 +76,7 @@ class Defense:
     # -- optimisation -------------------------------------------------------------------------------------------------------------
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The training recipe (conf/recipe as plain values), changed where the defense's own source demands
+        """The training recipe (conf/target/recipe as plain values), changed where the defense's own source demands
         it.
 
         Only with ``defense_recipe=own`` of the config: ``shared`` trains every defense alike, as the reduced

@@ -65,7 +65,7 @@ def rehearse(
 
 
 def check_prior(node: Mapping[str, Any], classes: int, trusted: Trusted = ()) -> None:
-    """Raise UserError for a node of conf/prior that makes no prior for a target of ``classes`` classes."""
+    """Raise UserError for a node of conf/attack/prior that makes no prior for a target of ``classes`` classes."""
     from midre_exp.priors.base import initial_prior
 
     _check_files("attack.prior", node)
@@ -79,7 +79,7 @@ def check_prior(node: Mapping[str, Any], classes: int, trusted: Trusted = ()) ->
 
 
 def check_surrogates(node: Mapping[str, Any], classes: int, trusted: Trusted = ()) -> None:
-    """Raise UserError for a node of conf/surrogates that makes none for a target of ``classes`` classes."""
+    """Raise UserError for a node of conf/attack/surrogates that makes none for a target of ``classes`` classes."""
     from midre_exp.surrogates.base import initial_surrogates
 
     _check_files("attack.surrogates", node)

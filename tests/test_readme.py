@@ -45,7 +45,7 @@ def test_the_attack_of_the_readme_works_as_printed(tmp_path, monkeypatch, tiny):
     (tmp_path / "ascent.py").write_text(block("python", "ascent"))
     monkeypatch.syspath_prepend(tmp_path)
     node = yaml.safe_load(block("yaml", "ascent"))
-    assert node.pop("defaults") == [{"/prior@prior": "gmi"}, "_self_"]
+    assert node.pop("defaults") == [{"prior": "gmi"}, "_self_"]
     settings = tiny("runtime.trusted_packages=[ascent]")
     kept = {name: settings["attack"][name] for name in ("prior", "identities", "restarts", "shard")}
     settings["attack"] = {**node, **kept, "_target_": "ascent.Ascent", "steps": 5}

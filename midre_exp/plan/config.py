@@ -53,11 +53,11 @@ def own_configs() -> Path | None:
     return folder
 
 
-def config_files(group: str) -> dict[str, Path]:
-    """The yaml of every choice of a group by name, sorted: the packaged ones, then the user's own under other
+def config_files(group: str, packaged: Path | None = None) -> dict[str, Path]:
+    """The yaml of every choice of a group by name, sorted: the packaged ones, and the user's own under other
     names.
     """
-    folders = [folder / group for folder in (own_configs(), CONF_DIR) if folder is not None]
+    folders = [folder / group for folder in (own_configs(), packaged or CONF_DIR) if folder is not None]
     found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     return {name: found[name] for name in sorted(found)}
 

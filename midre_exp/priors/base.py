@@ -22,7 +22,7 @@ from midre_exp.threat import AnyVictim
 
 
 class Prior(nn.Module):
-    """Base of all priors, built by ``_target_`` from ``conf/prior``.
+    """Base of all priors, built by ``_target_`` from ``conf/attack/prior``.
 
     ``uses_target`` tells whether training looks at the attacked target: if not, one trained prior serves
     every target of a sweep, and ``fit`` is given no victim; if so, the constructor is given the target's
@@ -69,7 +69,7 @@ def needed(public: ImageSet | None) -> ImageSet:
 def initial_prior(
     node: Mapping[str, Any], trusted: tuple[str, ...] = (), *, num_classes: int | None = None
 ) -> Prior:
-    """The untrained prior a node of conf/prior describes, initialised from the node's own ``seed``.
+    """The untrained prior a node of conf/attack/prior describes, initialised from the node's own ``seed``.
 
     A class with ``uses_target`` is also given ``num_classes``, how many classes the target has.
     """

@@ -1,8 +1,8 @@
 """``python -m midre_exp.report TABLE ... [OVERRIDES]``: run what tables still lack, then render them as text,
 Markdown, CSV, LaTeX, HTML.
 
-A table is a yaml in conf/table: a title and the overrides of its sweeps. Further overrides (scale, data,
-seeds, launcher) are added to each. A figure is a yaml in conf/figure and works alike. What several tables
+A table is a yaml in midre_exp/report/conf/table: a title and the overrides of its sweeps. Further overrides (scale, data,
+seeds, launcher) are added to each. A figure is a yaml in midre_exp/report/conf/figure and works alike. What several tables
 lack is launched as one sweep. ``--no-run`` renders what is there and shows the command for every missing run,
 ``--plan`` only tells what would be built and how long that may take.
 
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "words",
         nargs="+",
         metavar="TABLE|OVERRIDE",
-        help="files of conf/table or conf/figure without .yaml, claims; or wandb, or workspace; Hydra overrides added to every sweep",
+        help="a table or figure (a yaml of midre_exp/report/conf, or of yours), claims; or wandb, or workspace; Hydra overrides added to every sweep",
     )
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--plan", action="store_true", help="only tell what would be built")

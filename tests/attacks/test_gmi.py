@@ -120,7 +120,7 @@ def golden_start() -> Tensor:
 @pytest.fixture(scope="module")
 def official():
     """The filled official networks, float64: prior and victim."""
-    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prior" / "gmi.yaml"), resolve=False)
+    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "gmi.yaml"), resolve=False)
     prior = initial_prior({**node, "image_size": 64})
     for name in ("generator", "critic"):
         fill(prior.get_submodule(name), double=True)

@@ -32,7 +32,7 @@ def attack(**changes) -> KedMI:
 
 def prior() -> KedMIPrior:
     node = {
-        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prior" / "kedmi.yaml"), resolve=False),
+        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "kedmi.yaml"), resolve=False),
         "image_size": 32,
         "latent_dim": 6,
         "width": 2,

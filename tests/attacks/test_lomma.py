@@ -30,9 +30,9 @@ from tests.golden.fill import golden
 
 
 def small(**changes) -> LommaSurrogates:
-    """The surrogates of conf/surrogates/lomma.yaml, made tiny."""
+    """The surrogates of conf/attack/surrogates/lomma.yaml, made tiny."""
     node = {
-        **plain(OmegaConf.load(CONF_DIR / "surrogates" / "lomma.yaml")),
+        **plain(OmegaConf.load(CONF_DIR / "attack" / "surrogates" / "lomma.yaml")),
         "students": ["b0", "b1"],
         "width": 0.125,
         "depth": 0.25,

@@ -23,12 +23,12 @@ SIZE = 16
 
 
 def dataset(name: str, root: Path, store: Path | None = None, **changes: Any) -> ListedDataset:
-    """The dataset of conf/dataset/<name>.yaml on a tree, built as a run builds it."""
-    node = OmegaConf.load(CONF_DIR / "dataset" / f"{name}.yaml")
+    """The dataset of conf/data/dataset/<name>.yaml on a tree, built as a run builds it."""
+    node = OmegaConf.load(CONF_DIR / "data" / "dataset" / f"{name}.yaml")
     paths = {"data": "data", "store": str(store or root.parent / "store")}
     config = OmegaConf.create({"resolution": SIZE, "paths": paths, "data": {"private": node}})
     for key, value in {"root": str(root), **changes}.items():
-        assert key in config.data.private, f"conf/dataset/{name}.yaml has no key {key}"
+        assert key in config.data.private, f"conf/data/dataset/{name}.yaml has no key {key}"
         config.data.private[key] = value
     found = build(config.data.private)
     assert isinstance(found, ListedDataset)

@@ -36,9 +36,9 @@ CLASSES = 3
 
 
 def small(**changes) -> KedMIPrior:
-    """The prior of conf/prior/kedmi.yaml, made tiny."""
+    """The prior of conf/attack/prior/kedmi.yaml, made tiny."""
     node = {
-        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prior" / "kedmi.yaml"), resolve=False),
+        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "kedmi.yaml"), resolve=False),
         "image_size": 32,
         "latent_dim": 6,
         "width": 2,

@@ -32,9 +32,9 @@ CLASSES = 3
 
 
 def small(**changes):
-    """The prior of conf/prior/plgmi.yaml, made tiny."""
+    """The prior of conf/attack/prior/plgmi.yaml, made tiny."""
     node = {
-        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prior" / "plgmi.yaml"), resolve=False),
+        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "plgmi.yaml"), resolve=False),
         "image_size": 16,
         "image_to_target": [],
         "latent_dim": 6,

@@ -36,7 +36,7 @@ from midre_exp.weights import checkpoint
 from tests.priors import test_genforce, test_stylegan2_networks, test_stylegan2_pickle
 
 CPU = torch.device("cpu")
-CONFIG = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prior" / "stylegan2.yaml"))
+CONFIG = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "stylegan2.yaml"))
 SMALL = {
     "image_size": 8,
     "z_dim": 6,
@@ -53,7 +53,7 @@ SMALL = {
 
 
 def prior_of(**changes: Any) -> StyleGAN2Prior:
-    """The prior of conf/prior/stylegan2.yaml with changes."""
+    """The prior of conf/attack/prior/stylegan2.yaml with changes."""
     prior = initial_prior({**CONFIG, **changes})
     assert isinstance(prior, StyleGAN2Prior)
     return prior

@@ -14,7 +14,7 @@ from tests.golden.fill import golden_images
 
 
 def view(**changes) -> RandomView:
-    """The view of conf/prior/plgmi.yaml."""
+    """The view of conf/attack/prior/plgmi.yaml."""
     settings = {
         "scale": [0.8, 1.0],
         "brightness": 0.2,

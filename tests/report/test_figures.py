@@ -355,12 +355,12 @@ def test_missing_runs_are_launched_before_drawing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.plan.config.CONF_DIR", tmp_path)
+    monkeypatch.setattr("midre_exp.report.configs.REPORT_CONF", tmp_path)
     (tmp_path / "figure").mkdir()
     (tmp_path / "figure" / "mine.yaml").write_text("title: t\nsweeps: [[setup=demo]]\n")
     assert figure_names() == ["mine"]
     with pytest.raises(
-        ConfigError, match=r"conf/figure/mine.yaml needs title, sweeps, draw .* it has title, sweeps"
+        ConfigError, match=r"/figure/mine.yaml needs title, sweeps, draw .* it has title, sweeps"
     ):
         load_figure("mine")
 

@@ -344,7 +344,7 @@ def test_jobs_of_a_file_take_no_further_overrides(tmp_path):
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch, content, message):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "mine.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("midre_exp.plan.config.CONF_DIR", tmp_path)
+    monkeypatch.setattr("midre_exp.report.configs.REPORT_CONF", tmp_path)
     with pytest.raises(ConfigError, match=message):
         load_definition("mine")
 

@@ -19,11 +19,10 @@ import yaml
 from attacks.rlbmi import Pace
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.fid import Fid
-from midre_exp.plan.config import CONF_DIR
 from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.report.__main__ import main
+from midre_exp.report.configs import REPORT_CONF
 from midre_exp.report.tables.comparison import COLUMNS
-from midre_exp.report.wandb import dashboard
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
 from midre_exp.report.wandb.workspace import save_workspace
 from midre_exp.run import run
@@ -212,7 +211,7 @@ def mine(tmp_path, monkeypatch):
         change(view, panel)
         (tmp_path / "dashboard").mkdir(exist_ok=True)
         (tmp_path / "dashboard" / "mine.yaml").write_text(yaml.safe_dump(view))
-        monkeypatch.setattr(dashboard, "CONF_DIR", tmp_path)
+        monkeypatch.setattr("midre_exp.report.configs.REPORT_CONF", tmp_path)
         return load_views()
 
     return load
@@ -271,7 +270,7 @@ def test_a_good_view_is_read(mine):
 def test_a_mistake_in_a_view_is_one_sentence(mine, change, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
         mine(change)
-    assert "conf/dashboard/mine.yaml" in str(caught.value) and "\n" not in str(caught.value)
+    assert "/dashboard/mine.yaml" in str(caught.value) and "\n" not in str(caught.value)
 
 
 # the command
@@ -463,4 +462,4 @@ def test_a_view_that_a_newer_page_has_saved_is_told(server):
 
 
 def test_the_dashboard_is_packaged_with_the_configs():
-    assert {path.stem for path in (CONF_DIR / "dashboard").glob("*.yaml")} == set(VIEWS)
+    assert {path.stem for path in (REPORT_CONF / "dashboard").glob("*.yaml")} == set(VIEWS)

@@ -1,7 +1,7 @@
 """``python -m midre_exp.report fig2``: a figure of the paper from records, as SVG, PDF and PNG with its
 numbers and caption beside it.
 
-A figure is a yaml in conf/figure: ``title``; ``sweeps``, lists of overrides as of a table; ``draw``, the kind
+A figure is a yaml in midre_exp/report/conf/figure: ``title``; ``sweeps``, lists of overrides as of a table; ``draw``, the kind
 of figure by ``_target_`` with its options; ``published``, the tables of results/published.csv whose points
 are drawn beside ours; ``mentioned``, those whose numbers can only be told; ``inconsistencies``, numbers of
 midre_exp/report/runs/inconsistencies.py.
@@ -18,8 +18,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import build, config_files, plain
+from midre_exp.plan.config import build, plain
 from midre_exp.records import results_folder
+from midre_exp.report.configs import definitions
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.planned_runs import Cell
 from midre_exp.report.runs.published import Published, table_rows
@@ -48,15 +49,15 @@ class FigureDefinition:
 
 def figure_names() -> list[str]:
     """The figures there are."""
-    return list(config_files("figure"))
+    return list(definitions("figure"))
 
 
 def load_figure(name: str) -> FigureDefinition:
     """The definition of a figure of ``figure_names``. Raises ConfigError naming the key of the yaml that is
     wrong.
     """
-    where = f"conf/figure/{name}.yaml"
-    loaded: dict[str, Any] = plain(OmegaConf.load(config_files("figure")[name]))
+    where = definitions("figure")[name]
+    loaded: dict[str, Any] = plain(OmegaConf.load(where))
     if not set(NEEDED) <= set(loaded) <= {*NEEDED, *OPTIONAL}:
         raise ConfigError(
             f"{where} needs {', '.join(NEEDED)} and may have {', '.join(OPTIONAL)}; it has {', '.join(loaded)}"

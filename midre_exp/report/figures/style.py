@@ -55,7 +55,7 @@ class Drawing:
 
 
 class Drawn(ABC):
-    """A kind of figure, built by ``_target_`` from conf/figure."""
+    """A kind of figure, built by ``_target_`` from midre_exp/report/conf/figure."""
 
     @abstractmethod
     def draw(

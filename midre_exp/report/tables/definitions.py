@@ -1,4 +1,4 @@
-"""The definition of a table: a yaml in conf/table.
+"""The definition of a table: a yaml in midre_exp/report/conf/table.
 
 ``title``, and one of: ``sweep``, the overrides of one sweep; ``sweeps``, a list of such lists. ``rows:
 setups`` makes one line of each setup, described as the paper's Table 2 does, instead of one of each run.
@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import config_files, plain
+from midre_exp.plan.config import plain
+from midre_exp.report.configs import definitions
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 
 KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies")
@@ -37,23 +38,23 @@ def load_definition(name: str) -> Definition:
     """The definition of a table. Raises ConfigError listing the tables there are, or naming the key of the
     yaml that is wrong.
     """
-    path = config_files("table").get(name)
+    path = definitions("table").get(name)
     if path is None:
-        known = [f"{group}s: {', '.join(config_files(group))}" for group in ("table", "figure")]
+        known = [f"{group}s: {', '.join(definitions(group))}" for group in ("table", "figure")]
         raise ConfigError(f"there is no table or figure {name}; {'; '.join(known)}")
     loaded: dict[str, Any] = plain(OmegaConf.load(path))
     unknown = [key for key in loaded if key not in KEYS]
     if unknown or "title" not in loaded or ("sweep" in loaded) == ("sweeps" in loaded):
         raise ConfigError(
-            f"conf/table/{name}.yaml needs a title and one of sweep, sweeps, and may have rows, published and inconsistencies"
+            f"{path} needs a title and one of sweep, sweeps, and may have rows, published and inconsistencies"
             + (f"; it has {', '.join(unknown)}" if unknown else "")
         )
     if loaded.get("rows", ROWS[0]) not in ROWS:
-        raise ConfigError(f"conf/table/{name}.yaml: rows is one of {', '.join(ROWS)}, not {loaded['rows']}")
+        raise ConfigError(f"{path}: rows is one of {', '.join(ROWS)}, not {loaded['rows']}")
     numbers = tuple(int(number) for number in loaded.get("inconsistencies", ()))
     if missing := [number for number in numbers if number not in INCONSISTENCIES]:
         raise ConfigError(
-            f"conf/table/{name}.yaml: inconsistency {missing[0]} is not in midre_exp/report/runs/inconsistencies.py"
+            f"{path}: inconsistency {missing[0]} is not in midre_exp/report/runs/inconsistencies.py"
         )
     sweeps = [loaded["sweep"]] if "sweep" in loaded else loaded["sweeps"]
     return Definition(

@@ -1,4 +1,4 @@
-"""The dashboard as data: each yaml of conf/dashboard is a view of the W&B project, with its runs, its
+"""The dashboard as data: each yaml of midre_exp/report/conf/dashboard is a view of the W&B project, with its runs, its
 sections and their panels.
 
 A W&B view has one selection of runs for all its panels, so what needs other runs is another view. Every name
@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.plan.config import plain
 from midre_exp.plan.keys import VERSIONS
+from midre_exp.report.configs import definitions
 
 #: Where a name is found: logged over time, in a run's summary, in its config, or known to W&B of every run.
 PLACES = ("history", "summary", "config", "run")
@@ -100,21 +102,20 @@ def load_views() -> list[View]:
     """All views, in the order of their files. Raises ConfigError naming the file, the place in it and what
     belongs there.
     """
-    views = [_view(path.stem) for path in sorted((CONF_DIR / "dashboard").glob("*.yaml"))]
+    files = definitions("dashboard")
+    views = [_view(path) for path in files.values()]
     titles = [view.title for view in views]
     for view in views:
         if titles.count(view.title) > 1:
             raise ConfigError(
-                f"conf/dashboard/{view.name}.yaml: another view has the title {view.title!r}; give it its own"
+                f"{files[view.name]}: another view has the title {view.title!r}; give it its own"
             )
     return views
 
 
-def _view(name: str) -> View:
-    where = f"conf/dashboard/{name}.yaml"
-    loaded = _mapping(
-        plain(OmegaConf.load(CONF_DIR / "dashboard" / f"{name}.yaml")), where, ("title", "runs", "sections")
-    )
+def _view(path: Path) -> View:
+    where = str(path)
+    loaded = _mapping(plain(OmegaConf.load(path)), where, ("title", "runs", "sections"))
     runs = _mapping(loaded["runs"], f"{where}: runs", ("job_types",), ("group_by", "columns"))
     job_types = _texts(runs["job_types"], f"{where}: runs.job_types")
     for job_type in job_types:
@@ -123,7 +124,7 @@ def _view(name: str) -> View:
                 f"{where}: runs.job_types: {job_type} is no stage; use some of {', '.join(JOB_TYPES)}"
             )
     return View(
-        name=name,
+        name=path.stem,
         title=str(loaded["title"]),
         job_types=job_types,
         group_by=_names(runs.get("group_by", []), f"{where}: runs.group_by", ("summary", "config", "run")),

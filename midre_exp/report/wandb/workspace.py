@@ -1,4 +1,4 @@
-"""The dashboard at W&B: the views of conf/dashboard as saved views of the project, made anew or refreshed.
+"""The dashboard at W&B: the views of midre_exp/report/conf/dashboard as saved views of the project, made anew or refreshed.
 
 Run by ``python -m midre_exp.report workspace``; ``--json`` prints what the server would be told, without a
 key or a network. Each view and scale has an id of its own, so that a refreshed view keeps its address. Needs
@@ -31,7 +31,7 @@ def save_workspace(overrides: Sequence[str], *, as_json: bool = False) -> None:
     """Save the views of one scale in the project the config names, or print them; ``overrides`` are Hydra's,
     a word alone is a scale.
 
-    Raises ConfigError when conf/dashboard has a mistake, without wandb-workspaces, and, unless ``as_json``,
+    Raises ConfigError when midre_exp/report/conf/dashboard has a mistake, without wandb-workspaces, and, unless ``as_json``,
     without a key, a project or an answer of the server.
     """
     overrides = [part if "=" in part else f"scale={part}" for part in overrides]

@@ -30,9 +30,9 @@ CPU = torch.device("cpu")
 
 
 def small(**changes):
-    """The prior of conf/prior/gmi.yaml, made tiny."""
+    """The prior of conf/attack/prior/gmi.yaml, made tiny."""
     node = {
-        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "prior" / "gmi.yaml"), resolve=False),
+        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "gmi.yaml"), resolve=False),
         "image_size": 16,
         "latent_dim": 6,
         "width": 4,

@@ -227,4 +227,7 @@ def test_the_mini_form_is_a_small_network_for_32_px_trained_as_long_as_all_mini_
     model = build_target(name, num_classes=50, **overlay["model"]).eval()
     assert model(golden_images(32)).logits.shape == (2, 50)
     assert sum(p.numel() for p in model.parameters()) < 500_000
-    assert overlay["recipe"]["epochs"] == plain(OmegaConf.load(CONF_DIR / "recipe" / "mini.yaml"))["epochs"]
+    assert (
+        overlay["recipe"]["epochs"]
+        == plain(OmegaConf.load(CONF_DIR / "target" / "recipe" / "mini.yaml"))["epochs"]
+    )
