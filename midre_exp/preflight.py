@@ -36,7 +36,7 @@ def rehearse(
     trusted: Trusted = (),
 ) -> None:
     """Raise UserError for a part that could not be made: attack, prior, surrogates, evaluator, metrics, each
-    unless it is in the store; and when ``private`` has fewer people than are to be attacked.
+    unless it is in the store; and when ``private`` has fewer identities than are to be attacked.
 
     ``undefended``: the composer's result without defenses. Of the target, which is the first to be made, only
     the size of its images is looked at.
@@ -46,10 +46,10 @@ def rehearse(
     build_attack(attack, trusted)
     classes = attack["identities"]
     if "target" in missing:
-        people = private.people()
-        if people is not None and classes > people:
+        identities = private.num_identities()
+        if identities is not None and classes > identities:
             raise ConfigError(
-                f"attack.identities={classes} exceeds the {people} private identities of the data; use attack.identities={people} or fewer"
+                f"attack.identities={classes} exceeds the {identities} private identities of the data; use attack.identities={identities} or fewer"
             )
         check_size("target", target, int(settings["resolution"]), "resolution", undefended, trusted)
     if "prior" in missing:

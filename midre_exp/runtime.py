@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from midre_exp.data.loader import Place
+from midre_exp.data.loader import Placement
 from midre_exp.errors import ConfigError
 from midre_exp.tracking.tracker import NoTracker, Tracker
 
@@ -27,7 +27,7 @@ class Runtime:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     devices: int = 1  #: GPUs from ``device`` on, or CPU processes, that train one classifier together
     progress: bool = False  #: draw progress bars
-    serve: Place = "auto"  #: where training images wait for their batch (data/serving.py)
+    image_placement: Placement = "auto"  #: memory from which training batches are gathered (data/loader.py)
     chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
     checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
     tracker: Tracker = field(default_factory=NoTracker)
@@ -113,7 +113,7 @@ def make_runtime(settings: dict[str, Any]) -> Runtime:
         device=device,
         devices=devices,
         progress=progress,
-        serve=settings["serve"],
+        image_placement=settings["image_placement"],
         chunk=int(settings["chunk"]),
         checkpoint_every=int(settings["checkpoint_every"]),
         quiet=bool(settings["quiet"]),

@@ -1,4 +1,9 @@
-"""What a dataset is to the rest of the project: named parts, each a block of 8-bit images with labels."""
+"""What a dataset is to the rest of the project: named parts, each a block of 8-bit images with labels.
+
+The way of an image: a ``Dataset`` decodes its files once (``readers``, ``cache``) or renders them
+(``synthetic``) into an ``ImageSet`` of uint8 pixels; ``loader`` gathers training batches from it;
+``transforms`` augment them as float images on the device.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,8 @@ from typing import Literal
 
 from torch import Tensor
 
-#: ``train`` and ``test`` hold private identities (labels 0..k-1); ``public`` holds other people, for the
-#: attacker.
+#: ``train`` and ``test`` hold the private identities (labels 0..k-1); ``public`` holds other identities, for
+#: the attacker.
 Part = Literal["train", "test", "public"]
 #: Who uses the images: ``private`` is train and test together.
 Role = Literal["private", "public"]
@@ -17,20 +22,18 @@ Role = Literal["private", "public"]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A block of images: ``images`` uint8 [n, 3, h, w] RGB, ``labels`` int64 [n], ``classes`` the name of
-    each label.
-    """
+    """A block of images with labels."""
 
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
+    images: Tensor  # uint8 [n, 3, h, w] RGB
+    labels: Tensor  # int64 [n], indices into classes
+    classes: tuple[str, ...]  # the name of each label
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def num_classes(self) -> int:
-        """How many identities the labels index."""
+        """How many classes the labels index."""
         return len(self.classes)
 
 
@@ -40,9 +43,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class Dataset(ABC):
-    """A source of images. A class is built by ``_target_`` from ``conf/data``; reading happens in ``load``
-    alone.
-    """
+    """A source of images, built by ``_target_`` from ``conf/data``; files are read in ``load`` alone."""
 
     @abstractmethod
     def load(self, part: Part) -> ImageSet:
@@ -57,7 +58,7 @@ class Dataset(ABC):
         wherever they can be.
         """
 
-    def survey(self, role: Role) -> int | None:
+    def count_images(self, role: Role) -> int | None:
         """About how many images a role has, None where nothing tells: a quick look before anything is run.
 
         Raises DataError when they are not there, as far as folders and lists show; ``fingerprint`` and
@@ -66,8 +67,8 @@ class Dataset(ABC):
         self.fingerprint(role)
         return None
 
-    def people(self) -> int | None:
-        """How many private identities there are, told without decoding an image; None where only ``load``
-        can. Raises as ``survey``.
+    def num_identities(self) -> int | None:
+        """How many private identities (classes) there are, known without decoding an image; None where only
+        ``load`` can tell. Raises as ``count_images``.
         """
         return None

@@ -1,4 +1,10 @@
-"""Where training images wait for their batch, and how a batch reaches the device without making it wait."""
+"""The way of a training batch: from image memory, gathered by index, to the compute device.
+
+An ``ImageSet`` is 8-bit and lies where ``place_images`` put it (disk cache, main memory or GPU memory). A
+``BatchLoader`` gathers the rows that its batch sampler names; with ``prefetch`` a thread gathers the next
+batches meanwhile. The training module then makes float images of them on the device (``to_float``) and
+augments there.
+"""
 
 from __future__ import annotations
 
@@ -15,80 +21,81 @@ from torch import Tensor
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 
-Place = Literal["auto", "mapped", "ram", "device"]
-Served = tuple[Tensor, Tensor, Tensor]
-_SHARE = 0.4  # of the free GPU memory that ``auto`` gives to images; networks need the rest
-_AHEAD = 2  # batches gathered before they are asked for
+#: Where the images of a training set lie while batches are gathered from them; see ``place_images``.
+Placement = Literal["auto", "mapped", "ram", "device"]
+#: Images uint8 [n, 3, h, w], labels int64 [n], their rows in the set int64 [n].
+Batch = tuple[Tensor, Tensor, Tensor]
+
+_MEMORY_SHARE = 0.4  # of the free GPU memory that ``auto`` gives to images; networks need the rest
+_PREFETCHED = 2  # batches gathered before they are asked for
 
 
-def serve(images: ImageSet, device: torch.device, place: Place) -> ImageSet:
-    """The same images where batches are to be sliced from.
+def place_images(images: ImageSet, device: torch.device, placement: Placement) -> ImageSet:
+    """The same images in the memory from which batches are gathered.
 
-    ``device``: in the memory of ``device``, so that no batch is copied again. ``ram``: read once, then kept.
-    ``mapped``: as they are; the operating system keeps what is used often. ``auto``: the GPU if there is one
-    and the images take at most two fifths of its free memory, else ``mapped``. Raises ConfigError on another
-    word.
+    ``device``: the memory of ``device``, so that no batch is copied to it. ``ram``: read once into main
+    memory. ``mapped``: as loaded, a memory map of which the operating system keeps what is used often.
+    ``auto``: ``device`` if it is a GPU and the images take at most two fifths of its free memory, else
+    ``mapped``. Raises ConfigError for another word.
     """
-    if place == "auto":
+    if placement == "auto":
         size = images.images.numel()
-        fits = device.type == "cuda" and size <= _SHARE * torch.cuda.mem_get_info(device)[0]
-        place = "device" if fits else "mapped"
-    if place == "device":
+        fits = device.type == "cuda" and size <= _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+        placement = "device" if fits else "mapped"
+    if placement == "device":
         return replace(images, images=images.images.to(device), labels=images.labels.to(device))
-    if place == "ram":
+    if placement == "ram":
         return replace(images, images=images.images.clone())
-    if place == "mapped":
+    if placement == "mapped":
         return images
-    raise ConfigError(f"runtime.serve={place} is unknown; use auto, mapped, ram or device")
+    raise ConfigError(f"runtime.image_placement={placement} is unknown; use auto, mapped, ram or device")
 
 
-class Order(Protocol):
-    """The positions of each batch, one epoch per iteration."""
+class BatchSampler(Protocol):
+    """The rows (int64 [n]) of each batch; one iteration is one epoch."""
 
     def __iter__(self) -> Iterator[Tensor]: ...
 
     def __len__(self) -> int: ...
 
 
-class Batches:
-    """One epoch of batches per iteration: images uint8 [n, 3, h, w], labels int64 [n], their positions int64
-    [n].
+class BatchLoader:
+    """One epoch of batches per iteration, in the order of ``sampler``, which is iterated anew each epoch.
 
-    ``order`` gives the positions of each batch and is asked again for every epoch. With ``ahead`` a thread
-    gathers coming batches, in page-locked memory where a GPU waits for them, while the current one is
-    computed.
+    ``prefetch``: a thread gathers the coming batches while the current one is computed, in page-locked memory
+    where a GPU waits for them.
     """
 
-    def __init__(self, images: ImageSet, order: Order, *, ahead: bool):
+    def __init__(self, images: ImageSet, sampler: BatchSampler, *, prefetch: bool):
         self.images = images
-        self.order = order
-        self.ahead = ahead
+        self._sampler = sampler
+        self.prefetch = prefetch
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self._sampler)
 
-    def __iter__(self) -> Iterator[Served]:
-        # The order is asked with the first batch, not with the iterator: Lightning makes iterators it never
-        # uses.
-        batches = (self._gather(index) for index in self.order)
-        yield from _read_ahead(batches) if self.ahead else batches
+    def __iter__(self) -> Iterator[Batch]:
+        # The sampler is asked with the first batch, not with the iterator: Lightning makes iterators that it
+        # never uses.
+        batches = (self._gather(rows) for rows in self._sampler)
+        yield from _prefetched(batches) if self.prefetch else batches
 
-    def _gather(self, index: Tensor) -> Served:
-        rows = index.to(self.images.images.device)
+    def _gather(self, rows: Tensor) -> Batch:
+        rows = rows.to(self.images.images.device)
         batch = self.images.images[rows], self.images.labels[rows], rows
-        if self.ahead and torch.cuda.is_available() and not rows.is_cuda:
+        if self.prefetch and torch.cuda.is_available() and not rows.is_cuda:
             return batch[0].pin_memory(), batch[1].pin_memory(), batch[2].pin_memory()
         return batch
 
 
-def _read_ahead(batches: Iterator[Served]) -> Iterator[Served]:
+def _prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches, made in a thread; an error there is raised here, and the thread ends when the reader
     stops early.
     """
-    ready: queue.Queue[Served | BaseException | None] = queue.Queue(_AHEAD)
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_PREFETCHED)
     stopped = threading.Event()
 
-    def put(item: Served | BaseException | None) -> None:
+    def put(item: Batch | BaseException | None) -> None:
         """Wait for room, but not for a reader who has gone."""
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
@@ -105,7 +112,7 @@ def _read_ahead(batches: Iterator[Served]) -> Iterator[Served]:
         except BaseException as error:  # the reader raises it
             put(error)
 
-    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:

@@ -79,7 +79,7 @@ class Checkup:
             try:
                 dataset = self._dataset(node, trusted)
                 title = getattr(dataset, "title", title)
-                return title, size, dataset.survey(role), None
+                return title, size, dataset.count_images(role), None
             except UserError as error:
                 return title, size, needs.COUNTS.get((title, role)), error
 
@@ -103,7 +103,7 @@ class Checkup:
         private = nodes_of(settings["data"])[0]
         trusted, wanted = settings["runtime"]["trusted_packages"], settings["attack"]["identities"]
         try:
-            people = self._once(["people", private], self._dataset(private, trusted).people)
+            people = self._once(["people", private], self._dataset(private, trusted).num_identities)
         except UserError:  # told already
             return
         if people is not None and wanted > people:

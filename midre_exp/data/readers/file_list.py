@@ -117,11 +117,11 @@ class ListedDataset(Dataset):
         parts = {part: self._content(part)["files"] for part in PARTS[role]}
         return {"dataset": self.title, "picture": describe(self.picture), "files": digest(parts)}
 
-    def survey(self, role: Role) -> int | None:
+    def count_images(self, role: Role) -> int | None:
         """The number of images listed; whether each of them exists is not looked at."""
         return sum(len(self.list_once(part).names) for part in PARTS[role])
 
-    def people(self) -> int:
+    def num_identities(self) -> int:
         """Those whom the training part lists."""
         return len(self.list_once("train").classes)
 

@@ -238,7 +238,7 @@ class FaceFolder(Dataset):
         split = {"test_share": self.test_share, "seed": self.seed} if role == "private" else {}
         return {"dataset": "folder", "size": self.size, "crop": self.crop, "files": digest(files), **split}
 
-    def people(self) -> int:
+    def num_identities(self) -> int:
         """The private folders."""
         return len(self._private_names)
 

@@ -70,10 +70,10 @@ class StanfordDogs(ListedDataset):
         """As for every listed dataset, and whether pictures are cut to the first dog."""
         return {**super().fingerprint(role), "cropped": self.cropped}
 
-    def survey(self, role: Role) -> int | None:
+    def count_images(self, role: Role) -> int | None:
         """The number of images listed; annotations are not opened."""
         if role == "public":
-            return super().survey(role)
+            return super().count_images(role)
         return len(self._rows)
 
     @cached_property

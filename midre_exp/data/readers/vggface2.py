@@ -31,7 +31,7 @@ TREE = """\
 BASES = ("", "vggface2/", "VGGFace2/")
 
 _FAR = 1 << 20  # pixels; no box is that large or that far out
-_SURVEYED = 50  # people whose images are counted to estimate how many there are
+_COUNTED = 50  # people whose images are counted to estimate how many there are
 
 Box = tuple[int, int, int, int]
 
@@ -94,13 +94,13 @@ class VGGFace2(ListedDataset):
         train, test = self._split
         return self._private.rows(train if part == "train" else test)
 
-    def survey(self, role: Role) -> int | None:
+    def count_images(self, role: Role) -> int | None:
         """The number of images by those of the first people: listing all of them takes most of a minute."""
         part = "train" if role == "private" else "test"
         people, folder = self._people(part), self._folder(part)
         if role == "private" and self.identities is not None:
             people = people[: self.identities]
-        some = people[:_SURVEYED]
+        some = people[:_COUNTED]
         if self.box_margin is not None:
             self._box_file(part, self.box_margin)
         if not (images := sum(len(image_names(folder / person)) for person in some)):

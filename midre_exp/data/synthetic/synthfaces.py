@@ -123,7 +123,7 @@ class SynthFaces(Dataset):
             name: getattr(self, name) for name in names
         }
 
-    def people(self) -> int:
+    def num_identities(self) -> int:
         """As many as asked for."""
         return self.identities
 

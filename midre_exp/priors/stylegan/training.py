@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
-from midre_exp.data.loader import serve
+from midre_exp.data.loader import place_images
 from midre_exp.errors import ConfigError
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.base import Gan, GanRecipe, Shuffled
@@ -206,7 +206,7 @@ def train_stylegan2(
     unbroken run. Raises ConfigError when the images do not fill a batch or the losses stop being finite.
     """
     device, total = runtime.device, recipe.steps
-    images = serve(public, device, runtime.serve).images
+    images = place_images(public, device, runtime.image_placement).images
     batches = Shuffled(len(images), recipe.batch_size, seed=seed, purpose="epoch", device=images.device)
     gan = StyleGan(generator, discriminator, recipe, device)
     saved = gan.restore(work / _CHECKPOINT)

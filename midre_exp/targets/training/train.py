@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from midre_exp.data.base import Dataset, ImageSet
-from midre_exp.data.loader import Batches, Order, serve
+from midre_exp.data.loader import BatchLoader, BatchSampler, place_images
 from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
@@ -185,6 +185,6 @@ def train_classifier(
     return model, numbers, module.history
 
 
-def _batches(images: ImageSet, order: Order, runtime: Runtime) -> Batches:
-    served = serve(images, runtime.device, runtime.serve)
-    return Batches(served, order, ahead=served.images.device.type != runtime.device.type)
+def _batches(images: ImageSet, sampler: BatchSampler, runtime: Runtime) -> BatchLoader:
+    placed = place_images(images, runtime.device, runtime.image_placement)
+    return BatchLoader(placed, sampler, prefetch=placed.images.device.type != runtime.device.type)
