@@ -39,12 +39,12 @@ from midre_exp.loop import Loop
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.views import NUMBERS
-from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import Runtime, choose_device
 from midre_exp.seeding import ItemRNG
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed
 from midre_exp.targets import Classifier, build_target
 from midre_exp.threat import Threat, WhiteBoxVictim, make_victim
+from midre_exp.tracking.provenance import device_name, git_commit
 
 CLASSES, PIXELS = 1000, 64
 

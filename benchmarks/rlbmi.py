@@ -31,10 +31,10 @@ from attacks.parts.sac import Replay
 from attacks.rlbmi import RLBMI
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import initial_prior
-from midre_exp.records import device_name
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets import build_target
 from midre_exp.threat import ScoreVictim, Threat, make_victim
+from midre_exp.tracking.provenance import device_name
 
 FULL = 40000 * 300  # episodes x identities of a complete attack
 SHARED = 0.5  # a load average above this before the start means other jobs

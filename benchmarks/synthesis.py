@@ -37,11 +37,11 @@ from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import NUMBERS, shared_crop
 from midre_exp.data.transforms.steps import Resize
 from midre_exp.priors.stylegan.nvidia import Generator, SynthesisNetwork
-from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import choose_device
 from midre_exp.speed import SWITCHES, Speed, make_speed
 from midre_exp.targets import build_target
 from midre_exp.targets.base import Classifier
+from midre_exp.tracking.provenance import device_name, git_commit
 
 MIB = 1 << 20
 

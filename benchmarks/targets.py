@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from defenses.composer import compose
 from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.plan.planning import packaged_configs, settings_of
-from midre_exp.records import device_name, git_commit
 from midre_exp.runtime import Runtime
 from midre_exp.targets import build_target
 from midre_exp.targets.training.train import train_classifier
+from midre_exp.tracking.provenance import device_name, git_commit
 
 THREADS = 2
 #: Pixels at which a target works at its real size, where it is not 224.

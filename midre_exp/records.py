@@ -1,75 +1,73 @@
-"""Run records: one JSON file per finished run, the only source of tables, figures and pages.
+"""Run records: one JSON file per finished run, the only source of tables, figures and claims.
 
-Beside the ``records`` folder, ``checksums`` holds one line of sha256sum for each record that was written
-here, so that a damaged number is not taken for a result. A record that comes without (from another place, or
-older) is believed.
+``records("results/mini")`` is a whole folder of them as one tidy table. Beside the ``records`` folder,
+``checksums`` holds a line of sha256sum for each record that was written here, so that a damaged number is not
+taken for a result. A record without one (from another place, or older) is believed.
 """
 
 from __future__ import annotations
 
 import logging
-import platform
-import re
-import subprocess
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from midre_exp.errors import StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic
+from midre_exp.store.store import Artifact
+from midre_exp.tracking.provenance import git_commit, versions
+
+if TYPE_CHECKING:  # a sweep reads records to see what is finished, and must not wait for pandas
+    import pandas as pd
 
 SCHEMA = 1
 
 _log = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=1)
-def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``+changes`` when tracked code differs from it;
-    None outside a checkout.
-    """
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root)]
-    code = ["midre_exp", "attacks", "defenses", "conf", "pyproject.toml"]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+class DefenseEntry(TypedDict):
+    """The defense of a run."""
+
+    label: str  # as the tables show it, e.g. "MIDRE [0.1, 0.4]"
+    parts: dict[str, dict[str, Any]]  # config nodes by name; several for a combination
 
 
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Versions of what computes: python, torch and the libraries a result may depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("midre-exp", "torch", "torchvision", "pytorch-lightning", "timm", "hydra-core"):
-        found[name] = metadata.version(name)
-    return found
+class Record(TypedDict, total=False):
+    """What a run leaves. Percent are 0 to 100, times are seconds."""
+
+    schema: int
+    key: str  # of the run: hash of setup, scale and the keys of all stages
+    setup: dict[str, Any]  # conf/setup: id, title and what the paper says of it
+    scale: str  # mini, synth or paper
+    seed: int
+    attack: str
+    target: str
+    evaluator: str
+    defense: DefenseEntry
+    data: dict[str, Any]  # name, resolution
+    metrics: dict[str, float]
+    per_identity: dict[str, list[float]]  # percent of each attacked identity's reconstructions, by metric
+    missing: dict[str, str]  # why a metric could not be computed
+    counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
+    queries: int  # of the target during the attack
+    queries_per_identity: dict[str, float]  # mean, min, max
+    threat: str  # what the attack saw: white_box, scores or labels
+    seconds: dict[str, float]  # of the build of each stage's artifact
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+    artifacts: dict[str, str]  # key of each stage in the store
+    config: dict[str, Any]  # resolved
 
 
-def device_name(device: Any) -> str:
-    """A readable name of a torch device: the GPU's, or the CPU's model and torch's thread count."""
-    import torch
+# writing
 
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text())
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} threads"
+
+def results_folder(settings: Mapping[str, Any]) -> Path:
+    """``results/<scale>``: where a config's records, tables and figures lie."""
+    return Path(settings["paths"]["results"]) / str(settings["scale"])
 
 
 def record_path(results: Path | str, settings: Mapping[str, Any], plan: Plan) -> Path:
@@ -82,17 +80,14 @@ def record_path(results: Path | str, settings: Mapping[str, Any], plan: Plan) ->
 def make_record(
     settings: Mapping[str, Any],
     plan: Plan,
-    artifacts: Mapping[str, Any],
+    artifacts: Mapping[str, Artifact],
     *,
     defense_label: str,
     device: str,
-) -> dict[str, Any]:
-    """The record of a run from its finished artifacts. Percent are 0 to 100, times are seconds of the build
-    that made each artifact.
-    """
-    target, attack, metrics = artifacts["target"], artifacts["attack"], artifacts["metrics"]
-    data = settings["data"]
-    return {
+) -> Record:
+    """The record of a run from the finished artifact of each stage, by the stage's name."""
+    target, attack, metrics = (artifacts[name].metrics for name in ("target", "attack", "metrics"))
+    record: Record = {
         "schema": SCHEMA,
         "key": plan.key,
         "setup": settings["setup"],
@@ -102,28 +97,23 @@ def make_record(
         "target": settings["target"]["name"],
         "evaluator": settings["evaluator"]["name"],
         "defense": {"label": defense_label, "parts": settings["defense"]},
-        "data": {"name": data["name"], "resolution": settings["resolution"]},
+        "data": {"name": settings["data"]["name"], "resolution": settings["resolution"]},
         "metrics": {
-            **{k: v for k, v in target.metrics.items() if k in ("acc", "train_acc")},
+            **{name: target[name] for name in ("acc", "train_acc") if name in target},
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
-            **{k: v for k, v in metrics.metrics.items() if k not in ("missing", "per_identity", "counts")},
+            **without(metrics, "missing", "per_identity", "counts"),
         },
-        "per_identity": metrics.metrics["per_identity"],
-        "missing": metrics.metrics.get("missing", {}),
+        "per_identity": metrics["per_identity"],
+        "missing": metrics.get("missing", {}),
         "counts": {
-            **target.metrics["counts"],
-            **artifacts["prior"].metrics["counts"],
-            **attack.metrics["counts"],
-            **metrics.metrics["counts"],
+            name: count
+            for stage in ("target", "prior", "attack", "metrics")
+            for name, count in artifacts[stage].metrics["counts"].items()
         },
-        "queries": attack.metrics["queries"],
-        # absent from artifacts made before these were counted
-        **{
-            name: attack.metrics[name]
-            for name in ("queries_per_identity", "threat")
-            if name in attack.metrics
-        },
-        # an attack that was split took what its parts took
+        "queries": attack["queries"],
+        "queries_per_identity": attack["queries_per_identity"],
+        "threat": attack["threat"],
+        # an attack that was split took what its shards took
         "seconds": {
             name: round(artifact.seconds + artifact.metrics.get("shard_seconds", 0), 3)
             for name, artifact in artifacts.items()
@@ -134,9 +124,54 @@ def make_record(
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }
+    return record
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def update_record(path: Path, record: Record) -> None:
+    """Write a record atomically, unless the one there already tells of the same artifacts.
+
+    A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is
+    replaced. One of this very store keeps the commit and device of the run that made it. A damaged one is
+    named by a warning and replaced.
+    """
+    results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts")
+    old: Mapping[str, object] = {}
+    if path.exists():
+        try:
+            old = read_record(path)
+        except StoreError as error:
+            _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
+    new: Mapping[str, object] = record
+    if any(old.get(name) != new[name] for name in results):
+        file = checksum_path(path)
+        remove_file(file)  # a record without one is believed, should this process die in between
+        write_atomic(path, dump_json(record))
+        write_atomic(file, _checksum_line(path))
+
+
+def checksum_path(path: Path) -> Path:
+    """Where the checksum of a record lies."""
+    return path.parent.parent / "checksums" / f"{path.stem}.sha256"
+
+
+def _checksum_line(path: Path) -> bytes:
+    try:
+        return f"{sha256(path)}  ../records/{path.name}\n".encode()
+    except OSError as error:
+        raise explain(error, path, "read") from error
+
+
+# reading
+
+
+def read_records(folder: Path | str) -> list[Record]:
+    """All records of a results folder such as ``results/mini``, in the order of their names. Raises
+    StoreError for a damaged one.
+    """
+    return [read_record(path) for path in _record_files(folder)]
+
+
+def read_record(path: Path) -> Record:
     """A run record with everything that tables and claims rely on. StoreError for a file that cannot be read,
     is none, or is damaged.
     """
@@ -144,54 +179,7 @@ def read_record(path: Path) -> dict[str, Any]:
     check_record(path)
     if not _is_record(record):
         raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
-    found: dict[str, Any] = record
-    return found
-
-
-#: What every record has, by the names on the way to it.
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("scale", "attack", "target", "setup.id", "data.name", "defense.label"), str),
-    **dict.fromkeys(("artifacts", "defense.parts", "config.data", "config.metrics"), dict),
-    "seed": int,
-    "config.metrics.image_to_evaluator": list,
-}
-
-
-def _is_record(value: Any) -> bool:
-    for place, kind in _FIELDS.items():
-        if not isinstance(_at(value, place.split(".")), kind):
-            return False
-    metrics, counts = value.get("metrics"), value.get("counts")
-    tested = _at(counts, ["private_test"])
-    judged = value.get("per_identity", {})
-    return (
-        _are_numbers(metrics)
-        and {"acc", "att_acc1", "att_acc1_low", "att_acc1_high"} <= metrics.keys()
-        and _are_numbers(counts)
-        and isinstance(tested, int)
-        and tested > 0
-        and isinstance(judged, dict)
-        and all(isinstance(found, list) and _are_numbers(dict(enumerate(found))) for found in judged.values())
-        and all(isinstance(part, dict) for part in value["defense"]["parts"].values())
-    )
-
-
-def _at(value: Any, names: Sequence[str]) -> Any:
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _are_numbers(value: Any) -> bool:
-    """Whether a mapping has only finite numbers."""
-    return isinstance(value, dict) and all(
-        type(number) in (int, float) and abs(number) <= 1e300 for number in value.values()
-    )
-
-
-def checksum_path(path: Path) -> Path:
-    """Where the checksum of a record lies."""
-    return path.parent.parent / "checksums" / f"{path.stem}.sha256"
+    return cast(Record, record)
 
 
 def check_record(path: Path) -> None:
@@ -204,9 +192,13 @@ def check_record(path: Path) -> None:
             return
         if _content(file) == known:  # else it was just written anew
             raise StoreError(
-                f"{path} is damaged (it differs from {file.name}); run its command again to write it anew, or remove that file if you "
-                "changed the record yourself"
+                f"{path} is damaged (it differs from {file.name}); run its command again to write it anew, "
+                "or remove that file if you changed the record yourself"
             )
+
+
+def _record_files(folder: Path | str) -> list[Path]:
+    return sorted((Path(folder) / "records").glob("*.json"))
 
 
 def _content(file: Path) -> bytes | None:
@@ -219,39 +211,86 @@ def _content(file: Path) -> bytes | None:
         return b""
 
 
-def _checksum_line(path: Path) -> bytes:
-    try:
-        return f"{sha256(path)}  ../records/{path.name}\n".encode()
-    except OSError as error:
-        raise explain(error, path, "read") from error
+#: What every record has, by the names on the way to it.
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("scale", "attack", "target", "setup.id", "data.name", "defense.label"), str),
+    **dict.fromkeys(("artifacts", "defense.parts", "config.data", "config.metrics"), dict),
+    "seed": int,
+    "config.metrics.image_to_evaluator": list,
+}
+_METRICS = {"acc", "att_acc1", "att_acc1_low", "att_acc1_high"}
 
 
-def update_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record atomically, unless the one there already tells of the same artifacts.
+def _is_record(value: object) -> bool:
+    if not all(isinstance(_at(value, place), kind) for place, kind in _FIELDS.items()):
+        return False
+    metrics, counts, by_identity = (_at(value, name) for name in ("metrics", "counts", "per_identity"))
+    tested, lists = _at(counts, "private_test"), {} if by_identity is None else by_identity
+    return (
+        _are_numbers(metrics)
+        and metrics.keys() >= _METRICS
+        and _are_numbers(counts)
+        and isinstance(tested, int)
+        and tested > 0
+        and isinstance(lists, dict)
+        and all(isinstance(row, list) and _are_numbers(dict(enumerate(row))) for row in lists.values())
+        and all(isinstance(part, dict) for part in _at(value, "defense.parts").values())
+    )
 
-    A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is
-    replaced. One of this very store keeps the commit and device of the run that made it. A damaged one is
-    named by a warning and replaced.
+
+def _at(value: object, place: str) -> Any:
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _are_numbers(value: object) -> bool:
+    """Whether a mapping has only finite numbers."""
+    return isinstance(value, dict) and all(
+        type(number) in (int, float) and abs(number) <= 1e300 for number in value.values()
+    )
+
+
+# as a table
+
+
+def records(folder: Path | str) -> pd.DataFrame:
+    """The records of a results folder such as ``results/mini``, one row per run, in the order of their names.
+
+    Columns: ``setup``, ``attack``, ``defense`` (its label), ``target``, ``evaluator``, ``data``,
+    ``resolution``, ``seed``, ``scale``; every metric by its name in the record, NaN where a run lacks it;
+    ``n_<name>`` for every count; ``queries``; ``seconds_<stage>``; ``device``, ``commit``, ``key`` and
+    ``path``, the file. Percent are 0 to 100. A damaged record is named by a warning and left out. Raises
+    StoreError when the folder has no records.
     """
-    results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts")
-    old: Any = {}
-    if path.exists():
+    import pandas as pd  # takes half a second, which only whoever wants a table waits for
+
+    rows, files = [], _record_files(folder)
+    if not files:
+        raise StoreError(f"{Path(folder) / 'records'} holds no records; give a folder such as results/mini")
+    for path in files:
         try:
-            old = read_record(path)
+            rows.append(_row(read_record(path), path))
         except StoreError as error:
-            _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
-    if any(old.get(name) != record[name] for name in results):
-        file = checksum_path(path)
-        remove_file(file)  # a record without one is believed, should this process die in between
-        write_atomic(path, dump_json(record))
-        write_atomic(file, _checksum_line(path))
+            _log.warning("left out: %s", error)
+    return pd.DataFrame(rows)
 
 
-def read_records(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All records of a config's results folder and scale, in the order of their names."""
-    return [read_record(path) for path in sorted((results_folder(settings) / "records").glob("*.json"))]
-
-
-def results_folder(settings: Mapping[str, Any]) -> Path:
-    """Where the tables of a config's scale lie."""
-    return Path(settings["paths"]["results"]) / str(settings["scale"])
+def _row(record: Record, path: Path) -> dict[str, object]:
+    return {
+        "setup": record["setup"]["id"],
+        "attack": record["attack"],
+        "defense": record["defense"]["label"],
+        "target": record["target"],
+        "evaluator": record.get("evaluator"),
+        "data": record["data"]["name"],
+        "resolution": record["data"].get("resolution"),
+        "seed": record["seed"],
+        "scale": record["scale"],
+        **record["metrics"],
+        **{f"n_{name}": count for name, count in record["counts"].items()},
+        "queries": record.get("queries"),
+        **{f"seconds_{stage}": seconds for stage, seconds in record.get("seconds", {}).items()},
+        **{name: record.get(name) for name in ("device", "commit", "key")},
+        "path": str(path),
+    }

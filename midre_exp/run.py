@@ -22,11 +22,12 @@ from midre_exp.plan.config import build
 from midre_exp.plan.keys import make_plan, nodes_of
 from midre_exp.plan.shards import parse_shard
 from midre_exp.preflight import rehearse
-from midre_exp.records import device_name, make_record, record_path, update_record
+from midre_exp.records import make_record, record_path, update_record
 from midre_exp.runtime import make_runtime
 from midre_exp.speed import Speed, make_speed
 from midre_exp.stages import stored_shards
 from midre_exp.store.store import Artifact, Store
+from midre_exp.tracking.provenance import device_name
 
 
 def run(settings: Mapping[str, Any]) -> Path:

@@ -26,11 +26,11 @@ from midre_exp.data.base import Dataset
 from midre_exp.errors import UserError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan, is_pretrained, uses_target
-from midre_exp.records import device_name
 from midre_exp.runtime import Runtime
 from midre_exp.speed import PRIOR_CALLS, Speed
 from midre_exp.store.files import write_atomic
 from midre_exp.store.store import Artifact, Store, Workspace
+from midre_exp.tracking.provenance import device_name
 from midre_exp.tracking.tracker import track
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from midre_exp.plan.config import plain
 from midre_exp.plan.digests import first_difference
 from midre_exp.plan.keys import Plan, fingerprints_once, make_plan
 from midre_exp.plan.shards import STAGE as SHARD
-from midre_exp.records import git_commit
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError
 from midre_exp.sweep.finished import failure_path, is_finished, result_path, snapshot_path
+from midre_exp.tracking.provenance import git_commit
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import Composer
 from midre_exp.plan.keys import fingerprints_once, make_plan
 from midre_exp.plan.planning import expand
-from midre_exp.records import git_commit
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
 from midre_exp.store.store import Store
 from midre_exp.sweep.estimate import duration
 from midre_exp.sweep.finished import failure_path, is_finished, snapshot_path
 from midre_exp.sweep.job import report_failure
+from midre_exp.tracking.provenance import git_commit
 
 
 class SweepFailed(UserError):

@@ -1,1 +1,1 @@
-"""What follows a run while it goes: Weights & Biases or nothing."""
+"""What follows a run while it goes, Weights & Biases or nothing, and where its numbers come from."""

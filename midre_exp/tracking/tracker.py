@@ -2,7 +2,7 @@
 
 Each stage is one W&B run (job type = stage) in the group of its setup, and is always finished, also when the
 stage fails: a second ``wandb.init`` in one process would otherwise be handed the first run. The run of the
-last stage, ``metrics``, holds the record (`report/to_wandb.py`).
+last stage, ``metrics``, holds the record (`tracking/record.py`).
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from midre_exp.records import device_name, git_commit, versions
 from midre_exp.store.files import write_json
 from midre_exp.store.lock import sigterm_as_exit
+from midre_exp.tracking.provenance import device_name, git_commit, versions
 from tests.chaos import Violation
 
 #: How often what is done, and the default.

@@ -177,7 +177,7 @@ def report_claims(overrides: Sequence[str]) -> list[Path]:
     with packaged_configs():
         settings = settings_of([part for part in overrides if not part.startswith("hydra")])
     folder = results_folder(settings)
-    records = read_records(settings)
+    records = read_records(results_folder(settings))
     if not records:
         raise ConfigError(f"{folder / 'records'} holds no records; make some, for example with make table1")
     found, left_out = arenas(records)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import StoreError
+from midre_exp.records import Record
 from midre_exp.report.figures.style import Drawing, Drawn
 from midre_exp.report.runs.planned_runs import Cell
 from midre_exp.report.runs.published import Published
@@ -73,11 +74,10 @@ class Grid(Drawn):
         return Drawing(figure, {"": table}, drawn, notes)
 
 
-def _at(cell: Cell) -> dict[str, Any]:
+def _at(cell: Cell) -> Record:
     """The record, with the folders of this machine in place of those of the machine that made it."""
-    record = dict(cell.record or {})
-    record["config"] = {**record["config"], "paths": cell.settings["paths"]}
-    return record
+    assert cell.record is not None
+    return {**cell.record, "config": {**cell.record["config"], "paths": cell.settings["paths"]}}
 
 
 def _absent(record: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.plan.config import build, without
 from midre_exp.plan.keys import fingerprints_once, make_plan
 from midre_exp.plan.planning import packaged_composer, packaged_configs
-from midre_exp.records import read_record, read_records, record_path
+from midre_exp.records import Record, read_record, read_records, record_path, results_folder
 from midre_exp.report.runs.defense_names import Arm, arm_of
 from midre_exp.sweep.finished import is_finished
 
@@ -28,7 +28,7 @@ class Cell:
 
     job: tuple[str, ...]
     settings: dict[str, Any]
-    record: dict[str, Any] | None
+    record: Record | None
     path: Path | None = None  # where its record belongs
     obstacle: DataError | None = None  # why it cannot be run here
     finished: bool = (
@@ -124,8 +124,8 @@ def _with_remark(cell: Cell, row: Sequence[Cell]) -> Cell:
     marked = replace(cell, remark=remark)
     if cell.record is None:
         return marked
-    defense = {**cell.record["defense"], "label": marked.label}
-    return replace(cell, record={**cell.record, "defense": defense})
+    record: Record = {**cell.record, "defense": {**cell.record["defense"], "label": marked.label}}
+    return replace(cell, record=record)
 
 
 def _find(job: tuple[str, ...], settings: dict[str, Any]) -> Cell:
@@ -134,12 +134,16 @@ def _find(job: tuple[str, ...], settings: dict[str, Any]) -> Cell:
         path = record_path(settings["paths"]["results"], settings, plan)
     except DataError as error:
         wanted = what_it_is(settings)
-        same = (record for record in read_records(settings) if what_it_is(record["config"]) == wanted)
+        same = (
+            record
+            for record in read_records(results_folder(settings))
+            if what_it_is(record["config"]) == wanted
+        )
         return Cell(job, settings, next(same, None), obstacle=error)
     return Cell(job, settings, _read(path), path, finished=is_finished(settings, plan))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Record | None:
     """A record, or None where there is none; a damaged one is named and counts as none, since the run will
     write it anew.
     """

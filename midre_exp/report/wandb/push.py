@@ -13,7 +13,7 @@ from pathlib import Path
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.planning import packaged_configs, settings_of
-from midre_exp.records import read_records
+from midre_exp.records import read_records, results_folder
 from midre_exp.tracking.record import push_record
 from midre_exp.tracking.tracker import goes_online
 
@@ -30,7 +30,7 @@ def push_records(overrides: Sequence[str]) -> int:
     tracking, paths = settings["tracking"], settings["paths"]
     if tracking["mode"] == "off":
         raise ConfigError("tracking.mode=off pushes nothing; use auto, online or offline")
-    records = read_records(settings)
+    records = read_records(results_folder(settings))
     if not records:
         raise ConfigError(
             f"{paths['results']} has no records of scale {settings['scale']}; run something, or give another scale"

@@ -16,7 +16,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import digest
 from midre_exp.plan.explain import one_line
 from midre_exp.plan.planning import packaged_configs, settings_of
-from midre_exp.records import read_records
+from midre_exp.records import read_records, results_folder
 from midre_exp.report.runs.defense_names import arm_of
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
 from midre_exp.tracking.tracker import goes_online
@@ -44,7 +44,7 @@ def save_workspace(overrides: Sequence[str], *, as_json: bool = False) -> None:
             "WANDB_API_KEY, or see with --json what would be saved"
         )
     client = _client()
-    colours = _colours(read_records(settings))
+    colours = _colours(read_records(results_folder(settings)))
     made = [
         _workspace(client, view, tracking["project"], scale, colours if _by_defense(view) else {})
         for view in views
