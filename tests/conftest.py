@@ -9,6 +9,9 @@ import torch
 
 from midre_exp.plan.planning import packaged_configs, settings_of
 
+#: The stages of every run.
+STAGES = ("target", "evaluator", "prior", "attack", "metrics")
+
 #: Overrides under which one run takes a second or two: four identities, a few steps of everything.
 TINY = (
     "data.identities=4",

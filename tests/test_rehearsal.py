@@ -9,14 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from midre_exp.__main__ import main
-from midre_exp.data.base import Dataset
-from midre_exp.errors import CheckpointError, ConfigError, UserError
-from midre_exp.plan.compose import Composer
-from midre_exp.plan.config import build
-from midre_exp.plan.keys import make_plan, nodes_of
-from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.preflight import (
     check_classifier,
     check_metrics,
@@ -25,8 +17,17 @@ from midre_exp.preflight import (
     check_surrogates,
     rehearse,
 )
+
+from midre_exp.__main__ import main
+from midre_exp.data.base import Dataset
+from midre_exp.errors import CheckpointError, ConfigError, UserError
+from midre_exp.plan.compose import Composer
+from midre_exp.plan.config import build
+from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.priors.fixtures import write_stylegan2
 from midre_exp.run import run
+from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
 from tests.conftest import tiny_overrides
 from tests.plugins import ReadsItsNumbers

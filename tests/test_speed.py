@@ -10,19 +10,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks.gmi import GMI
+from midre_exp import stages
 from midre_exp.data.base import to_float
 from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.accuracy import identity_interval, topk_hits
 from midre_exp.plan.config import digest, without
-from midre_exp.plan.keys import STAGES, VERSIONS, make_plan
 from midre_exp.priors.gmi import GMIPrior
 from midre_exp.priors.stylegan.nvidia import Generator
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed, switched_on
+from midre_exp.stages import make_plan
 from midre_exp.targets.base import Classifier
 from midre_exp.threat import Threat, make_victim
+from tests.conftest import STAGES
 
 PEOPLE, LATENT, PIXELS = 12, 24, 16
 CPU = torch.device("cpu")
@@ -210,7 +212,7 @@ def test_a_switch_makes_another_attack_of_the_same_target_and_prior(tiny, switch
 def test_without_switches_the_key_is_what_it_was_before_there_were_any(tiny):
     off, on = (make_plan(tiny(*overrides))["attack"] for overrides in ((), ("speed.bf16=true",)))
     assert off.config == without(on.config, "speed") != on.config
-    content = {"stage": "attack", "version": VERSIONS["attack"], "upstream": off.upstream}
+    content = {"stage": "attack", "version": stages.attack.version, "upstream": off.upstream}
     assert off.key == digest({**content, "config": {name: off.config[name] for name in ("attack", "seed")}})
 
 

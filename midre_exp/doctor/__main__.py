@@ -21,12 +21,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from midre_exp.doctor.checks import Checkup, Finding
-from midre_exp.doctor.environment import has, machine
+from midre_exp.doctor.checks import Checks
+from midre_exp.doctor.environment import environment, has
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.stages import Requirement
 
 SETUPS = tuple(f"S{number:02d}" for number in range(1, 38))
 
@@ -37,34 +38,34 @@ class Diagnosis:
 
     setup: str
     title: str
-    findings: list[Finding] = field(default_factory=list)
+    requirements: list[Requirement] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
         """Whether nothing that it cannot do without is missing."""
-        return not any(finding.blocks for finding in self.findings)
+        return not any(requirement.blocks for requirement in self.requirements)
 
 
 def diagnose(setups: Sequence[str], overrides: Sequence[str], scale: str) -> list[Diagnosis]:
-    """The diagnosis of each setup. Never raises: a config that cannot be composed is a finding."""
+    """The diagnosis of each setup. Never raises: a config that cannot be composed is a requirement."""
     shared = [part for part in overrides if not part.startswith("hydra")]
     common = _launcher(overrides)
     diagnoses = []
     with packaged_configs():
-        composer, checkup = packaged_composer(), Checkup()
+        composer, checks = packaged_composer(), Checks()
         for setup in setups:
             try:
                 settings = composer.settings([f"setup={setup}", f"scale={scale}", *shared])
             except Exception as error:
                 cause = explain(error, [f"setup={setup}", *shared])
-                diagnoses.append(Diagnosis(setup, "", [Finding(True, "config", cause)]))
+                diagnoses.append(Diagnosis(setup, "", [Requirement(True, "config", cause)]))
                 continue
-            found = [*checkup.findings(settings), *common]
+            found = [*checks.requirements(settings), *common]
             diagnoses.append(Diagnosis(setup, str(settings["setup"]["title"]), found))
     return diagnoses
 
 
-def _launcher(overrides: Sequence[str]) -> list[Finding]:
+def _launcher(overrides: Sequence[str]) -> list[Requirement]:
     """What a chosen SLURM launcher lacks."""
     chosen = [part.partition("=")[2] for part in overrides if part.startswith("hydra/launcher=")]
     if not chosen or not ("slurm" in chosen[-1] or "submitit" in chosen[-1]):
@@ -72,13 +73,13 @@ def _launcher(overrides: Sequence[str]) -> list[Finding]:
     found = []
     if not has("hydra_plugins.hydra_submitit_launcher"):
         found.append(
-            Finding(
+            Requirement(
                 True, "submitit", "the SLURM launcher is not installed; pip install hydra-submitit-launcher"
             )
         )
     if shutil.which("sbatch") is None:
         found.append(
-            Finding(True, "sbatch", "sbatch is not in PATH; start sweeps on a login node of the cluster")
+            Requirement(True, "sbatch", "sbatch is not in PATH; start sweeps on a login node of the cluster")
         )
     return found
 
@@ -90,7 +91,10 @@ def report(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) ->
             one.setup,
             one.title,
             "yes" if one.ready else "no",
-            ", ".join(dict.fromkeys(finding.name for finding in one.findings if finding.blocks)) or "-",
+            ", ".join(
+                dict.fromkeys(requirement.name for requirement in one.requirements if requirement.blocks)
+            )
+            or "-",
         ]
         for one in diagnoses
     ]
@@ -101,22 +105,22 @@ def report(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) ->
         f"{ready} of {len(diagnoses)} setups are ready at scale {scale}; memory and disk are estimates",
     ]
     for blocks, heading in ((True, "missing"), (False, "remarks")):
-        concerned: dict[Finding, list[str]] = {}
+        concerned: dict[Requirement, list[str]] = {}
         for one in diagnoses:
-            for finding in one.findings:
-                if finding.blocks is blocks:
-                    concerned.setdefault(finding, []).append(one.setup)
+            for requirement in one.requirements:
+                if requirement.blocks is blocks:
+                    concerned.setdefault(requirement, []).append(one.setup)
         if concerned:
             parts.append(f"{heading}:")
-        parts += [_entry(finding, names, len(diagnoses)) for finding, names in concerned.items()]
+        parts += [_entry(requirement, names, len(diagnoses)) for requirement, names in concerned.items()]
     return "\n\n".join(parts)
 
 
-def _entry(finding: Finding, names: Sequence[str], asked: int) -> str:
-    first, *tree = finding.text.splitlines()
+def _entry(requirement: Requirement, names: Sequence[str], asked: int) -> str:
+    first, *tree = requirement.text.splitlines()
     who = f"all {asked}" if len(names) == asked > 1 else _ranges(names)
     wrapped = textwrap.fill(
-        f"{finding.name} ({who}): {first}",
+        f"{requirement.name} ({who}): {first}",
         120,
         initial_indent="- ",
         subsequent_indent="  ",
@@ -148,7 +152,7 @@ def as_json(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) -
             "setup": one.setup,
             "title": one.title,
             "ready": one.ready,
-            "findings": [asdict(f) for f in one.findings],
+            "requirements": [asdict(f) for f in one.requirements],
         }
         for one in diagnoses
     ]
@@ -187,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scale = next((part[6:] for part in reversed(overrides) if part.startswith("scale=")), options.scale)
     overrides = [part for part in overrides if not part.startswith("scale=")]
     diagnoses = diagnose(setups, overrides, scale)
-    facts = machine(Path.cwd())
+    facts = environment(Path.cwd())
     print(as_json(diagnoses, facts, scale) if options.json else report(diagnoses, facts, scale))
     return 0 if all(one.ready for one in diagnoses) else 1
 

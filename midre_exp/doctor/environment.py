@@ -16,7 +16,7 @@ from midre_exp.store.artifact import readable
 _SHOWN = ("midre-exp", "torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "wandb")
 
 
-def machine(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """Facts by name; ``folder`` tells which disk. Never raises."""
     facts: dict[str, str] = {}
     for name, look in {

@@ -27,8 +27,8 @@ from midre_exp.data.readers import fixtures
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import Composer
 from midre_exp.plan.config import CONF_DIR
-from midre_exp.plan.keys import STAGES
 from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.stages import STAGES
 from midre_exp.store.files import make_folder, read_json
 
 _CELEBA = partial(fixtures.write_celeba, identities=6, images=3, lists=True)
@@ -241,7 +241,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """Seconds of every setup and stage, and what came of it. Setups on the same private images share an
     evaluator.
     """
-    stages = list(dict.fromkeys([*STAGES[:3], "surrogates", *STAGES[3:]]))
+    stages = [stage.name for stage in STAGES]
     rows = [
         [one.setup, one.title, one.seconds, *(one.stages.get(stage) for stage in stages), one.error or "ok"]
         for one in outcomes

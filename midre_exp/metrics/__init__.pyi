@@ -4,6 +4,9 @@ from .accuracy import AttackAccuracy as AttackAccuracy
 from .accuracy import Confidence as Confidence
 from .distance import EvaluatorDistance as EvaluatorDistance
 from .distance import KnnDistance as KnnDistance
+from .evaluate import evaluate as evaluate
+from .evaluate import hits_by_identity as hits_by_identity
+from .face import VGGFACE2 as VGGFACE2
 from .face import FaceDistance as FaceDistance
 from .fid import EvaluatorFid as EvaluatorFid
 from .fid import Fid as Fid

@@ -152,3 +152,8 @@ def build(node: Any, *args: Any, trusted: Iterable[str] = (), **kwargs: Any) -> 
 
 
 Trusted = tuple[str, ...]
+
+
+def trusted_packages(settings: Mapping[str, Any]) -> Trusted:
+    """The packages of the user's own whose classes a config may name."""
+    return tuple(settings["runtime"]["trusted_packages"])

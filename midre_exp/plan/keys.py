@@ -10,31 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import build, digest, without
+from midre_exp.plan.config import build, digest
 from midre_exp.plan.digests import by_content
 from midre_exp.plan.public_names import by_public_name
-from midre_exp.plan.shards import STAGE as SHARD
-from midre_exp.plan.shards import parse_shard
-from midre_exp.plan.validate import check_settings
-from midre_exp.speed import switched_on
-
-if TYPE_CHECKING:  # planning must not wait for torch
-    from midre_exp.data.base import Dataset, Role
-
-#: The stages of every run; attacks that prepare more than a prior against their target have ``surrogates`` as
-#: well.
-STAGES = ("target", "evaluator", "prior", "attack", "metrics")
-
-#: Raised by one when a stage's code changes what it computes from the same settings; older artifacts are then
-#: not reused.
-VERSIONS = {"target": 1, "evaluator": 1, "prior": 1, "surrogates": 1, "attack": 1, "metrics": 3}
+from midre_exp.plan.shards import SHARD
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageKey:
     """One stage of one run: its key and everything the key was made from."""
 
     name: str
@@ -48,21 +34,31 @@ class Plan:
     """The stages of one run in order, and the key of the run itself (setup, scale and all stages)."""
 
     key: str
-    stages: dict[str, Stage]
+    stages: dict[str, StageKey]
 
-    def __getitem__(self, name: str) -> Stage:
+    def __getitem__(self, name: str) -> StageKey:
         return self.stages[name]
+
+    def of(self, stage: str) -> StageKey | None:
+        """How the run makes the stage of that name: an attack perhaps as a shard; None where it has none."""
+        planned = self.stages.get(stage)
+        return self.stages.get(SHARD) if planned is None and stage == "attack" else planned
 
 
 #: What ``fingerprints_once`` remembers; None outside of it.
 _known: ContextVar[dict[str, Mapping[str, object]] | None] = ContextVar("fingerprints", default=None)
 
 
-def _stage(name: str, config: dict[str, Any], upstream: Mapping[str, Stage]) -> Stage:
-    config = by_content(by_public_name(config))
+def stage_key(
+    name: str, version: int, config: Mapping[str, Any], upstream: Mapping[str, StageKey]
+) -> StageKey:
+    """The key of a stage: of its name and version, of its settings with plugins under their public names and
+    weight files by their content, and of the keys of the stages it builds on.
+    """
+    content = by_content(by_public_name(config))
     keys = {stage: upstream[stage].key for stage in sorted(upstream)}
-    content = {"stage": name, "version": VERSIONS[name], "config": config, "upstream": keys}
-    return Stage(name, digest(content), config, keys)
+    whole = {"stage": name, "version": version, "config": content, "upstream": keys}
+    return StageKey(name, digest(whole), content, keys)
 
 
 def nodes_of(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -87,76 +83,15 @@ def fingerprints_once() -> Iterator[None]:
         _known.reset(token)
 
 
-def _fingerprint(node: Mapping[str, Any], role: Role, trusted: Sequence[str]) -> Mapping[str, object]:
+def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> Mapping[str, object]:
+    """What a dataset tells of the images that a role has: plain values that change whenever these would."""
     known, name = _known.get(), digest([node, role])
     if known is not None and name in known:
         return known[name]
-    dataset: Dataset = build(node, trusted=trusted)
-    found = dataset.fingerprint(role)
+    found: Mapping[str, object] = build(node, trusted=trusted).fingerprint(role)
     if known is not None:
         known[name] = found
     return found
-
-
-def make_plan(settings: Mapping[str, Any]) -> Plan:
-    """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is
-    trained or decoded.
-
-    With ``attack.shard`` it ends with that part of the attack; nothing is judged.
-
-    Raises UserError when a dataset is missing or a part of the config cannot be built.
-    """
-    check_settings(settings)
-    trusted = settings["runtime"]["trusted_packages"]
-    attack, seed = settings["attack"], settings["seed"]
-    nodes = dict(zip(("private", "public", "judged"), nodes_of(settings["data"]), strict=True))
-    if not reads_public(attack):
-        del nodes["public"]
-    roles: dict[str, Role] = {"private": "private", "public": "public", "judged": "private"}
-    data = {name: _fingerprint(node, roles[name], trusted) for name, node in nodes.items()}
-    private, public, judged = data["private"], data.get("public"), data["judged"]
-
-    target = _stage(
-        "target",
-        {"data": private, "target": settings["target"], "defense": settings["defense"], "seed": seed},
-        {},
-    )
-    evaluator = _stage("evaluator", {"data": judged, "evaluator": settings["evaluator"]}, {})
-    prior = _stage(
-        "prior",
-        {"data": public, "prior": attack["prior"]},
-        {"target": target} if uses_target(attack["prior"]) else {},
-    )
-    prepared = {"prior": prior}
-    if attack.get("surrogates"):
-        prepared["surrogates"] = _stage(
-            "surrogates", {"data": public, "surrogates": attack["surrogates"]}, {"target": target}
-        )
-    on = switched_on(settings["speed"])
-    speed = {"speed": list(on)} if on else {}  # off leaves the keys of older runs alone
-    attacked = _stage(
-        "attack",
-        {"attack": without(attack, "prior", "surrogates", "shard"), "seed": seed, **speed},
-        {"target": target, **prepared},
-    )
-    metrics = _stage(
-        "metrics",
-        {"data": judged, "metrics": settings["metrics"]},
-        {"attack": attacked, "evaluator": evaluator},
-    )
-    shard = parse_shard(attack["shard"])
-    if shard is None:
-        every = (target, evaluator, *prepared.values(), attacked, metrics)
-    else:
-        key, config = shard.key(attacked.key), {"attack": attacked.key, "shard": attack["shard"]}
-        every = (target, *prepared.values(), Stage(SHARD, key, config, attacked.upstream))
-    stages = {stage.name: stage for stage in every}
-    run = {
-        "setup": settings["setup"]["id"],
-        "scale": settings["scale"],
-        "stages": [s.key for s in stages.values()],
-    }
-    return Plan(digest(run), stages)
 
 
 def uses_target(prior: Mapping[str, Any]) -> bool:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from midre_exp.errors import ConfigError
+from midre_exp.store.artifact import Artifact
+from midre_exp.store.store import Store
 
 if TYPE_CHECKING:
     pass
 
-STAGE = "shard"
+SHARD = "shard"
 _TEXT = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})")
 KEY = re.compile(r"([1-9]\d*)of([1-9]\d*)")
 
@@ -57,3 +59,20 @@ def parse_shard(text: str | None) -> Shard | None:
             f"attack.shard={text} is no part of a whole; write 3/16 for the third of sixteen, or null"
         )
     return Shard(int(match[1]), int(match[2]))
+
+
+def stored_shards(store: Store, attack: str, identities: int) -> list[tuple[range, Artifact | None]]:
+    """All identities in order as ranges, each with the shard that holds it or None: the split of which most
+    is in the store.
+
+    Damaged shards count as absent.
+    """
+    numbers: dict[int, dict[int, Artifact]] = {}
+    for folder in sorted((store.root / SHARD).glob(f"{attack}-*of*/")):
+        match = KEY.fullmatch(folder.name.removeprefix(f"{attack}-"))
+        if match and int(match[2]) <= identities and (artifact := store.find(SHARD, folder.name)):
+            numbers.setdefault(int(match[2]), {})[int(match[1])] = artifact
+    if not numbers:
+        return [(range(identities), None)]
+    count, found = max(numbers.items(), key=lambda item: len(item[1]) / item[0])
+    return [(Shard(number, count).people(identities), found.get(number)) for number in range(1, count + 1)]

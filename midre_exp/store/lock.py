@@ -60,12 +60,12 @@ class BuildLock:
         *,
         stop_waiting: Callable[[], bool] = lambda: False,
         wait_message: Callable[[str], None] = _log.warning,
-        patient: bool = True,
+        wait: bool = True,
     ) -> bool:
         """Take the lock, waiting while a living process holds it; False once ``stop_waiting()`` is true.
 
         The first time it has to wait, ``wait_message`` gets one sentence that names the holder; without
-        ``patient`` that is a LockedError instead. StoreError when the lock's folder cannot be written.
+        ``wait`` that is a LockedError instead. StoreError when the lock's folder cannot be written.
         """
         self._pid = os.getpid()
         make_folder(self.path.parent)
@@ -86,7 +86,7 @@ class BuildLock:
                     return True
                 if stop_waiting():
                     return False
-                if holder is not None and not patient:
+                if holder is not None and not wait:
                     raise LockedError(f"{self.describe} is being built by {holder.process}")
                 if holder is not None and not told:
                     wait_message(f"{self.describe} is being built by {holder.process}; waiting for it")

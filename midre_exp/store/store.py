@@ -36,7 +36,7 @@ from midre_exp.store.files import (
     sync_folder,
     write_json,
 )
-from midre_exp.store.lock import BuildLock, LockedError, sigterm_as_exit
+from midre_exp.store.lock import BuildLock, sigterm_as_exit
 
 __all__ = ["Artifact", "Store", "Workspace"]
 
@@ -53,19 +53,17 @@ class Store:
     """Artifacts under one root folder, shared by any number of processes and hosts.
 
     ``beat_seconds`` and ``stale_seconds`` are those of ``BuildLock``. Nothing is written before the first
-    ``build``. Without ``patient``, ``build`` raises LockedError where it would wait for another builder.
+    ``build``.
     """
 
     def __init__(
         self,
         root: Path | str,
         *,
-        patient: bool = True,
         beat_seconds: float = 5.0,
         stale_seconds: float = 60.0,
     ) -> None:
         self.root = Path(root).expanduser().absolute()
-        self._patient = patient
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
 
@@ -124,15 +122,13 @@ class Store:
         make: Callable[[Workspace], None],
         device: str = "cpu",
         wait_message: Callable[[str], None] = _log.warning,
-        meanwhile: Callable[[], object] | None = None,
-        patient: bool = True,
+        wait: bool = True,
         reread: bool = True,
     ) -> Artifact:
         """The artifact: found, or awaited while another process builds it, or made now.
 
-        Where there is somebody to wait for, ``meanwhile`` is called first, once (a LockedError of its own is
-        ignored). If it is still so, ``wait_message`` gets one sentence; without ``patient``, here or in the
-        store, that is a LockedError. ``reread`` is that of ``find``. ``make`` fills the workspace it is
+        Where another process is building it, ``wait_message`` gets one sentence; without ``wait``, that is a
+        LockedError. ``reread`` is that of ``find``. ``make`` fills the workspace it is
         given; after an interrupted attempt that attempt's files are still in ``workspace.path``. Its
         exceptions propagate, the work folder stays and the lock is released. ``config``, ``upstream`` and
         ``device`` are recorded in the manifest. StoreError when the store cannot be written or its disk is
@@ -148,19 +144,7 @@ class Store:
                     self._tidy(stage, key)
                     return artifact
                 lock = BuildLock(lock_file, f"{stage} {key}", **beats)
-                try:
-                    if not lock.acquire(
-                        stop_waiting=folder.exists,
-                        wait_message=wait_message,
-                        patient=patient and self._patient and meanwhile is None,
-                    ):
-                        continue
-                except LockedError:
-                    if meanwhile is None:
-                        raise
-                    with contextlib.suppress(LockedError):
-                        meanwhile()
-                    meanwhile = None
+                if not lock.acquire(stop_waiting=folder.exists, wait_message=wait_message, wait=wait):
                     continue
                 try:
                     record = {"config": dict(config), "upstream": dict(upstream), "device": device}

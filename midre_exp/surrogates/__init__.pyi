@@ -1,3 +1,5 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
+from .base import Surrogates as Surrogates
+from .base import initial_surrogates as initial_surrogates
 from .lomma import LommaSurrogates as LommaSurrogates

@@ -15,14 +15,16 @@ from statistics import median
 from typing import Any
 
 from midre_exp.errors import UserError
-from midre_exp.plan.keys import Plan, fingerprints_once, make_plan, uses_target
+from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.plan.shards import SHARD
 from midre_exp.records import check_record
+from midre_exp.stages import STAGES, make_plan
 from midre_exp.store.files import read_json
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished
 
-_ORDER = ("target", "evaluator", "prior", "surrogates", "shard", "attack", "metrics")
+_ORDER = (*(stage.name for stage in STAGES), SHARD)
 _LISTED = 80  # stages listed one by one; above that only the sums
 
 
@@ -41,7 +43,7 @@ class Needed:
 
 
 @dataclass
-class Forecast:
+class Estimate:
     """Counts of runs, and every distinct stage of those to do, in the order of a run."""
 
     planned: int
@@ -55,23 +57,10 @@ class Forecast:
         return self.planned - self.finished - self.repeated
 
 
-def kind(settings: Mapping[str, Any], stage: str) -> str:
-    """What a stage is, in a few words: stages of one kind take about the same time. ``settings`` may come
-    from a record.
-    """
-    target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
-    prior = settings["attack"]["prior"]
-    if stage == "target":
-        return target
-    if stage == "evaluator":
-        return str(settings["evaluator"]["name"])
-    if stage == "prior":
-        return f"{prior['name']} for {target}" if uses_target(prior) else str(prior["name"])
-    if stage == "surrogates":
-        return f"{settings['attack']['surrogates']['name']} for {target}"
-    if stage in ("attack", "shard"):
-        return f"{settings['attack']['name']} on {target}"
-    return f"of {settings['attack']['name']} on {target}"
+def described(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What each stage of a run is, by its name in the store; ``settings`` may come from a record."""
+    found = {stage.name: stage.describe(settings) for stage in STAGES if stage.is_part_of(settings)}
+    return {**found, SHARD: found["attack"]}
 
 
 def rates(results: Path) -> dict[tuple[str, str], float]:
@@ -83,16 +72,17 @@ def rates(results: Path) -> dict[tuple[str, str], float]:
         try:
             record = read_json(path)
             check_record(path)
+            what = described(record["config"])
             for stage, spent in record["seconds"].items():
                 key = record["artifacts"][stage]  # a shared stage is one measurement
-                seconds[stage, kind(record["config"], stage)][key] = float(spent)
+                seconds[stage, what[stage]][key] = float(spent)
         except (UserError, KeyError, TypeError, ValueError, AttributeError):
             continue
     return {name: median(found.values()) for name, found in seconds.items()}
 
 
-def forecast(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Forecast:
-    """The forecast of jobs, given as resolved settings and plans."""
+def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
+    """The estimate of jobs, given as resolved settings and plans."""
     seen: set[str] = set()
     found: dict[tuple[str, str], Needed] = {}
     measured: dict[Path, dict[tuple[str, str], float]] = {}
@@ -110,10 +100,11 @@ def forecast(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Forecast:
         if results not in measured:
             measured[results] = rates(results)
         store = Store(settings["paths"]["store"])
+        names = described(settings)
         for stage in plan.stages.values():
             entry = found.get((stage.name, stage.key))
             if entry is None:
-                what = kind(settings, stage.name)
+                what = names[stage.name]
                 entry = found[stage.name, stage.key] = Needed(
                     stage.name,
                     stage.key,
@@ -124,7 +115,7 @@ def forecast(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Forecast:
             entry.runs.append(plan.key)
     order = {stage: number for number, stage in enumerate(_ORDER)}
     stages = sorted(found.values(), key=lambda entry: order[entry.stage])
-    return Forecast(planned, finished, repeated, stages)
+    return Estimate(planned, finished, repeated, stages)
 
 
 def duration(seconds: float) -> str:
@@ -134,8 +125,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def lines(plan: Forecast) -> list[str]:
-    """The forecast as text."""
+def lines(plan: Estimate) -> list[str]:
+    """The estimate as text."""
     text = [
         f"{plan.planned} runs planned: {plan.finished} finished before, {plan.repeated} repeated, {plan.to_do} to do"
     ]
@@ -172,8 +163,8 @@ def _line(entry: Needed) -> str:
 
 
 def show(jobs: Sequence[Sequence[str]]) -> None:
-    """Print the forecast of jobs, each given as its overrides. Raises what composing and planning raise."""
+    """Print the estimate of jobs, each given as its overrides. Raises what composing and planning raise."""
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
         every = [composer.settings([part for part in job if not part.startswith("hydra")]) for job in jobs]
-        print("\n".join(lines(forecast((settings, make_plan(settings)) for settings in every))))
+        print("\n".join(lines(estimate((settings, make_plan(settings)) for settings in every))))

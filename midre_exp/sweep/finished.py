@@ -8,7 +8,7 @@ from typing import Any
 
 from midre_exp.errors import StoreError
 from midre_exp.plan.keys import Plan
-from midre_exp.plan.shards import STAGE as SHARD
+from midre_exp.plan.shards import SHARD
 from midre_exp.records import read_record, record_path
 from midre_exp.store.store import Store
 

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 from midre_exp.errors import ConfigError, StoreError, UserError
 from midre_exp.plan.config import plain
 from midre_exp.plan.digests import first_difference
-from midre_exp.plan.keys import Plan, fingerprints_once, make_plan
-from midre_exp.plan.shards import STAGE as SHARD
+from midre_exp.plan.keys import Plan, fingerprints_once
+from midre_exp.plan.shards import SHARD
+from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError
 from midre_exp.sweep.finished import failure_path, is_finished, result_path, snapshot_path
@@ -28,17 +29,17 @@ from midre_exp.tracking.provenance import git_commit
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: the path of its record, or the error that stopped it, or who is building what it needs
-    (``busy``), so that it is to come again.
+    """How a job ended: the path of its record, or the error that stopped it, or what another process is building
+    for it (``locked``), so that it is to be queued again.
     """
 
     record: str | None = None
     error: BaseException | None = None
-    busy: str | None = None
+    locked: str | None = None
 
     def __reduce__(self) -> tuple[type[Outcome], tuple[str | None, BaseException | None, str | None]]:
         """Cross to another process whatever the error: one that cannot be pickled goes as its text."""
-        return Outcome, (self.record, _portable(self.error), self.busy)
+        return Outcome, (self.record, _portable(self.error), self.locked)
 
 
 def _portable(error: BaseException | None) -> BaseException | None:
@@ -60,9 +61,9 @@ class Task:
         """Carry out one composed config."""
         try:
             self.last = Outcome(record=carry_out(plain(config)))
-        except LockedError as busy:
-            print(f"{busy}; this run comes again after others", flush=True)
-            self.last = Outcome(busy=str(busy))
+        except LockedError as locked:
+            print(f"{locked}; this run is queued again behind the others", flush=True)
+            self.last = Outcome(locked=str(locked))
         except Exception as error:
             self.last = Outcome(error=error)
         return self.last
@@ -72,7 +73,7 @@ def carry_out(settings: Mapping[str, Any]) -> str:
     """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json``
     and is raised.
 
-    Raises LockedError, no failure, where ``plan.patient`` is off and another process is building one of its
+    Raises LockedError, no failure, where ``plan.wait`` is off and another process is building one of its
     stages.
     """
     with fingerprints_once():

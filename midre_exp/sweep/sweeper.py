@@ -17,8 +17,9 @@ from omegaconf import DictConfig, open_dict
 
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import Composer
-from midre_exp.plan.keys import fingerprints_once, make_plan
+from midre_exp.plan.keys import fingerprints_once
 from midre_exp.plan.planning import expand
+from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
 from midre_exp.store.store import Store
@@ -94,15 +95,15 @@ def at_a_time(launcher: Mapping[str, Any]) -> int | None:
 def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> list[JobReturn]:
     """The result of every job, in order.
 
-    A job that needs a stage which another process is building makes room for the next one and comes again
-    when all others have had their turn. The last jobs of a round wait instead, one for each other worker and
-    at least one; all do where no job is without a worker, or where ``workers`` is None.
+    A job that needs a stage which another process is building is queued again behind all others. The last
+    jobs of a round wait instead, one for each other worker and at least one; all do where no job is without a
+    worker, or where ``workers`` is None.
     """
     done: dict[str, JobReturn] = {}
     waiting = list(todo)
     while waiting:
         last = 0 if workers is None or workers >= len(waiting) else len(waiting) - max(1, workers - 1)
-        jobs = [[*job.overrides, f"plan.patient={number >= last}"] for number, job in enumerate(waiting)]
+        jobs = [[*job.overrides, f"plan.wait={number >= last}"] for number, job in enumerate(waiting)]
         try:
             results = launch(launcher, jobs)
         except BaseException as error:
@@ -117,14 +118,14 @@ def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> l
             raise
         for job, result in zip(waiting, results, strict=True):
             done[job.key] = result
-        waiting = [job for job, result in zip(waiting, results, strict=True) if is_busy(result)]
+        waiting = [job for job, result in zip(waiting, results, strict=True) if is_locked(result)]
     return [done[job.key] for job in todo]
 
 
-def is_busy(result: JobReturn) -> bool:
-    """Whether a job has made room for others."""
+def is_locked(result: JobReturn) -> bool:
+    """Whether another process was building what a job needed."""
     value: Any = result._return_value
-    return result.status is JobStatus.COMPLETED and value.busy is not None
+    return result.status is JobStatus.COMPLETED and value.locked is not None
 
 
 def launch(launcher: Any, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:

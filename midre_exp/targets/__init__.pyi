@@ -10,7 +10,12 @@ from .architectures.resnest import ResNeSt as ResNeSt
 from .architectures.resnet import ResNet as ResNet
 from .architectures.vgg import VGG16 as VGG16
 from .architectures.vggface_resnet50 import VGGFaceResNet50 as VGGFaceResNet50
+from .assemble import assemble as assemble
 from .base import Classifier as Classifier
 from .base import Output as Output
 from .factory import build_target as build_target
 from .factory import load_checkpoint as load_checkpoint
+from .training.module import learning_rates as learning_rates
+from .training.published import published_classifier as published_classifier
+from .training.train import checked_recipe as checked_recipe
+from .training.train import train_classifier as train_classifier

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp.data.pictures import grid
-from midre_exp.errors import StoreError
+from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
+from midre_exp.runtime import Runtime
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Store
 from midre_exp.tracking.tracker import goes_online, wandb_run
@@ -76,3 +77,15 @@ def _pictures(record: Mapping[str, Any], store: str) -> dict[str, Any]:
     found = attack.tensors("reconstructions")
     first = (found["restarts"] == 0) & (found["labels"] < _PICTURES)
     return {"reconstructions": wandb.Image(grid(found["images"][first]))} if bool(first.any()) else {}
+
+
+def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], runtime: Runtime) -> None:
+    """Hand a finished run's record to the tracker. The run is done whatever comes of it, so trouble is only
+    told.
+    """
+    if settings["tracking"]["mode"] == "off":
+        return
+    try:
+        push_record(record, settings["tracking"], settings["paths"])
+    except UserError as error:
+        runtime.say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")

@@ -11,11 +11,11 @@ from typing import Any
 from unittest import mock
 
 from midre_exp.data import cache
-from midre_exp.plan.keys import STAGES
 from midre_exp.weights import checkpoint
 from tests.chaos import Violation, notes
 from tests.chaos.damage import Case, Kind
 from tests.chaos.ground import Ground, Said, Stopped
+from tests.conftest import STAGES
 
 _BUILT = (*STAGES, "surrogates", "shard")
 

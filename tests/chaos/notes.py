@@ -20,7 +20,6 @@ from unittest import mock
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from midre_exp.plan.keys import STAGES
 from midre_exp.records import checksum_path
 from midre_exp.report.wandb import push as to_wandb
 from midre_exp.store import lock as locks
@@ -32,6 +31,7 @@ from midre_exp.sweep.job import Outcome, report_failure
 from tests.chaos import Violation
 from tests.chaos.damage import Case
 from tests.chaos.ground import Ground, Said, call
+from tests.conftest import STAGES
 
 
 def record(ground: Ground, draw: random.Random) -> Case:

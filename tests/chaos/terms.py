@@ -13,9 +13,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from midre_exp.plan.keys import make_plan
 from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.records import record_path
+from midre_exp.stages import make_plan
 from tests.chaos import Violation
 from tests.chaos.sweep import Started, compare, ended, verify
 from tests.conftest import TINY

@@ -23,10 +23,10 @@ from midre_exp.errors import DataError, StoreError
 from midre_exp.plan.config import digest
 from midre_exp.plan.digests import by_content
 from midre_exp.plan.explain import explain
-from midre_exp.plan.keys import make_plan
 from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.records import checksum_path, read_record
 from midre_exp.run import run
+from midre_exp.stages import make_plan
 from midre_exp.store.__main__ import needed
 from midre_exp.store.files import sha256
 from midre_exp.store.lock import BuildLock

@@ -15,8 +15,10 @@ import torch
 from midre_exp.doctor.smoke import Ground, setup_names
 from midre_exp.plan.compose import Composer
 from midre_exp.plan.config import build, without
-from midre_exp.plan.keys import STAGES, is_pretrained, make_plan, uses_target
+from midre_exp.plan.keys import is_pretrained, uses_target
 from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.stages import make_plan
+from tests.conftest import STAGES
 
 NAMES = setup_names()
 

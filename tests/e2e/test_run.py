@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.keys import STAGES, make_plan
 from midre_exp.run import run
+from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
+from tests.conftest import STAGES
 from tests.plugins import NosyDefense, TargetedPrior
 
 

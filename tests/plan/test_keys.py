@@ -4,7 +4,9 @@ import pytest
 
 from midre_exp.data.synthetic.synthfaces import SynthFaces
 from midre_exp.plan.digests import first_difference
-from midre_exp.plan.keys import STAGES, fingerprints_once, make_plan
+from midre_exp.plan.keys import fingerprints_once
+from midre_exp.stages import make_plan
+from tests.conftest import STAGES
 
 
 def changed(tiny, *overrides: str, base: tuple[str, ...] = ()) -> set[str]:

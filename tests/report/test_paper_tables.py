@@ -11,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import CONF_DIR
-from midre_exp.plan.keys import make_plan
 from midre_exp.plan.planning import expand, packaged_configs, settings_of
 from midre_exp.records import record_path
 from midre_exp.report import __main__ as command
@@ -22,6 +21,7 @@ from midre_exp.report.runs.published import table_rows
 from midre_exp.report.tables.definitions import Definition, load_definition
 from midre_exp.report.tables.listing import listing, render_listing
 from midre_exp.report.tables.render import render
+from midre_exp.stages import make_plan
 from midre_exp.store.files import write_json
 from midre_exp.sweep.sweeper import listed_jobs
 from tests.conftest import TINY, tiny_overrides

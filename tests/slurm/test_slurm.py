@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from midre_exp.plan.keys import make_plan
 from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.stages import make_plan
 from midre_exp.store.lock import BuildLock
 from tests.conftest import tiny_overrides
 from tests.slurm.single_node import missing, single_node

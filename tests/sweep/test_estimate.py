@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from midre_exp.plan.keys import make_plan
 from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
 from midre_exp.sweep.estimate import Forecast, Needed, duration, forecast, kind, lines, rates
 from tests.conftest import TINY

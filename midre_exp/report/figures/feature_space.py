@@ -52,7 +52,7 @@ def points_of(cell: Cell, eraser: Cell, people: int) -> pd.DataFrame:
     )
     target, attack = (stored(cell, stage) for stage in ("target", "attack"))
     defense = _defense(cell)
-    model = stages.load_target(settings["target"], target, defense, trusted)
+    model = stages.target.load(settings, target, defense)
     private: ImageSet = build(settings["data"]["private"], trusted=trusted).load("train")
     people = min(people, private.num_classes, settings["attack"]["identities"])
     rows = (private.labels < people).nonzero().squeeze(1)

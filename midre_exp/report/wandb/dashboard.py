@@ -18,15 +18,15 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import plain
-from midre_exp.plan.keys import VERSIONS
 from midre_exp.report.configs import definitions
+from midre_exp.stages import STAGES
 
 #: Where a name is found: logged over time, in a run's summary, in its config, or known to W&B of every run.
 PLACES = ("history", "summary", "config", "run")
 #: What W&B knows of every run, by its own names.
 RUN_FACTS = ("displayName", "group", "jobType", "tags", "state", "createdAt", "duration")
 #: The job types that are logged: the stages.
-JOB_TYPES = tuple(VERSIONS)
+JOB_TYPES = tuple(stage.name for stage in STAGES)
 #: The keys of each kind of panel that hold names, and the places these may be of.
 KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "lines": {"x": ("history",), "y": ("history",)},

@@ -23,8 +23,8 @@ from defenses import MID, MIDRE, BiDO, CutMix, Defense, NoDef, compose
 from midre_exp import runtime as runtimes
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.plan.keys import make_plan
 from midre_exp.runtime import Runtime, check_devices, make_runtime
+from midre_exp.stages import make_plan
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.training import train as trainings
 from midre_exp.targets.training import trainer

@@ -1,0 +1,151 @@
+"""Builds what a run needs and the store lacks: whatever is ready and nobody else is building, first.
+
+Within ``with Executor(...) as build:`` the stages of a run are only named, each with what it is made of. When
+the block ends they are built, in any order that their dependencies allow: a stage that another process is
+building is left for later while there is something else to do, and waited for when there is not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from midre_exp.plan.config import without
+from midre_exp.plan.keys import Plan
+from midre_exp.runtime import Runtime, make_runtime
+from midre_exp.speed import Speed, make_speed
+from midre_exp.stages import STAGES, Stage
+from midre_exp.stages.base import Job, Settings
+from midre_exp.stages.parts import Parts
+from midre_exp.store.artifact import Artifact, Workspace
+from midre_exp.store.files import write_atomic
+from midre_exp.store.lock import LockedError
+from midre_exp.store.store import Store
+from midre_exp.tracking.provenance import device_name
+from midre_exp.tracking.tracker import track
+
+
+@dataclass(eq=False)
+class Build:
+    """A stage of a run and what it is made of. ``artifact``: None until it is built, and for ever where the
+    run has no such stage.
+    """
+
+    stage: Stage
+    inputs: tuple[Any, ...]
+    artifact: Artifact | None = field(default=None)
+
+
+class Executor:
+    """Builds the stages of one run. Raises UserError on entry when a part of what is missing cannot work, and
+    LockedError at the end where ``plan.wait`` is off and another process is building what is left.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan, parts: Parts):
+        self.settings, self.plan, self.parts = settings, plan, parts
+        self.store = Store(settings["paths"]["store"])
+        self.runtime: Runtime = make_runtime(settings["runtime"])
+        self.speed: Speed = make_speed(settings["speed"], self.runtime.device)
+        self._builds: list[Build] = []
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """What was built, by the name of the stage, in the order of a run."""
+        built = {b.artifact.stage: b.artifact for b in self._builds if b.artifact is not None}
+        return {name: built[name] for name in self.plan.stages if name in built}
+
+    def __enter__(self) -> Executor:
+        check_writable(self.settings["paths"])
+        for stage in STAGES:
+            planned = self.plan.of(stage.name)
+            if planned is not None and not self.store.peek(planned.name, planned.key):
+                stage.check(self.settings, self.parts)
+        return self
+
+    def __call__(self, stage: Stage, *inputs: Any) -> Build:
+        """Name a stage: its ``inputs`` are parts of the run and stages named before."""
+        self._builds.append(Build(stage, inputs))
+        return self._builds[-1]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._build_everything()
+
+    def _build_everything(self) -> None:
+        waiting = [build for build in self._builds if self.plan.of(build.stage.name) is not None]
+        while waiting:
+            ready = [build for build in waiting if not any(b in waiting for b in self._upstream(build))]
+            done = self._first_unlocked(ready) or self._build(ready[0], wait=self.settings["plan"]["wait"])
+            waiting.remove(done)
+
+    def _first_unlocked(self, builds: list[Build]) -> Build | None:
+        """Builds the first that no other process is building; None when there is none."""
+        for build in builds:
+            try:
+                return self._build(build, wait=False)
+            except LockedError:
+                continue
+        return None
+
+    def _upstream(self, build: Build) -> list[Build]:
+        """The stages it builds on, as planned: a prior may or may not look at the target."""
+        planned = self.plan.of(build.stage.name)
+        names = () if planned is None else planned.upstream
+        return [part for part in build.inputs if isinstance(part, Build) and part.stage.name in names]
+
+    def _build(self, build: Build, *, wait: bool) -> Build:
+        """From the store, or made now; says so in a line."""
+        planned, stage = self.plan.of(build.stage.name), build.stage
+        assert planned is not None
+        upstream = self._upstream(build)
+        inputs = [
+            (part.artifact if part in upstream else None) if isinstance(part, Build) else part
+            for part in build.inputs
+        ]
+        build.artifact = self.store.build(
+            planned.name,
+            planned.key,
+            config=planned.config,
+            upstream=planned.upstream,
+            make=partial(self._make, stage, inputs),
+            device=device_name(self.runtime.device),
+            wait=wait,
+            wait_message=self.runtime.say,
+        )
+        self.runtime.say(stage.summary(build.artifact))
+        return build
+
+    def _make(self, stage: Stage, inputs: list[Any], work: Workspace) -> None:
+        """Make a stage under a tracker of its own."""
+        settings, planned = self.settings, self.plan.of(stage.name)
+        assert planned is not None
+        self.runtime.say(f"{planned.name} {planned.key}: building")
+        label = self.parts.defense.label
+        with track(
+            settings["tracking"] if stage.is_tracked else {"mode": "off"},
+            stage=planned.name,
+            group=settings["setup"]["id"],
+            tags=(settings["attack"]["name"], label, settings["scale"]),
+            config={
+                **without(settings, "plan"),
+                "stage": {"name": planned.name, "key": planned.key, "defense": label},
+            },
+            folder=Path(settings["paths"]["runs"]) / "wandb" / f"{planned.name}-{planned.key}",
+        ) as tracker:
+            runtime = replace(self.runtime, tracker=tracker)
+            stage.make(Job(settings, self.parts, planned, self.store, work, runtime, self.speed), *inputs)
+
+
+def check_writable(paths: Mapping[str, str]) -> None:
+    """Find out before hours of work whether results can be written. Raises StoreError naming the folder."""
+    for name in ("store", "runs", "results"):
+        probe = Path(paths[name]) / f".probe-{os.getpid()}"
+        write_atomic(probe, "")
+        probe.unlink()

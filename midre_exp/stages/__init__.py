@@ -1,0 +1,26 @@
+"""The stages of a run, one file each."""
+
+from midre_exp.stages.base import Requirement, Stage
+from midre_exp.stages.graph import (
+    STAGES,
+    attack,
+    evaluator,
+    make_plan,
+    metrics,
+    prior,
+    surrogates,
+    target,
+)
+
+__all__ = [
+    "STAGES",
+    "Requirement",
+    "Stage",
+    "attack",
+    "evaluator",
+    "make_plan",
+    "metrics",
+    "prior",
+    "surrogates",
+    "target",
+]

@@ -1,0 +1,153 @@
+"""The attack: reconstructions of every attacked identity, or of some of them (``attack.shard=3/16``), which a
+run without ``attack.shard`` merges with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from midre_exp.errors import UserError
+from midre_exp.plan.config import without
+from midre_exp.plan.keys import StageKey
+from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
+from midre_exp.speed import PRIOR_CALLS, switched_on
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.prior import PriorStage
+from midre_exp.stages.requirements import dataset_of
+from midre_exp.stages.surrogates import SurrogatesStage
+from midre_exp.stages.victim import load_victim
+from midre_exp.store.artifact import Artifact
+
+if TYPE_CHECKING:  # torch
+    from torch import Tensor
+
+    from midre_exp.attack import Attack, Reconstructions
+    from midre_exp.priors.base import Prior
+    from midre_exp.stages.parts import Parts
+    from midre_exp.threat import AnyVictim
+
+
+class AttackStage(Stage):
+    """Reconstruct the private identities; keep images, latents, queries and the target's agreement."""
+
+    name = "attack"
+    highlights = {"target_confidence": "target confidence {:.2f}"}
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        on = switched_on(settings["speed"])
+        return {
+            "attack": without(settings["attack"], "prior", "surrogates", "shard"),
+            "seed": settings["seed"],
+            **({"speed": list(on)} if on else {}),  # off is what a config without switches means
+        }
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("target", "prior", "surrogates")
+
+    def planned(self, settings: Settings, key: StageKey) -> StageKey:
+        """A shard is an artifact of its own, named after the attack that it belongs to."""
+        shard = parse_shard(settings["attack"]["shard"])
+        if shard is None:
+            return key
+        config = {"attack": key.key, "shard": settings["attack"]["shard"]}
+        return StageKey(SHARD, shard.key(key.key), config, key.upstream)
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        """Nothing is left: the attack is one of the parts, and was made with them."""
+
+    def make(self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None) -> None:
+        attack, victim, generator = self.load(job, target, prior, surrogates)
+        shard = parse_shard(job.settings["attack"]["shard"])
+        if shard is None:
+            _attack_everyone(job, attack, victim, generator)
+        else:
+            identities = shard.people(attack.identities)
+            part = _attack(job, attack, victim, generator, identities)
+            job.work.save_tensors("part", part)
+            job.work.metrics.update(queries=victim.queries, counts={"identities": len(identities)})
+
+    def load(
+        self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None
+    ) -> tuple[Attack, AnyVictim, Prior]:
+        """The attack with what was prepared for it, its victim and its trained prior."""
+        settings, attack = job.settings, job.parts.attack
+        victim = load_victim(job, target, job.speed)
+        if surrogates is not None:
+            attack.surrogates = SurrogatesStage().load(
+                settings, surrogates, victim.num_classes, job.runtime.device
+            )
+        generator = PriorStage().load(settings, prior, victim.num_classes)
+        job.speed.accelerate(generator, PRIOR_CALLS)
+        return attack, victim, generator
+
+    def describe(self, settings: Settings) -> str:
+        target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
+        return f"{settings['attack']['name']} on {target}"
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        wanted = settings["attack"]["identities"]
+        try:
+            private = dataset_of(settings, "private", remember)
+            identities = remember(["identities", settings["data"]["private"]], private.num_identities)
+        except UserError:  # told by the target, which needs the same images
+            return
+        if identities is not None and wanted > identities:
+            yield Requirement(
+                True,
+                "identities",
+                f"attack.identities={wanted} exceeds the {identities} private identities of the data; use "
+                f"{identities} or fewer",
+            )
+
+
+def _attack_everyone(job: Job, attack: Attack, victim: AnyVictim, prior: Prior) -> None:
+    """Attack whom no stored shard has, and put all parts together."""
+    pieces = stored_shards(job.store, job.planned.key, attack.identities)
+    shards = [artifact for _, artifact in pieces if artifact is not None]
+    if shards:
+        job.runtime.say(f"{len(shards)} of {len(pieces)} shards of this attack are in the store")
+    parts = [
+        _attack(job, attack, victim, prior, identities) if shard is None else shard.tensors("part")
+        for identities, shard in pieces
+    ]
+    found = attack.merge(parts)
+    job.runtime.tracker.images("reconstructions", found.images[:64], step=0)
+    job.work.save_tensors("reconstructions", found.tensors())
+    job.work.metrics.update(_numbers(attack, found))
+    if shards:
+        job.work.metrics["shard_seconds"] = sum(shard.seconds for shard in shards)
+
+
+def _attack(
+    job: Job, attack: Attack, victim: AnyVictim, prior: Prior, identities: range
+) -> dict[str, Tensor]:
+    return attack.part(
+        victim, prior, identities, seed=job.settings["seed"], work=job.work.path, runtime=job.runtime
+    )
+
+
+def _numbers(attack: Attack, found: Reconstructions) -> dict[str, Any]:
+    """What the record tells of an attack that is done."""
+    failed = found.details.get("failed")
+    return {
+        "threat": attack.threat.value,
+        "queries": int(found.queries.sum()),
+        "queries_per_identity": queries_per_identity(found.queries, found.labels),
+        "target_confidence": float(found.confidence.mean()),
+        "counts": {
+            "identities": attack.identities,
+            "restarts": attack.restarts,
+            "reconstructions": len(found.labels),
+            **({} if failed is None else {"failed": int(failed.sum())}),
+        },
+    }
+
+
+def queries_per_identity(queries: Tensor, labels: Tensor) -> dict[str, float]:
+    """Mean, least and most of the ``queries`` int64 [n] spent on all reconstructions of one of the identities
+    in ``labels`` int64 [n].
+    """
+    identities, place = labels.unique(return_inverse=True)
+    each = queries.new_zeros(len(identities)).index_add(0, place, queries)
+    return {"mean": float(each.double().mean()), "min": int(each.min()), "max": int(each.max())}

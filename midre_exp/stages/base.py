@@ -1,0 +1,121 @@
+"""What a stage of a run is: one step from settings and earlier artifacts to an artifact of its own.
+
+Every stage answers the same questions under the same names, in one file of this folder: what enters its key
+(``inputs``, ``upstream``), whether its settings can work (``check``), how it is made (``make``) and taken up
+again (``load``, where later stages do), what to call it (``describe``) and what it lacks on this machine
+(``needs``). Plan, preflight, estimate, doctor and executor loop over the stages and know none of them.
+
+Planning imports the stages and must not wait for torch: packages such as ``priors`` load what they hold when
+it is first used.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from midre_exp.plan.config import Trusted, trusted_packages
+from midre_exp.plan.keys import StageKey
+from midre_exp.store.artifact import Artifact, Workspace
+from midre_exp.store.store import Store
+
+if TYPE_CHECKING:  # torch
+    from midre_exp.runtime import Runtime
+    from midre_exp.speed import Speed
+    from midre_exp.stages.parts import Parts
+
+#: A resolved config, as plain containers.
+Settings = Mapping[str, Any]
+#: The fingerprint of the ``private``, ``public`` or ``evaluation`` images of a run.
+Fingerprint = Callable[[str], Mapping[str, object]]
+#: The value that a key stands for: looked up once, by calling the second, and remembered.
+Remember = Callable[[object, Callable[[], Any]], Any]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that a run needs and that is not here (``blocks``: it would fail, or take forever), or that
+    is worth knowing. ``name`` is for a table, ``text`` one sentence or more with the remedy.
+    """
+
+    blocks: bool
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage that is being made: settings and parts of the run, its key, the folder to fill, how to execute it."""
+
+    settings: Settings
+    parts: Parts
+    planned: StageKey
+    store: Store
+    work: Workspace
+    runtime: Runtime
+    speed: Speed
+
+    @property
+    def trusted(self) -> Trusted:
+        """Packages of the user's own whose classes a config may name."""
+        return trusted_packages(self.settings)
+
+
+class Stage(ABC):
+    """Base of all stages."""
+
+    #: Its name in plans, records and the store.
+    name: str
+    #: Raised by one when the code computes something else from the same settings: older artifacts are then
+    #: not reused.
+    version: ClassVar[int] = 1
+    #: Numbers of a finished artifact that are worth a word, each with its text.
+    highlights: ClassVar[Mapping[str, str]] = {}
+    #: Whether it is followed by a tracker of its own.
+    is_tracked: ClassVar[bool] = True
+    #: Fill ``job.work`` with the result: ``make(job, *inputs)``, the inputs being those that run.py names,
+    #: stages as their artifacts (None for a stage that the run has not, or that this one does not build on).
+    make: Callable[..., None]
+
+    def planned(self, settings: Settings, key: StageKey) -> StageKey:
+        """Under which name and key a run with these settings makes it; ``key``: as its inputs give it."""
+        return key
+
+    def is_part_of(self, settings: Settings) -> bool:
+        """Whether a run with these settings has it."""
+        return True
+
+    @abstractmethod
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        """What enters its key besides the keys of the stages it builds on: settings, seeds, fingerprints."""
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        """The names of the stages it builds on, those that the run has not included."""
+        return ()
+
+    @abstractmethod
+    def check(self, settings: Settings, parts: Parts) -> None:
+        """Preflight: make what it is going to need once, without memory for weights. Raises UserError for
+        what cannot be made; what only images or weights show, ``make`` finds out.
+        """
+
+    @abstractmethod
+    def describe(self, settings: Settings) -> str:
+        """What it is, in a few words: stages described alike take about the same time. ``settings`` may come
+        from a record.
+        """
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        """What it lacks on this machine. Raises UserError for settings that cannot be looked at."""
+        return iter(())
+
+    def summary(self, artifact: Artifact) -> str:
+        """One line about a finished artifact."""
+        facts = [
+            text.format(artifact.metrics[name])
+            for name, text in self.highlights.items()
+            if name in artifact.metrics
+        ]
+        return ", ".join([f"{artifact.stage} {artifact.key}: ready ({artifact.seconds:.0f} s)", *facts])

@@ -1,0 +1,172 @@
+"""The two classifiers of a run: the target, trained on the private images under the defense, and the
+evaluator, trained on the same identities without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from midre_exp import targets
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build, trusted_packages, without
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.preflight import check_files, make_once
+from midre_exp.stages.requirements import data_needs, file_needs, library_needs
+from midre_exp.store.artifact import Artifact
+
+if TYPE_CHECKING:  # torch
+    from midre_exp.data.base import Dataset
+    from midre_exp.defense import Defense
+    from midre_exp.stages.parts import Parts
+    from midre_exp.targets.base import Classifier
+
+
+class ClassifierStage(Stage):
+    """Train a classifier of the private identities, or load a published one (``checkpoint``)."""
+
+    highlights = {"acc": "acc {:.1f} %"}
+
+    def load(self, settings: Settings, artifact: Artifact, defense: Defense) -> Classifier:
+        """The trained classifier in the form that is attacked, in eval mode on the CPU."""
+        classes = int(artifact.metrics["counts"]["private_identities"])
+        trusted = trusted_packages(settings)
+        model = targets.assemble(settings[self.name], classes, defense, seed=0, trusted=trusted)
+        model.load_state_dict(artifact.tensors("weights"))
+        defense.on_inference(model)
+        return model.eval()
+
+    def _make(self, job: Job, dataset: Dataset, defense: Defense, seed: int) -> None:
+        node = job.settings[self.name]
+        train = dataset.load("train")
+        make = targets.train_classifier if node["checkpoint"] is None else targets.published_classifier
+        model, numbers, history = make(
+            node,
+            dataset,
+            defense,
+            seed=seed,
+            work=job.work.path,
+            runtime=job.runtime,
+            title=f"training {node['name']}",
+            trusted=job.trusted,
+        )
+        job.work.save_tensors("weights", model.state_dict())
+        job.work.save_json("history", history)
+        job.work.metrics.update(
+            numbers,
+            counts={
+                "private_identities": train.num_classes,
+                "private_train": len(train),
+                "private_test": len(dataset.load("test")),
+            },
+        )
+
+    def _check_size(self, settings: Settings, pixels: int, key: str, undefended: Defense) -> None:
+        """Raise ConfigError when images of ``pixels``, which the config has as ``key``, do not go through."""
+        import torch  # planning loads this module
+
+        name, node = self.name, settings[self.name]
+        trusted = trusted_packages(settings)
+        try:
+            with torch.device("meta"):  # sizes alone
+                _classify_nothing(node, pixels, undefended, trusted)
+        except Exception:  # perhaps of an operation that needs memory: for real, then, with the last word
+            try:
+                _classify_nothing(node, pixels, undefended, trusted)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                reason = str(error).strip().split("\n")[0]
+                raise ConfigError(
+                    f"{name} {node['name']} cannot take images of {pixels} px ({reason}); choose another "
+                    f"{key} or another {name}"
+                ) from error
+
+    def _needs_weights(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        node = settings[self.name]
+        if node["checkpoint"] is not None:
+            yield from file_needs(node["checkpoint"], f"{self.name}.checkpoint")
+        elif node["weights"] == "imagenet":
+            yield from library_needs(node["model"], trusted_packages(settings), remember)
+        elif node["weights"] is not None:
+            yield from file_needs(node["weights"], f"{self.name}.weights")
+
+
+class Target(ClassifierStage):
+    """The attacked classifier."""
+
+    name = "target"
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        return {
+            "data": fingerprint("private"),
+            "target": settings["target"],
+            "defense": settings["defense"],
+            "seed": settings["seed"],
+        }
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        """The first to be made tells its own mistakes: of the target only the size of images is looked at,
+        and whether there are as many identities as are to be attacked.
+        """
+        wanted, identities = settings["attack"]["identities"], parts.private.num_identities()
+        if identities is not None and wanted > identities:
+            raise ConfigError(
+                f"attack.identities={wanted} exceeds the {identities} private identities of the data; use "
+                f"attack.identities={identities} or fewer"
+            )
+        self._check_size(settings, int(settings["resolution"]), "resolution", parts.undefended)
+
+    def make(self, job: Job, private: Dataset, defense: Defense) -> None:
+        self._make(job, private, defense, job.settings["seed"])
+
+    def describe(self, settings: Settings) -> str:
+        return f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        yield from data_needs(settings, "private", remember)
+        yield from self._needs_weights(settings, remember)
+
+
+class Evaluator(ClassifierStage):
+    """The independent classifier that judges reconstructions. It has a seed of its own, so that one serves all
+    seeds of a sweep.
+    """
+
+    name = "evaluator"
+
+    def is_part_of(self, settings: Settings) -> bool:
+        return settings["attack"]["shard"] is None
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        return {"data": fingerprint("evaluation"), "evaluator": settings["evaluator"]}
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        node, trusted = settings["evaluator"], trusted_packages(settings)
+        check_files("evaluator", without(node, "model", "recipe"))
+        classes = settings["attack"]["identities"]
+        make_once(partial(targets.assemble, node, classes, parts.undefended, seed=0, trusted=trusted))
+        if node["checkpoint"] is None:
+            recipe = targets.checked_recipe(parts.undefended, node["recipe"], place="evaluator.")
+            for transform in recipe["augment"]:
+                build(transform, trusted=trusted)
+            targets.learning_rates(recipe, trusted=trusted)
+        self._check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
+
+    def make(self, job: Job, evaluation: Dataset, undefended: Defense) -> None:
+        self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"])
+
+    def describe(self, settings: Settings) -> str:
+        return str(settings["evaluator"]["name"])
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        yield from data_needs(settings, "evaluation", remember)
+        yield from self._needs_weights(settings, remember)
+
+
+def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tuple[str, ...]) -> None:
+    """One black image through the network of a node."""
+    import torch  # planning loads this module
+
+    model = targets.assemble(node, 2, defense, seed=0, trusted=trusted).eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, pixels, pixels))

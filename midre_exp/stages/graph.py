@@ -1,0 +1,53 @@
+"""The stages in the order of a run, and the plan of a run: the key of each before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from midre_exp.plan.config import digest, trusted_packages
+from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
+from midre_exp.plan.validate import check_settings
+from midre_exp.stages.attack import AttackStage
+from midre_exp.stages.base import Settings, Stage
+from midre_exp.stages.classifier import Evaluator, Target
+from midre_exp.stages.metrics import MetricsStage
+from midre_exp.stages.prior import PriorStage
+from midre_exp.stages.requirements import ROLES
+from midre_exp.stages.surrogates import SurrogatesStage
+
+target = Target()
+evaluator = Evaluator()
+prior = PriorStage()
+surrogates = SurrogatesStage()
+attack = AttackStage()
+metrics = MetricsStage()
+
+#: In the order in which they stand in plans, tables of seconds and records.
+STAGES: tuple[Stage, ...] = (target, evaluator, prior, surrogates, attack, metrics)
+
+
+def make_plan(settings: Settings) -> Plan:
+    """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is
+    trained or decoded. With ``attack.shard`` it ends with that part of the attack; nothing is evaluated.
+
+    Raises UserError when a dataset is missing or a part of the config cannot be built.
+    """
+    check_settings(settings)
+    nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
+
+    def images(name: str) -> Mapping[str, object]:
+        return fingerprint(nodes[name], ROLES[name], trusted_packages(settings))
+
+    planned: dict[str, StageKey] = {}
+    for stage in STAGES:
+        if stage.is_part_of(settings):
+            upstream = {name: planned[name] for name in stage.upstream(settings) if name in planned}
+            key = stage_key(stage.name, stage.version, stage.inputs(settings, images), upstream)
+            planned[stage.name] = stage.planned(settings, key)
+    stages = {key.name: key for key in planned.values()}
+    run = {
+        "setup": settings["setup"]["id"],
+        "scale": settings["scale"],
+        "stages": [key.key for key in stages.values()],
+    }
+    return Plan(digest(run), stages)

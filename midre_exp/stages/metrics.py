@@ -1,0 +1,102 @@
+"""What the evaluator says of the reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midre_exp import metrics
+from midre_exp.plan.config import build, trusted_packages
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.classifier import Evaluator
+from midre_exp.stages.preflight import make_once
+from midre_exp.stages.requirements import file_needs, library_needs
+from midre_exp.store.artifact import Artifact
+
+if TYPE_CHECKING:  # torch
+    from midre_exp.data.base import Dataset
+    from midre_exp.stages.parts import Parts
+
+
+class MetricsStage(Stage):
+    """Evaluate the reconstructions; a metric that cannot be computed is kept by name with its reason."""
+
+    name = "metrics"
+    version = 3
+    highlights = {"att_acc1": "attack accuracy {:.1f} %"}
+    is_tracked = False  # the record of the finished run tells the tracker of these numbers
+
+    def is_part_of(self, settings: Settings) -> bool:
+        return settings["attack"]["shard"] is None
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        return {"data": fingerprint("evaluation"), "metrics": settings["metrics"]}
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("attack", "evaluator")
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        """Weights of networks that metrics look through may be missing: the record then says so."""
+        node, trusted = settings["metrics"], trusted_packages(settings)
+        for transform in node["image_to_evaluator"]:
+            build(transform, trusted=trusted)
+        for metric in node["measure"].values():
+            if metric is not None:
+                make_once(partial(build, metric, trusted=trusted))
+
+    def make(self, job: Job, attack: Artifact, evaluator: Artifact, evaluation: Dataset) -> None:
+        reconstructions = attack.tensors("reconstructions")
+        numbers, missing, predicted = metrics.evaluate(
+            job.settings["metrics"],
+            reconstructions,
+            Evaluator().load(job.settings, evaluator, job.parts.undefended),
+            evaluation.load("train"),
+            device=job.runtime.device,
+            trusted=job.trusted,
+        )
+        if missing:
+            job.runtime.say(f"metrics not measured: {', '.join(missing)}; the record says why")
+        counted = reconstructions.get("selected")
+        job.work.save_tensors("judgement", {"predicted": predicted})
+        job.work.metrics.update(
+            numbers,
+            missing=missing,
+            per_identity={"att_acc1": metrics.hits_by_identity(reconstructions, predicted)},
+            counts={"counted": len(predicted) if counted is None else int(counted.sum())},
+        )
+
+    def describe(self, settings: Settings) -> str:
+        target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
+        return f"of {settings['attack']['name']} on {target}"
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        """Weights of networks that metrics look through: without them the run goes on."""
+        for name, metric in settings["metrics"]["measure"].items():
+            weights = (metric or {}).get("weights", ...)
+            if weights is None:
+                key = "face_weights" if "face" in name else "inception_weights"
+                text = f"{name} will be reported as not measured; set {key} to measure it"
+                yield Requirement(False, f"no {name}", text)
+            elif weights == "imagenet":
+                inception = {"_target_": "midre_exp.targets.InceptionV3"}
+                node = {**inception, "auxiliary": False, "transform_input": False}
+                yield from library_needs(node, (), remember)
+            elif weights == "vggface2":
+                yield from _face_network_needs(name)
+            elif weights is not ...:
+                yield from file_needs(weights, f"metrics.measure.{name}.weights", blocks=False)
+
+
+def _face_network_needs(name: str) -> Iterator[Requirement]:
+    import torch  # planning loads this module
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / metrics.VGGFACE2
+    if not path.exists():
+        yield Requirement(
+            False,
+            f"no {name}",
+            f"{name} will be reported as not measured: {path} does not exist; put the release file of "
+            "facenet-pytorch there or set face_weights to its path",
+        )

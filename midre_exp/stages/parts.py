@@ -1,0 +1,40 @@
+"""What the stages of one run share: data, defense and attack, made once and without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midre_exp.attack import Attack, build_attack
+from midre_exp.data.base import Dataset
+from midre_exp.defense import Defense
+from midre_exp.plan.config import build, trusted_packages
+from midre_exp.plan.keys import nodes_of
+from midre_exp.stages.base import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), the
+    composed ``defense``, the composition of none (``undefended``), and the ``attack``.
+    """
+
+    private: Dataset
+    public: Dataset
+    evaluation: Dataset
+    defense: Defense
+    undefended: Defense
+    attack: Attack
+
+
+def make_parts(settings: Settings) -> Parts:
+    """The parts of a run. Raises UserError for one that its config cannot make."""
+    trusted = trusted_packages(settings)
+    private, public, evaluation = (build(node, trusted=trusted) for node in nodes_of(settings["data"]))
+    return Parts(
+        private=private,
+        public=public,
+        evaluation=evaluation,
+        defense=build({**settings["composer"], **settings["defense"]}, trusted=trusted),
+        undefended=build(settings["composer"], trusted=trusted),
+        attack=build_attack(settings["attack"], trusted),
+    )

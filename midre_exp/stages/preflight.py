@@ -1,0 +1,53 @@
+"""What the checks of several stages share: making a part once without memory, and looking for its files."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+
+from midre_exp.errors import CheckpointError, ConfigError, UserError
+from midre_exp.plan.config import Trusted, check_targets
+from midre_exp.plan.digests import WEIGHT_FILES
+
+
+def make_once(make: Callable[[], object]) -> None:
+    """Call ``make`` without memory for its tensors; where that fails, once more as it will be called, which
+    has the last word.
+    """
+    import torch  # planning loads this module with the stages
+
+    try:
+        with torch.device("meta"):
+            make()
+    except UserError:
+        make()
+
+
+def check_files(place: str, node: Any) -> None:
+    """Raise CheckpointError for a value below the key ``place`` that names a weight file which is not there."""
+    for key, value in _texts(place, node):
+        if value.endswith(WEIGHT_FILES) and not Path(value).expanduser().is_file():
+            raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")
+
+
+def check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], trusted: Trusted) -> None:
+    """Raise ConfigError for a node whose class takes other arguments than those, without making one."""
+    check_targets(node, trusted)
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    try:
+        inspect.signature(hydra.utils.get_class(node["_target_"])).bind(**given, **own)
+    except TypeError as error:
+        raise ConfigError(f"cannot build {node['_target_']}: {error}") from error
+
+
+def _texts(place: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Every text with its key."""
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _texts(f"{place}.{key}", value)

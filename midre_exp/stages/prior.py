@@ -1,0 +1,96 @@
+"""The attacker's generator: trained on public images, for some attacks against the target, or loaded ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from midre_exp import priors
+from midre_exp.plan.config import trusted_packages, without
+from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.preflight import check_arguments, check_files, make_once
+from midre_exp.stages.requirements import data_needs, file_needs
+from midre_exp.stages.victim import load_victim
+from midre_exp.store.artifact import Artifact
+
+if TYPE_CHECKING:  # torch
+    from midre_exp.data.base import Dataset
+    from midre_exp.priors.base import Prior
+    from midre_exp.stages.parts import Parts
+
+#: Pixels from which training a StyleGAN2 takes several GPUs for days.
+LARGE = 512
+
+
+class PriorStage(Stage):
+    """Train the prior, or load its published weights."""
+
+    name = "prior"
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        attack = settings["attack"]
+        return {
+            "data": fingerprint("public") if reads_public(attack) else None,
+            "prior": attack["prior"],
+        }
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("target",) if uses_target(settings["attack"]["prior"]) else ()
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        node, trusted = settings["attack"]["prior"], trusted_packages(settings)
+        classes = settings["attack"]["identities"]
+        check_files("attack.prior", node)
+        if isinstance(node.get("pretrained"), str):  # hundreds of megabytes, which would be read here
+            own = {"num_classes": classes} if uses_target(node) else {}
+            check_arguments(without(node, "seed", "name"), own, trusted)
+        else:
+            make_once(partial(priors.initial_prior, node, trusted, num_classes=classes))
+
+    def make(self, job: Job, public: Dataset, target: Artifact | None) -> None:
+        """Only a prior that declares it sees the ``target``."""
+        node = job.settings["attack"]["prior"]
+        images = None if is_pretrained(node) else public.load("public")
+        victim = None if target is None else load_victim(job, target)
+        prior = priors.initial_prior(
+            node, job.trusted, num_classes=None if victim is None else victim.num_classes
+        )
+        numbers = prior.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
+        job.work.save_tensors("weights", prior.state_dict())
+        job.work.metrics.update(numbers, counts={"public": 0 if images is None else len(images)})
+
+    def load(self, settings: Settings, artifact: Artifact, num_classes: int) -> Prior:
+        """The trained prior, for a target of ``num_classes`` classes."""
+        node = settings["attack"]["prior"]
+        prior = priors.initial_prior(node, trusted_packages(settings), num_classes=num_classes)
+        prior.load_state_dict(artifact.tensors("weights"))
+        return prior
+
+    def describe(self, settings: Settings) -> str:
+        node = settings["attack"]["prior"]
+        if not uses_target(node):
+            return str(node["name"])
+        return f"{node['name']} for {settings['target']['name']} with {'+'.join(settings['defense'])}"
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        node = settings["attack"]["prior"]
+        if reads_public(settings["attack"]):
+            yield from data_needs(settings, "public", remember)
+        if is_pretrained(node):
+            named = node["pretrained"]
+            for path in named.values() if isinstance(named, Mapping) else [named]:
+                if path is not None:
+                    yield from file_needs(path, "attack.prior.pretrained")
+        elif node["name"] == "stylegan2":
+            large = int(node["image_size"]) >= LARGE
+            images = int(node["steps"]) * int(node["batch_size"])
+            effort = ", days of eight GPUs, and" if large else ";"
+            yield Requirement(
+                large,
+                "StyleGAN2 weights",
+                f"attack.prior.pretrained is null, so StyleGAN2 at {node['image_size']} px would be trained "
+                f"from scratch on {images:,} images{effort} reads the public data; give "
+                "attack.prior.pretrained=PATH of published weights (ffhq.pkl, afhqdog.pkl), which need neither",
+            )

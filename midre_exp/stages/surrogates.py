@@ -1,0 +1,68 @@
+"""What an attack prepares against the target besides its prior (LOMMA's students and feature statistics). A
+stage of its own, so that attacks which prepare the same share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from midre_exp import surrogates
+from midre_exp.plan.config import trusted_packages
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.preflight import check_files, make_once
+from midre_exp.stages.requirements import data_needs
+from midre_exp.stages.victim import load_victim
+from midre_exp.store.artifact import Artifact
+
+if TYPE_CHECKING:  # torch
+    import torch
+
+    from midre_exp.data.base import Dataset
+    from midre_exp.stages.parts import Parts
+    from midre_exp.surrogates.base import Surrogates
+
+
+class SurrogatesStage(Stage):
+    """Prepare them from public images and the target's answers."""
+
+    name = "surrogates"
+
+    def is_part_of(self, settings: Settings) -> bool:
+        return bool(settings["attack"].get("surrogates"))
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        return {"data": fingerprint("public"), "surrogates": settings["attack"]["surrogates"]}
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("target",)
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        node, classes = settings["attack"]["surrogates"], settings["attack"]["identities"]
+        check_files("attack.surrogates", node)
+        make_once(partial(surrogates.initial_surrogates, node, classes, trusted_packages(settings)))
+
+    def make(self, job: Job, public: Dataset, target: Artifact) -> None:
+        node = job.settings["attack"]["surrogates"]
+        images, victim = public.load("public"), load_victim(job, target)
+        made = surrogates.initial_surrogates(node, victim.num_classes, job.trusted)
+        numbers = made.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
+        job.work.save_tensors("weights", made.state_dict())
+        job.work.metrics.update(numbers, counts={"public": len(images)})
+
+    def load(
+        self, settings: Settings, artifact: Artifact, num_classes: int, device: torch.device
+    ) -> Surrogates:
+        """Frozen and in eval mode on the device."""
+        node = settings["attack"]["surrogates"]
+        made = surrogates.initial_surrogates(node, num_classes, trusted_packages(settings))
+        made.restore(artifact.tensors("weights"))
+        return made.to(device).eval().requires_grad_(False)
+
+    def describe(self, settings: Settings) -> str:
+        name = settings["attack"]["surrogates"]["name"]
+        return f"{name} for {settings['target']['name']} with {'+'.join(settings['defense'])}"
+
+    def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
+        yield from data_needs(settings, "public", remember)

@@ -1,0 +1,24 @@
+"""The trained target as the threat model of the run's attack shows it: for all stages that ask it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from midre_exp.stages.base import Job
+from midre_exp.stages.classifier import Target
+from midre_exp.store.artifact import Artifact
+
+if TYPE_CHECKING:  # torch
+    from midre_exp.speed import Speed
+    from midre_exp.threat import AnyVictim
+
+
+def load_victim(job: Job, target: Artifact, speed: Speed | None = None) -> AnyVictim:
+    """On the run's device; ``speed``: faster arithmetic, None for plain float32."""
+    from midre_exp.threat import make_victim  # planning loads this module with the stages, and no torch
+
+    model = Target().load(job.settings, target, job.parts.defense).to(job.runtime.device)
+    if speed is not None:
+        speed.accelerate(model)
+    classes = int(target.metrics["counts"]["private_identities"])
+    return make_victim(model, classes, job.parts.attack.threat)
