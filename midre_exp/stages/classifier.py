@@ -62,7 +62,7 @@ class ClassifierStage(Stage):
             },
         )
 
-    def _check_size(self, settings: Settings, pixels: int, key: str, undefended: Defense) -> None:
+    def check_size(self, settings: Settings, pixels: int, key: str, undefended: Defense) -> None:
         """Raise ConfigError when images of ``pixels``, which the config has as ``key``, do not go through."""
         import torch  # planning loads this module
 
@@ -114,7 +114,7 @@ class Target(ClassifierStage):
                 f"attack.identities={wanted} exceeds the {identities} private identities of the data; use "
                 f"attack.identities={identities} or fewer"
             )
-        self._check_size(settings, int(settings["resolution"]), "resolution", parts.undefended)
+        self.check_size(settings, int(settings["resolution"]), "resolution", parts.undefended)
 
     def make(self, job: Job, private: Dataset, defense: Defense) -> None:
         self._make(job, private, defense, job.settings["seed"])
@@ -150,7 +150,7 @@ class Evaluator(ClassifierStage):
             for transform in recipe["augment"]:
                 build(transform, trusted=trusted)
             targets.learning_rates(recipe, trusted=trusted)
-        self._check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
+        self.check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
 
     def make(self, job: Job, evaluation: Dataset, undefended: Defense) -> None:
         self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"])

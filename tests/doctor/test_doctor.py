@@ -9,10 +9,10 @@ import pytest
 from midre_exp.data.readers.make_fixture import WRITERS
 from midre_exp.data.readers.vggface2 import VGGFace2
 from midre_exp.doctor import __main__ as doctor
-from midre_exp.doctor import checks as checkup
-from midre_exp.doctor import requirements as needs
+from midre_exp.doctor import checks, requirements
 from midre_exp.doctor.__main__ import diagnose, main
-from midre_exp.doctor.checks import Checkup
+from midre_exp.doctor.checks import Checks
+from midre_exp.doctor.environment import environment
 from midre_exp.plan.config import build
 from midre_exp.plan.planning import packaged_configs, settings_of
 
@@ -23,7 +23,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**15))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**15))
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def settings(*overrides):
 
 def test_a_setup_with_its_data_is_ready_and_downloads_are_remarks(celeba):
     (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
-    assert one.ready, one.findings
-    assert set(named(one.findings, blocks=False)) == {"download", "no GPU"}
-    assert any("vgg16_bn-6c64b313.pth" in finding.text for finding in one.findings)
+    assert one.ready, one.requirements
+    assert set(named(one.requirements, blocks=False)) == {"download", "no GPU"}
+    assert any("vgg16_bn-6c64b313.pth" in finding.text for finding in one.requirements)
 
 
 def test_weights_in_the_cache_are_not_told_as_downloads(celeba, tmp_path):
@@ -58,7 +58,7 @@ def test_weights_in_the_cache_are_not_told_as_downloads(celeba, tmp_path):
     for file in ("vgg16_bn-6c64b313.pth", "inception_v3_google-0cc3c7bd.pth"):
         (folder / file).touch()
     (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
-    assert "download" not in named(one.findings, blocks=False)
+    assert "download" not in named(one.requirements, blocks=False)
 
 
 def test_each_problem_is_told_once_with_its_setups_and_remedy(capsys):
@@ -81,11 +81,11 @@ def test_published_generator_weights_make_public_images_unnecessary(tmp_path):
     data = WRITERS["facescrub"](tmp_path / "facescrub")
     here = [*data, "runtime.device=cpu", "attack.identities=2"]
     (without,) = diagnose(["S27"], here, "paper")
-    assert named(without.findings) == ["FFHQ data", "StyleGAN2 weights"]
-    assert "days of eight GPUs" in text_of(without.findings, "StyleGAN2 weights")
+    assert named(without.requirements) == ["FFHQ data", "StyleGAN2 weights"]
+    assert "days of eight GPUs" in text_of(without.requirements, "StyleGAN2 weights")
     path = tmp_path / "ffhq.pkl"
     (absent,) = diagnose(["S27"], [*here, f"attack.prior.pretrained={path}"], "paper")
-    assert named(absent.findings) == ["attack.prior.pretrained file"]
+    assert named(absent.requirements) == ["attack.prior.pretrained file"]
     path.write_bytes(b"weights")
     (there,) = diagnose(["S27"], [*here, f"attack.prior.pretrained={path}"], "paper")
     assert there.ready
@@ -93,18 +93,18 @@ def test_published_generator_weights_make_public_images_unnecessary(tmp_path):
 
 def test_mistakes_and_surprises_become_lines(monkeypatch):
     wrong, unknown = diagnose(["S99"], [], "paper") + diagnose(["S01"], ["no.such.key=1"], "paper")
-    assert named(wrong.findings) == named(unknown.findings) == ["config"]
-    assert "setup=S99 does not exist" in wrong.findings[0].text
-    assert "no.such.key" in unknown.findings[0].text
+    assert named(wrong.requirements) == named(unknown.requirements) == ["config"]
+    assert "setup=S99 does not exist" in wrong.requirements[0].text
+    assert "no.such.key" in unknown.requirements[0].text
 
     def surprise(place):
         raise ValueError("the disk answers nonsense")
 
-    monkeypatch.setattr(checkup.shutil, "disk_usage", surprise)
+    monkeypatch.setattr(checks.shutil, "disk_usage", surprise)
     (one,) = diagnose(["S01"], [], "mini")
-    assert named(one.findings) == ["check failed"]
-    assert "the disk answers nonsense" in text_of(one.findings, "check failed")
-    assert "ValueError" in doctor.machine(checkup.Path())["disk"]
+    assert named(one.requirements) == ["check failed"]
+    assert "the disk answers nonsense" in text_of(one.requirements, "check failed")
+    assert "ValueError" in environment(checks.Path())["disk"]
 
 
 def test_json_holds_everything(capsys):
@@ -112,44 +112,44 @@ def test_json_holds_everything(capsys):
     found = json.loads(capsys.readouterr().out)
     assert code == 1 and found["ready"] is False and found["scale"] == "paper"
     (entry,) = found["setups"]
-    assert entry["setup"] == "S01" and {"blocks", "name", "text"} == set(entry["findings"][0])
+    assert entry["setup"] == "S01" and {"blocks", "name", "text"} == set(entry["requirements"][0])
     assert set(found["machine"]) >= {"versions", "device", "disk", "speed.compile", "W&B", "SLURM"}
 
 
 def test_too_little_disk_is_told_with_the_estimate(monkeypatch, celeba):
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
     (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
-    assert named(one.findings) == ["disk space"]
-    assert "1.0 GB are free" in text_of(one.findings, "disk space")
+    assert named(one.requirements) == ["disk space"]
+    assert "1.0 GB are free" in text_of(one.requirements, "disk space")
 
 
 def test_more_people_than_there_are_is_told(monkeypatch):
     chosen = settings("setup=demo", "attack.identities=60")
-    assert "60 exceeds the 50 private identities" in text_of(Checkup().findings(chosen), "identities")
+    assert "60 exceeds the 50 private identities" in text_of(Checks().requirements(chosen), "identities")
     chosen["data"]["private"]["identities"] = 0  # what cannot be made is told once, as the data
-    assert "identities" not in named(Checkup().findings(chosen))
+    assert "identities" not in named(Checks().requirements(chosen))
 
 
 def test_too_little_main_memory_is_told_with_the_remedy(monkeypatch):
     everything = 530 * 50 * 3 * 299**2
     for kept, copies in (("true", 9), ("false", 1)):
         chosen = settings("setup=S36", "scale=paper", f"attack.keep_stages={kept}")
-        wanted = needs.host_memory(chosen["attack"], 224)
+        wanted = requirements.host_memory(chosen["attack"], 224)
         assert wanted == pytest.approx(1.5e9 + 2 * copies * everything)
-        monkeypatch.setattr(checkup, "main_memory", lambda wanted=wanted: int(wanted) - 1)
-        text = text_of(Checkup().findings(chosen), "memory")
+        monkeypatch.setattr(checks, "main_memory", lambda wanted=wanted: int(wanted) - 1)
+        text = text_of(Checks().requirements(chosen), "memory")
         assert ("attack.keep_stages=false" in text) == (kept == "true") and "restarts" in text
         for enough in (int(wanted) + 1, None):
-            monkeypatch.setattr(checkup, "main_memory", lambda enough=enough: enough)
-            assert "memory" not in named(Checkup().findings(chosen))
+            monkeypatch.setattr(checks, "main_memory", lambda enough=enough: enough)
+            assert "memory" not in named(Checks().requirements(chosen))
 
 
 def test_images_that_are_decoded_already_need_no_room(monkeypatch, tmp_path):
     chosen = settings("setup=S34", "scale=paper", "attack.prior.pretrained=x.pkl", "paths.store=store")
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 10**9))
-    assert "714.2 GB of decoded images" in text_of(Checkup().findings(chosen), "disk space")
-    monkeypatch.setattr(checkup, "_size_of_decoded", lambda store: 10**12)
-    assert "disk space" not in named(Checkup().findings(chosen))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 10**9))
+    assert "714.2 GB of decoded images" in text_of(Checks().requirements(chosen), "disk space")
+    monkeypatch.setattr(checks, "_size_of_decoded", lambda store: 10**12)
+    assert "disk space" not in named(Checks().requirements(chosen))
 
 
 def test_too_small_a_gpu_is_told_with_the_estimate(monkeypatch):
@@ -159,27 +159,29 @@ def test_too_small_a_gpu_is_told_with_the_estimate(monkeypatch):
     monkeypatch.setattr("midre_exp.runtime.choose_device", lambda name: SimpleNamespace(type="cuda"))
     memory = [8 * 10**9, 12 * 10**9]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: tuple(memory))
-    found = [f for f in Checkup().findings(chosen) if f.name == "GPU memory"]
+    found = [f for f in Checks().requirements(chosen) if f.name == "GPU memory"]
     assert any("training resnet152 takes about 25" in f.text and f.blocks for f in found)
     memory[:] = [75 * 10**9, 80 * 10**9]
-    assert "GPU memory" not in named(Checkup().findings(chosen))
+    assert "GPU memory" not in named(Checks().requirements(chosen))
 
 
 def test_memory_grows_with_batch_and_area():
     node = settings("setup=S29", "scale=paper")["target"]
-    fixed = needs.training_memory({**node, "recipe": {"batch_size": 0}}, 224)
-    one = needs.training_memory({**node, "recipe": {"batch_size": 1}}, 224) - fixed
+    fixed = requirements.training_memory({**node, "recipe": {"batch_size": 0}}, 224)
+    one = requirements.training_memory({**node, "recipe": {"batch_size": 1}}, 224) - fixed
     assert one == pytest.approx(177.4e6)
-    assert needs.training_memory({**node, "recipe": {"batch_size": 2}}, 112) - fixed == pytest.approx(one / 2)
-    assert needs.training_memory({**node, "name": "mine"}, 224) is None
+    assert requirements.training_memory({**node, "recipe": {"batch_size": 2}}, 112) - fixed == pytest.approx(
+        one / 2
+    )
+    assert requirements.training_memory({**node, "name": "mine"}, 224) is None
     stylegan = settings("setup=S29", "scale=paper")["attack"]
-    assert needs.attack_memory(stylegan) == pytest.approx(3.2e9)
+    assert requirements.attack_memory(stylegan) == pytest.approx(3.2e9)
 
 
 def test_a_slurm_launcher_without_slurm_is_told(celeba):
     here = [*celeba, "runtime.device=cpu", "hydra/launcher=submitit_slurm"]
     (one,) = diagnose(["S01"], here, "paper")
-    assert "sbatch" in named(one.findings)
+    assert "sbatch" in named(one.requirements)
 
 
 CONFIGS = {

@@ -7,9 +7,9 @@ import torch
 
 from midre_exp.attack import Attack
 from midre_exp.errors import ConfigError
-from midre_exp.plan.shards import Shard, parse_shard
+from midre_exp.plan.shards import Shard, parse_shard, stored_shards
 from midre_exp.run import run
-from midre_exp.stages import make_plan, stored_shards
+from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished
 

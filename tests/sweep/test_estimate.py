@@ -9,7 +9,7 @@ import pytest
 from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
-from midre_exp.sweep.estimate import Forecast, Needed, duration, forecast, kind, lines, rates
+from midre_exp.sweep.estimate import Estimate, Needed, described, duration, estimate, lines, rates
 from tests.conftest import TINY
 
 
@@ -22,7 +22,7 @@ def jobs_of(tmp_path, *combinations):
 
 def test_shared_stages_are_named_once_with_the_number_of_runs_that_use_them(tmp_path):
     jobs = jobs_of(tmp_path, ["defense=nodef"], ["defense=midre"], ["defense=midre", "seed=1"])
-    found = forecast([*jobs, jobs[0]])
+    found = estimate([*jobs, jobs[0]])
     assert (found.planned, found.finished, found.repeated, found.to_do) == (4, 0, 1, 3)
     uses = {(entry.stage, len(entry.runs)) for entry in found.stages}
     assert uses == {("target", 1), ("evaluator", 3), ("prior", 3), ("attack", 1), ("metrics", 1)}
@@ -35,7 +35,7 @@ def test_what_is_in_the_store_is_not_built_again(tmp_path):
     Store(settings["paths"]["store"]).build(
         "prior", plan["prior"].key, config={}, upstream={}, make=lambda work: work.save_json("a", 1)
     )
-    found = forecast([(settings, plan)])
+    found = estimate([(settings, plan)])
     assert [entry.stage for entry in found.stages if entry.stored] == ["prior"]
 
 
@@ -49,7 +49,7 @@ def test_times_are_medians_of_what_the_same_kind_took_at_the_same_scale(tmp_path
     (records / "copy.json").write_text(json.dumps(record))  # the same artifact again is no new measurement
     (records / "broken.json").write_text("{")
     assert rates(tmp_path / "results" / "mini") == {("target", "resnet18 with midre"): 20}
-    found = forecast([(settings, plan)])
+    found = estimate([(settings, plan)])
     text = "\n".join(lines(found))
     assert "together about 20 s" in text
     assert "4 stages of kinds never measured" in text
@@ -60,13 +60,13 @@ def test_a_prior_for_a_target_is_told_from_one_for_all(tmp_path):
     ((general, _), (own, _)) = jobs_of(
         tmp_path, [], ["attack=plgmi", "~attack.prior.latent_dim", "+attack.prior.latent_dim=16"]
     )
-    assert kind(general, "prior") == "gmi"
-    assert kind(own, "prior") == "plgmi for resnet18 with nodef"
+    assert described(general)["prior"] == "gmi"
+    assert described(own)["prior"] == "plgmi for resnet18 with nodef"
 
 
 def test_long_sweeps_are_told_in_sums():
     many = [Needed("attack", str(n), "gmi", False, 60.0, ["a"]) for n in range(100)]
-    text = lines(Forecast(100, 0, 0, many))
+    text = lines(Estimate(100, 0, 0, many))
     assert len(text) < 8 and "100 min" not in "".join(text) and "1.7 h" in "".join(text)
 
 

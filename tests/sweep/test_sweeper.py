@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 
 import pytest
@@ -19,15 +18,17 @@ class Launcher:
     """Runs no job: those named in ``busy`` are so until the round after ``rounds``, unless told to wait."""
 
     def __init__(self, busy, rounds=1):
-        self.busy, self.rounds, self.launched = busy, rounds, []
+        self.locked, self.rounds, self.launched = busy, rounds, []
 
     def launch(self, jobs, initial_job_idx):
-        self.launched.append([(name, patient == "plan.patient=True") for name, patient in jobs])
+        self.launched.append([(name, waits == "plan.wait=True") for name, waits in jobs])
         late = len(self.launched) > self.rounds
-        return [self.outcome(name, patient == "plan.patient=True" or late) for name, patient in jobs]
+        return [self.outcome(name, waits == "plan.wait=True" or late) for name, waits in jobs]
 
     def outcome(self, name, served):
-        outcome = Outcome(record=name) if served or name not in self.busy else Outcome(busy="built elsewhere")
+        outcome = (
+            Outcome(record=name) if served or name not in self.locked else Outcome(locked="built elsewhere")
+        )
         return JobReturn(status=JobStatus.COMPLETED, _return_value=outcome)
 
 
@@ -40,7 +41,7 @@ def records(results):
 
 
 def test_busy_jobs_come_again_after_the_others_and_results_keep_their_order():
-    launcher = Launcher(busy="ac")
+    launcher = Launcher(locked="ac")
     assert records(launch_all(launcher, planned("abcde"), workers=2)) == list("abcde")
     first, second = launcher.launched
     assert first == [("a", False), ("b", False), ("c", False), ("d", False), ("e", True)]
@@ -48,19 +49,19 @@ def test_busy_jobs_come_again_after_the_others_and_results_keep_their_order():
 
 
 def test_each_of_the_other_workers_has_a_job_that_waits():
-    launcher = Launcher(busy="")
+    launcher = Launcher(locked="")
     launch_all(launcher, planned("abcdef"), workers=4)
-    assert [name for name, patient in launcher.launched[0] if patient] == ["d", "e", "f"]
+    assert [name for name, waits in launcher.launched[0] if waits] == ["d", "e", "f"]
 
 
 def test_jobs_that_are_busy_forever_wait_in_the_end():
-    launcher = Launcher(busy="abcd", rounds=100)
+    launcher = Launcher(locked="abcd", rounds=100)
     assert records(launch_all(launcher, planned("abcd"), workers=1)) == list("abcd")
     assert [len(jobs) for jobs in launcher.launched] == [4, 3, 2, 1]
 
 
 def test_on_a_cluster_everybody_waits():
-    launcher = Launcher(busy="ab")
+    launcher = Launcher(locked="ab")
     launch_all(launcher, planned("abc"), workers=None)
     assert launcher.launched == [[("a", True), ("b", True), ("c", True)]]
 
@@ -78,14 +79,14 @@ def test_how_many_jobs_a_launcher_works_on(launcher, workers):
     assert at_a_time(launcher) == workers
 
 
-def test_an_impatient_store_names_the_builder_instead_of_waiting(tmp_path):
+def test_without_waiting_the_builder_is_named(tmp_path):
     lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
     assert lock.acquire()
     try:
         started = time.monotonic()
         with pytest.raises(LockedError, match=f"prior aa is being built by process {os.getpid()}"):
-            Store(tmp_path, patient=False).build(
-                "prior", "aa", config={}, upstream={}, make=lambda _: pytest.fail("built")
+            Store(tmp_path).build(
+                "prior", "aa", config={}, upstream={}, make=lambda _: pytest.fail("built"), wait=False
             )
         assert time.monotonic() - started < 5
         assert lock.is_held()
@@ -94,46 +95,8 @@ def test_an_impatient_store_names_the_builder_instead_of_waiting(tmp_path):
     assert not list((tmp_path / "locks").iterdir())
 
 
-def test_waiting_is_used_for_other_work_once(tmp_path):
-    store = Store(tmp_path)
-    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
-    assert lock.acquire()
-    done, said = [], []
-
-    def meanwhile():
-        done.append("judge")
-        raise LockedError("the judge is being built too")
-
-    def make(work):
-        work.save_json("numbers", {})
-
-    def build():
-        store.build(
-            "prior", "aa", config={}, upstream={}, make=make, meanwhile=meanwhile, wait_message=said.append
-        )
-
-    waiter = threading.Thread(target=build)
-    waiter.start()
-    until = time.monotonic() + 30
-    while not said and time.monotonic() < until:
-        time.sleep(0.01)
-    lock.release()
-    waiter.join(30)
-    assert done == ["judge"] and len(said) == 1 and store.find("prior", "aa")
-
-
-def test_one_stage_alone_need_not_be_waited_for(tmp_path):
-    lock = BuildLock(tmp_path / "locks" / "prior-aa.lock", "prior aa")
-    assert lock.acquire()
-    try:
-        with pytest.raises(LockedError, match="prior aa"):
-            Store(tmp_path).build("prior", "aa", config={}, upstream={}, make=pytest.fail, patient=False)
-    finally:
-        lock.release()
-
-
-@pytest.mark.parametrize(("part", "judges"), [((), True), (("attack.shard=1/2",), False)])
-def test_a_run_trains_its_judge_while_somebody_else_trains_its_target(tmp_path, part, judges):
+@pytest.mark.parametrize(("part", "evaluates"), [((), True), (("attack.shard=1/2",), False)])
+def test_a_run_trains_its_evaluator_while_another_process_trains_its_target(tmp_path, part, evaluates):
     finish(start(tmp_path))
     store = tmp_path / "store"
     (target,) = (store / "target").iterdir()
@@ -155,7 +118,7 @@ def test_a_run_trains_its_judge_while_somebody_else_trains_its_target(tmp_path, 
     assert run.wait() == 0, lines
     said = "".join(lines)
     assert said.index("waiting for it") < said.index(f"target {key}: ready")
-    assert ("evaluator" in said.split("waiting for it")[0]) == judges
+    assert ("evaluator" in said.split("waiting for it")[0]) == evaluates
 
 
 def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_path):
@@ -170,10 +133,10 @@ def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_pa
         output = ""
         for line in sweep.stdout:
             output += line
-            if "comes again" in line:
+            if "queued again" in line:
                 (tmp_path / key).rename(target)
                 lock.release()
     finally:
         lock.release()
     assert sweep.wait() == 0, output
-    assert "comes again after others" in output and "0 failed" in output
+    assert "queued again behind the others" in output and "0 failed" in output

@@ -6,28 +6,22 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from midre_exp.preflight import (
-    check_classifier,
-    check_metrics,
-    check_prior,
-    check_size,
-    check_surrogates,
-    rehearse,
-)
 
+from midre_exp import stages
 from midre_exp.__main__ import main
-from midre_exp.data.base import Dataset
 from midre_exp.errors import CheckpointError, ConfigError, UserError
+from midre_exp.executor import Executor
 from midre_exp.plan.compose import Composer
 from midre_exp.plan.config import build
-from midre_exp.plan.keys import nodes_of
 from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.priors.fixtures import write_stylegan2
 from midre_exp.run import run
 from midre_exp.stages import make_plan
+from midre_exp.stages.parts import make_parts
 from midre_exp.store.store import Store
 from tests.conftest import tiny_overrides
 from tests.plugins import ReadsItsNumbers
@@ -116,8 +110,14 @@ def settings_of_mini(composer: Composer) -> Callable[..., dict[str, Any]]:
     return lambda *overrides: composer.settings(list(overrides))
 
 
-def private_of(settings: dict[str, Any]) -> Dataset:
-    return build(nodes_of(settings["data"])[0])
+def with_prior(settings: dict[str, Any], **prior: Any) -> dict[str, Any]:
+    return {**settings, "attack": {**settings["attack"], "prior": prior}}
+
+
+def preflight(settings: dict[str, Any]) -> None:
+    """What a run does before it builds anything."""
+    with Executor(settings, make_plan(settings), make_parts(settings)):
+        pass
 
 
 def left(folder: Path) -> list[str]:
@@ -134,19 +134,17 @@ def test_a_run_with_a_mistake_further_on_stops_before_anything_is_built(tiny, ov
 
 @pytest.mark.parametrize(("overrides", "sentence"), PRIOR)
 def test_a_prior_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
-    node = settings_of_mini(*overrides)["attack"]["prior"]
+    settings = settings_of_mini(*overrides)
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
-        check_prior(node, 4)
+        stages.prior.check(settings, make_parts(settings))
     assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize(("overrides", "sentence"), SURROGATES)
 def test_surrogates_that_cannot_be_are_told_in_one_sentence(settings_of_mini, overrides, sentence):
-    node = settings_of_mini("attack=lomma_gmi", *(f"attack.{text}" for text in overrides))["attack"][
-        "surrogates"
-    ]
+    settings = settings_of_mini("attack=lomma_gmi", *(f"attack.{text}" for text in overrides))
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
-        check_surrogates(node, 4)
+        stages.surrogates.check(settings, make_parts(settings))
     assert "\n" not in str(found.value)
 
 
@@ -154,7 +152,7 @@ def test_surrogates_that_cannot_be_are_told_in_one_sentence(settings_of_mini, ov
 def test_an_evaluator_that_cannot_be_trained_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
     settings = settings_of_mini(*overrides)
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
-        check_classifier("evaluator", settings["evaluator"], build(settings["composer"]), 4)
+        stages.evaluator.check(settings, make_parts(settings))
     assert "\n" not in str(found.value)
 
 
@@ -162,11 +160,10 @@ def test_an_evaluator_that_cannot_be_trained_is_told_in_one_sentence(settings_of
 def test_images_of_a_size_that_no_network_takes_are_told_before_training(
     composer, tmp_path, overrides, sentence
 ):
-    settings = composer.settings([*overrides, f"paths.store={tmp_path}"])
+    paths = [f"paths.{name}={tmp_path}" for name in ("store", "runs", "results")]
+    settings = composer.settings([*overrides, *paths])
     with pytest.raises(ConfigError, match=sentence) as found:
-        rehearse(
-            settings, make_plan(settings), Store(tmp_path), private_of(settings), build(settings["composer"])
-        )
+        preflight(settings)
     assert "\n" not in str(found.value)
 
 
@@ -174,18 +171,20 @@ def test_every_network_takes_the_images_of_its_setup(composer):
     seen = set()
     for setup in ("S01", "S02", "S03", *(f"S{number}" for number in range(27, 36))):
         settings = composer.settings([f"setup={setup}", "scale=paper"])
-        target, evaluator = settings["target"], settings["evaluator"]
-        for node, pixels in ((target, settings["resolution"]), (evaluator, evaluator["resolution"])):
-            if node["name"] not in seen:
-                check_size("part", node, pixels, "key", build(settings["composer"]))
-                seen.add(node["name"])
+        pixels = {"target": settings["resolution"], "evaluator": settings["evaluator"]["resolution"]}
+        for stage in (stages.target, stages.evaluator):
+            name = settings[stage.name]["name"]
+            if name not in seen:
+                stage.check_size(settings, pixels[stage.name], "key", build(settings["composer"]))
+                seen.add(name)
     assert len(seen) >= 13
 
 
 @pytest.mark.parametrize(("overrides", "sentence"), METRICS)
 def test_a_metric_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
+    settings = settings_of_mini(*overrides)
     with pytest.raises(ConfigError, match=sentence) as found:
-        check_metrics(settings_of_mini(*overrides)["metrics"])
+        stages.metrics.check(settings, make_parts(settings))
     assert "\n" not in str(found.value)
 
 
@@ -213,52 +212,47 @@ def test_networks_of_published_size_take_no_memory(settings_of_mini, monkeypatch
         register(module, name, parameter)
 
     monkeypatch.setattr(torch.nn.Module, "register_parameter", count)
-    attack = settings["attack"]
-    check_prior(attack["prior"], attack["identities"])
-    if "surrogates" in attack:
-        check_surrogates(attack["surrogates"], attack["identities"])
-    check_classifier("evaluator", settings["evaluator"], build(settings["composer"]), attack["identities"])
+    parts = Mock(undefended=build(settings["composer"]))  # no licensed data are needed to look at networks
+    for stage in (stages.prior, stages.surrogates, stages.evaluator):
+        if stage.is_part_of(settings):
+            stage.check(settings, parts)
     weights = [parameter for parameter in made if parameter is not None]
     assert sum(parameter.numel() for parameter in weights) > 10**7
     assert all(parameter.device.type == "meta" for parameter in weights)
 
 
-def test_a_part_that_needs_its_numbers_is_made_with_them():
+def test_a_part_that_needs_its_numbers_is_made_with_them(settings_of_mini):
+    settings = settings_of_mini("runtime.trusted_packages=[tests]")
     node = {"_target_": "tests.plugins.ReadsItsNumbers", "seed": 0, "name": "own"}
+    parts = make_parts(settings)
     ReadsItsNumbers.made.clear()
-    check_prior({**node, "steps": 1}, 4, ("tests",))
+    stages.prior.check(with_prior(settings, **node, steps=1), parts)
     assert ReadsItsNumbers.made == ["meta", "cpu"]
     with pytest.raises(ConfigError, match="steps=0 must be at least 1"):
-        check_prior({**node, "steps": 0}, 4, ("tests",))
+        stages.prior.check(with_prior(settings, **node, steps=0), parts)
 
 
 def test_a_published_generator_is_not_read_but_its_keys_are(settings_of_mini, tmp_path, monkeypatch):
     file = tmp_path / "weights.pkl"
     write_stylegan2(file, image_size=32)
-    node = settings_of_mini("attack=ppa", f"attack.prior.pretrained={file}")["attack"]["prior"]
+    settings = settings_of_mini("attack=ppa", f"attack.prior.pretrained={file}")
+    node, parts = settings["attack"]["prior"], make_parts(settings)
     monkeypatch.setattr("midre_exp.priors.stylegan2.load_networks", None)
-    check_prior(node, 4)
+    stages.prior.check(settings, parts)
     with pytest.raises(ConfigError, match=r"StyleGAN2Prior.*colour"):
-        check_prior({**node, "colour": "red"}, 4)
+        stages.prior.check(with_prior(settings, **node, colour="red"), parts)
     with pytest.raises(ConfigError, match=r"os\.system is not allowed"):
-        check_prior({**node, "ada": {"_target_": "os.system"}}, 4)
+        stages.prior.check(with_prior(settings, **{**node, "ada": {"_target_": "os.system"}}), parts)
 
 
-def test_what_is_in_the_store_is_not_made_again(tiny, monkeypatch):
+def test_what_is_in_the_store_is_not_checked_again(tiny, monkeypatch):
     settings = tiny()
     plan, store = make_plan(settings), Store(settings["paths"]["store"])
-    for name in ("prior", "evaluator", "metrics"):
-        store.build(
-            name, plan[name].key, config={}, upstream={}, make=lambda work: work.save_json("numbers", 1)
-        )
-    for check in ("check_prior", "check_classifier", "check_metrics"):
-        monkeypatch.setattr(f"midre_exp.preflight.{check}", None)
-    rehearse(settings, plan, store, private_of(settings), build(settings["composer"]))
+    stored = (stages.prior, stages.evaluator, stages.metrics)
+    for stage in stored:
+        key = plan[stage.name].key
+        store.build(stage.name, key, config={}, upstream={}, make=lambda work: work.save_json("numbers", 1))
+        monkeypatch.setattr(type(stage), "check", None)
+    preflight(settings)
     with pytest.raises(TypeError):
-        rehearse(
-            settings,
-            plan,
-            Store(Path(settings["paths"]["store"]) / "other"),
-            private_of(settings),
-            build(settings["composer"]),
-        )
+        preflight({**settings, "paths": {**settings["paths"], "store": str(store.root / "other")}})
