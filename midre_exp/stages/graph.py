@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from midre_exp.plan.config import digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
@@ -35,6 +36,7 @@ def make_plan(settings: Settings) -> Plan:
     check_settings(settings)
     nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
 
+    @cache
     def images(name: str) -> Mapping[str, object]:
         return fingerprint(nodes[name], ROLES[name], trusted_packages(settings))
 
