@@ -174,6 +174,8 @@ class BiDO(Defense):
     without an entry.
     """
 
+    couples_images = True
+
     def __init__(
         self,
         *,

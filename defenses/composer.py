@@ -25,6 +25,7 @@ class Composed(Defense):
                     f"defense.{name} is a {type(part).__name__}, which does not derive from defenses.Defense"
                 )
         self.parts = {name: part for name, part in parts.items() if not isinstance(part, NoDef)}
+        self.couples_images = any(part.couples_images for part in self.parts.values())
         owner: dict[str, str] = {}
         for name, part in self.parts.items():
             for claim in sorted(part.exclusive):

@@ -77,6 +77,8 @@ class CutMix(Defense):
     Raises ConfigError for a value outside these.
     """
 
+    couples_images = True
+
     def __init__(self, *, alpha: float, p: float, per_batch: bool):
         if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
             raise ConfigError(

@@ -95,6 +95,7 @@ class MID(Defense):
     """
 
     exclusive: ClassVar[frozenset[str]] = frozenset({"head"})
+    couples_images = True
 
     def __init__(
         self,

@@ -31,6 +31,9 @@ class Defense:
     #: Class names of defenses that cannot be combined with this one for another reason than a claim, each
     #: with that reason.
     conflicts: ClassVar[Mapping[str, str]] = {}
+    #: Whether ``on_batch`` mixes, or a loss compares, the images of a batch. A training on several devices then
+    #: gathers each batch whole, as one device would see it.
+    couples_images: bool = False
 
     @property
     def label(self) -> str:

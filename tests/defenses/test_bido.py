@@ -17,7 +17,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
 from midre_exp.targets import build_target
 from midre_exp.targets.base import Output
-from midre_exp.targets.training.train import learning_rates
+from midre_exp.targets.training.module import learning_rates
 
 FOLDER = Path(__file__).parents[1] / "golden"
 HSIC, BIDO = (json.loads((FOLDER / f"defense_{name}.json").read_text()) for name in ("hsic", "bido"))

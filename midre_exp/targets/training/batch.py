@@ -1,8 +1,9 @@
-"""What one training step works on. Shared by the training module and the defenses."""
+"""What one training step works on, and which images make up each batch of an epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,16 +23,12 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch on the device.
+    """One training batch on the device."""
 
-    ``images`` float [n, 3, h, w] in [0, 1]; ``labels`` int64 [n]; ``index`` int64 [n], the position of each
-    image in the training set; ``soft_labels`` [n, k] where a defense mixes classes, else None.
-    """
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    soft_labels: Tensor | None = None
+    images: Tensor  #: float [n, 3, h, w] in [0, 1]
+    labels: Tensor  #: int64 [n]
+    index: Tensor  #: int64 [n], the position of each image in the training set
+    soft_labels: Tensor | None = None  #: [n, k] where a defense mixes classes
 
     @property
     def targets(self) -> Tensor:
@@ -63,3 +60,41 @@ class Shuffled:
         if self.drop_last and len(batches[-1]) < self.batch_size:
             batches.pop()
         return batches
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that the process ``rank`` of ``world_size`` trains on."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        """The rows of this process. All processes get equally many, at least two for batch norm: where a
+        batch cannot be divided so, its first rows are used once more, as torch's DistributedSampler does.
+        """
+        if self.world_size == 1:
+            return batch
+        size = max(2, math.ceil(len(batch) / self.world_size))
+        return batch[torch.arange(self.rank * size, (self.rank + 1) * size) % len(batch)]
+
+
+class EpochBatches:
+    """The batches of a ``Sampler``, one epoch per iteration from ``epoch`` on, as far as they are this
+    process's.
+
+    Lightning announces epochs only to its own samplers and iterates before its epoch hooks, so the count is
+    kept here and checked by the module.
+    """
+
+    def __init__(self, sampler: Sampler, epoch: int, share: Share):
+        self.sampler = sampler
+        self.epoch = epoch - 1
+        self.share = share
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.epoch += 1
+        return map(self.share.of, self.sampler.batches(self.epoch))
+
+    def __len__(self) -> int:
+        return len(self.sampler.batches(max(self.epoch, 0)))

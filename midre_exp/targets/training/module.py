@@ -1,10 +1,10 @@
-"""What Lightning trains: a classifier, its defense and its recipe, and the batches of each epoch."""
+"""What Lightning trains: a classifier under a defense and a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -15,19 +15,33 @@ from midre_exp.data.base import to_float
 from midre_exp.plan.config import build
 from midre_exp.seeding import derive, generator
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
-from midre_exp.targets.training.split_forward import SplitForward
+from midre_exp.targets.training.batch import Batch, EpochBatches, TrainingProgress
+from midre_exp.targets.training.hooks import DefenseHooks
+
+
+class BestEpoch(TypedDict):
+    """The epoch with the best accuracy on the test images so far."""
+
+    test_acc: float  #: percent
+    epoch: int
+    weights: dict[str, Tensor]
 
 
 class ClassifierModule(pl.LightningModule):
-    """One classifier, one composed defense, one recipe. All randomness is derived from (seed, epoch), so
-    epochs can be resumed exactly.
+    """One classifier, one composed defense, one recipe (conf/recipe).
+
+    All randomness is derived from (seed, epoch, rank), so epochs can be resumed exactly. Of several processes
+    each trains on its share of every batch with random numbers of its own. Only if the defense
+    ``couples_images`` does each process defend, and compute the losses of, the whole batch, whose outputs are
+    gathered with their gradients.
     """
+
+    batches: EpochBatches
 
     def __init__(
         self,
         model: Classifier,
-        defense: Any,
+        defense: DefenseHooks,
         recipe: Mapping[str, Any],
         *,
         seed: int,
@@ -40,13 +54,10 @@ class ClassifierModule(pl.LightningModule):
         self.seed = seed
         self.trusted = trusted
         self.augment = [build(step, trusted=trusted) for step in recipe["augment"]]
-        self.rates = learning_rates(recipe, trusted=trusted)
-        self.wanted_taps = tuple(defense.taps(model))
+        self.learning_rates = learning_rates(recipe, trusted=trusted)
+        self.taps = tuple(defense.taps(model))
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {}
-        self.split: SplitForward | None = None  # where several processes share each batch
-        self.sample: Tensor  # some training images to try that with
-        self.batches: EpochBatches
+        self.best: BestEpoch | None = None
         names = defense.trainable(model)
         if names is not None:
             for name, parameter in model.named_parameters():
@@ -57,66 +68,104 @@ class ClassifierModule(pl.LightningModule):
         """Where training stands."""
         return TrainingProgress(self.current_epoch, int(self.recipe["epochs"]))
 
+    @property
+    def gathers(self) -> bool:
+        """Whether every process computes the losses of the whole batch."""
+        return self.trainer.world_size > 1 and self.defense.couples_images
+
     def on_train_epoch_start(self) -> None:
         """Seed everything for this epoch and let schedules act."""
-        torch.manual_seed(derive(self.seed, "epoch", self.current_epoch))
-        self.generator = generator(self.seed, "batches", self.current_epoch, device=self.device)
+        rank = self.trainer.global_rank
+        own = ("rank", rank) if rank else ()
+        torch.manual_seed(derive(self.seed, "epoch", self.current_epoch, *own))
+        self.generator = generator(self.seed, "batches", self.current_epoch, *own, device=self.device)
+        self.defense_generator = self.generator
+        if self.gathers:  # the whole batch is defended alike by every process
+            purpose = ("whole batches", self.current_epoch)
+            self.defense_generator = generator(self.seed, *purpose, device=self.device)
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.rates[self.current_epoch]
+                group["lr"] = self.learning_rates[self.current_epoch]
         self.defense.on_epoch(self.model, self.progress)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
         """Augment, defend, classify, add up the losses."""
         if self.batches.epoch != self.current_epoch:
-            raise RuntimeError(
-                f"batches of epoch {self.batches.epoch} are served in epoch {self.current_epoch}"
-            )
-        images, labels, index = batch
-        images = to_float(images)
-        for step in self.augment:
-            images = step(images, self.generator)
-        current = self.defense.on_batch(
-            Batch(images, labels, index), self.model, self.progress, self.generator
-        )
-        output = self.classify(current.images, self.wanted_taps)
-        base = self._classification_loss(output, current)
-        if output.auxiliary is not None:
-            second = output._replace(logits=output.auxiliary)
-            base = base + self.model.auxiliary_weight * self._classification_loss(second, current)
-        extras = self.defense.extra_losses(output, current, self.progress)
+            raise RuntimeError(f"batches of epoch {self.batches.epoch} arrive in epoch {self.current_epoch}")
+        batch = self._defend(self._augment(*step_input))
+        output = self._classify(batch)
+        base, extras = self._losses(output, batch)
         total: Tensor = base + sum(extras.values()) if extras else base
-        hits = (output.logits.detach().argmax(1) == current.labels).float().mean()
-        shown = {
-            "loss": total.detach(),
-            "train_acc": 100 * hits,
-            **{k: v.detach() for k, v in extras.items()},
-        }
-        self.log_dict(shown, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        hits = (output.logits.detach().argmax(1) == batch.labels).float().mean()
+        self._log({"loss": total.detach(), "train_acc": 100 * hits, **_detached(extras)}, len(batch.labels))
         return total
 
-    def classify(self, images: Tensor, taps: tuple[str, ...] = ()) -> Output:
-        """The network's outputs for a whole batch, whoever computes them."""
-        output: Output = (
-            self.model(images, taps) if self.split is None else self.split(self.model, images, taps)
+    def _augment(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
+        """The batch of this process (uint8 images) with the recipe's random transforms applied."""
+        images = to_float(images)
+        for transform in self.augment:
+            images = transform(images, self.generator)
+        return Batch(images, labels, index)
+
+    def _defend(self, batch: Batch) -> Batch:
+        """The batch as the defense changes it: of all processes where it couples images."""
+        if self.gathers:
+            batch = Batch(*map(self._gather, (batch.images, batch.labels, batch.index)))
+        return self.defense.on_batch(batch, self.model, self.progress, self.defense_generator)
+
+    def _classify(self, batch: Batch) -> Output:
+        """What the network makes of every image of the batch; each process runs it on its share alone."""
+        if not self.gathers:
+            output: Output = self.model(batch.images, self.taps)
+            return output
+        own: Output = self.model(batch.images.chunk(self.trainer.world_size)[self.global_rank], self.taps)
+        return Output(
+            self._gather(own.logits),
+            self._gather(own.features),
+            {name: self._gather(tap) for name, tap in own.taps.items()},
+            None if own.auxiliary is None else self._gather(own.auxiliary),
         )
-        return output
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes by rank. Their gradients are added up over the processes, each of which
+        has the loss of the whole batch, and ddp takes the mean: the gradient of the whole batch.
+        """
+        gathered = self.all_gather(rows, sync_grads=rows.requires_grad)  # [ranks, n, ...]
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+    def _losses(self, output: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The classification loss, with that of an auxiliary head, and the defense's further losses."""
+        base = self._classification_loss(output, batch)
+        if output.auxiliary is not None:
+            auxiliary = self._classification_loss(output._replace(logits=output.auxiliary), batch)
+            base = base + self.model.auxiliary_weight * auxiliary
+        return base, self.defense.extra_losses(output, batch, self.progress)
 
     def _classification_loss(self, output: Output, batch: Batch) -> Tensor:
-        """The defense's base loss, or cross entropy; the logits may have more classes than the data (an
-        auxiliary head).
-        """
+        """The defense's base loss, or cross entropy; an auxiliary head may have more classes than the data."""
         if batch.soft_labels is not None:
-            spare = output.logits.shape[1] - batch.soft_labels.shape[1]
-            batch = replace(batch, soft_labels=F.pad(batch.soft_labels, (0, spare)))
-        base: Tensor | None = self.defense.base_loss(output, batch, self.progress)
+            surplus = output.logits.shape[1] - batch.soft_labels.shape[1]
+            batch = replace(batch, soft_labels=F.pad(batch.soft_labels, (0, surplus)))
+        base = self.defense.base_loss(output, batch, self.progress)
         return F.cross_entropy(output.logits, batch.targets) if base is None else base
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
-        """Accuracy on clean held-out private images."""
-        images, labels, _index = batch
-        hits = (self.classify(to_float(images)).logits.argmax(1) == labels).float()
-        self.log("test_acc", 100 * hits.mean(), on_epoch=True, prog_bar=True, batch_size=len(labels))
+    def validation_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> None:
+        """Accuracy on clean test images of the private classes."""
+        images, labels, _index = step_input
+        hits = (self.model(to_float(images)).logits.argmax(1) == labels).float()
+        self._log({"test_acc": 100 * hits.mean()}, len(labels))
+
+    def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
+        """Means over the images of the epoch, of all processes."""
+        self.log_dict(
+            dict(values),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=batch_size,
+            sync_dist=self.trainer.world_size > 1,
+        )
 
     def on_train_epoch_end(self) -> None:
         """Keep the epoch's numbers, and the weights if they are the best so far and the recipe selects by
@@ -124,7 +173,9 @@ class ClassifierModule(pl.LightningModule):
         """
         numbers = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         self.history.append({"epoch": float(self.current_epoch), **numbers})
-        if self.recipe["select"] == "best_test" and numbers["test_acc"] > self.best.get("test_acc", -1.0):
+        if self.recipe["select"] == "best_test" and (
+            self.best is None or numbers["test_acc"] > self.best["test_acc"]
+        ):
             weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             self.best = {"test_acc": numbers["test_acc"], "epoch": self.current_epoch, "weights": weights}
 
@@ -136,22 +187,22 @@ class ClassifierModule(pl.LightningModule):
             "best": self.best,
         }
 
-    def on_train_start(self) -> None:
-        """Find out before the first step whether this network can be shared by several processes at all."""
-        if self.split is not None:
-            self.split.check(self.model, to_float(self.sample.to(self.device)), self.wanted_taps)
-
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         """Take up what an interrupted attempt had kept."""
         self.history = list(state["midre_exp"]["history"])
-        self.best = dict(state["midre_exp"]["best"])
+        self.best = state["midre_exp"]["best"]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser over the parameters that train. Its learning rate is set at the start of
         each epoch.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return build(self.recipe["optimizer"], parameters, trusted=self.trusted)
+        optimizer: torch.optim.Optimizer = build(self.recipe["optimizer"], parameters, trusted=self.trusted)
+        return optimizer
+
+
+def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def learning_rates(recipe: Mapping[str, Any], *, trusted: tuple[str, ...] = ()) -> list[float]:
@@ -170,21 +221,3 @@ def learning_rates(recipe: Mapping[str, Any], *, trusted: tuple[str, ...] = ()) 
         if scheduler and len(rates) < int(recipe["epochs"]):  # some schedulers refuse a step past their end
             scheduler.step()
     return rates
-
-
-class EpochBatches:
-    """The batches of a ``Sampler``, one epoch per iteration from ``epoch`` on. Lightning announces epochs
-    only to its own samplers and iterates before its epoch hooks, so the count is kept here and checked by the
-    module.
-    """
-
-    def __init__(self, sampler: Sampler, epoch: int):
-        self.sampler = sampler
-        self.epoch = epoch - 1
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.epoch += 1
-        return iter(self.sampler.batches(self.epoch))
-
-    def __len__(self) -> int:
-        return len(self.sampler.batches(max(self.epoch, 0)))

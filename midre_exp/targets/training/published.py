@@ -9,22 +9,23 @@ from typing import Any
 from midre_exp.data.base import Dataset
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
-from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import accuracy
+from midre_exp.targets.training.hooks import DefenseHooks
+from midre_exp.targets.training.train import TrainedClassifier
 from midre_exp.weights.state_dict import load_checkpoint
 
 
 def published_classifier(
     settings: Mapping[str, Any],
     data: Dataset,
-    defense: Any,
+    defense: DefenseHooks,
     *,
     seed: int,
     work: Path,
     runtime: Runtime,
     title: str,
     trusted: tuple[str, ...] = (),
-) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
+) -> TrainedClassifier:
     """Load ``settings.checkpoint`` strictly into the network the settings and the defense describe, and
     measure its accuracy here.
 
@@ -40,4 +41,4 @@ def published_classifier(
         "acc": accuracy(model, test, runtime.device),
         "parameters": float(sum(p.numel() for p in model.parameters())),
     }
-    return model, numbers, []
+    return TrainedClassifier(model, numbers, [])

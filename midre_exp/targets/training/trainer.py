@@ -1,5 +1,5 @@
-"""Lightning's trainer as this project uses it: on one device or as one of several processes, with our
-checkpoints, loggers and bar.
+"""Lightning's trainer as this project uses it: on one device or as one rank of ``ddp``, with our checkpoints,
+loggers and progress bar.
 """
 
 from __future__ import annotations
@@ -7,7 +7,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,122 +21,106 @@ from pytorch_lightning.strategies import DDPStrategy
 from tqdm import tqdm
 
 from midre_exp.runtime import Runtime
-from midre_exp.targets.training.processes import Rank, Ranks
 from midre_exp.tracking.tracker import WandbTracker
 from midre_exp.weights import checkpoint as checkpoints
 
-#: The file in a training's folder that an interrupted training continues from.
+#: The name of the file in a training's folder that an interrupted training continues from.
 CHECKPOINT = "last"
 
 
 def make_trainer(
-    recipe: Mapping[str, Any], work: Path, runtime: Runtime, title: str, rank: Rank | None
+    recipe: Mapping[str, Any],
+    work: Path,
+    runtime: Runtime,
+    *,
+    rank: int = 0,
+    loggers: list[Logger],
+    title: str,
 ) -> pl.Trainer:
-    """A trainer for ``recipe`` on ``runtime.device``, alone or as ``rank`` of several processes, of which the
-    first alone logs.
+    """A trainer for ``recipe`` (conf/recipe) on ``runtime.devices`` devices from ``runtime.device`` on, in the
+    process of ``rank``.
     """
-    _quiet_lightning()
-    on_gpu = runtime.device.type == "cuda"
-    place: dict[str, Any] = {
-        "devices": [runtime.device.index or 0] if on_gpu else 1,
-        # one process on one device, whatever cluster it was started on: Lightning is not to look for its own
-        "plugins": [VerifiedCheckpoints(), LightningEnvironment()],
-        "logger": _loggers(work, runtime, rank),
-    }
-    if rank is not None:
-        first = (runtime.device.index or 0) - rank.index  # each has been given its own device
-        place |= {
-            "devices": list(range(first, first + rank.count)) if on_gpu else rank.count,
-            "plugins": [VerifiedCheckpoints(), Ranks(rank)],
-            # a defense may leave parameters without a gradient in some epochs
-            "strategy": DDPStrategy(find_unused_parameters=True),
-            "use_distributed_sampler": False,
-        }
+    _silence_lightning()
+    on_gpu, several = runtime.device.type == "cuda", runtime.devices > 1
+    first = runtime.device.index or 0
+    callbacks: list[Callback] = [
+        # without a monitored value the newest checkpoint replaces the one before
+        ModelCheckpoint(
+            dirpath=work, filename=CHECKPOINT, save_top_k=1, every_n_epochs=1, enable_version_counter=False
+        )
+    ]
+    if runtime.progress and rank == 0:
+        callbacks.append(TrainingBar(title))
     return pl.Trainer(
         max_epochs=recipe["epochs"],
         accelerator="gpu" if on_gpu else "cpu",
+        devices=list(range(first, first + runtime.devices)) if on_gpu else runtime.devices,
+        # a defense may leave parameters without a gradient in some epochs
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        sync_batchnorm=several and on_gpu,  # torch has none for CPUs, whose processes normalise their shares
+        use_distributed_sampler=False,  # ``Share`` divides the batches
         precision=recipe["precision"],
-        callbacks=_callbacks(work, runtime, title),
+        # the processes are there, whatever cluster they were started on: Lightning is not to look for its own
+        plugins=[VerifiedCheckpoints(), LightningEnvironment()],
+        logger=loggers,
+        callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         default_root_dir=str(work),
-        **place,
     )
 
 
-def show_metrics(runtime: Runtime) -> Callable[[Any], None]:
-    """What the waiting process does with the metrics that the first of several processes tells it: the
-    tracker is open there.
+def make_loggers(
+    work: Path, runtime: Runtime, *, rank: int = 0, sender: Connection | None = None
+) -> list[Logger]:
+    """What rank 0 logs to: a CSV file of this attempt, and the tracker, which lies behind ``sender`` where
+    another process holds it.
     """
-    loggers = _trackers(runtime)
-
-    def hear(told: tuple[dict[str, float], int | None]) -> None:
-        for logger in loggers:
-            logger.log_metrics(*told)
-
-    return hear
+    if rank > 0:
+        return []
+    attempt = len(list(work.glob("logs/attempt-*")))
+    csv = CSVLogger(str(work), name="logs", version=f"attempt-{attempt}")
+    return [csv, *(tracker_loggers(runtime) if sender is None else [ConnectionLogger(sender)])]
 
 
-def _quiet_lightning() -> None:
+def tracker_loggers(runtime: Runtime) -> list[Logger]:
+    """The tracker of this process as Lightning takes it."""
+    return [WandbLogger(experiment=runtime.tracker.run)] if isinstance(runtime.tracker, WandbTracker) else []
+
+
+def _silence_lightning() -> None:
     """Lightning's advice on loader workers and its hardware banner do not apply: batches are sliced from
     memory, runs report themselves.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings(
-        "ignore", message=".*number of training batches.*smaller than the logging interval.*"
-    )
-    warnings.filterwarnings(
-        "ignore", message="Checkpoint directory .* exists and is not empty"
-    )  # ours: resuming
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every process logs the whole batch
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        "Checkpoint directory .* exists and is not empty",  # ours: resuming
+        ".*LeafSpec.*is deprecated.*",
+        ".*`srun` command is available.*",
+        "Grad strides do not match bucket view strides",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
-def _trackers(runtime: Runtime) -> list[Logger]:
-    return [WandbLogger(experiment=runtime.tracker.run)] if isinstance(runtime.tracker, WandbTracker) else []
+class ConnectionLogger(Logger):
+    """Sends metrics to the process that holds the tracker."""
 
-
-def _loggers(work: Path, runtime: Runtime, rank: Rank | None) -> list[Logger]:
-    if rank is not None and rank.index > 0:
-        return []
-    attempt = len(list(work.glob("logs/attempt-*")))
-    csv = CSVLogger(str(work), name="logs", version=f"attempt-{attempt}")
-    return [csv, *(_trackers(runtime) if rank is None else [Telling(rank)])]
-
-
-def _callbacks(work: Path, runtime: Runtime, title: str) -> list[Callback]:
-    # Without a monitored value the newest checkpoint replaces the one before, so the folder holds exactly
-    # last.ckpt.
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=work, filename=CHECKPOINT, save_top_k=1, every_n_epochs=1, enable_version_counter=False
-        )
-    ]
-    if runtime.progress:
-        callbacks.append(TrainingBar(title))
-    return callbacks
-
-
-class Telling(Logger):
-    """Tells the process that waits for a training what the training would log."""
-
-    def __init__(self, rank: Rank):
+    def __init__(self, sender: Connection):
         super().__init__()
-        self.rank = rank
+        self.sender = sender
 
     @property
     def name(self) -> str:
-        """Of no meaning here."""
-        return "telling"
+        """The name of nothing: no file is written."""
+        return "connection"
 
     @property
     def version(self) -> str:
-        """Of no meaning here."""
+        """The version of nothing: no file is written."""
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -143,7 +128,7 @@ class Telling(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Numbers at a step."""
-        self.rank.tell((metrics, step))
+        self.sender.send((metrics, step))
 
 
 class VerifiedCheckpoints(CheckpointIO):
@@ -151,15 +136,17 @@ class VerifiedCheckpoints(CheckpointIO):
     anything.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Write one checkpoint."""
         checkpoints.save(Path(path), checkpoint)
 
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read one checkpoint, which the caller has found to be intact."""
         return checkpoints.load(Path(path)) or {}
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Delete one checkpoint."""
         Path(path).unlink(missing_ok=True)
 

@@ -11,7 +11,8 @@ from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.training.batch import Shuffled
-from midre_exp.targets.training.train import learning_rates, train_classifier
+from midre_exp.targets.training.module import learning_rates
+from midre_exp.targets.training.train import train_classifier
 
 RECIPE = {
     "epochs": 4,

@@ -1,0 +1,53 @@
+"""What training asks of a defense, hook by hook; ``midre_exp.defense.Defense`` documents and implements it.
+
+A protocol, because defenses are built on top of the classifiers and their training, not below them.
+"""
+
+# ruff: noqa: D102 (each hook is documented where it is implemented)
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from midre_exp.data.base import ImageSet
+from midre_exp.targets.base import Classifier, Output
+from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
+
+
+class DefenseHooks(Protocol):
+    """The hooks of a composed defense in the order of their use."""
+
+    @property
+    def couples_images(self) -> bool: ...
+
+    def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    def modify_backbone(self, model: Classifier) -> None: ...
+
+    def replace_head(self, model: Classifier) -> None: ...
+
+    def trainable(self, model: Classifier) -> Sequence[str] | None: ...
+
+    def taps(self, model: Classifier) -> Sequence[str]: ...
+
+    def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet: ...
+
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None: ...
+
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None: ...
+
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch: ...
+
+    def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None: ...
+
+    def extra_losses(
+        self, output: Output, batch: Batch, progress: TrainingProgress
+    ) -> Mapping[str, Tensor]: ...
+
+    def on_inference(self, model: Classifier) -> None: ...
