@@ -3,8 +3,6 @@
 A protocol, because defenses are built on top of the classifiers and their training, not below them.
 """
 
-# ruff: noqa: D102 (each hook is documented where it is implemented)
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
