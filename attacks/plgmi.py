@@ -13,10 +13,10 @@ from attacks.losses import max_margin_identity
 from attacks.parts.identity_losses import IdentityLoss
 from attacks.parts.optimisers import adam_step
 from midre_exp.attack import Attack, Transforms
+from midre_exp.data.transforms.view import NUMBERS, RandomView
 from midre_exp.errors import ConfigError
 from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
-from midre_exp.priors.views import NUMBERS, RandomView
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, WhiteBoxVictim
 

@@ -34,8 +34,7 @@ from torchvision import transforms
 
 from midre_exp.data.base import to_float
 from midre_exp.data.synthetic.synthfaces import render
-from midre_exp.data.transforms.augment import Augmentation, HorizontalFlip, RandomResizedCrop
-from midre_exp.data.transforms.jitter import ColorJitter
+from midre_exp.data.transforms import Augmentation, ColorJitter, HorizontalFlip, RandomResizedCrop
 from midre_exp.tracking.provenance import git_commit
 
 CORES = 2

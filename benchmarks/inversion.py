@@ -35,10 +35,10 @@ from torch.nn import functional as F
 from attacks.gmi import GMI
 from attacks.losses import max_margin_identity
 from attacks.plgmi import PLGMI
+from midre_exp.data.transforms.view import NUMBERS
 from midre_exp.loop import Loop
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
-from midre_exp.priors.views import NUMBERS
 from midre_exp.runtime import Runtime, choose_device
 from midre_exp.seeding import ItemRNG
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed

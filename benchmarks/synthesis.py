@@ -35,7 +35,7 @@ from torch import Tensor
 from attacks.losses import poincare
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import NUMBERS, shared_crop
-from midre_exp.data.transforms.steps import Resize
+from midre_exp.data.transforms import Resize
 from midre_exp.priors.stylegan.nvidia import Generator, SynthesisNetwork
 from midre_exp.runtime import choose_device
 from midre_exp.speed import SWITCHES, Speed, make_speed

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from midre_exp.data.transforms.augment import RandomResizedCrop
+from midre_exp.data.transforms import RandomResizedCrop
 from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier

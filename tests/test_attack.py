@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.attack import Attack, AttackResult, to_uint8
-from midre_exp.data.transforms.steps import Resize
+from midre_exp.data.transforms import Resize
 from midre_exp.plan.keys import is_pretrained, reads_public
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime

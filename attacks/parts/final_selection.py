@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks.parts.random_crops import NUMBERS, random_crop
 from midre_exp.attack import Transforms, apply
-from midre_exp.data.transforms.augment import require_range
+from midre_exp.data.transforms.random_crop import require_range
 from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime

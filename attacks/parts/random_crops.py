@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from midre_exp.data.transforms.augment import TRIES, fitting_boxes, require_range
+from midre_exp.data.transforms.random_crop import TRIES, fitting_boxes, require_range
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import ItemRNG
 

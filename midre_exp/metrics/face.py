@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from midre_exp.data.transforms.steps import Resize
+from midre_exp.data.transforms import Resize
 from midre_exp.errors import CheckpointError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.distance import nearest_private

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from midre_exp.data.transforms.steps import Resize
+from midre_exp.data.transforms import Resize
 from midre_exp.errors import CheckpointError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.targets.architectures.inception_v3 import InceptionV3

@@ -7,4 +7,3 @@ from .kedmi import KedMIPrior as KedMIPrior
 from .networks import build_network as build_network
 from .plgmi import PLGMIPrior as PLGMIPrior
 from .stylegan2 import StyleGAN2Prior as StyleGAN2Prior
-from .views import RandomView as RandomView

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.base import ImageSet, to_float
+from midre_exp.data.transforms.view import RandomView
 from midre_exp.errors import ConfigError
 from midre_exp.plan.validate import require_counts
 from midre_exp.priors.base import Prior, needed
 from midre_exp.priors.gan.cgan import Recipe, train_cgan
 from midre_exp.priors.plgmi_networks import Discriminator, Generator
-from midre_exp.priors.views import RandomView
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint

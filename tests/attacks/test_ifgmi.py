@@ -47,10 +47,7 @@ def stage(steps: int, radius_features: float | None = None, radius_w: float | No
 def steps(crop: int, size: int) -> list[dict[str, Any]]:
     """To the target."""
     names = {"CenterCrop": crop, "Resize": size}
-    return [
-        {"_target_": f"midre_exp.data.transforms.steps.{name}", "size": value}
-        for name, value in names.items()
-    ]
+    return [{"_target_": f"midre_exp.data.transforms.{name}", "size": value} for name, value in names.items()]
 
 
 SHORT = [stage(3), stage(2, 0.5), stage(2, 1.0, 0.05)]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from attacks.losses import max_margin_identity
 from attacks.plgmi import PLGMI
+from midre_exp.data.transforms.view import NUMBERS
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior
-from midre_exp.priors.views import NUMBERS
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
@@ -30,7 +30,7 @@ def attack(**changes) -> PLGMI:
 
 
 OFF = {
-    "_target_": "midre_exp.priors.RandomView",
+    "_target_": "midre_exp.data.transforms.RandomView",
     **dict.fromkeys(("brightness", "contrast", "jitter_p", "flip_p", "degrees", "rotation_p"), 0),
     "scale": [1, 1],
 }

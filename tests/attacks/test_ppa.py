@@ -19,7 +19,7 @@ from attacks.parts.identity_losses import Poincare
 from attacks.parts.random_crops import NUMBERS, random_crop
 from attacks.ppa import PPA
 from midre_exp.attack import apply
-from midre_exp.data.transforms.steps import CenterCrop, Resize
+from midre_exp.data.transforms import CenterCrop, Resize
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.plan.planning import packaged_configs, settings_of

@@ -20,6 +20,11 @@ from midre_exp.errors import DataError
 from midre_exp.plan.config import CONF_DIR, build
 
 SIZE = 16
+#: Other transforms than those of most yamls.
+CENTERED = [
+    {"_target_": "midre_exp.data.transforms.ResizeShorterSide", "_partial_": True, "margin": 1.2},
+    {"_target_": "midre_exp.data.transforms.CenterCrop", "_partial_": True},
+]
 
 
 def dataset(name: str, root: Path, store: Path | None = None, **changes: Any) -> ListedDataset:

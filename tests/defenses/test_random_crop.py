@@ -12,7 +12,7 @@ from torchvision.transforms.functional import resized_crop
 
 from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
 from defenses.random_crop import RandomCrop
-from midre_exp.data.transforms.augment import sample_boxes
+from midre_exp.data.transforms.random_crop import sample_boxes
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.architectures.vgg import VGG16

@@ -31,9 +31,10 @@ from midre_exp.data.cache import UNREADABLE
 from midre_exp.data.readers.celeba_lists import read_lists
 from midre_exp.data.readers.facescrub import _names_in
 from midre_exp.data.readers.folder import decode
-from midre_exp.data.readers.picture import Resize, read_picture
+from midre_exp.data.readers.picture import read_picture
 from midre_exp.data.readers.stanford_dogs import first_box, read_list
 from midre_exp.data.readers.vggface2 import read_boxes
+from midre_exp.data.transforms import Resize
 from midre_exp.errors import UserError
 from midre_exp.priors.fixtures import official, pickled
 from midre_exp.priors.stylegan.files import load_networks

@@ -20,9 +20,10 @@ from midre_exp.data.readers.celeba_lists import read_lists
 from midre_exp.data.readers.file_list import _sizes
 from midre_exp.data.readers.folder import FaceFolder, decode
 from midre_exp.data.readers.layout import folder_names, image_names
-from midre_exp.data.readers.picture import Resize, ResizeShorter, read_picture
+from midre_exp.data.readers.picture import read_picture
 from midre_exp.data.readers.stanford_dogs import first_box, read_list
 from midre_exp.data.readers.vggface2 import read_boxes
+from midre_exp.data.transforms import Resize, ResizeShorterSide
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.records import read_record
 from midre_exp.report.runs.published import COLUMNS, read_published
@@ -60,7 +61,7 @@ def test_a_line_of_pixels_is_not_blown_up(tmp_path: Path) -> None:
     path = tmp_path / "line.png"
     path.write_bytes(png(60_000, 1, rows=1))
     with pytest.raises(DataError, match="60000x1 px would become 15360000 px long"):
-        read_picture(path, [ResizeShorter(size=256)])
+        read_picture(path, [ResizeShorterSide(size=256)])
 
 
 @pytest.mark.parametrize("box", [(0, 0, 10**9, 10**9), (-(10**9), 0, 10**9, 5), (0, 0, 10**30, 10)])

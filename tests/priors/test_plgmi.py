@@ -9,6 +9,7 @@ from torch import nn
 
 from attacks.losses import cross_entropy_identity, max_margin_identity
 from midre_exp.data.base import ImageSet
+from midre_exp.data.transforms.view import NUMBERS
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.plan.config import CONF_DIR
 from midre_exp.priors.base import initial_prior
@@ -20,7 +21,6 @@ from midre_exp.priors.gan.cgan import (
     hinge_generator,
 )
 from midre_exp.priors.plgmi import select
-from midre_exp.priors.views import NUMBERS
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, make_victim

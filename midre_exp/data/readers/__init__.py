@@ -1,5 +1,1 @@
-"""Readers of official layouts."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+"""One reader per data set, in the layout of its official download; ``folder`` reads your own images."""

@@ -10,7 +10,7 @@ from typing import Literal
 from midre_exp.data.base import Part
 from midre_exp.data.readers.file_list import UNLABELLED, ListedDataset, Listing
 from midre_exp.data.readers.layout import demand, demand_count, first_existing, image_names
-from midre_exp.data.readers.picture import Step
+from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError
 
 TREE = """\
@@ -33,7 +33,7 @@ class AFHQDogs(ListedDataset):
         self,
         *,
         root: str | Path,
-        picture: Sequence[Step | partial[Step]],
+        picture: Sequence[Transform | partial[Transform]],
         size: int,
         store: str | Path,
         use: Literal["train", "all"],

@@ -23,7 +23,6 @@ from midre_exp.data.readers.layout import (
     warn_once,
     wrong_line,
 )
-from midre_exp.data.readers.picture import Step
 from midre_exp.data.readers.splits import (
     drawn,
     frequent_by_number,
@@ -31,6 +30,7 @@ from midre_exp.data.readers.splits import (
     most_frequent,
     ninety_ten,
 )
+from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -64,7 +64,7 @@ class CelebA(ListedDataset):
         self,
         *,
         root: str | Path,
-        picture: Sequence[Step | partial[Step]],
+        picture: Sequence[Transform | partial[Transform]],
         size: int,
         store: str | Path,
         split: Literal["auto", "lists", "derived", "ppa"],

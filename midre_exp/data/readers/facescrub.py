@@ -22,8 +22,8 @@ from midre_exp.data.readers.layout import (
     lines_of,
     wrong_line,
 )
-from midre_exp.data.readers.picture import Step
 from midre_exp.data.readers.splits import ninety_ten
+from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -57,7 +57,7 @@ class FaceScrub(ListedDataset):
         self,
         *,
         root: str | Path,
-        picture: Sequence[Step | partial[Step]],
+        picture: Sequence[Transform | partial[Transform]],
         size: int,
         store: str | Path,
         identities: int | None,

@@ -14,7 +14,7 @@ from midre_exp.data.base import Part
 from midre_exp.data.cache import UNREADABLE
 from midre_exp.data.readers.file_list import UNLABELLED, ListedDataset, Listing
 from midre_exp.data.readers.layout import demand, demand_count, first_existing, folder_names, image_names
-from midre_exp.data.readers.picture import Step
+from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -40,7 +40,7 @@ class FFHQ(ListedDataset):
         self,
         *,
         root: str | Path,
-        picture: Sequence[Step | partial[Step]],
+        picture: Sequence[Transform | partial[Transform]],
         size: int,
         store: str | Path,
         variant: Literal["thumbnails", "images1024"],

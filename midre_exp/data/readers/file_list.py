@@ -18,7 +18,8 @@ from torch import Tensor
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.cache import abbreviate, cached_images
-from midre_exp.data.readers.picture import Step, describe, read_picture
+from midre_exp.data.readers.picture import read_picture
+from midre_exp.data.transforms.base import Transform, describe
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
 
@@ -57,12 +58,17 @@ class ListedDataset(Dataset):
     title: ClassVar[str]
 
     def __init__(
-        self, *, root: str | Path, picture: Sequence[Step | partial[Step]], size: int, store: str | Path
+        self,
+        *,
+        root: str | Path,
+        picture: Sequence[Transform | partial[Transform]],
+        size: int,
+        store: str | Path,
     ):
         if not picture:
             raise ConfigError(f"{self.title} has no picture steps; end data.*.picture with a Resize")
         self.root = Path(root).expanduser().absolute()
-        self.picture = tuple(step if isinstance(step, Step) else step(size=size) for step in picture)
+        self.picture = tuple(step if isinstance(step, Transform) else step(size=size) for step in picture)
         self.size = size
         self.store = store
         self._listings: dict[Part, Listing] = {}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.cache import UNREADABLE, abbreviate
-from midre_exp.data.readers.picture import demand_ordinary
+from midre_exp.data.readers.picture import check_pixels
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
 from midre_exp.seeding import derive
@@ -105,7 +105,7 @@ def decode(path: Path, size: int, crop: str) -> Tensor:
     centred square, ``none`` stretches. Raises one of ``UNREADABLE``.
     """
     with Image.open(path) as file:
-        demand_ordinary(file.width, file.height)
+        check_pixels(file.width, file.height)
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):
         image = image.convert("I")

@@ -13,8 +13,8 @@ from midre_exp.data.base import Part, Role
 from midre_exp.data.readers.file_list import ListedDataset, Listing
 from midre_exp.data.readers.layout import demand, demand_count, first_existing
 from midre_exp.data.readers.matlab import read_variables
-from midre_exp.data.readers.picture import Step
 from midre_exp.data.readers.splits import ninety_ten
+from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -42,7 +42,7 @@ class StanfordDogs(ListedDataset):
         self,
         *,
         root: str | Path,
-        picture: Sequence[Step | partial[Step]],
+        picture: Sequence[Transform | partial[Transform]],
         size: int,
         store: str | Path,
         cropped: bool,

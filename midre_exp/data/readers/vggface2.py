@@ -18,8 +18,8 @@ from midre_exp.data.readers.layout import (
     image_names,
     wrong_line,
 )
-from midre_exp.data.readers.picture import Step
 from midre_exp.data.readers.splits import Rows, hold_out_per_class
+from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
 TREE = """\
@@ -52,7 +52,7 @@ class VGGFace2(ListedDataset):
         self,
         *,
         root: str | Path,
-        picture: Sequence[Step | partial[Step]],
+        picture: Sequence[Transform | partial[Transform]],
         size: int,
         store: str | Path,
         identities: int | None,

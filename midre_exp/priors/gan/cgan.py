@@ -18,10 +18,10 @@ from torch.optim.swa_utils import update_bn
 
 from midre_exp import seeding
 from midre_exp.data.base import to_float
+from midre_exp.data.transforms.view import NUMBERS
 from midre_exp.errors import ConfigError
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.base import Gan, GanRecipe, Shuffled
-from midre_exp.priors.views import NUMBERS
 from midre_exp.runtime import Runtime
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device

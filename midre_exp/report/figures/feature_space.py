@@ -21,7 +21,7 @@ from torch import Tensor
 
 from midre_exp import stages
 from midre_exp.data.base import ImageSet, to_float
-from midre_exp.data.transforms.steps import Resize
+from midre_exp.data.transforms import Resize
 from midre_exp.errors import StoreError
 from midre_exp.plan.config import build
 from midre_exp.report.runs.planned_runs import Cell

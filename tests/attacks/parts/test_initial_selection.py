@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attacks.parts.initial_selection import InitialSelection, most_confident, place_in_class, style_prior
-from midre_exp.data.transforms.steps import CenterCrop, Resize
+from midre_exp.data.transforms import CenterCrop, Resize
 from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
 from tests.attacks.toy_style import common, toy_prior, toy_victim

@@ -6,10 +6,9 @@ import pytest
 
 from midre_exp.data.readers.fixtures import write_afhq
 from midre_exp.errors import ConfigError, DataError
-from tests.data.trees import check_fingerprint, check_spoilt_images, dataset, names, pixels
+from tests.data.trees import CENTERED, check_fingerprint, check_spoilt_images, dataset, names, pixels
 
 COUNT = {"expected_images": 4}
-CENTRE = [{"_target_": "midre_exp.data.readers.ResizeAndCentre", "_partial_": True, "margin": 1.2}]
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -50,7 +49,7 @@ def test_afhq_has_no_private_part(tree: Path) -> None:
 
 
 def test_fingerprints_follow_content_not_place(tree: Path, tmp_path: Path) -> None:
-    check_fingerprint("afhq_dogs", tree, tmp_path / "copy", "public", CENTRE, **COUNT)
+    check_fingerprint("afhq_dogs", tree, tmp_path / "copy", "public", CENTERED, **COUNT)
     every = dataset("afhq_dogs", tree, use="all", expected_images=None).fingerprint("public")
     assert every != dataset("afhq_dogs", tree, **COUNT).fingerprint("public")
 

@@ -15,7 +15,7 @@ from tests.data.trees import check_fingerprint, check_spoilt_images, copied, dat
 
 PRIVATE: tuple[Part, ...] = ("train", "test")
 RULE = {"identities": 4, "least_images": 5, "public_images": 20}
-STEPS = [{"_target_": "midre_exp.data.readers.Resize", "_partial_": True}]
+STEPS = [{"_target_": "midre_exp.data.transforms.Resize", "_partial_": True}]
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_options_that_cannot_be_used_are_refused_at_once(bare: Path) -> None:
 
 
 def test_picture_steps_that_do_not_end_at_size_are_refused(bare: Path) -> None:
-    steps = [{"_target_": "midre_exp.data.readers.Resize", "size": 8}]
+    steps = [{"_target_": "midre_exp.data.transforms.Resize", "size": 8}]
     with pytest.raises(DataError, match=r"picture makes 8x8 px where data\.\*\.size=16"):
         celeba(bare, picture=steps).load("test")
     assert celeba(bare, picture=steps, size=8).load("test").images.shape[2:] == (8, 8)

@@ -7,7 +7,7 @@ import pytest
 
 from midre_exp.data.readers.fixtures import write_facescrub
 from midre_exp.errors import ConfigError, DataError
-from tests.data.trees import check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
+from tests.data.trees import CENTERED, check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
 
 PEOPLE = (  # actors, then actresses, each sorted with underscores for blanks: "-" before "_"
     "Jean-Claude_Van_Damme",
@@ -17,7 +17,6 @@ PEOPLE = (  # actors, then actresses, each sorted with underscores for blanks: "
     "Zooey_Deschanel",
 )
 COUNT = {"expected_people": 5}
-CROP = [{"_target_": "midre_exp.data.readers.ResizeAndCentre", "_partial_": True, "margin": 1.2}]
 
 
 @pytest.fixture(scope="module", params=["blanks", "underscores", "flat"])
@@ -92,7 +91,7 @@ def test_all_people_can_be_public(blanks: Path) -> None:
 
 
 def test_fingerprints_follow_content_not_place(tree: Path, tmp_path: Path) -> None:
-    check_fingerprint("facescrub", tree, tmp_path / "copy", "private", CROP, **COUNT)
+    check_fingerprint("facescrub", tree, tmp_path / "copy", "private", CENTERED, **COUNT)
 
 
 def test_fingerprints_follow_the_split(blanks: Path) -> None:

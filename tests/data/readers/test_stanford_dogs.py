@@ -10,10 +10,9 @@ from scipy.io import loadmat, savemat
 
 from midre_exp.data.readers.fixtures import write_stanford_dogs
 from midre_exp.errors import ConfigError, DataError
-from tests.data.trees import check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
+from tests.data.trees import CENTERED, check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
 
 COUNT = {"expected_images": 30}
-CENTRE = [{"_target_": "midre_exp.data.readers.ResizeAndCentre", "_partial_": True, "margin": 1.2}]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_there_is_no_public_part(tree: Path) -> None:
 
 
 def test_fingerprints_follow_content_not_place(tree: Path, tmp_path: Path) -> None:
-    check_fingerprint("stanford_dogs", tree, tmp_path / "copy", "private", CENTRE, **COUNT)
+    check_fingerprint("stanford_dogs", tree, tmp_path / "copy", "private", CENTERED, **COUNT)
 
 
 def test_fingerprints_follow_cropping_and_boxes(tree: Path, tmp_path: Path) -> None:

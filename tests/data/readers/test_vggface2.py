@@ -11,7 +11,7 @@ from midre_exp.errors import ConfigError, DataError
 from tests.data.trees import check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
 
 COUNT = {"expected_people": 3, "expected_public_people": 3}
-STRETCH = [{"_target_": "midre_exp.data.readers.Resize", "_partial_": True}]
+STRETCH = [{"_target_": "midre_exp.data.transforms.Resize", "_partial_": True}]
 
 
 @pytest.fixture(scope="module")

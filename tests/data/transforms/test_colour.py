@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from midre_exp.data.transforms import jitter
-from midre_exp.data.transforms.jitter import ColorJitter, jitter_colours
+from midre_exp.data.transforms import ColorJitter, colour
+from midre_exp.data.transforms.colour import jitter_colours
 from midre_exp.errors import ConfigError
 from tests.data.distributions import same_law
 
@@ -58,7 +58,7 @@ def factors(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def captured(monkeypatch: pytest.MonkeyPatch, n: int, **strengths) -> tuple[Tensor, ...]:
     """What a ColorJitter draws for ``n`` images: order [n, 4] and four factors [n]."""
     seen: list[Tensor] = []
-    monkeypatch.setattr(jitter, "jitter_colours", lambda images, *draws: seen.extend(draws) or images)
+    monkeypatch.setattr(colour, "jitter_colours", lambda images, *draws: seen.extend(draws) or images)
     ColorJitter(**strengths)(torch.zeros(n, 3, 1, 1), seeded(0))
     return tuple(seen)
 

@@ -5,9 +5,16 @@ import torch
 import torchvision.transforms.functional as TF
 from torch.nn import functional as F
 
+from midre_exp.data.transforms.view import (
+    NUMBERS,
+    RandomView,
+    crop_and_resize,
+    flip_and_rotate,
+    jitter,
+    square_boxes,
+)
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
-from midre_exp.priors.views import NUMBERS, RandomView, boxes, crop_and_resize, flip_and_rotate, jitter
 from midre_exp.seeding import ItemRNG
 from tests.data.distributions import same_law
 from tests.golden.fill import golden_images
@@ -24,7 +31,7 @@ def view(**changes) -> RandomView:
         "degrees": 5,
         "rotation_p": 0.5,
     }
-    return build({"_target_": "midre_exp.priors.RandomView", **settings, **changes})
+    return build({"_target_": "midre_exp.data.transforms.RandomView", **settings, **changes})
 
 
 OFF = {"scale": [1, 1], "jitter_p": 0, "flip_p": 0, "rotation_p": 0}
@@ -95,7 +102,7 @@ def test_a_view_is_the_four_steps_in_order():
     images = golden_images(16, n=50)
     draw = numbers(50)
     share, top, left, jittered, light, spread, order, flipped, rotated, turn = draw.unbind(1)
-    expected = crop_and_resize(images, *boxes(16, (0.8, 1.0), share, top, left))
+    expected = crop_and_resize(images, *square_boxes(16, (0.8, 1.0), share, top, left))
     coloured = jitter(expected, 0.8 + 0.4 * light, 0.8 + 0.4 * spread, order < 0.5)
     expected = torch.where((jittered < 0.5)[:, None, None, None], coloured, expected)
     expected = flip_and_rotate(expected, flipped < 0.5, torch.where(rotated < 0.5, 10 * turn - 5, 0.0))
@@ -138,7 +145,7 @@ def test_gradients_reach_the_image_and_are_right():
 def test_sides_and_corners_follow_kornias_rejection_law():
     draws = torch.Generator().manual_seed(0)
     n, size = 20000, 64
-    top, left, side = boxes(size, (0.8, 1.0), *torch.rand(3, n, generator=draws))
+    top, left, side = square_boxes(size, (0.8, 1.0), *torch.rand(3, n, generator=draws))
     shares = 0.8 + 0.2 * torch.rand(n, 10, generator=draws)
     tries = (size * shares.sqrt()).round()  # the first of ten whose rounded side is below the image's
     accepted = tries < size
@@ -157,12 +164,12 @@ def test_sides_and_corners_follow_kornias_rejection_law():
 def test_extreme_numbers_stay_inside(share):
     edge = torch.full((1,), share)
     for size, scale in [(4, (0.8, 1.0)), (16, (0.8, 1.0)), (64, (0.01, 0.02)), (64, (1.0, 1.0))]:
-        top, left, side = boxes(size, scale, edge, edge, edge)
+        top, left, side = square_boxes(size, scale, edge, edge, edge)
         assert 1 <= side <= size
         assert 0 <= top <= size - side
         assert top == left
-    assert boxes(64, (1.0, 1.0), edge, edge, edge)[2] == 64
-    assert boxes(64, (0.8, 1.0), edge, edge, edge)[2] == (57 if share == 0 else 63)
+    assert square_boxes(64, (1.0, 1.0), edge, edge, edge)[2] == 64
+    assert square_boxes(64, (0.8, 1.0), edge, edge, edge)[2] == (57 if share == 0 else 63)
 
 
 def test_each_change_comes_with_its_probability_and_strength():

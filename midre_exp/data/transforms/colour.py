@@ -6,10 +6,12 @@ The law and the arithmetic are those of torchvision.transforms.ColorJitter on fl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from midre_exp.data.transforms.augment import images_at_once
+from midre_exp.data.transforms.base import images_at_once
 from midre_exp.errors import ConfigError
 
 #: The numbers by which an order names its operations.
@@ -18,31 +20,26 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _GREY = (0.2989, 0.587, 0.114)  # torchvision's luma; sums to 0.9999
 
 
+@dataclass(kw_only=True, eq=False)
 class ColorJitter:
-    """Changes brightness, contrast and saturation by factors in [max(0, 1 - value), 1 + value], and hue by a
-    turn in [-value, value].
-
-    Values are not negative, ``hue`` (in whole turns) at most 0.5; 0 or None switches an operation off. Raises
-    ConfigError.
+    """Changes the colours of each image of a training batch: factors from [max(0, 1 - value), 1 + value] of
+    brightness, contrast and saturation, and a turn of the hue from [-value, value]. 0 or None switches off.
     """
 
-    def __init__(
-        self,
-        *,
-        brightness: float | None = None,
-        contrast: float | None = None,
-        saturation: float | None = None,
-        hue: float | None = None,
-    ):
-        self.brightness, self.contrast, self.saturation = (
-            _strength(key, value, None)
-            for key, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation))
-        )
-        self.hue = _strength("hue", hue, 0.5)
+    brightness: float | None = None  # 0 or more
+    contrast: float | None = None  # 0 or more
+    saturation: float | None = None  # 0 or more
+    hue: float | None = None  # in whole turns, 0 to 0.5
+
+    def __post_init__(self) -> None:
+        for key in ("brightness", "contrast", "saturation", "hue"):
+            _check_strength(key, getattr(self, key), 0.5 if key == "hue" else None)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Change the colours. With everything off the images come back as they are, and nothing is drawn."""
-        strengths = (self.brightness, self.contrast, self.saturation)
+        """Images [n, 3, h, w] in [0, 1]. With everything off they come back as they are, and nothing is
+        drawn.
+        """
+        strengths = [value or 0.0 for value in (self.brightness, self.contrast, self.saturation)]
         if not any((*strengths, self.hue)):
             return images
         draw = torch.rand(8, len(images), generator=generator, device=images.device)
@@ -54,15 +51,14 @@ class ColorJitter:
         return jitter_colours(images, draw[:4].argsort(0).T, brightness, contrast, saturation, hue)
 
 
-def _strength(key: str, value: float | None, largest: float | None) -> float:
+def _check_strength(key: str, value: float | None, largest: float | None) -> None:
     if value is None:
-        return 0.0
+        return
     if not isinstance(value, (int, float)) or not 0 <= value <= (largest or float("inf")):
         raise ConfigError(
             f"ColorJitter {key}={value} is no strength; give a number from 0"
             + (f" to {largest}" if largest else " on")
         )
-    return float(value)
 
 
 def jitter_colours(

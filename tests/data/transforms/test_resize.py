@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import functional
 
-from midre_exp.data.transforms.steps import AlignedResize, CenterCrop, EightBitResize, Resize
+from midre_exp.data.transforms import AlignedResize, EightBitResize, Resize, ResizeShorterSide
 from midre_exp.errors import ConfigError
 from tests.golden.fill import golden, golden_images
 
@@ -69,15 +70,15 @@ def test_eight_bit_resize_at_the_right_size_only_truncates():
 
 
 @pytest.mark.parametrize(
-    ("step", "name"),
+    ("transform", "name"),
     [
         (EightBitResize, "eval_resize_pil_64_to_112"),
         (AlignedResize, "eval_resize_plgmi_align_corners_64_to_112"),
     ],
 )
-def test_evaluation_resizes_match_the_golden_numbers(step, name):
+def test_evaluation_resizes_match_the_golden_numbers(transform, name):
     expected = golden("preprocessing_lowres")[name]
-    resized = step(size=112)(golden_images(64))
+    resized = transform(size=112)(golden_images(64))
     assert list(resized.shape) == expected["shape"] and resized.dtype == torch.float32
     assert torch.allclose(resized.flatten()[:8], torch.tensor(expected["first8"]), atol=1e-6)
     patch = resized[0, 1, 30:34, 30:34]
@@ -114,20 +115,35 @@ def test_aligned_resize_keeps_corners_and_the_right_size():
     assert AlignedResize(size=6)(square) is square
 
 
-def test_crop_takes_the_centre_and_resize_leaves_the_right_size_alone():
-    images = batch(2, 8, 6)
-    assert torch.equal(CenterCrop(size=4)(images), images[..., 2:6, 1:5])
-    square = images[..., :6, :6]
+def test_resizes_that_change_nothing_return_the_images_themselves():
+    square = batch(2, 6, 6)
     assert Resize(size=6)(square) is square
-    assert Resize(size=3)(images).shape == (2, 3, 3, 3)
-    assert torch.allclose(Resize(size=4)(torch.full((1, 3, 9, 9), 0.3)), torch.tensor(0.3))
+    assert ResizeShorterSide(size=6)(square) is square
+
+
+@pytest.mark.parametrize("shape", [(218, 178), (224, 224), (67, 101), (250, 33)])
+@pytest.mark.parametrize("size", [31, 64, 80])
+def test_both_forms_equal_torchvisions(shape, size):
+    height, width = shape
+    images = batch(2, height, width)
+    picture = Image.fromarray(images[0].mul(255).byte().permute(1, 2, 0).numpy())
+    pairs = [
+        (Resize(size=size), functional.resize, [size, size]),
+        (ResizeShorterSide(size=size), functional.resize, size),
+        (ResizeShorterSide(size=size, margin=256 / 224), functional.resize, round(size * 256 / 224)),
+    ]
+    for transform, official, sides in pairs:
+        expected = official(picture, sides)
+        assert transform.on_picture(picture).size == expected.size
+        assert transform.on_picture(picture).tobytes() == expected.tobytes()
+        assert torch.allclose(transform(images), official(images, sides, antialias=True), atol=1e-6)
 
 
 def test_sizes_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="size=9 exceeds the image of 8x6"):
-        CenterCrop(size=9)(batch(1, 8, 6))
-    for step in (EightBitResize, AlignedResize):
-        with pytest.raises(ConfigError, match=f"{step.__name__} size=0 must be"):
-            step(size=0)
+    for transform in (Resize, ResizeShorterSide, EightBitResize, AlignedResize):
+        with pytest.raises(ConfigError, match=f"{transform.__name__} size=0 must be"):
+            transform(size=0)
         with pytest.raises(ConfigError, match=r"size=64\.0 must be"):
-            step(size=64.0)
+            transform(size=64.0)
+    with pytest.raises(ConfigError, match=r"margin=0.9 must be at least 1"):
+        ResizeShorterSide(size=8, margin=0.9)

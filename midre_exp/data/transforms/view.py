@@ -8,7 +8,7 @@ caller hands in, so a training feeds a generator's and an attack the streams of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,50 +21,40 @@ NUMBERS = 10  #: uniform numbers that one view of one image takes
 _GREY = (0.299, 0.587, 0.114)  # Kornia's luma
 
 
+@dataclass(kw_only=True, eq=False)
 class RandomView:
-    """Crop and resize, colour jitter, horizontal flip, rotation, in this order.
+    """Crop and resize, colour jitter, horizontal flip, rotation, in this order; square images."""
 
-    ``scale``: range of the square crop's share of the image area, 0 < low <= high <= 1; always applied, never
-    with the full side where the range allows a smaller one, as Kornia does. ``brightness``, ``contrast``:
-    factors from [1 - value, 1 + value], values in [0, 1], each followed by a clip to [0, 1]; with probability
-    ``jitter_p`` and in an order of their own for each image, where the official code draws one order per
-    batch: the law of a single image is the same. ``flip_p``: probability of the flip. ``degrees``: rotation
-    by an angle from [-degrees, degrees] with probability ``rotation_p``, corners filled with 0. Raises
-    ConfigError.
-    """
+    # range of the square crop's share of the area, 0 < low <= high <= 1; always applied, never with the full
+    # side where the range allows a smaller one, as Kornia does
+    scale: tuple[float, float]
+    # factors from [1 - value, 1 + value], values in [0, 1], each followed by a clip to [0, 1]; in an order of
+    # their own for each image, where the official code draws one per batch: the law of an image is the same
+    brightness: float
+    contrast: float
+    jitter_p: float  # probability of both factors, in [0, 1]
+    flip_p: float  # probability of the flip, in [0, 1]
+    degrees: float  # rotation by an angle from [-degrees, degrees], 0 to 180; corners are filled with 0
+    rotation_p: float  # probability of the rotation, in [0, 1]
 
-    def __init__(
-        self,
-        *,
-        scale: Sequence[float],
-        brightness: float,
-        contrast: float,
-        jitter_p: float,
-        flip_p: float,
-        degrees: float,
-        rotation_p: float,
-    ):
+    def __post_init__(self) -> None:
+        scale = self.scale
         if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
             raise ConfigError(
                 f"RandomView scale={scale} is no range; give two numbers above 0, at most 1, the smaller first"
             )
-        shares = {"brightness": brightness, "contrast": contrast, "jitter_p": jitter_p}
-        for name, value in {**shares, "flip_p": flip_p, "rotation_p": rotation_p}.items():
-            if not 0 <= value <= 1:
-                raise ConfigError(f"RandomView {name}={value} must lie in [0, 1]")
-        if not 0 <= degrees <= 180:
-            raise ConfigError(f"RandomView degrees={degrees} must lie in [0, 180]")
-        self.scale = (scale[0], scale[1])
-        self.brightness, self.contrast, self.jitter_p = brightness, contrast, jitter_p
-        self.flip_p = flip_p
-        self.degrees, self.rotation_p = degrees, rotation_p
+        for name in ("brightness", "contrast", "jitter_p", "flip_p", "rotation_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"RandomView {name}={getattr(self, name)} must lie in [0, 1]")
+        if not 0 <= self.degrees <= 180:
+            raise ConfigError(f"RandomView degrees={self.degrees} must lie in [0, 180]")
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """One view of each square image of ``images`` [n, 3, s, s], made by its row of ``numbers`` [n,
         NUMBERS], uniform in [0, 1).
         """
         share, top, left, jittered, light, spread, order, flipped, rotated, turn = numbers.unbind(1)
-        images = crop_and_resize(images, *boxes(images.shape[-1], self.scale, share, top, left))
+        images = crop_and_resize(images, *square_boxes(images.shape[-1], self.scale, share, top, left))
         brightness = 1 + self.brightness * (2 * light - 1)
         contrast = 1 + self.contrast * (2 * spread - 1)
         changed = jitter(images, brightness, contrast, order < 0.5)
@@ -73,7 +63,7 @@ class RandomView:
         return flip_and_rotate(images, flipped < self.flip_p, degrees)
 
 
-def boxes(
+def square_boxes(
     size: int, scale: tuple[float, float], share: Tensor, top: Tensor, left: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Top row, left column and side of square boxes in images of ``size`` x ``size``, whole numbers [n], from
