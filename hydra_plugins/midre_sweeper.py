@@ -6,17 +6,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 
 
-class PlannedSweeper(BasicSweeper):
+class PlannedSweeper(Sweeper):
     """Plans the whole sweep, subtracts finished runs, freezes the rest, then launches. ``jobs``: a file that
     lists them one by one.
     """
 
-    def __init__(self, jobs: str | None = None, **options: Any):
-        super().__init__(**options)
+    def __init__(self, jobs: str | None = None):
         self.jobs = jobs
+
+    def setup(self, **context: Any) -> None:
+        """Keep Hydra's context and the config, and make the launcher the config names."""
+        self.hydra_context, self.config = context["hydra_context"], context["config"]
+        self.launcher = Plugins.instance().instantiate_launcher(**context)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Carry out a multirun. The import waits until then, because Hydra loads every plugin at every start."""

@@ -35,7 +35,7 @@ def main() -> None:
             own, rest = _own_flags(sys.argv[1:])
             use_own_configs(own.config_dir)
             if own.plan:
-                from midre_exp.plan.planning import expand
+                from midre_exp.plan.compose import expand
                 from midre_exp.sweep.estimate import show
 
                 return show(expand([text for text in rest if text not in ("-m", "--multirun")]))

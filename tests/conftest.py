@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 
 #: The stages of every run.
 STAGES = ("target", "evaluator", "prior", "attack", "metrics")

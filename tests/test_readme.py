@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.targets.base import Output
 from midre_exp.targets.training.batch import Batch, TrainingProgress

@@ -24,9 +24,9 @@ from tabulate import tabulate
 from midre_exp.doctor.checks import Checks
 from midre_exp.doctor.environment import environment, has
 from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import use_own_configs
 from midre_exp.plan.explain import explain
-from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.stages import Requirement
 
 SETUPS = tuple(f"S{number:02d}" for number in range(1, 38))

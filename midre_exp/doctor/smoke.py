@@ -25,9 +25,8 @@ from tabulate import tabulate
 
 from midre_exp.data.readers import fixtures
 from midre_exp.errors import ConfigError, UserError
-from midre_exp.plan.compose import Composer
+from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR
-from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.stages import STAGES
 from midre_exp.store.files import make_folder, read_json
 

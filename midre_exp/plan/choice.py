@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 
 
 def choice(group: str, name: str, *, scale: str = "paper") -> dict[str, Any]:

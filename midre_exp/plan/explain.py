@@ -55,8 +55,8 @@ def _missing_choice(error: MissingConfigException) -> str:
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     from hydra import compose
 
+    from midre_exp.plan.compose import packaged_configs
     from midre_exp.plan.config import CONF_DIR
-    from midre_exp.plan.planning import packaged_configs
 
     groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
     choices = [text for text in overrides if text.partition("=")[0] in groups]

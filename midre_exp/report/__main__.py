@@ -24,9 +24,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
 from midre_exp.plan.explain import explain
-from midre_exp.plan.planning import expand
 from midre_exp.report.figures.figures import FigureDefinition, figure_names, load_figure, render_figure
 from midre_exp.report.runs.planned_runs import Cell, plan_tables, read_again
 from midre_exp.report.tables.definitions import Definition, load_definition

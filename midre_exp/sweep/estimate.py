@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from midre_exp.errors import UserError
+from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.keys import Plan, fingerprints_once
-from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import check_record
 from midre_exp.stages import STAGES, make_plan

@@ -16,9 +16,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from midre_exp.errors import ConfigError, UserError
-from midre_exp.plan.compose import Composer
+from midre_exp.plan.compose import Composer, expand
 from midre_exp.plan.keys import fingerprints_once
-from midre_exp.plan.planning import expand
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
@@ -181,7 +180,7 @@ def composer_of(sweeper: Any) -> Composer:
             del composed["hydra"]
         return composed
 
-    return Composer(compose, lambda name: bool(loader.get_group_options(name)))
+    return Composer(compose, loader)
 
 
 def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: float) -> None:

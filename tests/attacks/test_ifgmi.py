@@ -20,8 +20,8 @@ from attacks.parts.identity_losses import IdentityLoss
 from attacks.parts.l1_ball import near, project
 from midre_exp.attack import apply
 from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain, without
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.priors.stylegan.generator import Generator
 from midre_exp.priors.stylegan.stylegan1 import StyleGAN

@@ -14,8 +14,8 @@ from attacks.lomma import LogitLoss
 from attacks.losses import feature_regulariser, logit_identity
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG

@@ -21,8 +21,8 @@ from attacks.ppa import PPA
 from midre_exp.attack import apply
 from midre_exp.data.transforms import CenterCrop, Resize
 from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain, without
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG

@@ -21,8 +21,8 @@ from unittest import mock
 
 from midre_exp.__main__ import main
 from midre_exp.data.readers.fixtures import write_celeba
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.keys import Plan
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 from tests.chaos import Violation
 from tests.conftest import tiny_overrides

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 from tests.chaos import Violation
 from tests.chaos.sweep import ROOT, Started, artifacts, ended, leftovers, records, until, verify

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import record_path
 from midre_exp.stages import make_plan
 from tests.chaos import Violation

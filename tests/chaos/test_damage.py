@@ -20,10 +20,10 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from midre_exp.data import cache
 from midre_exp.errors import DataError, StoreError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import digest
 from midre_exp.plan.digests import by_content
 from midre_exp.plan.explain import explain
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.records import checksum_path, read_record
 from midre_exp.run import run
 from midre_exp.stages import make_plan

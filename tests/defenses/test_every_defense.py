@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.runtime import Runtime
 from midre_exp.targets.training.train import train_classifier
 

@@ -13,8 +13,8 @@ from midre_exp.doctor import checks, requirements
 from midre_exp.doctor.__main__ import diagnose, main
 from midre_exp.doctor.checks import Checks
 from midre_exp.doctor.environment import environment
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
-from midre_exp.plan.planning import packaged_configs, settings_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from midre_exp.doctor.smoke import Ground, setup_names
-from midre_exp.plan.compose import Composer
+from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
 from midre_exp.plan.config import build, without
 from midre_exp.plan.keys import is_pretrained, uses_target
-from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.stages import make_plan
 from tests.conftest import STAGES
 

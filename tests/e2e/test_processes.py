@@ -139,7 +139,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import midre_exp; assert midre_exp.__file__.startswith(sys.argv[1]), midre_exp.__file__\n"
-        "from midre_exp.plan.planning import packaged_configs, settings_of\n"
+        "from midre_exp.plan.compose import packaged_configs, settings_of\n"
         "from midre_exp.targets import build_target\n"
         "with packaged_configs(): print(settings_of(['setup=demo'])['attack']['_target_'])\n"
         "build_target('vgg16', num_classes=3, width=0.125)\n"

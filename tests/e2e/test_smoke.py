@@ -8,7 +8,7 @@ import pytest
 
 from midre_exp.doctor import smoke
 from midre_exp.doctor.smoke import Ground, complaint, main, setup_names, try_setup
-from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.store.files import read_json
 
 #: In every test run: labels alone at 64 px, IF-GMI at 224 px. The others take minutes together; make smoke

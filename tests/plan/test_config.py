@@ -7,8 +7,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, digest, plain
-from midre_exp.plan.planning import expand, packaged_configs, settings_of
 
 
 def test_a_target_outside_the_allowed_packages_is_never_imported(tmp_path: Path):
@@ -42,7 +42,9 @@ def test_users_allow_their_own_packages_by_name():
 
 
 def test_wrong_arguments_are_one_sentence_about_the_target():
-    with pytest.raises(ConfigError, match=r"cannot build midre_exp\.data\.augment\.HorizontalFlip with q=1"):
+    with pytest.raises(
+        ConfigError, match=r"cannot build midre_exp\.data\.transforms\.HorizontalFlip with q=1"
+    ):
         build({"_target_": "midre_exp.data.transforms.HorizontalFlip", "q": 1})
     with pytest.raises(ConfigError, match=r"p=2 must lie in \[0, 1\]"):
         build({"_target_": "midre_exp.data.transforms.HorizontalFlip", "p": 2})

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import ConfigError, StoreError
+from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.plan.config import build
-from midre_exp.plan.planning import expand, packaged_configs, settings_of
 from midre_exp.report import __main__ as command
 from midre_exp.report.figures.bars import drop_of
 from midre_exp.report.figures.curves import LINES

@@ -10,8 +10,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR
-from midre_exp.plan.planning import expand, packaged_configs, settings_of
 from midre_exp.records import record_path
 from midre_exp.report import __main__ as command
 from midre_exp.report.runs.defense_names import arm_of

@@ -19,7 +19,7 @@ import yaml
 from attacks.rlbmi import Pace
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.fid import Fid
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.report.__main__ import main
 from midre_exp.report.configs import REPORT_CONF
 from midre_exp.report.tables.comparison import COLUMNS

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 from midre_exp.store.lock import BuildLock
 from tests.conftest import tiny_overrides

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
 from midre_exp.sweep.estimate import Estimate, Needed, described, duration, estimate, lines, rates

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.planning import packaged_composer, packaged_configs
+from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.sweep import slurm
 from midre_exp.sweep.job import Outcome
 from tests.conftest import TINY

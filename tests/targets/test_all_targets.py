@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from defenses import compose
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build
-from midre_exp.plan.planning import packaged_configs, settings_of
 from midre_exp.runtime import Runtime
 from midre_exp.targets import build_target
 from midre_exp.targets.training.train import train_classifier

@@ -13,7 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import read_records, results_folder
 from midre_exp.report.claims.comparisons import (
     against,

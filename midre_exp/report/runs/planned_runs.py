@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp.errors import ConfigError, DataError, StoreError
+from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import build, without
 from midre_exp.plan.keys import fingerprints_once
-from midre_exp.plan.planning import packaged_composer, packaged_configs
 from midre_exp.records import Record, read_record, read_records, record_path, results_folder
 from midre_exp.report.runs.defense_names import Arm, arm_of
 from midre_exp.stages import make_plan

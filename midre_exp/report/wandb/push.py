@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.planning import packaged_configs, settings_of
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import read_records, results_folder
 from midre_exp.tracking.record import push_record
 from midre_exp.tracking.tracker import goes_online

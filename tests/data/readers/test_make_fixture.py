@@ -10,9 +10,9 @@ import pytest
 from midre_exp.data.base import Part
 from midre_exp.data.readers.file_list import ListedDataset
 from midre_exp.data.readers.make_fixture import WRITERS, main
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
 from midre_exp.plan.keys import nodes_of
-from midre_exp.plan.planning import packaged_configs, settings_of
 
 #: Arguments, the choice of data that reads them, and how many images each part then has.
 CASES = [
