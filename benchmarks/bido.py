@@ -35,18 +35,15 @@ CLOCK = TrainingProgress(epoch=0, epochs=1)
 def bido(measure: str, lambda_x: float, lambda_y: float) -> BiDO:
     """The published settings (conf/defense/bido.yaml), with the training left as it is."""
     return BiDO(
-        target="vgg16",
         measure=measure,
         lambda_x=lambda_x,
         lambda_y=lambda_y,
-        lambdas_by_target={},
-        taps=TAPS,
-        taps_by_target={},
+        stages=TAPS,
         sigma=5.0,
         label_kernel="linear",
         images_per_id=4,
         ids_per_batch=None,
-        recipe="shared",
+        training="shared",
         lr=1e-4,
         weight_decay=0.0,
         epochs=1,

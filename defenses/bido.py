@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from midre_exp.defense import Batch, Defense, Sampler, TrainingProgress
+from defenses.base import Batch, Defense, Sampler, TrainingProgress
+from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
@@ -23,7 +25,7 @@ from midre_exp.targets.base import Classifier, Output
 #: Added to the diagonal before inverting, times the batch size (released code).
 RIDGE = 1e-5
 LABEL_KERNELS = ("linear", "gaussian", "imq")
-RECIPES = ("own", "shared")
+TRAININGS = ("own", "shared")
 
 
 def squared_distances(x: Tensor) -> Tensor:
@@ -82,7 +84,8 @@ def coco(gram: Tensor, other: Tensor) -> Tensor:
 def _rows_centred(gram: Tensor) -> Tensor:
     if gram.shape[-1] < 2:
         raise ConfigError(
-            "defense.bido compares the images of a batch and got a batch of one; use batches of several images"
+            "defense.bido compares the images of a batch and got a batch of one; use batches of several "
+            "images"
         )
     return gram - gram.mean(-1, keepdim=True)
 
@@ -136,8 +139,10 @@ class IdentityBatches:
         self.counts = self.labels.bincount()
         if (able := int((self.counts >= images).sum())) < identities:
             raise ConfigError(
-                f"defense.bido fills a batch with {images} images each of {identities} identities, but the training set has "
-                f"only {able} identities with that many images; lower defense.bido.ids_per_batch or images_per_id"
+                f"defense.bido fills a batch with {images} images each of {identities} identities, but the "
+                "training "
+                f"set has only {able} identities with that many images; lower defense.bido.ids_per_batch or "
+                "images_per_id"
             )
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
@@ -162,102 +167,53 @@ class IdentityBatches:
         return list(served[torch.randperm(len(served), generator=random)])
 
 
+@dataclass(kw_only=True, eq=False)
 class BiDO(Defense):
-    """Bilateral dependency optimisation (Peng et al. 2022).
+    """Bilateral dependency optimisation: CE + sum_Z lambda_x d(X, Z) - lambda_y d(Z, Y).
 
-    Adds lambda_x d(X, Z) - lambda_y d(Z, Y) for every tapped layer Z, X the normalised batch and Y its
-    labels. ``measure``: ``hsic`` or ``coco``; ``lambda_x``, ``lambda_y`` >= 0 and ``taps`` (stages of the
-    target): None takes the entry for ``target`` of the mapping beside them; ``sigma`` > 0: width of the
-    Gaussian kernels; ``label_kernel``: see ``label_gram``. ``images_per_id`` and ``ids_per_batch`` shape the
-    batches; None fills the recipe's batch size. ``recipe``: ``own`` trains with Adam at ``lr`` and what
-    follows, ``shared`` as the target says. Raises ConfigError for a value outside these and for a target
-    without an entry.
+    X is the normalised batch, Y its labels, Z the output of a hidden layer, d the dependence. Peng et al.
+    2022, "Bilateral Dependency Optimization: Defending Against Model-inversion Attacks".
     """
 
     couples_images = True
 
-    def __init__(
-        self,
-        *,
-        target: str,
-        measure: str,
-        lambda_x: float | None,
-        lambda_y: float | None,
-        lambdas_by_target: Mapping[str, Sequence[float]],
-        taps: Sequence[str] | None,
-        taps_by_target: Mapping[str, Sequence[str]],
-        sigma: float,
-        label_kernel: str,
-        images_per_id: int,
-        ids_per_batch: int | None,
-        recipe: str,
-        lr: float,
-        weight_decay: float,
-        epochs: int,
-        batch_size: int,
-        milestones: Sequence[int],
-        gamma: float,
-    ):
-        for key, value, accepted in (
-            ("measure", measure, tuple(MEASURES)),
-            ("label_kernel", label_kernel, LABEL_KERNELS),
-            ("recipe", recipe, RECIPES),
-        ):
-            if value not in accepted:
-                raise ConfigError(f"defense.bido.{key}={value} is unknown; use one of {', '.join(accepted)}")
-        for key, given, table in (
-            ("lambda_x", lambda_x, lambdas_by_target),
-            ("lambda_y", lambda_y, lambdas_by_target),
-            ("taps", taps, taps_by_target),
-        ):
-            if given is None and target not in table:
-                raise ConfigError(
-                    f"defense.bido.{key} has no default for target {target}; set defense.bido.{key}"
-                )
-        self.lambda_x, self.lambda_y = (
-            lambdas_by_target[target][place] if given is None else given
-            for place, given in enumerate((lambda_x, lambda_y))
-        )
-        self.stages = tuple(taps_by_target[target] if taps is None else taps)
-        self.by_target = taps is None
-        if not self.stages:
-            raise ConfigError("defense.bido.taps is empty; name at least one stage of the target")
-        for key, number in (("lambda_x", self.lambda_x), ("lambda_y", self.lambda_y), ("sigma", sigma)):
+    measure: str  # hsic | coco: the dependence d
+    lambda_x: float  # weight of d(X, Z), >= 0
+    lambda_y: float  # weight of d(Z, Y), >= 0; both 0 is no defense, but for the batches
+    stages: Sequence[str] | None  # taps whose output is a Z; None: every stage with weights but the stem
+    sigma: float  # > 0, width of the Gaussian kernels, in root mean squared distances per number
+    label_kernel: str  # linear | gaussian | imq, see label_gram
+    images_per_id: int  # a batch holds so many images of each of its identities
+    ids_per_batch: int | None  # how many identities; None: as many as fill the recipe's batch size
+    training: str  # own: Adam and what follows | shared: as the target says
+    lr: float  # of Adam
+    weight_decay: float  # of Adam
+    epochs: int  # of the training
+    batch_size: int  # images, where ids_per_batch is None
+    milestones: Sequence[int]  # epochs at which the rate falls by gamma
+    gamma: float  # factor of the rate at each milestone
+
+    def __post_init__(self) -> None:
+        check_choice("bido.measure", self.measure, MEASURES)
+        check_choice("bido.label_kernel", self.label_kernel, LABEL_KERNELS)
+        check_choice("bido.training", self.training, TRAININGS)
+        if self.stages is not None and not self.stages:
+            raise ConfigError("defense.bido.stages is empty; name at least one stage of the target")
+        for key in ("lambda_x", "lambda_y", "sigma"):
+            number = getattr(self, key)
             if not isinstance(number, (int, float)) or not 0 <= number < math.inf:
                 raise ConfigError(f"defense.bido.{key}={number} must be a number from 0 on")
-        if sigma == 0:
+        if self.sigma == 0:
             raise ConfigError("defense.bido.sigma=0 gives the kernels no width; the published value is 5")
-        for key, count in (
-            ("images_per_id", images_per_id),
-            ("ids_per_batch", 1 if ids_per_batch is None else ids_per_batch),
-        ):
-            if not isinstance(count, int) or count < 1:
+        for key in ("images_per_id", "ids_per_batch"):
+            count = getattr(self, key)
+            if (count is not None or key == "images_per_id") and (not isinstance(count, int) or count < 1):
                 raise ConfigError(f"defense.bido.{key}={count} must be a whole number of at least 1")
-        self.measure = measure
-        self.sigma = sigma
-        self.label_kernel = label_kernel
-        self.images_per_id = images_per_id
-        self.ids_per_batch = ids_per_batch
-        self.own_recipe = (
-            None
-            if recipe == "shared"
-            else {
-                "epochs": epochs,
-                "batch_size": batch_size if ids_per_batch is None else ids_per_batch * images_per_id,
-                "drop_last": True,
-                "optimizer": {"_target_": "torch.optim.Adam", "lr": lr, "weight_decay": weight_decay},
-                "scheduler": {
-                    "_target_": "torch.optim.lr_scheduler.MultiStepLR",
-                    "milestones": list(milestones),
-                    "gamma": gamma,
-                },
-            }
-        )
-        self.exclusive = frozenset({"sampler"} if recipe == "shared" else {"sampler", "optimizer"})  # type: ignore[misc]  # by option
+        self.exclusive = frozenset({"sampler"} if self.training == "shared" else {"sampler", "optimizer"})
+        self._layers = tuple(self.stages or ())
 
     @property
     def label(self) -> str:
-        """``BiDO-HSIC`` or ``BiDO-COCO`` with lambda_x and lambda_y."""
         return f"BiDO-{self.measure.upper()} [{self.lambda_x:g}, {self.lambda_y:g}]"
 
     def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
@@ -267,25 +223,37 @@ class BiDO(Defense):
         identities = self.ids_per_batch or batch_size // self.images_per_id
         if identities * self.images_per_id < 2:
             raise ConfigError(
-                f"defense.bido.images_per_id={self.images_per_id} makes no batch of several images from recipe.batch_size={batch_size}; "
-                "lower it, or set defense.bido.ids_per_batch"
+                f"defense.bido.images_per_id={self.images_per_id} makes no batch of several images from "
+                f"recipe.batch_size={batch_size}; lower it, or set defense.bido.ids_per_batch"
             )
         return IdentityBatches(labels, identities=identities, images=self.images_per_id, seed=seed)
 
     def taps(self, model: Classifier) -> Sequence[str]:
-        """The layers, and the network's input where it counts. Of a target's default layers those that a
-        reduced network has.
-        """
+        """The layers, and the network's input where it counts."""
         if not (self.lambda_x or self.lambda_y):
             return ()
-        if self.by_target:
-            known = {name for name, _ in model.stages()}
-            self.stages = tuple(stage for stage in self.stages if stage in known) or self.stages
-        return ("input", *self.stages) if self.lambda_x else self.stages
+        if self.stages is None:
+            known = list(model.stage_blocks())
+            self._layers = tuple(name for name in known if name != "stem") or tuple(known)
+        return ("input", *self._layers) if self.lambda_x else self._layers
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         """The recipe with BiDO's own optimiser, schedule, length and batches, or as it is with ``shared``."""
-        return recipe if self.own_recipe is None else {**recipe, **self.own_recipe}
+        if self.training == "shared":
+            return recipe
+        ids, images = self.ids_per_batch, self.images_per_id
+        return {
+            **recipe,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size if ids is None else ids * images,
+            "drop_last": True,
+            "optimizer": {"_target_": "torch.optim.Adam", "lr": self.lr, "weight_decay": self.weight_decay},
+            "scheduler": {
+                "_target_": "torch.optim.lr_scheduler.MultiStepLR",
+                "milestones": list(self.milestones),
+                "gamma": self.gamma,
+            },
+        }
 
     def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
         """Two terms for each layer, ``x_<stage>`` and ``y_<stage>``; those of a zero weight are left out.
@@ -297,7 +265,7 @@ class BiDO(Defense):
             return {}
         prepare, compare = MEASURES[self.measure]
         hidden = prepare(
-            torch.stack([gaussian_gram(output.taps[stage], sigma=self.sigma) for stage in self.stages])
+            torch.stack([gaussian_gram(output.taps[stage], sigma=self.sigma) for stage in self._layers])
         )
         terms = {}
         if self.lambda_x:
@@ -311,5 +279,5 @@ class BiDO(Defense):
         return {
             f"{side}_{stage}": value
             for side, values in terms.items()
-            for stage, value in zip(self.stages, values.float(), strict=True)
+            for stage, value in zip(self._layers, values.float(), strict=True)
         }

@@ -8,14 +8,15 @@ is erased then, which is closest to the released order, where erasing comes last
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defenses.base import Batch, Defense, TrainingProgress
+from defenses.parts.options import check_flag
 from midre_exp.data.base import ImageSet
-from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
@@ -69,34 +70,27 @@ def paste_boxes(
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
+@dataclass(kw_only=True, eq=False)
 class CutMix(Defense):
-    """CutMix augmentation (Yun et al. 2019).
-
-    ``alpha`` > 0: of the Beta law of the visible share; ``p``: probability of mixing, 0 is no defense;
-    ``per_batch``: one box, and one decision by ``p``, for the whole batch instead of one for each image.
-    Raises ConfigError for a value outside these.
+    """CutMix (Yun et al. 2019): x_a outside a box, x_b within it, labels l y_a + (1 - l) y_b; l is the
+    visible share, of law Beta(alpha, alpha) but for what the border cuts off.
     """
 
     couples_images = True
 
-    def __init__(self, *, alpha: float, p: float, per_batch: bool):
-        if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
-            raise ConfigError(
-                f"defense.cutmix.alpha={alpha} must be a positive number; 1 makes the share uniform"
-            )
-        if not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            raise ConfigError(f"defense.cutmix.p={p} is no probability; give a number from 0 to 1")
-        if not isinstance(per_batch, bool):
-            raise ConfigError(f"defense.cutmix.per_batch={per_batch} must be true or false")
-        self.alpha = alpha
-        self.p = p
-        self.per_batch = per_batch
-        self.num_classes: int | None = None
+    alpha: float  # of the Beta law, > 0; 1 makes the share uniform
+    p: float  # probability of mixing; 0 is no defense
+    per_batch: bool  # one box, and one decision by p, for the whole batch instead of one for each image
+    num_classes: int | None = field(init=False, default=None)  # of the data, noted in on_dataset
 
-    @property
-    def label(self) -> str:
-        """``CutMix``."""
-        return "CutMix"
+    def __post_init__(self) -> None:
+        if not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < math.inf:
+            raise ConfigError(
+                f"defense.cutmix.alpha={self.alpha} must be a positive number; 1 makes the share uniform"
+            )
+        if not isinstance(self.p, (int, float)) or not 0 <= self.p <= 1:
+            raise ConfigError(f"defense.cutmix.p={self.p} is no probability; give a number from 0 to 1")
+        check_flag("cutmix.per_batch", self.per_batch)
 
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
         """Note how many classes the data has: the width of the soft labels, whatever head another defense

@@ -5,12 +5,13 @@ Table 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from midre_exp.defense import Defense, Sampler
+from defenses.base import Defense, Sampler
+from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import derive, generator
 from midre_exp.targets.training.batch import Shuffled
@@ -73,31 +74,29 @@ class PartialEpochs:
         return batches
 
     def _order(self, epoch: int, turn: int) -> Tensor:
-        """All images in the order of one pass of an epoch; the first is that of training without the defense."""
+        """All images in the order of one pass of an epoch; the first is that of ordinary training."""
         seed = derive(self.seed, "pass", turn) if turn else self.seed
         whole = Shuffled(len(self.labels), batch_size=len(self.labels), drop_last=False, seed=seed)
         return whole.batches(epoch)[0]
 
 
+@dataclass(kw_only=True, eq=False)
 class LeaveOut(Defense):
-    """Leaving images out epoch by epoch (EE of MIDRE Table 1).
-
-    ``share``: of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense.
-    ``keep``: ``epochs`` makes each epoch shorter; ``steps`` gives it as many batches as without the defense,
-    by further passes over its images, each in another order. Raises ConfigError for a value outside these.
+    """Leaving images out epoch by epoch (EE of MIDRE Table 1): of the n images of an identity a random
+    n - round(share n) train in each epoch.
     """
 
-    exclusive: ClassVar[frozenset[str]] = frozenset({"sampler"})
+    exclusive = frozenset({"sampler"})
 
-    def __init__(self, *, share: float, keep: str):
-        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+    share: float  # of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense
+    keep: str  # epochs: each is shorter | steps: as many batches as without it, by further passes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.share, (int, float)) or not 0 <= self.share < 1:
             raise ConfigError(
-                f"defense.ee.share={share} is no share of the images; give a number from 0 to below 1"
+                f"defense.ee.share={self.share} is no share of the images; give a number from 0 to below 1"
             )
-        if keep not in KEEPS:
-            raise ConfigError(f"defense.ee.keep={keep} is unknown; use one of {', '.join(KEEPS)}")
-        self.share = share
-        self.keep = keep
+        check_choice("ee.keep", self.keep, KEEPS)
 
     @property
     def label(self) -> str:
@@ -105,7 +104,6 @@ class LeaveOut(Defense):
         return f"EE {100 * self.share:g} %"
 
     def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
-        """The images that stay, in shuffled batches. ``labels`` int64 [n] of the training images."""
         return PartialEpochs(
             labels, share=self.share, keep=self.keep, batch_size=batch_size, drop_last=drop_last, seed=seed
         )

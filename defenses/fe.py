@@ -7,16 +7,16 @@ while RE and MIDRE erase anew each time, and last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from defenses.midre import ROUNDINGS, erase_squares, square_side
+from defenses.base import Defense
+from defenses.parts.options import check_choice
+from defenses.parts.squares import ROUNDINGS, erase_squares, square_side
 from midre_exp.data.base import ImageSet
-from midre_exp.defense import Defense
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import ItemRNG
 
@@ -35,42 +35,41 @@ def fixed_corners(n: int, rows: int, columns: int, *, seed: int) -> tuple[Tensor
     return (down * rows).long(), (right * columns).long()
 
 
+@dataclass(kw_only=True, eq=False)
 class FixedErasing(Defense):
-    """Erasing at a fixed location (FE of MIDRE Table 1; details from the early history of its repository).
-
-    ``share``: erased share of the image, 0 <= share < 1; 0 is no defense. ``rounding``: ``round``, ``floor``
-    or ``ceil``, of the side to pixels. ``corner``: uniform over whole numbers below (size - side),
-    ``half_open``, or up to it, ``closed``. ``fill``: three pixel values in [0, 1], rounded to 8 bits. Raises
-    ConfigError for a value outside these.
+    """Erasing at a fixed location (FE of MIDRE Table 1; details from the early history of its repository):
+    ``fill`` on a square of area ``share`` whose corner is drawn once for each image.
     """
 
-    exclusive: ClassVar[frozenset[str]] = frozenset({"erase"})
-    conflicts: ClassVar[Mapping[str, str]] = {
-        "LeaveOut": "FE and EE are two arms of one ablation, which hide a part of each image or some whole images"
+    exclusive = frozenset({"erase"})
+    conflicts = {
+        "LeaveOut": "FE and EE are two arms of one ablation, which hide a part of each image or some whole "
+        "images"
     }
 
-    def __init__(self, *, share: float, rounding: str, corner: str, fill: Sequence[float]):
-        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+    share: float  # erased share of the image, 0 <= share < 1; 0 is no defense
+    rounding: str  # round | floor | ceil, of the side to pixels
+    corner: str  # half_open: uniform over whole numbers below (size - side) | closed: up to it
+    fill: Sequence[float]  # red, green, blue, pixel values in [0, 1], rounded to 8 bits
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.share, (int, float)) or not 0 <= self.share < 1:
             raise ConfigError(
-                f"defense.fe.share={share} is no share of the image; give a number from 0 to below 1"
+                f"defense.fe.share={self.share} is no share of the image; give a number from 0 to below 1"
             )
-        for key, value, accepted in (("rounding", rounding, tuple(ROUNDINGS)), ("corner", corner, CORNERS)):
-            if value not in accepted:
-                raise ConfigError(f"defense.fe.{key}={value} is unknown; use one of {', '.join(accepted)}")
+        check_choice("fe.rounding", self.rounding, ROUNDINGS)
+        check_choice("fe.corner", self.corner, CORNERS)
         if not (
-            isinstance(fill, Sequence)
-            and len(fill) == 3
-            and all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in fill)
+            isinstance(self.fill, Sequence)
+            and len(self.fill) == 3
+            and all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in self.fill)
         ):
-            raise ConfigError(f"defense.fe.fill={fill} is no colour; give three pixel values from 0 to 1")
-        self.share = share
-        self.rounding = rounding
-        self.corner = corner
-        self.fill = tuple(fill)
+            raise ConfigError(
+                f"defense.fe.fill={self.fill} is no colour; give three pixel values from 0 to 1"
+            )
 
     @property
     def label(self) -> str:
-        """``FE share``."""
         return f"FE {self.share:g}"
 
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
@@ -85,7 +84,8 @@ class FixedErasing(Defense):
         side = square_side(self.share, height, width, self.rounding)
         if not 0 < side < min(height, width):
             raise ConfigError(
-                f"defense.fe.share={self.share:g} asks for a square of side {side} on {height}x{width} images; "
+                f"defense.fe.share={self.share:g} asks for a square of side {side} on {height}x{width} "
+                "images; "
                 f"choose a share that gives a side from 1 to {min(height, width) - 1}"
             )
         rows, columns = (length - side + (self.corner == "closed") for length in (height, width))

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from midre_exp.defense import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
@@ -37,14 +37,15 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     return stacked.view(n, channels, height, width).to(images.dtype)
 
 
+@dataclass(kw_only=True, eq=False)
 class GaussianBlur(Defense):
-    """Gaussian blur with the law of torchvision.transforms.GaussianBlur.
+    """Gaussian blur, sigma ~ U(low, high) for each image, as torchvision's GaussianBlur (MIDRE Table 4)."""
 
-    ``sigma``: range of the standard deviation in pixels, uniform, 0 < low <= high; [0, 0] is no defense.
-    ``kernel_size``: side of the kernel in pixels, odd. Raises ConfigError for a value outside these.
-    """
+    sigma: Sequence[float]  # low and high standard deviation in pixels, 0 < low <= high; [0, 0] is no defense
+    kernel_size: int  # side of the kernel in pixels, odd
 
-    def __init__(self, *, sigma: Sequence[float], kernel_size: int):
+    def __post_init__(self) -> None:
+        sigma, size = self.sigma, self.kernel_size
         if not (
             isinstance(sigma, Sequence)
             and len(sigma) == 2
@@ -52,34 +53,29 @@ class GaussianBlur(Defense):
             and (0 < sigma[0] <= sigma[1] < float("inf") or sigma[0] == sigma[1] == 0)
         ):
             raise ConfigError(
-                f"defense.gaussian_blur.sigma={sigma} is no range; give two numbers of pixels above 0, the smaller first, or [0, 0]"
+                f"defense.gaussian_blur.sigma={sigma} is no range; give two numbers of pixels above 0, the "
+                "smaller "
+                "first, or [0, 0]"
             )
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ConfigError(
-                f"defense.gaussian_blur.kernel_size={kernel_size} must be an odd number of pixels"
-            )
-        self.sigma = (sigma[0], sigma[1])
-        self.kernel_size = kernel_size
+        if not isinstance(size, int) or size < 1 or size % 2 == 0:
+            raise ConfigError(f"defense.gaussian_blur.kernel_size={size} must be an odd number of pixels")
 
     @property
     def label(self) -> str:
-        """``Gaussian blur [low, high]``."""
         return f"Gaussian blur [{self.sigma[0]:g}, {self.sigma[1]:g}]"
 
     def on_batch(
         self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
     ) -> Batch:
-        """Blur every image. ``generator`` lives on the device of the images.
-
-        Raises ConfigError when half the kernel does not fit into the images, whose border is reflected.
-        """
+        """Blur every image. Raises ConfigError when it is smaller than half the kernel."""
         low, high = self.sigma
         if high == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
         n, _, height, width = batch.images.shape
         if self.kernel_size // 2 >= min(height, width):
             raise ConfigError(
-                f"defense.gaussian_blur.kernel_size={self.kernel_size} is too wide for {height}x{width} images; "
+                f"defense.gaussian_blur.kernel_size={self.kernel_size} is too wide for {height}x{width} "
+                "images; "
                 f"use at most {2 * min(height, width) - 1}"
             )
         draw = torch.rand(n, generator=generator, device=generator.device)

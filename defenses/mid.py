@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midre_exp.defense import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, TrainingProgress
+from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
@@ -85,46 +86,31 @@ class Bottleneck(nn.Module):
         self.noise = None
 
 
+@dataclass(kw_only=True, eq=False)
 class MID(Defense):
-    """Mutual information regularisation (Wang et al. 2021).
+    """Mutual information regularisation: CE + beta KL(N(mu(x), std(x)^2) || N(0, 1)), logits from a draw.
 
-    ``beta`` >= 0: weight of the divergence; None takes the entry of ``beta_by_target`` for ``target``.
-    ``eval_noise``: ``sample`` or ``mean``, outside training. ``drop_feature_norm``: leave out the
-    normalisation between features and head, where the model has one of its own for that (VGG16). Raises
-    ConfigError for a value outside these and for a target without a beta.
+    Wang et al. 2021, "Improving Robustness to Model Inversion Attacks via Mutual Information Regularization".
     """
 
-    exclusive: ClassVar[frozenset[str]] = frozenset({"head"})
+    exclusive = frozenset({"head"})
     couples_images = True
 
-    def __init__(
-        self,
-        *,
-        target: str,
-        beta: float | None,
-        beta_by_target: Mapping[str, float],
-        eval_noise: str,
-        drop_feature_norm: bool,
-    ):
-        if beta is None and target not in beta_by_target:
-            raise ConfigError(f"defense.mid.beta_by_target has no entry for {target}; set defense.mid.beta")
-        value = beta_by_target[target] if beta is None else beta
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise ConfigError(f"defense.mid.beta={value} must be a number from 0 on; 0 leaves only the noise")
-        if eval_noise not in EVAL_NOISE:
+    beta: float  # weight of the divergence, >= 0; 0 leaves only the noise
+    eval_noise: str  # sample | mean: what the bottleneck passes on outside training
+    drop_feature_norm: bool  # leave out the model's own normalisation of the features (VGG16 has one)
+    head: Bottleneck | None = field(init=False, default=None)  # of the model in training
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.beta, (int, float)) or not 0 <= self.beta < math.inf:
             raise ConfigError(
-                f"defense.mid.eval_noise={eval_noise} is unknown; use one of {', '.join(EVAL_NOISE)}"
+                f"defense.mid.beta={self.beta} must be a number from 0 on; 0 leaves only the noise"
             )
-        if not isinstance(drop_feature_norm, bool):
-            raise ConfigError(f"defense.mid.drop_feature_norm={drop_feature_norm} must be true or false")
-        self.beta = value
-        self.eval_noise = eval_noise
-        self.drop_feature_norm = drop_feature_norm
-        self.head: Bottleneck | None = None
+        check_choice("mid.eval_noise", self.eval_noise, EVAL_NOISE)
+        check_flag("mid.drop_feature_norm", self.drop_feature_norm)
 
     @property
     def label(self) -> str:
-        """``MID beta``."""
         return f"MID {self.beta:g}"
 
     def replace_head(self, model: Classifier) -> None:
@@ -134,16 +120,17 @@ class MID(Defense):
         head = model.head
         if not isinstance(head, nn.Linear) or head.in_features < 2:
             raise ConfigError(
-                f"defense.mid replaces a linear layer on at least two features, and the head of {type(model).__name__} is {head}; "
-                "leave mid out or choose another target"
+                "defense.mid replaces a linear layer on at least two features, and the head of "
+                f"{type(model).__name__} "
+                f"is {head}; leave mid out or choose another target"
             )
-        if self.drop_feature_norm and isinstance(getattr(model, "bn", None), nn.BatchNorm1d):
-            model.bn = nn.Identity()
+        if self.drop_feature_norm and model.feature_norm:
+            model.set_submodule(model.feature_norm, nn.Identity())
         model.head = Bottleneck(head.in_features, head.out_features, eval_noise=self.eval_noise)
         self.head = _bottleneck(model)
 
     def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
-        """The divergence times beta, mean over the batch, from the features and the bottleneck that saw them."""
+        """Beta times the divergence, mean over the batch."""
         if self.head is None:
             raise RuntimeError("MID makes its bottleneck in replace_head, which was not called")
         return {"kl": self.beta * bottleneck_kl(*self.head.moments(output.features)).mean()}

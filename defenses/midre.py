@@ -7,37 +7,25 @@ Table 1. Loss, optimiser and schedule stay as they are, and test images are neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from midre_exp.defense import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, TrainingProgress
+from defenses.parts.options import check_choice
+from defenses.parts.squares import ROUNDINGS, erase_squares, square_side
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
-#: How a length becomes a whole side, and how far below a whole side the lengths begin that are rounded to it.
-ROUNDINGS: Mapping[str, tuple[Callable[[float], int], float]] = {
-    "round": (round, 0.5),
-    "floor": (math.floor, 0.0),
-    "ceil": (math.ceil, 1.0),
-}
 #: How the erased share is distributed between ``a_l`` and ``a_h``.
 AREAS = ("uniform", "joint_rejection")
 #: What the three fill numbers mean.
 FILL_SPACES = ("normalised_literal", "pixel")
 
 _Length = TypeVar("_Length", float, Tensor)
-
-
-def square_side(share: float, height: int, width: int, rounding: str) -> int:
-    """Side in pixels of a square over ``share`` of an image: sqrt(share * height * width), rounded."""
-    _require_one_of("rounding", rounding, ROUNDINGS)
-    to_whole, _ = ROUNDINGS[rounding]
-    # 9 decimals: a share meant as a whole side (0.81 of 70 x 70) must not miss it by a floating point error.
-    return to_whole(round(math.sqrt(share * (height * width)), 9))
 
 
 def sample_squares(
@@ -57,7 +45,7 @@ def sample_squares(
     fits. The host never waits for the device. Raises ConfigError when the largest square has no pixel, or is
     as large as the shorter side of the image (torchvision would leave such an image whole without a word).
     """
-    _require_one_of("area", area, AREAS)
+    check_choice("midre.area", area, AREAS)
     smallest, largest = (square_side(share, height, width, rounding) for share in (a_l, a_h))
     if a_h > 0 and not 0 < largest < min(height, width):
         raise ConfigError(
@@ -82,17 +70,6 @@ def sample_squares(
     return top, left, side
 
 
-def erase_squares(images: Tensor, top: Tensor, left: Tensor, side: Tensor, fill: Tensor) -> Tensor:
-    """A copy of ``images`` [n, c, h, w] with ``fill`` on the square of each; other pixels are bit-equal.
-
-    ``top``, ``left``, ``side``: int64 [n], pixels; side 0 erases nothing. ``fill``: [c] or [1, c, 1, 1]
-    in the units of the images. One elementwise pass; keeps the dtype of the images.
-    """
-    rows = _covered(images.shape[-2], top, side)[:, None, :, None]
-    columns = _covered(images.shape[-1], left, side)[:, None, None, :]
-    return torch.where(rows & columns, fill.reshape(1, -1, 1, 1).to(images), images)
-
-
 def _cumulative(area: str, length: _Length, height: int, width: int) -> _Length:
     """Distribution function, not normalised, of the square's side s before rounding.
 
@@ -107,52 +84,33 @@ def _cumulative(area: str, length: _Length, height: int, width: int) -> _Length:
     return uniform - length**3 * (1 / height + 1 / width) / 3 + length**4 / (4 * height * width)
 
 
-def _covered(length: int, start: Tensor, side: Tensor) -> Tensor:
-    """Which of ``length`` positions lie in [start, start + side): bool [n, length]."""
-    position = torch.arange(length, device=start.device)
-    return (position >= start[:, None]) & (position < (start + side)[:, None])
-
-
-def _require_one_of(key: str, value: str, accepted: Collection[str]) -> None:
-    if value not in tuple(accepted):
-        raise ConfigError(f"defense.midre.{key}={value} is unknown; use one of {', '.join(accepted)}")
-
-
+@dataclass(kw_only=True, eq=False)
 class MIDRE(Defense):
-    """Random erasing as a defense (MIDRE Sec. 2.2).
+    """Random erasing (MIDRE Sec. 2.2): x outside a random square of area A ~ U(a_l, a_h), ``fill`` within."""
 
-    ``a_l``, ``a_h``: smallest and largest erased share of the image, 0 <= a_l <= a_h < 1; 0 is no defense.
-    ``area``: ``uniform`` draws the share, then a corner at which it fits; ``joint_rejection`` redraws both
-    until the square fits, which favours small squares. ``rounding``: ``round``, ``floor`` or ``ceil``, of the
-    side to pixels. ``fill``: three numbers; ``fill_space`` says whether they are ``pixel`` values in [0, 1]
-    or written after the model's own normalisation (``normalised_literal``), as pixels fill * std + mean.
-    Raises ConfigError for a value outside these.
-    """
+    exclusive = frozenset({"erase"})
 
-    exclusive: ClassVar[frozenset[str]] = frozenset({"erase"})
+    a_l: float  # smallest erased share of the image, 0 <= a_l <= a_h
+    a_h: float  # largest, below 1; both 0 is no defense
+    area: str  # uniform: draw A, then a corner that fits | joint_rejection: redraw both until they fit
+    rounding: str  # round | floor | ceil, of the side to pixels
+    fill: Sequence[float]  # red, green, blue, in fill_space
+    fill_space: str  # pixel: in [0, 1] | normalised_literal: in the model's units, as pixels fill * std + mean
 
-    def __init__(
-        self,
-        *,
-        a_l: float,
-        a_h: float,
-        area: str,
-        rounding: str,
-        fill: Sequence[float],
-        fill_space: str,
-    ):
-        for key, share in (("a_l", a_l), ("a_h", a_h)):
+    def __post_init__(self) -> None:
+        for key, share in (("a_l", self.a_l), ("a_h", self.a_h)):
             if not isinstance(share, (int, float)) or not 0 <= share < 1:
                 raise ConfigError(
                     f"defense.midre.{key}={share} is no share of the image; give a number from 0 to below 1"
                 )
-        if a_l > a_h:
+        if self.a_l > self.a_h:
             raise ConfigError(
-                f"defense.midre.a_l={a_l} exceeds defense.midre.a_h={a_h}; lower a_l or raise a_h"
+                f"defense.midre.a_l={self.a_l} exceeds defense.midre.a_h={self.a_h}; lower a_l or raise a_h"
             )
-        _require_one_of("area", area, AREAS)
-        _require_one_of("rounding", rounding, ROUNDINGS)
-        _require_one_of("fill_space", fill_space, FILL_SPACES)
+        check_choice("midre.area", self.area, AREAS)
+        check_choice("midre.rounding", self.rounding, ROUNDINGS)
+        check_choice("midre.fill_space", self.fill_space, FILL_SPACES)
+        fill = self.fill
         if not (
             isinstance(fill, Sequence)
             and len(fill) == 3
@@ -161,17 +119,11 @@ class MIDRE(Defense):
             raise ConfigError(
                 f"defense.midre.fill={fill} is no colour; give three numbers, red, green and blue"
             )
-        if fill_space == "pixel" and not all(0 <= value <= 1 for value in fill):
+        if self.fill_space == "pixel" and not all(0 <= value <= 1 for value in fill):
             raise ConfigError(
                 f"defense.midre.fill={list(fill)} leaves [0, 1]; give pixel values from 0 to 1 "
                 "or set fill_space=normalised_literal"
             )
-        self.a_l = a_l
-        self.a_h = a_h
-        self.area = area
-        self.rounding = rounding
-        self.fill = tuple(fill)
-        self.fill_space = fill_space
 
     @property
     def label(self) -> str:
@@ -181,10 +133,7 @@ class MIDRE(Defense):
     def on_batch(
         self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
     ) -> Batch:
-        """Erase one square of its own from every image. ``generator`` lives on the device of the images.
-
-        Raises ConfigError when the largest square does not fit in images of this size.
-        """
+        """Erase one square of its own from every image. Raises ConfigError when the largest does not fit."""
         if self.a_h == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
         n, _, height, width = batch.images.shape

@@ -8,12 +8,13 @@ The loss is written out here because ``torch.nn.functional.cross_entropy`` takes
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from midre_exp.defense import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, TrainingProgress
+from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Output
 
@@ -58,34 +59,34 @@ def scheduled_alpha(
     return alpha * (progress.epoch + 1 - begin) / (last - begin)
 
 
+@dataclass(kw_only=True, eq=False)
 class NLS(Defense):
-    """Negative label smoothing (Struppek et al. 2024, "Be Careful What You Smooth For").
+    """Negative label smoothing: cross entropy against (1 - alpha) y + alpha / k with alpha < 0.
 
-    ``alpha`` <= 1: smoothing factor, negative for the defense, positive for the ordinary smoothing the paper
-    compares with, 0 for none. ``schedule``: ``official``, ``linear`` or ``constant``; ``start``, ``full``:
-    shares of the epochs, 0 <= start <= full <= 1. Raises ConfigError for a value outside these.
+    Struppek et al. 2024, "Be Careful What You Smooth For".
     """
 
-    exclusive: ClassVar[frozenset[str]] = frozenset({"base_loss"})
+    exclusive = frozenset({"base_loss"})
 
-    def __init__(self, *, alpha: float, schedule: str, start: float, full: float):
-        if not isinstance(alpha, (int, float)) or not -math.inf < alpha <= 1:
-            raise ConfigError(f"defense.nls.alpha={alpha} must be a number up to 1; the defense is below 0")
-        if schedule not in SCHEDULES:
+    alpha: float  # smoothing factor <= 1: negative for the defense, positive smooths as usual, 0: none
+    schedule: str  # official | linear | constant, of a negative alpha over the epochs; see scheduled_alpha
+    start: float  # share of the epochs before which alpha is 0
+    full: float  # share of the epochs from which alpha is reached, start <= full <= 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.alpha, (int, float)) or not -math.inf < self.alpha <= 1:
             raise ConfigError(
-                f"defense.nls.schedule={schedule} is unknown; use one of {', '.join(SCHEDULES)}"
+                f"defense.nls.alpha={self.alpha} must be a number up to 1; the defense is below 0"
             )
-        for key, share in (("start", start), ("full", full)):
+        check_choice("nls.schedule", self.schedule, SCHEDULES)
+        for key, share in (("start", self.start), ("full", self.full)):
             if not isinstance(share, (int, float)) or not 0 <= share <= 1:
                 raise ConfigError(f"defense.nls.{key}={share} is no share of the epochs; give 0 to 1")
-        if start > full:
+        if self.start > self.full:
             raise ConfigError(
-                f"defense.nls.start={start} exceeds defense.nls.full={full}; lower start or raise full"
+                f"defense.nls.start={self.start} exceeds defense.nls.full={self.full}; lower start or raise "
+                "full"
             )
-        self.alpha = alpha
-        self.schedule = schedule
-        self.start = start
-        self.full = full
 
     @property
     def label(self) -> str:

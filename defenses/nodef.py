@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from midre_exp.defense import Defense
+from defenses.base import Defense
 
 
 class NoDef(Defense):

@@ -5,24 +5,24 @@ Table 4).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from defenses.base import Batch, Defense, TrainingProgress
 from midre_exp.data.transforms import RandomResizedCrop
-from midre_exp.defense import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
 
 
+@dataclass(kw_only=True, eq=False)
 class RandomCrop(Defense):
-    """A square of its own cut out of each image and resized to the image's size.
+    """A square of area A ~ U(low, high) cut out of each image and resized to its size (MIDRE Table 4)."""
 
-    ``scale``: smallest and largest share of the image area, 0 < low <= high <= 1; [1, 1] is no defense.
-    Raises ConfigError otherwise.
-    """
+    scale: Sequence[float]  # low and high share of the image area, 0 < low <= high <= 1; [1, 1] is no defense
 
-    def __init__(self, *, scale: Sequence[float]):
+    def __post_init__(self) -> None:
+        scale = self.scale
         if not (
             isinstance(scale, Sequence)
             and len(scale) == 2
@@ -30,20 +30,19 @@ class RandomCrop(Defense):
             and 0 < scale[0] <= scale[1] <= 1
         ):
             raise ConfigError(
-                f"defense.random_crop.scale={scale} is no range of shares; give two numbers above 0 and at most 1, the smaller first"
+                f"defense.random_crop.scale={scale} is no range of shares; give two numbers above 0 and at "
+                "most 1, "
+                "the smaller first"
             )
-        self.scale = (scale[0], scale[1])
-        self.crop = RandomResizedCrop(size=None, scale=self.scale, ratio=(1.0, 1.0))
+        self._crop = RandomResizedCrop(size=None, scale=(scale[0], scale[1]), ratio=(1.0, 1.0))
 
     @property
     def label(self) -> str:
-        """``Random crop [low, high]``."""
         return f"Random crop [{self.scale[0]:g}, {self.scale[1]:g}]"
 
     def on_batch(
         self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
     ) -> Batch:
-        """Crop and resize every image. ``generator`` lives on the device of the images."""
         if self.scale[0] == 1:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
-        return replace(batch, images=self.crop(batch.images, generator))
+        return replace(batch, images=self._crop(batch.images, generator))

@@ -1,22 +1,25 @@
-"""RoLSS: the skip connections of the last stage are removed (Koh et al. 2024, "On the Vulnerability of Skip
-Connections").
-"""
+"""RoLSS: the skip connections of the last stage are removed (Koh et al. 2024)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from defenses.parts.skip_connections import SkipDefense
+from defenses.base import Defense
+from defenses.parts.skip_connections import scale_shortcuts
+from midre_exp.targets.base import Classifier
 
 
-class RoLSS(SkipDefense):
-    """Removal of the last stage's skip connections, for the whole training. ``stages``: as in
-    ``SkipDefense``.
+@dataclass(kw_only=True, eq=False)
+class RoLSS(Defense):
+    """Removal of last-stage skip connections: F(x) instead of F(x) + x, for the whole training.
+
+    Koh et al. 2024, "On the Vulnerability of Skip Connections to Model Inversion Attacks".
     """
 
-    name = "rolss"
+    exclusive = frozenset({"skip"})
 
-    def __init__(
-        self, *, target: str, stages: Sequence[str] | None, stages_by_target: Mapping[str, Sequence[str]]
-    ):
-        super().__init__(target=target, k=0.0, stages=stages, stages_by_target=stages_by_target)
+    stages: Sequence[str] | None  # taps whose shortcuts are removed; None: the last stage that has any
+
+    def modify_backbone(self, model: Classifier) -> None:
+        scale_shortcuts(model, 0.0, self.stages, defense="rolss")

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from defenses.parts.skip_connections import SkipDefense
-from midre_exp.errors import ConfigError
+from defenses.base import Defense
+from defenses.parts.options import check_factor
+from defenses.parts.skip_connections import scale_shortcuts
+from midre_exp.targets.base import Classifier
 
 
-class SSF(SkipDefense):
-    """Skip connection scaling factor.
+@dataclass(kw_only=True, eq=False)
+class SSF(Defense):
+    """Skip connection scaling factor: F(x) + k x instead of F(x) + x.
 
-    ``k`` in [0, 1], a constant: None takes the entry of ``k_by_target`` for ``target``; 1 is no defense.
-    ``stages``: as in ``SkipDefense``. Raises ConfigError for another k and for a target without one.
+    Koh et al. 2024, "On the Vulnerability of Skip Connections to Model Inversion Attacks".
     """
 
-    name = "ssf"
+    exclusive = frozenset({"skip"})
 
-    def __init__(
-        self,
-        *,
-        target: str,
-        k: float | None,
-        k_by_target: Mapping[str, float],
-        stages: Sequence[str] | None,
-        stages_by_target: Mapping[str, Sequence[str]],
-    ):
-        if k is None and target not in k_by_target:
-            raise ConfigError(
-                f"defense.ssf.k_by_target has no entry for {target}; set defense.ssf.k if the network has skip connections"
-            )
-        value = k_by_target[target] if k is None else k
-        super().__init__(target=target, k=value, stages=stages, stages_by_target=stages_by_target)
+    k: float  # a constant in [0, 1]; 1 is no defense
+    stages: Sequence[str] | None  # taps whose shortcuts are scaled; None: the last stage that has any
+
+    def __post_init__(self) -> None:
+        check_factor("ssf.k", self.k)
 
     @property
     def label(self) -> str:
-        """``SSF k``."""
         return f"SSF {self.k:g}"
+
+    def modify_backbone(self, model: Classifier) -> None:
+        scale_shortcuts(model, self.k, self.stages, defense="ssf")

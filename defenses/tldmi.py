@@ -9,33 +9,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from defenses.parts.skip_connections import TruncatedBlock
-from midre_exp.defense import Defense, TrainingProgress
+from defenses.base import Defense, TrainingProgress
+from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
-from midre_exp.targets.anatomy import Unit, members, stages_of, units_until
 from midre_exp.targets.base import Classifier
+from midre_exp.targets.blocks import Block
 
-RECIPES = ("own", "shared")
+TRAININGS = ("own", "shared")
 _KEY = "defense.tldmi.cut"
 _SHARE = re.compile(r"(?P<stage>\w+?)(?::(?P<part>\d+)/(?P<whole>\d+))?")
 
 
-def units_before(model: Classifier, cut: str) -> list[Unit]:
-    """The units of ``model`` up to and including ``cut``, in forward order.
+def blocks_before(model: Classifier, cut: str) -> list[Block]:
+    """The blocks of ``model`` up to and including ``cut``, in forward order.
 
-    ``cut``: a stage, named as the tap; ``stage:n/m``, the stages before it and that share of its units,
+    ``cut``: a stage, named as the tap; ``stage:n/m``, the stages before it and that share of its blocks,
     rounded; ``all_but_last``, all stages but the last; ``none``. Raises ConfigError for another cut.
     """
     if cut == "none":
         return []
+    stages = {name: list(blocks) for name, blocks in model.stage_blocks().items()}
+    names = list(stages)
     if cut == "all_but_last":
-        return [unit for units in list(stages_of(model).values())[:-1] for unit in units]
+        return [block for name in names[:-1] for block in stages[name]]
     form = _SHARE.fullmatch(cut)
     if form is None:
         raise ConfigError(f"{_KEY}={cut} is unknown; use a stage, stage:n/m, all_but_last or none")
@@ -44,77 +47,64 @@ def units_before(model: Classifier, cut: str) -> list[Unit]:
         if not 0 < int(form["part"]) <= int(form["whole"]):
             raise ConfigError(f"{_KEY}={cut} must name a share of the stage above 0 and at most 1")
         share = Fraction(int(form["part"]), int(form["whole"]))
-    *before, last = units_until(model, form["stage"], key=_KEY).values()
-    return [unit for units in before for unit in units] + last[: round(share * len(last))]
+    if form["stage"] not in stages:
+        raise ConfigError(
+            f"{_KEY}={form['stage']} is no stage of {type(model).__name__}; use one of {', '.join(names)}"
+        )
+    last = stages[form["stage"]]
+    before = [block for name in names[: names.index(form["stage"])] for block in stages[name]]
+    return before + last[: round(share * len(last))]
 
 
+@dataclass(kw_only=True, eq=False)
 class TLDMI(Defense):
-    """Transfer learning as a defense against model inversion (Ho et al. 2024).
+    """Transfer learning as a defense: CE minimised over the layers behind ``cut`` alone.
 
-    ``cut``: the last part that is frozen, as in ``units_before``; None takes the entry of ``cuts`` for
-    ``target``; ``none`` is no defense, the recipe included. ``train_stem``: leave what comes before the first
-    stage trainable. ``freeze_bn_stats``: frozen batch norms normalise with their public statistics in
-    training too, instead of following the private batches. ``recipe``: ``own`` trains as the entry of
-    ``recipes`` for ``target`` says (``lr``, ``batch_size``, ``epochs``), by SGD at a constant rate with
-    ``momentum`` and ``weight_decay``, and without an entry as usual; ``shared`` always trains as usual.
-    Raises ConfigError for a value outside these and for a target without a cut.
+    Ho et al. 2024, "Model Inversion Robustness: Can Transfer Learning Help?".
     """
 
-    def __init__(
-        self,
-        *,
-        target: str,
-        cut: str | None,
-        cuts: Mapping[str, str],
-        train_stem: bool,
-        freeze_bn_stats: bool,
-        recipe: str,
-        recipes: Mapping[str, Mapping[str, Any]],
-        momentum: float,
-        weight_decay: float,
-    ):
-        if cut is None and target not in cuts:
-            raise ConfigError(f"defense.tldmi.cuts has no entry for {target}; set {_KEY}")
-        self.cut = cuts[target] if cut is None else cut
+    cut: str  # the last part that is frozen, as in blocks_before; none: no defense, not in training either
+    train_stem: bool  # leave what comes before the first stage trainable
+    freeze_bn_stats: bool  # in training too, frozen batch norms keep their public statistics
+    training: str  # own: as follows, where there is an lr | shared: as the target says
+    lr: float | None  # of SGD, constant; None: trains as the target says
+    batch_size: int | None  # None: the target's
+    epochs: int | None  # None: the target's
+    momentum: float  # of SGD
+    weight_decay: float  # of SGD
+
+    def __post_init__(self) -> None:
         if not isinstance(self.cut, str):
             raise ConfigError(f"{_KEY}={self.cut} is unknown; use a stage, stage:n/m, all_but_last or none")
-        if recipe not in RECIPES:
-            raise ConfigError(f"defense.tldmi.recipe={recipe} is unknown; use one of {', '.join(RECIPES)}")
-        for key, flag in (("train_stem", train_stem), ("freeze_bn_stats", freeze_bn_stats)):
-            if not isinstance(flag, bool):
-                raise ConfigError(f"defense.tldmi.{key}={flag} must be true or false")
-        self.train_stem = train_stem
-        self.freeze_bn_stats = freeze_bn_stats
-        self.own_recipe: dict[str, Any] | None = None
-        if recipe == "own" and target in recipes and self.cut != "none":
-            own = recipes[target]
-            self.own_recipe = {
-                "epochs": own["epochs"],
-                "batch_size": own["batch_size"],
-                "optimizer": {
-                    "_target_": "torch.optim.SGD",
-                    "lr": own["lr"],
-                    "momentum": momentum,
-                    "weight_decay": weight_decay,
-                },
-                "scheduler": None,
-            }
-        self.exclusive = frozenset({"freeze"} if self.own_recipe is None else {"freeze", "optimizer"})  # type: ignore[misc]  # by option
+        check_choice("tldmi.training", self.training, TRAININGS)
+        check_flag("tldmi.train_stem", self.train_stem)
+        check_flag("tldmi.freeze_bn_stats", self.freeze_bn_stats)
+        self._own_training = self.training == "own" and self.lr is not None and self.cut != "none"
+        self.exclusive = frozenset({"freeze", "optimizer"} if self._own_training else {"freeze"})
 
     @property
     def label(self) -> str:
-        """``TL-DMI`` with the cut."""
         return f"TL-DMI {self.cut}"
 
     def replace_head(self, model: Classifier) -> None:
-        """Change nothing; raises ConfigError for a cut the model does not have, and for a DenseNet without a
-        pre-trained last block.
+        """Change nothing; raises ConfigError for a cut the model does not have or that freezes nothing, and
+        for a backbone that no public weights fit.
         """
-        self._frozen(model)
-        if self.cut != "none" and any(isinstance(module, TruncatedBlock) for module in model.modules()):
+        frozen = self._frozen(model)
+        if self.cut == "none":
+            return
+        if not frozen:
             raise ConfigError(
-                "defenses tldmi and rolss (or ssf) contradict each other on a DenseNet: tldmi fine-tunes the last block, which the other "
-                "rebuilds in shapes no public weights have; keep one of them"
+                f"{_KEY}={self.cut} freezes nothing in {type(model).__name__}, whose stages are "
+                f"{', '.join(model.stage_blocks())}; set {_KEY} to the last part to freeze"
+            )
+        if rebuilt := [name for name in model.fresh if name not in type(model).fresh]:
+            raise ConfigError(
+                f"defenses tldmi and rolss (or ssf) contradict each other on a {type(model).__name__}: tldmi "
+                "fine-tunes "
+                f"public weights, and the other rebuilds {' and '.join(rebuilt)} in shapes no public weights "
+                "have; keep "
+                "one of them"
             )
 
     def trainable(self, model: Classifier) -> Sequence[str] | None:
@@ -130,7 +120,17 @@ class TLDMI(Defense):
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         """The recipe with TL-DMI's own optimiser, length and batches, or as it is."""
-        return recipe if self.own_recipe is None else {**recipe, **self.own_recipe}
+        if not self._own_training:
+            return recipe
+        sgd = {
+            "_target_": "torch.optim.SGD",
+            "lr": self.lr,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+        }
+        sizes = {"epochs": self.epochs, "batch_size": self.batch_size}
+        given = {key: size for key, size in sizes.items() if size is not None}
+        return {**recipe, **given, "optimizer": sgd, "scheduler": None}
 
     def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Keep frozen batch norms from following the batches, if they shall not."""
@@ -141,8 +141,8 @@ class TLDMI(Defense):
                         layer.eval()
 
     def _frozen(self, model: Classifier) -> list[nn.Module]:
-        units = units_before(model, self.cut)
-        if self.train_stem and units:
-            stem = stages_of(model).get("stem", [])
-            units = [unit for unit in units if unit not in stem]
-        return members(model, units)
+        blocks = blocks_before(model, self.cut)
+        if self.train_stem and blocks:
+            stem = model.stage_blocks().get("stem", [])
+            blocks = [block for block in blocks if block not in stem]
+        return [model.get_submodule(name) for block in blocks for name in block]

@@ -21,18 +21,17 @@ __all__ = ["Batch", "Defense", "Sampler", "TrainingProgress"]
 
 
 class Defense:
-    """The no-op defense. ``claims`` names what it takes for itself: two defenses that claim the same thing
-    cannot be combined.
+    """The no-op defense.
 
-    Claims in use: ``base_loss``, ``head``, ``skip``, ``freeze``, ``sampler``, ``erase``, ``optimizer``.
+    ``exclusive`` names what it takes for itself: ``base_loss``, ``head``, ``skip`` (connections), ``freeze``,
+    ``sampler``, ``erase`` or ``optimizer``. Two defenses that take the same cannot be combined.
     """
 
-    exclusive: ClassVar[frozenset[str]] = frozenset()
-    #: Class names of defenses that cannot be combined with this one for another reason than a claim, each
-    #: with that reason.
+    exclusive: frozenset[str] = frozenset()
+    #: Class names of defenses that cannot be combined with this one for another reason, each with it.
     conflicts: ClassVar[Mapping[str, str]] = {}
-    #: Whether ``on_batch`` mixes, or a loss compares, the images of a batch. A training on several devices then
-    #: gathers each batch whole, as one device would see it.
+    #: Whether ``on_batch`` mixes, or a loss compares, the images of a batch. A training on several devices
+    #: then gathers each batch whole, as one device would see it.
     couples_images: bool = False
 
     @property
@@ -40,27 +39,7 @@ class Defense:
         """How tables call this defense with its parameters, e.g. ``MIDRE [0.1, 0.4]``."""
         return type(self).__name__
 
-    # -- data ---------------------------------------------------------------------------------------------------------------------
-
-    def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
-        """Change the stored training images once, before any augmentation (a fixed erasure, for example)."""
-        return train
-
-    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
-        """A sampler of its own, or None for shuffled batches. ``drop_last``: whether the recipe leaves out a
-        last, smaller batch.
-        """
-        return None
-
-    def on_batch(
-        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
-    ) -> Batch:
-        """Change a batch on the device, after augmentation and before the network. Never called outside
-        training.
-        """
-        return batch
-
-    # -- model --------------------------------------------------------------------------------------------------------------------
+    # -- model --
 
     def modify_backbone(self, model: Classifier) -> None:
         """Change the layers before weights are loaded (skip connections)."""
@@ -76,16 +55,41 @@ class Defense:
         """Stages whose activations the losses need."""
         return ()
 
-    # -- optimisation -------------------------------------------------------------------------------------------------------------
+    # -- data --
+
+    def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
+        """Change the stored training images once, before any augmentation (a fixed erasure, for example)."""
+        return train
+
+    def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
+        """A sampler of its own, or None for shuffled batches. ``drop_last``: whether the recipe leaves out a
+        last, smaller batch.
+        """
+        return None
+
+    # -- optimisation --
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The training recipe (conf/target/recipe as plain values), changed where the defense's own source demands
-        it.
+        """The training recipe (a node of conf/target/recipe as plain values), changed where the defense's own
+        source demands it.
 
         Only with ``defense_recipe=own`` of the config: ``shared`` trains every defense alike, as the reduced
         scale does.
         """
         return recipe
+
+    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
+        """Set what a schedule changes in the model, called before the first batch of each epoch and once
+        before resuming inside one.
+        """
+
+    def on_batch(
+        self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
+        """Change a batch on the device, after augmentation and before the network. ``generator`` lives on the
+        device of the images. Never called outside training.
+        """
+        return batch
 
     def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None:
         """The classification loss, a scalar, or None for cross entropy."""
@@ -95,12 +99,7 @@ class Defense:
         """Named scalars added to the base loss, weights included."""
         return {}
 
-    def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
-        """Set what a schedule changes in the model, called before the first batch of each epoch and once
-        before resuming inside one.
-        """
-
-    # -- afterwards ---------------------------------------------------------------------------------------------------------------
+    # -- afterwards --
 
     def on_inference(self, model: Classifier) -> None:
         """Bring the model into the form that is attacked (after training or after loading its weights)."""

@@ -99,7 +99,7 @@ class Target(ClassifierStage):
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         return {
             "data": fingerprint("private"),
-            "target": settings["target"],
+            "target": _own(settings["target"]),
             "defense": settings["defense"],
             "seed": settings["seed"],
         }
@@ -138,7 +138,7 @@ class Evaluator(ClassifierStage):
         return settings["attack"]["shard"] is None
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
-        return {"data": fingerprint("evaluation"), "evaluator": settings["evaluator"]}
+        return {"data": fingerprint("evaluation"), "evaluator": _own(settings["evaluator"])}
 
     def check(self, settings: Settings, parts: Parts) -> None:
         node, trusted = settings["evaluator"], trusted_packages(settings)
@@ -161,6 +161,11 @@ class Evaluator(ClassifierStage):
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         yield from data_needs(settings, "evaluation", remember)
         yield from self._needs_weights(settings, remember)
+
+
+def _own(node: Settings) -> dict[str, Any]:
+    """A node of conf/target without what defenses may take from it: what one takes stands in its own node."""
+    return without(node, "defense_defaults")
 
 
 def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tuple[str, ...]) -> None:

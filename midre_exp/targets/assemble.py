@@ -5,7 +5,7 @@ fit together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -15,10 +15,20 @@ from midre_exp.targets.base import Classifier
 from midre_exp.weights.state_dict import load_backbone
 
 
+class Surgery(Protocol):
+    """What ``assemble`` needs of a defense."""
+
+    def modify_backbone(self, model: Classifier) -> None:
+        """Change the layers before weights are loaded."""
+
+    def replace_head(self, model: Classifier) -> None:
+        """Replace the head after weights are loaded."""
+
+
 def assemble(
     settings: Mapping[str, Any],
     num_classes: int,
-    defense: Any,
+    defense: Surgery,
     *,
     seed: int,
     weights: str | None = None,
@@ -27,8 +37,8 @@ def assemble(
     """Build ``settings.model`` as the composed ``defense`` shapes it, initialised from ``seed`` and from
     public ``weights`` if given.
 
-    Skip surgery comes before the weights, of which only the head and the parts the surgery declared ``fresh``
-    may be missing; the new head comes after them.
+    The backbone is changed before the weights are loaded, of which only the head and the parts declared
+    ``fresh`` may be missing; the new head comes after them.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))

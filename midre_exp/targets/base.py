@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
+from midre_exp.targets.blocks import Block, traced_blocks
+from midre_exp.targets.shortcut import scale_shortcut
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -27,9 +29,8 @@ class Output(NamedTuple):
     logits: Tensor  #: [n, k]
     features: Tensor  #: [n, d], the input of the last linear layer
     taps: Mapping[str, Tensor] = {}  #: hidden activations by stage name, only those asked for; never written
-    auxiliary: Tensor | None = (
-        None  #: logits [n, >= k] of a second head, in training mode only (Inception-v3)
-    )
+    #: Logits [n, >= k] of a second head, in training mode only (Inception-v3).
+    auxiliary: Tensor | None = None
 
 
 class Classifier(nn.Module):
@@ -38,14 +39,19 @@ class Classifier(nn.Module):
     A subclass names its head (``head_name``) and lists its ``stages`` in order; the output of the last stage,
     flattened, is the feature vector. State-dict keys are the official ones of the architecture: input
     normalisation is a non-persistent buffer.
+
+    Defenses change a network by what it says of itself: ``stage_blocks`` is read from the stages unless the
+    subclass knows better, ``shortcuts`` names its skip connections.
     """
 
     head_name: ClassVar[str]
     library: str = ""  #: whose ImageNet weights are this model's: a torchvision name, or ``timm/<name>``
     fresh: tuple[str, ...] = ()  #: submodules that public weights need not give; surgery may add some
-    optional: tuple[
-        str, ...
-    ] = ()  #: submodules unused by inference, which any weight file may lack or shape otherwise
+    #: Submodules unused by inference, which any weight file may lack or shape otherwise.
+    optional: tuple[str, ...] = ()
+    feature_norm: str = (
+        ""  #: submodule that normalises the features, where the last stage ends in one of its own
+    )
     auxiliary_weight: float = 0.0  #: factor of the cross entropy on ``Output.auxiliary``
     mean: Tensor
     std: Tensor
@@ -66,6 +72,33 @@ class Classifier(nn.Module):
     def stages(self) -> Iterable[tuple[str, Callable[[Tensor], Tensor]]]:
         """The network up to the features, in order, as (tap name, function)."""
         raise NotImplementedError(f"{type(self).__name__} must list its stages")
+
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The blocks of every stage that has weights, in the order of the forward pass, by tap name.
+
+        By default all stages with weights, as far as they can be followed without an image; ConfigError where
+        they cannot. An architecture lists its own: without an embedding behind the last map, and with layers
+        between two stages (reductions) as blocks of the later one.
+        """
+        return traced_blocks(self, self.stages())
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The submodules that carry the skip connections, by stage; none by default.
+
+        Each takes a block's input to the sum. It is ``nn.Identity`` or None where nothing is done to the
+        input, or an ``nn.Sequential``: ``scale_shortcuts`` puts a ``Shortcut`` in its place.
+        """
+        return {}
+
+    def scale_shortcuts(self, stages: Sequence[str], k: float) -> None:
+        """Multiply the skip connections of ``stages`` by ``k`` in [0, 1] in place, before weights are loaded.
+
+        Keys and shapes stay those of the plain network; an architecture for which they cannot declares what
+        it rebuilds as ``fresh``. Raises ConfigError for stages in which it is not possible.
+        """
+        for stage in stages:
+            for name in self.shortcuts()[stage]:
+                scale_shortcut(self, name, k)
 
     @staticmethod
     def own_key(key: str) -> str | None:

@@ -18,39 +18,30 @@ from tests.defenses.conftest import RECIPE, Colours
 _TARGETS = "midre_exp.targets"
 #: Node ``model`` of a target by name of the target; 32 px.
 NETWORKS: dict[str, dict[str, Any]] = {
-    "resnet18": {"_target_": f"{_TARGETS}.resnet.ResNet", "width": 0.125, "stem": "half"},
+    "resnet18": {"_target_": f"{_TARGETS}.ResNet", "width": 0.125, "stem": "half"},
     "resnet50": {
-        "_target_": f"{_TARGETS}.resnet.ResNet",
+        "_target_": f"{_TARGETS}.ResNet",
         "depth": 50,
         "blocks": [1, 1, 1, 2],
         "width": 0.125,
         "stem": "half",
     },
     "resnest101": {
-        "_target_": f"{_TARGETS}.resnest.ResNeSt",
+        "_target_": f"{_TARGETS}.ResNeSt",
         "width": 0.125,
         "blocks": [1, 1, 1, 2],
         "stem": "half",
     },
-    "ir152": {
-        "_target_": f"{_TARGETS}.evolve.IR",
-        "image_size": 32,
-        "blocks": [1, 1, 2, 2],
-        "width": 0.125,
-    },
-    "vggface_resnet50": {
-        "_target_": f"{_TARGETS}.vggface_resnet50.VGGFaceResNet50",
-        "blocks": [1, 1, 1, 2],
-        "width": 0.125,
-    },
+    "ir152": {"_target_": f"{_TARGETS}.IR", "image_size": 32, "blocks": [1, 1, 2, 2], "width": 0.125},
+    "vggface_resnet50": {"_target_": f"{_TARGETS}.VGGFaceResNet50", "blocks": [1, 1, 1, 2], "width": 0.125},
     "inception_resnet_v1": {
-        "_target_": f"{_TARGETS}.inception_resnet_v1.InceptionResNetV1",
+        "_target_": f"{_TARGETS}.InceptionResNetV1",
         "width": 0.125,
         "repeats": [1, 1, 1],
         "stem": "small",
     },
     "maxvit": {
-        "_target_": f"{_TARGETS}.maxvit.MaxViT",
+        "_target_": f"{_TARGETS}.MaxViT",
         "image_size": 32,
         "width": 0.1875,
         "channels": [64, 128, 256],
@@ -59,7 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "head_dim": 12,
     },
     "densenet121": {
-        "_target_": f"{_TARGETS}.densenet.DenseNet",
+        "_target_": f"{_TARGETS}.DenseNet",
         "width": 0.375,
         "blocks": [1, 1, 2, 4],
         "stem": "half",
@@ -77,15 +68,24 @@ def train(
     work: Path, name: str, recipe: dict[str, Any] | None = None, **parts: Defense
 ) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
     """Train the network ``name`` in the folder ``work``; continues what an interrupted attempt left there."""
+    return train_node(work, NETWORKS[name], recipe or {}, **parts)
+
+
+def train_node(
+    work: Path, node: dict[str, Any], recipe: dict[str, Any], **parts: Defense
+) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
+    """The same for the network of a node ``model``, which may also be one that a test defines."""
     work.mkdir(exist_ok=True)
-    settings = {
-        "name": name,
-        "model": NETWORKS[name],
-        "weights": None,
-        "recipe": {**RECIPE, **(recipe or {})},
-    }
+    settings = {"name": "small", "model": node, "weights": None, "recipe": {**RECIPE, **recipe}}
     return train_classifier(
-        settings, Colours(), compose(**parts), seed=0, work=work, runtime=Runtime(quiet=True), title="t"
+        settings,
+        Colours(),
+        compose(**parts),
+        seed=0,
+        work=work,
+        runtime=Runtime(quiet=True),
+        title="t",
+        trusted=("tests",),
     )
 
 

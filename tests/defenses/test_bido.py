@@ -15,7 +15,6 @@ from defenses import MIDRE, Batch, Defense, TrainingProgress, compose
 from defenses.bido import BiDO, IdentityBatches, coco, gaussian_gram, label_gram, nhsic, squared_distances
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
-from midre_exp.targets import build_target
 from midre_exp.targets.base import Output
 from midre_exp.targets.training.module import learning_rates
 
@@ -28,18 +27,15 @@ CLOCK = TrainingProgress(epoch=0, epochs=1)
 
 def bido(**changes: Any) -> BiDO:
     values = {
-        "target": "vgg16",
         "measure": "hsic",
-        "lambda_x": None,
-        "lambda_y": None,
-        "lambdas_by_target": {"vgg16": [0.05, 0.5]},
-        "taps": None,
-        "taps_by_target": {"vgg16": ["block1", "block3", "block5"]},
+        "lambda_x": 0.05,
+        "lambda_y": 0.5,
+        "stages": ["block1", "block3", "block5"],
         "sigma": 5.0,
         "label_kernel": "linear",
         "images_per_id": 2,
         "ids_per_batch": None,
-        "recipe": "shared",
+        "training": "shared",
         "lr": 1e-4,
         "weight_decay": 0.0,
         "epochs": 50,
@@ -195,7 +191,7 @@ def test_every_layers_terms_and_the_total_are_the_golden_ones(
 ) -> None:
     output, batch = golden_output(dtype)
     x, y = case["lambda_x"], case["lambda_y"]
-    defense = bido(lambda_x=x, lambda_y=y, taps=["h1", "h2", "h3"])
+    defense = bido(lambda_x=x, lambda_y=y, stages=["h1", "h2", "h3"])
     losses = {name: float(value) for name, value in defense.extra_losses(output, batch, CLOCK).items()}
     cross_entropy = float(F.cross_entropy(output.logits, batch.labels))
     assert cross_entropy == pytest.approx(case["ce"], rel=1e-6)
@@ -216,7 +212,7 @@ def test_every_layers_terms_and_the_total_are_the_golden_ones(
 def test_coco_is_not_hsic() -> None:
     output, batch = golden_output(torch.float32)
     hsic, other = (
-        bido(measure=name, taps=["h1"]).extra_losses(output, batch, CLOCK) for name in ("hsic", "coco")
+        bido(measure=name, stages=["h1"]).extra_losses(output, batch, CLOCK) for name in ("hsic", "coco")
     )
     grams = [gaussian_gram(output.taps[name], sigma=5.0) for name in ("h1", "input")]
     assert float(other["x_h1"]) == pytest.approx(0.05 * float(coco(*grams)), rel=1e-6)
@@ -225,10 +221,10 @@ def test_coco_is_not_hsic() -> None:
 
 def test_one_zero_weight_leaves_only_the_other_terms() -> None:
     output, batch = golden_output(torch.float32)
-    only_y = bido(lambda_x=0.0, taps=["h1", "h2"])
+    only_y = bido(lambda_x=0.0, stages=["h1", "h2"])
     assert only_y.taps(None) == ("h1", "h2")  # type: ignore[arg-type]
     assert list(only_y.extra_losses(output, batch, CLOCK)) == ["y_h1", "y_h2"]
-    only_x = bido(lambda_y=0.0, taps=["h1", "h2"])
+    only_x = bido(lambda_y=0.0, stages=["h1", "h2"])
     assert only_x.taps(None) == ("input", "h1", "h2")  # type: ignore[arg-type]
     assert list(only_x.extra_losses(output, batch, CLOCK)) == ["x_h1", "x_h2"]
 
@@ -236,7 +232,7 @@ def test_one_zero_weight_leaves_only_the_other_terms() -> None:
 def test_mixed_labels_enter_the_label_kernel() -> None:
     output, batch = golden_output(torch.float32)
     one_hot = F.one_hot(batch.labels, 3).float()
-    defense = bido(taps=["h1"], lambda_x=0.0, label_kernel="gaussian")
+    defense = bido(stages=["h1"], lambda_x=0.0, label_kernel="gaussian")
 
     def term(soft: Tensor | None) -> float:
         mixed = Batch(batch.images, batch.labels, batch.index, soft)
@@ -250,8 +246,8 @@ def test_mixed_labels_enter_the_label_kernel() -> None:
 def test_every_tapped_layer_gets_a_gradient(measure: str) -> None:
     output, batch = golden_output(torch.float32)
     leaves = {name: value.clone().requires_grad_() for name, value in output.taps.items() if name != "input"}
-    output = output._replace(taps={**leaves, "input": output.taps["input"]})
-    losses = bido(measure=measure, taps=list(leaves)).extra_losses(output, batch, CLOCK)
+    output = output._replace(stages={**leaves, "input": output.taps["input"]})
+    losses = bido(measure=measure, stages=list(leaves)).extra_losses(output, batch, CLOCK)
     torch.stack(list(losses.values())).sum().backward()
     assert all(leaf.grad is not None and leaf.grad.abs().max() > 0 for leaf in leaves.values())
 
@@ -348,7 +344,7 @@ TARGETS_RECIPE = {
 
 
 def test_its_own_recipe_replaces_the_training_and_keeps_the_augmentation() -> None:
-    recipe = bido(recipe="own").recipe(TARGETS_RECIPE)
+    recipe = bido(training="own").recipe(TARGETS_RECIPE)
     assert recipe == {
         "epochs": 50,
         "batch_size": 64,
@@ -359,19 +355,17 @@ def test_its_own_recipe_replaces_the_training_and_keeps_the_augmentation() -> No
         "select": "last",
     }
     assert learning_rates(recipe) == [1e-4] * 50  # the milestone is never reached
-    assert bido(recipe="own", ids_per_batch=5, images_per_id=3).recipe(TARGETS_RECIPE)["batch_size"] == 15
-    assert bido(recipe="shared").recipe(TARGETS_RECIPE) is TARGETS_RECIPE
+    assert bido(training="own", ids_per_batch=5, images_per_id=3).recipe(TARGETS_RECIPE)["batch_size"] == 15
+    assert bido(training="shared").recipe(TARGETS_RECIPE) is TARGETS_RECIPE
 
 
-def test_only_its_own_recipe_claims_the_optimiser() -> None:
+def test_only_its_own_training_takes_the_optimiser() -> None:
     class Other(Defense):
         exclusive = frozenset({"optimizer"})
 
-    compose(bido=bido(recipe="shared"), other=Other())
+    compose(bido=bido(training="shared"), other=Other())
     with pytest.raises(ConfigError, match="bido and other both set the optimizer"):
-        compose(bido=bido(recipe="own"), other=Other())
-    with pytest.raises(ConfigError, match="a and b both set the sampler"):
-        compose(a=bido(), b=bido())
+        compose(bido=bido(training="own"), other=Other())
 
 
 # -- with the rest --
@@ -386,7 +380,7 @@ def test_training_under_it_and_erasing_logs_both_terms_of_every_layer(
     tiny_training: Any, measure: str
 ) -> None:
     seen = tiny_training.Seen()
-    defense = bido(measure=measure, recipe="own", epochs=2, ids_per_batch=3)
+    defense = bido(measure=measure, training="own", epochs=2, ids_per_batch=3)
     model, numbers, history = tiny_training.train("bido", midre=midre(), bido=defense, seen=seen)
     terms = {f"bido/{side}_block{n}" for side in "xy" for n in (1, 3, 5)}
     assert terms < set(history[0]) and all(math.isfinite(history[-1][term]) for term in terms)
@@ -407,50 +401,27 @@ def test_with_zero_weights_only_the_batches_differ_from_plain_training(tiny_trai
     assert null == tiny_training.train("plain", same=SameBatches())[2]
 
 
-def test_interrupted_training_continues_with_the_same_batches(tiny_training: Any) -> None:
-    whole = tiny_training.train("whole", bido=bido())[2]
-    with pytest.raises(RuntimeError, match="killed"):
-        tiny_training.train("broken", bido=bido(), seen=tiny_training.Seen(killed_at=1))
-    assert tiny_training.train("broken", bido=bido())[2] == whole
-
-
-def test_every_target_of_the_configs_has_weights_and_existing_taps(tiny: Any) -> None:
-    node = tiny("defense=bido")["defense"]["bido"]
-    for path in (Path(__file__).parents[2] / "conf" / "target").glob("*.yaml"):
-        built = build({**node, "target": path.stem})
-        with torch.device("meta"):  # names only
-            stages = [name for name, _ in build_target(path.stem, num_classes=4).stages()]
-        assert set(built.stages) <= set(stages), path.stem
-        assert built.lambda_x > 0 and built.lambda_y > 0
-
-
 def test_the_configs_build_the_released_settings(tiny: Any) -> None:
     own, shared = (
         tiny("defense=bido", "target=vgg16", f"defense_recipe={kind}") for kind in ("own", "shared")
     )
     built = build(own["defense"]["bido"])
     assert built.label == "BiDO-HSIC [0.05, 0.5]"
-    assert built.stages == ("block1", "block2", "block3", "block4", "block5")
+    assert built.stages is None
     assert (built.sigma, built.label_kernel, built.images_per_id) == (5.0, "linear", 4)
     recipe = built.recipe(own["target"]["recipe"])
     assert (recipe["epochs"], recipe["batch_size"], recipe["optimizer"]["lr"]) == (50, 64, 1e-4)
-    assert build(shared["defense"]["bido"]).own_recipe is None
+    assert build(shared["defense"]["bido"]).training == "shared"
     assert build(tiny("defense=bido_coco")["defense"]["bido"]).label == "BiDO-COCO [1, 50]"
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (
-            {"target": "mine"},
-            "defense.bido.lambda_x has no default for target mine; set defense.bido.lambda_x",
-        ),
-        ({"target": "mine", "lambda_x": 1.0}, "set defense.bido.lambda_y"),
-        ({"target": "mine", "lambda_x": 1.0, "lambda_y": 1.0}, "set defense.bido.taps"),
         ({"measure": "HSIC"}, "defense.bido.measure=HSIC is unknown; use one of hsic, coco"),
         ({"label_kernel": "rbf"}, "defense.bido.label_kernel=rbf"),
-        ({"recipe": "theirs"}, "defense.bido.recipe=theirs"),
-        ({"taps": []}, "defense.bido.taps is empty"),
+        ({"training": "theirs"}, "defense.bido.training=theirs"),
+        ({"stages": []}, "defense.bido.stages is empty"),
         ({"lambda_x": -1.0}, "defense.bido.lambda_x=-1.0"),
         ({"lambda_y": "much"}, "defense.bido.lambda_y=much"),
         ({"sigma": 0.0}, "defense.bido.sigma=0"),

@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
+from defenses import MIDRE, Batch, TrainingProgress, compose
 from defenses.cutmix import CutMix, paste_boxes, sample_boxes, symmetric_beta
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.architectures.vgg import VGG16
 
 CLOCK = TrainingProgress(epoch=0, epochs=1)
@@ -210,13 +207,6 @@ def test_an_image_that_is_not_mixed_keeps_a_hard_label() -> None:
     assert torch.equal(after.soft_labels[whole], hard[whole])
 
 
-def test_the_null_setting_equals_nodef() -> None:
-    batch, generator = tagged(4), seeded(0)
-    after = mixed(batch, generator, p=0)
-    assert after is NoDef().on_batch(batch, MODEL, CLOCK, generator)
-    assert torch.equal(generator.get_state(), seeded(0).get_state())
-
-
 def test_a_draw_repeats_with_the_seed_and_half_precision_stays() -> None:
     batch = tagged(16)
     assert torch.equal(mixed(batch).images, mixed(batch).images)
@@ -296,11 +286,3 @@ def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any], named:
     with pytest.raises(ConfigError) as error:
         cutmix(**changes)
     assert named in str(error.value)
-
-
-def test_the_config_builds_the_published_settings() -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose_config(overrides=["+defense=[cutmix,midre]"])
-    assert list(config.defense) == ["cutmix", "midre"]  # the order in which they act
-    built = build(config.defense.cutmix)
-    assert (built.alpha, built.p, built.per_batch, built.label) == (1.0, 1.0, False, "CutMix")

@@ -5,14 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
 from torch import Tensor
 
-from defenses import MIDRE, compose
 from defenses.ee import LeaveOut, PartialEpochs, kept_per_class, stays
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.training.batch import Sampler, Shuffled
 
 COUNTS = torch.tensor([1, 2, 3, 10, 31, 100])
@@ -152,24 +148,6 @@ def test_training_goes_on_after_a_resume_with_the_images_it_would_have_seen(tiny
     assert torch.equal(whole.index(2), resumed.index(2)) and set(resumed.batches) == {2}
 
 
-def test_leaving_nothing_out_trains_as_nodef(tiny_training: Any) -> None:
-    plain, _, history = tiny_training.train("plain")
-    null, _, again = tiny_training.train("null", ee=LeaveOut(share=0, keep="epochs"))
-    assert history == again
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, null.state_dict()[name]), name
-
-
-def test_it_combines_with_random_erasing() -> None:
-    midre = MIDRE(
-        a_l=0.1, a_h=0.4, area="uniform", rounding="round", fill=[0.5, 0.5, 0.5], fill_space="pixel"
-    )
-    both = compose(ee=LeaveOut(share=0.4, keep="epochs"), midre=midre)
-    assert both.label == "EE 40 % + MIDRE [0.1, 0.4]"
-    made = both.sampler(LABELS, batch_size=8, seed=0, drop_last=True)
-    assert isinstance(made, PartialEpochs) and made.drop_last
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -183,11 +161,3 @@ def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any], named:
     with pytest.raises(ConfigError) as error:
         LeaveOut(**{"share": 0.4, "keep": "epochs", **changes})
     assert named in str(error.value)
-
-
-def test_the_config_builds_shorter_epochs() -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose_config(overrides=["+defense=ee"])
-    assert list(config.defense) == ["ee"]
-    built = build(config.defense.ee)
-    assert vars(built) == {"share": 0.4, "keep": "epochs"} and built.label == "EE 40 %"

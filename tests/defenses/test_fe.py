@@ -13,8 +13,6 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 from torch import Tensor
 
-from defenses import MIDRE, NoDef, compose
-from defenses.ee import LeaveOut
 from defenses.fe import FixedErasing, fixed_corners
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
@@ -106,11 +104,6 @@ def test_mapped_images_stay_as_they_are(tmp_path: Path) -> None:
     assert torch.equal(after.images, fe().on_dataset(train, seed=0).images)
 
 
-def test_the_null_setting_equals_nodef() -> None:
-    train = dark(4, 8, 8)
-    assert fe(share=0).on_dataset(train, seed=0) is NoDef().on_dataset(train, seed=0) is train
-
-
 def test_training_sees_one_hole_per_image_in_every_epoch_and_after_a_resume(tiny_training: Any) -> None:
     train, Seen = tiny_training.train, tiny_training.Seen
     whole, broken, resumed = Seen(), Seen(killed_at=1), Seen()
@@ -123,19 +116,6 @@ def test_training_sees_one_hole_per_image_in_every_epoch_and_after_a_resume(tiny
     for images in (whole.images(0), whole.images(2), broken.images(0), resumed.images(1), resumed.images(2)):
         assert torch.equal((images * 255).round().byte(), expected)
     assert set(resumed.batches) == {1, 2}
-
-
-def test_it_is_refused_beside_other_erasing_and_beside_ee() -> None:
-    midre = MIDRE(
-        a_l=0.4, a_h=0.4, area="uniform", rounding="round", fill=[0.5, 0.5, 0.5], fill_space="pixel"
-    )
-    with pytest.raises(ConfigError, match="fe and midre both set the erase"):
-        compose(fe=fe(), midre=midre)
-    ee = LeaveOut(share=0.1, keep="epochs")
-    with pytest.raises(ConfigError, match=r"fe and ee contradict each other: .* ablation"):
-        compose(fe=fe(), ee=ee)
-    with pytest.raises(ConfigError, match="fe and ee contradict"):
-        compose(ee=ee, fe=fe())
 
 
 @pytest.mark.parametrize(

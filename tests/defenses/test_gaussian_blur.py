@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as reference
 
-from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
+from defenses import Batch, TrainingProgress
 from defenses.gaussian_blur import GaussianBlur, gaussian_blur
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.architectures.vgg import VGG16
 
 CLOCK = TrainingProgress(epoch=0, epochs=1)
@@ -92,13 +89,6 @@ def test_autocast_and_half_precision_change_nothing_but_the_dtype() -> None:
     assert torch.allclose(half.float(), plain, atol=2**-7)
 
 
-def test_the_null_setting_equals_nodef() -> None:
-    given, generator = batch(), seeded(0)
-    after = blur(sigma=[0, 0]).on_batch(given, MODEL, CLOCK, generator)
-    assert after is NoDef().on_batch(given, MODEL, CLOCK, generator)
-    assert torch.equal(generator.get_state(), seeded(0).get_state())
-
-
 def test_nothing_is_read_back_from_the_device() -> None:
     with FakeTensorMode():  # raises wherever the host would need a tensor's value
         assert gaussian_blur(torch.empty(4, 3, 32, 32), torch.rand(4), 13).shape == (4, 3, 32, 32)
@@ -131,14 +121,6 @@ def test_training_sees_blurred_images_and_tests_on_sharp_ones(tiny_training: Any
     assert null == tiny_training.train("plain")[2] != history
 
 
-def test_it_combines_with_erasing() -> None:
-    midre = MIDRE(
-        a_l=0.1, a_h=0.4, area="uniform", rounding="round", fill=[0.5, 0.5, 0.5], fill_space="pixel"
-    )
-    both = compose(gaussian_blur=blur(), midre=midre)
-    assert both.label == "Gaussian blur [0.1, 2] + MIDRE [0.1, 0.4]"
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -162,14 +144,6 @@ def test_a_kernel_too_wide_for_the_images_is_refused_with_the_widest_that_fits()
     with pytest.raises(ConfigError, match="kernel_size=17 is too wide for 8x8 images; use at most 15"):
         blur(kernel_size=17).on_batch(batch(2, 8), MODEL, CLOCK, seeded(0))
     assert blur(kernel_size=15).on_batch(batch(2, 8), MODEL, CLOCK, seeded(0)).images.shape == (2, 3, 8, 8)
-
-
-def test_the_config_builds_torchvisions_range() -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose_config(overrides=["+defense=gaussian_blur"])
-    assert list(config.defense) == ["gaussian_blur"]
-    built = build(config.defense.gaussian_blur)
-    assert vars(built) == vars(blur()) and built.label == "Gaussian blur [0.1, 2]"
 
 
 def test_images_in_another_memory_layout_are_blurred_alike() -> None:

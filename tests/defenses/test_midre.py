@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import RandomErasing
 
-from defenses import MIDRE, Batch, NoDef, TrainingProgress, erase_squares, sample_squares
-from defenses.midre import square_side
+from defenses import MIDRE, Batch, TrainingProgress, erase_squares, sample_squares
+from defenses.parts.squares import square_side
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.base import Classifier
@@ -268,17 +268,6 @@ def test_labels_and_index_pass_unchanged() -> None:
     )
 
 
-def test_the_null_setting_equals_nodef() -> None:
-    batch, model, generator = random_batch(8), Toy(), seeded(0)
-    null = midre(a_l=0, a_h=0).on_batch(batch, model, CLOCK, generator)
-    plain = NoDef().on_batch(batch, model, CLOCK, generator)
-    assert torch.equal(null.images, plain.images)
-    assert torch.equal(model(null.images).logits, model(plain.images).logits)
-    assert torch.equal(generator.get_state(), seeded(0).get_state())
-    squares = draw(8, 16, 16, a_l=0, a_h=0)
-    assert torch.equal(erase_squares(batch.images, *squares, torch.ones(3)), batch.images)
-
-
 @pytest.mark.gpu
 def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     batch, model = random_batch(16, size=64), Toy().cuda()
@@ -342,7 +331,6 @@ def test_whole_sides_survive_every_rounding() -> None:
 def test_labels_tell_range_and_fixed_share_apart() -> None:
     assert midre().label == "MIDRE [0.1, 0.4]"
     assert midre(a_l=0.3, a_h=0.3).label == "RE 0.3"
-    assert midre().claims == {"erase"}
 
 
 @pytest.mark.parametrize(
@@ -361,10 +349,3 @@ def test_the_configs_build_the_released_defense_under_the_key_midre(overrides: l
     assert defense.label == label
     released = midre(a_h=defense.a_h)
     assert vars(defense) == vars(released)
-
-
-def test_the_nodef_config_builds_nodef() -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose_config(overrides=["+defense=nodef"])
-    assert list(config.defense) == ["nodef"]
-    assert isinstance(build(config.defense.nodef), NoDef)

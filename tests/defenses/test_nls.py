@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses import MIDRE, Batch, TrainingProgress, compose
+from defenses import MIDRE, Batch, TrainingProgress
 from defenses.nls import NLS, scheduled_alpha, smoothed_cross_entropy
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "defense_nls.json").read_text())
@@ -167,11 +166,6 @@ def test_training_under_it_and_erasing_reaches_the_negative_factor(tiny_training
     assert tiny_training.train("null", midre=midre, nls=nls(alpha=0.0))[2] == plain
 
 
-def test_two_base_losses_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one and two both set the base_loss"):
-        compose(one=nls(), two=nls(alpha=0.1))
-
-
 def test_labels_tell_the_sign() -> None:
     assert [nls(alpha=alpha).label for alpha in (-0.05, 0.1)] == ["NLS -0.05", "LS 0.1"]
 
@@ -196,8 +190,3 @@ def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any], named:
     with pytest.raises(ConfigError) as error:
         nls(**changes)
     assert named in str(error.value)
-
-
-def test_the_config_builds_the_released_settings(tiny: Any) -> None:
-    built = build(tiny("defense=nls")["defense"]["nls"])
-    assert (built.alpha, built.schedule, built.start, built.full) == (-0.05, "official", 0.5, 0.75)

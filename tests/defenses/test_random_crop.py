@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
 from torchvision.transforms.functional import resized_crop
 
-from defenses import MIDRE, Batch, NoDef, TrainingProgress, compose
+from defenses import Batch, TrainingProgress
 from defenses.random_crop import RandomCrop
 from midre_exp.data.transforms.random_crop import sample_boxes
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.architectures.vgg import VGG16
 
 CLOCK = TrainingProgress(epoch=0, epochs=1)
@@ -56,14 +53,6 @@ def test_the_share_that_stays_is_uniform_in_the_range() -> None:
     assert float(share.std()) == pytest.approx(0.5 / math.sqrt(12), rel=0.05)
 
 
-@pytest.mark.parametrize("scale", [[1, 1], [1.0, 1.0]])
-def test_the_null_setting_equals_nodef(scale: list[float]) -> None:
-    given, generator = batch(), seeded(0)
-    after = RandomCrop(scale=scale).on_batch(given, MODEL, CLOCK, generator)
-    assert after is NoDef().on_batch(given, MODEL, CLOCK, generator)
-    assert torch.equal(generator.get_state(), seeded(0).get_state())
-
-
 def test_training_sees_cropped_images_and_tests_on_whole_ones(tiny_training: Any) -> None:
     seen = tiny_training.Seen()
     _, numbers, history = tiny_training.train("crop", random_crop=RandomCrop(scale=[0.5, 1.0]), seen=seen)
@@ -76,24 +65,8 @@ def test_training_sees_cropped_images_and_tests_on_whole_ones(tiny_training: Any
     assert null == tiny_training.train("plain")[2] != history
 
 
-def test_it_combines_with_erasing() -> None:
-    midre = MIDRE(
-        a_l=0.1, a_h=0.4, area="uniform", rounding="round", fill=[0.5, 0.5, 0.5], fill_space="pixel"
-    )
-    both = compose(random_crop=RandomCrop(scale=[0.5, 1.0]), midre=midre)
-    assert both.label == "Random crop [0.5, 1] + MIDRE [0.1, 0.4]"
-
-
 @pytest.mark.parametrize("scale", [[0, 1], [0.8, 0.5], [0.5, 1.2], [0.5], 0.5, ["a", "b"], [float("nan"), 1]])
 def test_values_out_of_range_are_refused_by_name(scale: Any) -> None:
     with pytest.raises(ConfigError) as error:
         RandomCrop(scale=scale)
     assert f"defense.random_crop.scale={scale} is no range" in str(error.value)
-
-
-def test_the_config_builds_a_crop_stronger_than_the_recipes() -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose_config(overrides=["+defense=random_crop"])
-    assert list(config.defense) == ["random_crop"]
-    built = build(config.defense.random_crop)
-    assert built.scale == (0.5, 1.0) and built.label == "Random crop [0.5, 1]"

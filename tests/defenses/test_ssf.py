@@ -5,26 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
-from defenses import compose
 from defenses.ssf import SSF
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import build
 from midre_exp.targets import build_target
-from tests.defenses.conftest import Seen
-from tests.defenses.networks import IMAGES, network, state, train
+from tests.defenses.networks import state, train
 from tests.golden.fill import fill, golden, golden_images
 
-CONF = Path(__file__).parents[2] / "conf"
 RESNET, DENSENET = golden("defense_ssf"), golden("defense_ssf_densenet121")
-NODE = yaml.safe_load((CONF / "defense" / "ssf.yaml").read_text())["ssf"]
 
 
-def ssf(k: float | None = None, target: str = "resnet18") -> SSF:
-    defense: SSF = build({**NODE, "target": target, "k": k})
-    return defense
+def ssf(k: float) -> SSF:
+    return SSF(k=k, stages=None)
 
 
 def check(logits: Tensor, case: dict[str, Any]) -> None:
@@ -49,7 +42,7 @@ def test_the_resnet_answers_the_golden_logits(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", DENSENET["cases"], ids=lambda case: f"k {case['k']}")
 def test_the_densenet_answers_the_golden_logits(case: dict[str, Any]) -> None:
     model = build_target("densenet121", num_classes=530, mean=0.0, std=1.0)
-    ssf(case["k"], "densenet121").modify_backbone(model)
+    ssf(case["k"]).modify_backbone(model)
     assert sum(p.numel() for p in model.parameters()) == case["n_parameters"]
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     for layer in (2, 16):
@@ -64,46 +57,16 @@ def test_the_densenet_answers_the_golden_logits(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_k_1_trains_to_the_weights_of_no_defense(name: str, tmp_path: Path) -> None:
     plain, *_ = train(tmp_path / "plain", name, {"epochs": 1})
-    ours, *_ = train(tmp_path / "ours", name, {"epochs": 1}, ssf=ssf(1.0, name))
-    other, *_ = train(tmp_path / "other", name, {"epochs": 1}, ssf=ssf(0.5, name))
+    ours, *_ = train(tmp_path / "ours", name, {"epochs": 1}, ssf=ssf(1.0))
+    other, *_ = train(tmp_path / "other", name, {"epochs": 1}, ssf=ssf(0.5))
     assert torch.equal(state(plain), state(ours))
     assert state(plain).shape != state(other).shape or not torch.equal(state(plain), state(other))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
-def test_an_interrupted_training_resumes_and_its_weights_reload_to_identical_logits(
-    name: str, tmp_path: Path
-) -> None:
-    defense = ssf(0.3, name)
-    whole, _, history = train(tmp_path / "whole", name, ssf=defense)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(tmp_path / "broken", name, ssf=defense, seen=Seen(killed_at=2))
-    resumed, _, again = train(tmp_path / "broken", name, ssf=defense)
-    assert torch.equal(state(whole), state(resumed)) and history == again
-    reloaded = network(name, seed=9, ssf=ssf(0.3, name))
-    reloaded.load_state_dict(whole.state_dict(), strict=True)
-    compose(ssf=defense).on_inference(reloaded)
-    with torch.no_grad():
-        assert torch.equal(reloaded.eval()(IMAGES).logits, whole(IMAGES).logits)
-
-
-def test_every_target_with_skip_connections_has_a_factor(tiny: Any) -> None:
-    targets = {path.stem for path in (CONF / "target").glob("*.yaml")}
-    assert targets - set(NODE["k_by_target"]) == {"vgg16", "inception_v3"}
-    assert ssf(target="densenet169").k == 0.01 and ssf().k == 0.2
-    assert ssf().label == "SSF 0.2"
-    assert tiny("defense=ssf")["defense"]["ssf"]["target"] == "resnet18"
-
-
 @pytest.mark.parametrize(
-    ("k", "target", "named"),
-    [
-        (None, "vgg16", "defense.ssf.k_by_target has no entry for vgg16"),
-        (1.5, "resnet18", "defense.ssf.k=1.5 must be a number from 0 to 1"),
-        ("half", "resnet18", "defense.ssf.k=half"),
-    ],
+    ("k", "named"),
+    [(1.5, "ssf.k=1.5 must be a number from 0 to 1"), ("half", "ssf.k=half"), (-0.1, "ssf.k=-0.1")],
 )
-def test_values_out_of_range_are_refused_by_name(k: Any, target: str, named: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        ssf(k, target)
-    assert named in str(error.value)
+def test_values_out_of_range_are_refused_by_name(k: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"defense.{named}"):
+        ssf(k)

@@ -5,30 +5,28 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from defenses import Batch, Defense, TrainingProgress
-from defenses.parts.skip_connections import Shortcut
 from defenses.rolss import RoLSS
 from defenses.tts import TTS
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import build
+from midre_exp.targets import MaxViT
 from midre_exp.targets.base import Classifier
+from midre_exp.targets.shortcut import Shortcut
 from tests.defenses.conftest import RECIPE, Seen
 from tests.defenses.networks import IMAGES, network, state, train
 
-CONF = Path(__file__).parents[2] / "conf"
-NODE = yaml.safe_load((CONF / "defense" / "tts.yaml").read_text())["tts"]
 
-
-def tts(target: str = "resnet18", **changes: Any) -> TTS:
-    defense: TTS = build({**NODE, "target": target, **changes})
-    return defense
+def tts(name: str = "resnet18", **changes: Any) -> TTS:
+    stages = ["block0", "block1"] if name == "maxvit" else None
+    return TTS(**{"switch": 0.05, "k": 0.0, "stages": stages, **changes})
 
 
 def factors(model: Classifier) -> set[float]:
-    return {module.k for module in model.modules() if isinstance(module, Shortcut)}
+    """Of the shortcuts that the defense acts on; those of MaxViT's other blocks are always full."""
+    shortcuts = [module for module in model.modules() if isinstance(module, Shortcut)]
+    return {module.k for module in (shortcuts[:2] if isinstance(model, MaxViT) else shortcuts)}
 
 
 class Watch(Defense):
@@ -65,7 +63,7 @@ def test_the_shortcuts_go_at_the_epoch_the_share_names(epochs: int, switch: floa
 def test_before_the_switch_the_network_is_the_plain_one_and_after_it_rolss() -> None:
     defense = tts()
     model, plain = network("resnet18", tts=defense).eval(), network("resnet18").eval()
-    without = RoLSS(target="resnet18", stages=None, stages_by_target={})
+    without = RoLSS(stages=None)
     rolss = network("resnet18", rolss=without).eval()
     defense.on_epoch(model, TrainingProgress(0, 100))
     assert torch.equal(model(IMAGES).logits, plain(IMAGES).logits)
@@ -108,13 +106,6 @@ def test_a_training_interrupted_on_either_side_of_the_switch_resumes_exactly(
         assert torch.equal(reloaded.eval()(IMAGES).logits, whole(IMAGES).logits)
 
 
-def test_a_densenet_is_refused_with_the_reason() -> None:
-    with pytest.raises(
-        ConfigError, match=r"defense\.tts cannot train a DenseNet, whose last block has other"
-    ):
-        network("densenet121", tts=tts("densenet121"))
-
-
 def test_recipes_without_a_second_part_or_with_a_choice_of_epoch_are_refused(tmp_path: Path) -> None:
     assert tts().recipe(RECIPE) is RECIPE
     with pytest.raises(ConfigError, match=r"switch=0.05 takes 1 of recipe.epochs=1 and leaves none"):
@@ -135,8 +126,3 @@ def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any], named:
     with pytest.raises(ConfigError) as error:
         tts(**changes)
     assert named in str(error.value)
-
-
-def test_the_config_builds_it_for_the_chosen_target(tiny: Any) -> None:
-    defense = build(tiny("defense=tts")["defense"]["tts"])
-    assert defense.label == "TTS" and defense.switch == 0.05 and defense.k == 0

@@ -1,11 +1,11 @@
-"""The face.evoLVe IR networks of the 64 px attacks: IR152, FaceNet64 and the judge FaceNet112 (KedMI
+"""The face.evoLVe IR networks of the 64 px attacks: IR152, FaceNet64 and the evaluator FaceNet112 (KedMI
 evolve.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import ClassVar
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block
 
 #: Residual units of the four stages by depth.
 DEPTHS: dict[int, tuple[int, ...]] = {50: (3, 4, 14, 3), 152: (3, 8, 36, 3)}
@@ -21,7 +22,7 @@ CHANNELS = (64, 128, 256, 512)  #: of the four stages
 
 
 class Unit(nn.Module):
-    """BN, 3x3 convolution, PReLU, strided 3x3 convolution, BN, plus a shortcut; no activation after the sum."""
+    """BN, 3x3 convolution, PReLU, strided 3x3 convolution, BN, plus a shortcut; no activation behind."""
 
     def __init__(self, before: int, channels: int, stride: int):
         super().__init__()
@@ -119,6 +120,19 @@ class IR(Classifier):
             yield f"stage{number}", partial(self._stage, number)
         yield "output", self.get_submodule(self.output_layer_name)
 
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The first convolution and the units of the four stages."""
+        rows = {f"stage{n}": range(self._ends[n - 1], self._ends[n]) for n in range(1, 5)}
+        return {
+            "stem": [("feature.input_layer",)],
+            **{name: [(f"feature.body.{index}",) for index in row] for name, row in rows.items()},
+        }
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The path around every unit: identity, subsampling or a projection."""
+        blocks = list(self.stage_blocks().items())[1:]
+        return {name: [f"{unit}.shortcut_layer" for (unit,) in units] for name, units in blocks}
+
     def _stage(self, number: int, x: Tensor) -> Tensor:
         for index in range(self._ends[number - 1], self._ends[number]):
             x = self.get_submodule(f"feature.body.{index}")(x)
@@ -131,7 +145,7 @@ class IR(Classifier):
 
 
 class FaceNet112(IR):
-    """The judge of the 64 px attacks (published ``image_size``: 112), whose output layer lies inside the
+    """The evaluator of the 64 px attacks (published ``image_size``: 112), whose output layer lies inside the
     trunk.
 
     All else is as in ``IR``, but a face.evoLVe zoo file must bring the output layer too, as in the official

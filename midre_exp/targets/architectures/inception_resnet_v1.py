@@ -4,7 +4,7 @@ their distances.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch.nn.functional import normalize, relu
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block, children
 
 #: Smallest image side whose stem output (7x7) survives the two unpadded reductions.
 SMALLEST = {"published": 75, "small": 25}
@@ -140,6 +141,24 @@ class InceptionResNetV1(Classifier):
         yield "repeat_3", lambda x: self.repeat_3(self.mixed_7a(x))
         yield "embedding", self._embedding
 
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The stem, and the residual blocks of the three rows, the later two with their reductions."""
+        stem = tuple(name for name, _ in self.named_children() if name.startswith("conv2d_"))
+        return {
+            "stem": [stem],
+            "repeat_1": children(self, "repeat_1"),
+            "repeat_2": [("mixed_6a",), *children(self, "repeat_2")],
+            "repeat_3": [("mixed_7a",), *children(self, "repeat_3"), ("block8",)],
+        }
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The path around every residual block, always the identity; the reductions have none."""
+        blocks = list(self.stage_blocks().items())[1:]
+        return {
+            name: [f"{block}.shortcut" for (block,) in row if not block.startswith("mixed_")]
+            for name, row in blocks
+        }
+
     def embed(self, images: Tensor) -> Tensor:
         """The unit-length embedding [n, 512 * width] of images [n, 3, h, w] in [0, 1], as FaceNet distances
         use it.
@@ -150,7 +169,8 @@ class InceptionResNetV1(Classifier):
     def _stem(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < SMALLEST[self._stem_kind]:
             raise ConfigError(
-                f"images of {x.shape[2]}x{x.shape[3]} px are too small for model.stem={self._stem_kind}; enlarge them to "
+                f"images of {x.shape[2]}x{x.shape[3]} px are too small for model.stem={self._stem_kind}; "
+                "enlarge them to "
                 f"{SMALLEST[self._stem_kind]} px or more, or use stem=small (from {SMALLEST['small']} px)"
             )
         x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))

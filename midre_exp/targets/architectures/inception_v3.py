@@ -4,7 +4,7 @@ forms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -15,6 +15,7 @@ from torchvision.models.inception import BasicConv2d, InceptionAux
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, Output
+from midre_exp.targets.blocks import Block
 
 
 class Stem(NamedTuple):
@@ -28,6 +29,12 @@ class Stem(NamedTuple):
 
 STEMS = {"published": Stem(0, True, 75, 299), "small": Stem(1, False, 29, 141)}
 
+#: The mixed layers, by the size of their maps; each row's last is the tap.
+MIXED = (
+    ("Mixed_5b", "Mixed_5c", "Mixed_5d"),
+    ("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+    ("Mixed_7a", "Mixed_7b", "Mixed_7c"),
+)
 #: Mixed layers that keep the number of channels: without them 48 convolutions are left of 94, one block of
 #: each kind.
 REPEATS = ("Mixed_5d", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7c")
@@ -120,17 +127,23 @@ class InceptionV3(Classifier, torchvision_inception.Inception3):
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Input transform and stem, the mixed layers by the size of their maps, global average pooling."""
         yield "stem", lambda x: self._convolutions(self._transform_input(x))
-        for number, letters in (("5", "bcd"), ("6", "abcde"), ("7", "abc")):
-            names = [f"Mixed_{number}{letter}" for letter in letters]
+        for names in MIXED:
             yield names[-1], nn.Sequential(*map(self.get_submodule, names))
         yield "pool", lambda x: torch.flatten(self.avgpool(x), 1)
+
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The stem, and the mixed layers by the size of their maps."""
+        stem = tuple(name for name, _ in self.named_children() if name.startswith("Conv2d_"))
+        return {"stem": [stem], **{names[-1]: [(name,) for name in names] for names in MIXED}}
 
     def _convolutions(self, x: Tensor) -> Tensor:
         x = self.maxpool1(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         y: Tensor = self.maxpool2(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
         return y
 
-    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Output:  # type: ignore[override]  # torchvision's has no taps
+    def forward(  # type: ignore[override]  # torchvision's has no taps
+        self, images: Tensor, taps: Sequence[str] = ()
+    ) -> Output:
         """Classify as every ``Classifier``; in training mode with dropout before the head, and with the
         auxiliary logits.
         """
@@ -140,7 +153,8 @@ class InceptionV3(Classifier, torchvision_inception.Inception3):
             height, width = images.shape[-2:]
             reason = "" if second is None else " in training, or model.auxiliary=false"
             raise ConfigError(
-                f"images of {height}x{width} px are too small for InceptionV3; use {smallest} px or more{reason}"
+                f"images of {height}x{width} px are too small for InceptionV3; use {smallest} px or "
+                f"more{reason}"
             )
         if second is None:
             return Classifier.forward(self, images, taps)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torchvision.models.maxvit as torchvision_maxvit
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block, children
+from midre_exp.targets.shortcut import Shortcut
 
 
 class MaxViT(Classifier, torchvision_maxvit.MaxVit):  # type: ignore[misc]  # forward is the Classifier's
     """A MaxViT (Tu et al. 2022) with torchvision's keys and initialisation; the defaults are its MaxViT-T.
 
     Images [n, 3, s, s] with s = ``image_size`` only: the stem and every block halve it, and ``partition``
-    must divide all those grids; features [n, 512], the last of ``channels``. ``channels`` and ``blocks`` (layers) are per
-    block, ``width`` scales the stem of 64 and all channels, which ``head_dim`` must divide; ``stochastic_depth`` is
-    the last layer's drop probability in training. ``norm_momentum`` is the weight of a batch in the running statistics: the published
-    0.01 takes thousands of steps to forget its start.
+    must divide all those grids; features [n, 512], the last of ``channels``. ``channels`` and ``blocks``
+    (layers) are per block, ``width`` scales the stem of 64 and all channels, which ``head_dim`` must divide;
+    ``stochastic_depth`` is the last layer's drop probability in training. ``norm_momentum`` is the weight of
+    a batch in the running statistics: the published 0.01 takes thousands of steps to forget its start.
     ``head_bias="auto"``: the published head of 1,000 classes has no bias, one made for another data set has.
-    Inputs are normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``, ``block0`` to
-    ``block3``, ``embedding`` (the features). Raises ConfigError for sizes that do not divide, here or in images.
+    Inputs are normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``,
+    ``block0`` to ``block3``, ``embedding`` (the features). Raises ConfigError for sizes that do not divide,
+    here or in images.
     """
 
     head_name = "classifier.5"
@@ -53,7 +56,8 @@ class MaxViT(Classifier, torchvision_maxvit.MaxVit):  # type: ignore[misc]  # fo
             raise ConfigError(f"model.norm_momentum={norm_momentum} must be above 0 and at most 1")
         if not channels or len(channels) != len(blocks) or min(*channels, *blocks) < 1:
             raise ConfigError(
-                f"model.channels={list(channels)} and model.blocks={list(blocks)} must be equally many positive numbers"
+                f"model.channels={list(channels)} and model.blocks={list(blocks)} must be equally many "
+                "positive numbers"
             )
         widths = [scaled_channels(c, width) for c in channels]
         _check_heads(widths, head_dim)
@@ -69,6 +73,11 @@ class MaxViT(Classifier, torchvision_maxvit.MaxVit):  # type: ignore[misc]  # fo
             stochastic_depth_prob=stochastic_depth,
             num_classes=num_classes,
         )
+        for (name,) in (
+            layer for block in range(len(widths)) for layer in children(self, f"blocks.{block}.layers")
+        ):
+            layers: Any = self.get_submodule(f"{name}.layers")
+            layers.grid_attention = GridAttention(layers.grid_attention)
         self.image_size = image_size
         self.set_normalisation(mean, std)
         biased = num_classes != 1000 if head_bias == "auto" else head_bias
@@ -82,14 +91,55 @@ class MaxViT(Classifier, torchvision_maxvit.MaxVit):  # type: ignore[misc]  # fo
             yield f"block{number}", block
         yield "embedding", self.classifier[:5]
 
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The stem, and the layers of every block."""
+        rows = {f"block{n}": children(self, f"blocks.{n}.layers") for n in range(len(self.blocks))}
+        return {"stem": [("stem",)], **rows}
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The paths around the grid attention, the ones that Koh et al. (2024) act on."""
+        blocks = list(self.stage_blocks().items())[1:]
+        return {
+            name: [f"{layer}.layers.grid_attention.shortcut" for (layer,) in layers]
+            for name, layers in blocks
+        }
+
     def _stem(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.image_size, self.image_size):
             height, width = x.shape[-2:]
             raise ConfigError(
-                f"images of {height}x{width} px do not fit model.image_size={self.image_size} of MaxViT; make the two equal"
+                f"images of {height}x{width} px do not fit model.image_size={self.image_size} of MaxViT; "
+                "make the two equal"
             )
         y: Tensor = self.stem(x)
         return y
+
+
+class GridAttention(nn.Module):
+    """Torchvision's grid attention layer with a ``Shortcut`` around the attention; its MLP keeps its own.
+
+    At k = 0 stochastic depth spares the attention: with no shortcut to fall back on, a dropped branch would
+    erase the image.
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        for name, child in layer.named_children():
+            self.add_module(name, child)
+        self.shortcut = Shortcut(1.0)
+        self._side: int = layer.p  # type: ignore[assignment]  # of the partitions, in the map's pixels
+        self._grid: tuple[int, int] = layer.grid_size  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, c, h, w] to the same shape."""
+        part = self.get_submodule
+        x = part("partition_swap")(part("partition_op")(x, self._side))
+        branch = part("attn_layer")(x)
+        x = self.shortcut(x) + (part("stochastic_dropout")(branch) if self.shortcut.k else branch)
+        x = x + part("stochastic_dropout")(part("mlp_layer")(x))
+        rows, columns = (length // self._side for length in self._grid)
+        joined: Tensor = part("departition_op")(part("departition_swap")(x), self._side, rows, columns)
+        return joined
 
 
 def _check_heads(widths: Sequence[int], head_dim: int) -> None:
@@ -106,6 +156,7 @@ def _check_grids(image_size: int, blocks: int, partition: int) -> None:
     grids = [(image_size - 1) // 2 ** (number + 2) + 1 for number in range(blocks)]
     if image_size < 1 or partition < 1 or any(grid % partition for grid in grids):
         raise ConfigError(
-            f"model.image_size={image_size} gives grids of {grids}, which windows of model.partition={partition} do not "
+            f"model.image_size={image_size} gives grids of {grids}, which windows of "
+            f"model.partition={partition} do not "
             f"divide; use a multiple of {partition * 2 ** (blocks + 1)} px"
         )

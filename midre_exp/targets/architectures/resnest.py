@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block, children
 
 #: Stride of the first convolution, and whether max pooling follows the stem.
 STEMS = {"imagenet": (2, True), "small": (1, False), "half": (2, False)}
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")  #: the residual stages
 
 
 class ResNeSt(Classifier):
@@ -52,7 +55,8 @@ class ResNeSt(Classifier):
         planes = [scaled_channels(c, width) for c in (64, 128, 256, 512)]
         if any(p % 2 for p in planes):
             raise ConfigError(
-                f"model.width={width} gives stages of {planes} channels, which must be even; use a multiple of 1/32"
+                f"model.width={width} gives stages of {planes} channels, which must be even; use a multiple "
+                "of 1/32"
             )
         self.set_normalisation(mean, std)
         stride, pooled = STEMS[stem]
@@ -86,9 +90,17 @@ class ResNeSt(Classifier):
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """The stem, the four stages, global average pooling."""
         yield "stem", lambda x: self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        for name in ("layer1", "layer2", "layer3", "layer4"):
+        for name in LAYERS:
             yield name, self.get_submodule(name)
         yield "pool", lambda x: torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
+
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The first convolutions, and the bottlenecks of every stage."""
+        return {"stem": [("conv1", "bn1")], **{name: children(self, name) for name in LAYERS}}
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The path around every bottleneck: a projection where the size changes, else None."""
+        return {name: [f"{block}.downsample" for (block,) in children(self, name)] for name in LAYERS}
 
 
 def _stage(inputs: int, planes: int, blocks: int, stride: int) -> nn.Sequential:

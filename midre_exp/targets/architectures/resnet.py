@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block, children
 
 #: Block type and blocks per stage (He et al. 2016, table 1).
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
@@ -24,6 +25,8 @@ DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 #: Kernel, stride and padding of the first convolution; only the published one is followed by max pooling.
 STEMS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "half": (3, 2, 1)}
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")  #: the residual stages
 
 
 class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # forward is the Classifier's
@@ -91,6 +94,14 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """The stem, the four residual stages, global average pooling."""
         yield "stem", lambda x: self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for name in ("layer1", "layer2", "layer3", "layer4"):
+        for name in LAYERS:
             yield name, self.get_submodule(name)
         yield "pool", lambda x: torch.flatten(self.avgpool(x), 1)
+
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The first convolution, and the residual blocks of every stage."""
+        return {"stem": [("conv1", "bn1")], **{name: children(self, name) for name in LAYERS}}
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The path around every residual block: a projection where the size changes, else None."""
+        return {name: [f"{block}.downsample" for (block,) in children(self, name)] for name in LAYERS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block
 
 
 class VGG16(Classifier):
@@ -25,6 +26,7 @@ class VGG16(Classifier):
 
     head_name = "fc_layer"
     library = "vgg16_bn"
+    feature_norm = "bn"
     fresh = ("bn",)  # torchvision's file has no feature norm
 
     def __init__(
@@ -60,6 +62,17 @@ class VGG16(Classifier):
         for number in range(1, 5):
             yield f"block{number}", partial(self._block, number)
         yield "block5", lambda x: self.bn(torch.flatten(self._block(5, x), 1))
+
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The convolutions of every stage, each with its norm and activation."""
+        return {
+            f"block{number}": [
+                tuple(f"feature.{index + offset}" for offset in range(3))
+                for index in range(*self._ends[number - 1 : number + 1])
+                if isinstance(self.feature[index], nn.Conv2d)
+            ]
+            for number in range(1, 6)
+        }
 
     def _block(self, number: int, x: Tensor) -> Tensor:
         for layer in list(self.feature)[self._ends[number - 1] : self._ends[number]]:

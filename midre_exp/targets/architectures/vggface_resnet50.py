@@ -4,7 +4,7 @@ torchvision's ResNet-50.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn.functional import linear, relu
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, scaled_channels
+from midre_exp.targets.blocks import Block
 
 #: Mean pixel of the Oxford models, RGB in 0-255, as fractions; they subtract it and divide by nothing.
 MEAN = (131.0912 / 255, 103.8827 / 255, 91.4953 / 255)
@@ -30,8 +31,8 @@ class PointwiseLinear(nn.Linear):
 
 
 class VGGFaceResNet50(Classifier):
-    """ResNet-50 as converted from Oxford's Caffe model ("scratch", 8631 people of VGGFace2), with its names
-    and strides.
+    """ResNet-50 as converted from Oxford's Caffe model ("scratch", 8631 identities of VGGFace2), with its
+    names and strides.
 
     A stage halves the map in the first 1x1 convolution and the projection of its first block, not in the 3x3;
     the max pooling is unpadded and rounds up. Images [n, 3, h, w] of any size (native 224); features [n, 2048
@@ -83,6 +84,27 @@ class VGGFaceResNet50(Classifier):
         for stage in range(2, 6):
             yield f"conv{stage}", partial(self._stage, stage)
         yield "pool", lambda x: x.mean((2, 3))
+
+    def stage_blocks(self) -> Mapping[str, Sequence[Block]]:
+        """The first convolution, and the layers of every residual block."""
+        names = [name for name, _ in self.named_children()]
+        return {
+            "stem": [("conv1_7x7_s2", "conv1_7x7_s2_bn")],
+            **{
+                f"conv{stage}": [
+                    tuple(name for name in names if name.startswith(f"conv{stage}_{index}_"))
+                    for index in range(1, self._blocks[stage - 2] + 1)
+                ]
+                for stage in range(2, 6)
+            },
+        }
+
+    def shortcuts(self) -> Mapping[str, Sequence[str]]:
+        """The path around every residual block, behind its projection where it has one."""
+        return {
+            f"conv{stage}": [f"conv{stage}_{n}_shortcut" for n in range(1, self._blocks[stage - 2] + 1)]
+            for stage in range(2, 6)
+        }
 
     def _add(
         self, name: str, before: int, channels: int, kernel: int, stride: int = 1, padding: int = 0

@@ -106,24 +106,23 @@ class Watching(Defense):
 
 def defend(name):
     erase = {"area": "uniform", "rounding": "round", "fill": [0, 0, 0], "fill_space": "pixel"}
-    by_target = {"target": "small", "lambdas_by_target": {}, "taps_by_target": {}}
     bido = {
         "measure": "hsic",
         "lambda_x": 0.5,
         "lambda_y": 0.5,
-        "taps": ["bent", "second"],
+        "stages": ["bent", "second"],
         "sigma": 5.0,
         "label_kernel": "linear",
         "images_per_id": 2,
         "ids_per_batch": 3,
-        "recipe": "shared",
+        "training": "shared",
         **dict.fromkeys(("lr", "weight_decay", "epochs", "batch_size", "milestones", "gamma")),
     }
-    mid = {"target": "small", "beta": 0.01, "beta_by_target": {}, "eval_noise": "sample"}
+    mid = {"beta": 0.01, "eval_noise": "sample"}
     return {
         "none": lambda: compose(it=NoDef()),
         "midre": lambda: compose(midre=MIDRE(a_l=0.1, a_h=0.2, **erase), watching=Watching()),
-        "bido": lambda: compose(bido=BiDO(**bido, **by_target)),
+        "bido": lambda: compose(bido=BiDO(**bido)),
         "coupled": lambda: compose(
             cutmix=CutMix(alpha=1.0, p=0.9, per_batch=False),
             mid=MID(**mid, drop_feature_norm=False),
