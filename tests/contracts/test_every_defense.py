@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from defenses import Batch, Defense, NoDef, TrainingProgress, build_defense, compose
 from midre_exp.errors import ConfigError
 from midre_exp.plan.choice import choice
-from midre_exp.plan.config import CONF_DIR, build, config_files
 from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR, build, config_files
 from midre_exp.stages import make_plan
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
@@ -266,7 +266,9 @@ def test_it_trains_on_every_network_or_is_refused_by_name(
 
     def trained() -> dict[str, float]:
         _, numbers, history = train_node(tmp_path, model_node(network), recipe, **{case.name: defense})
-        assert len(history) == recipe["epochs"] and all(torch.tensor(epoch["loss"]).isfinite() for epoch in history)
+        assert len(history) == recipe["epochs"] and all(
+            torch.tensor(epoch["loss"]).isfinite() for epoch in history
+        )
         return numbers
 
     if network in case.refused:
