@@ -1,114 +1,84 @@
-"""BREP-MI, boundary-repelling inversion (Kahla et al. 2022): a latent is pushed away from its class's
-boundary by labels alone.
-"""
+"""BREP-MI, boundary-repelling inversion: push a latent away from its class's boundary by labels alone."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from attacks.base import AttackResult, ItemRNG, LabelAttack, LabelVictim, Loop, Prior, split_evenly
 from attacks.parts.boundary import appearances, discover, repulsion, sphere
-from midre_exp.attack import Attack, AttackResult, Transforms, split_evenly
+from attacks.parts.checks import at_least_one, one_of
 from midre_exp.errors import ConfigError
-from midre_exp.loop import Loop
-from midre_exp.priors.base import Prior
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import LabelVictim, Threat
 
-#: Whom to attack: the identities the generator reaches first (official), or labels 0..identities-1.
-CHOICE = ("reached", "requested")
-#: What is handed in: the point right after the last growth of the radius (official), or the last point of
-#: all.
-RESULT = ("last_growth", "final")
+Choice = Literal["reached", "requested"]
+Result = Literal["last_growth", "final"]
 
-_AT_ONCE = 512  # images asked for in one call: 1,000 identities with 32 points each would not fit
+_AT_ONCE = 512  # images per query batch: 1,000 identities with 32 points each would not fit
 _ENDLESS = 1e6  # a radius at which the class has no boundary: latents lie within about sqrt(latent_dim)
 
 
-class BREPMI(Attack):
-    """Labels only. Starts: batches of ``search_batch`` latents N(0, I), clamped to [-clip, clip], of which
-    each (identity, restart) takes the first of its label that is still free; at most ``search_batches``, and
-    half of ``max_queries``. With ``choice=reached`` the identities are those whose labels appear first, a
-    choice that favours the attack; with ``requested``, labels 0..identities-1, reached or not.
+@dataclass(kw_only=True, eq=False)
+class BREPMI(LabelAttack):
+    """z' = clamp(z + min(R / radius_per_step, max_step) g), where g and R' are ``repulsion`` of the labels on
+    a sphere of radius R around z; z' is taken only if it has the label, R' even if not (Kahla et al., CVPR
+    2022).
 
-    Then, per estimate, ``points`` labels on a sphere around the latent and one for the point proposed,
+    Starts: batches of latents N(0, I), clamped, of which each (identity, restart) takes the first of its
+    label that is still free. An item ends after ``patience`` moves without growth, after ``max_rejections``
+    refused proposals in a row, or before it would exceed ``max_queries``.
 
-        z' = clamp(z + min(R / radius_per_step, max_step) g),    g, R' = attacks.parts.boundary.repulsion,
-
-    taken only if it has the label; a growth of the radius R stays even if not. An item ends after
-    ``patience`` moves without growth, after ``max_rejections`` proposals in a row that were refused, or
-    before it would exceed ``max_queries``, its share of the search included; None is without limit, as the
-    official code is.
-
-    ``result`` chooses between the point after the last accepted growth and the final point. Kept in
-    ``details``: ``failed`` bool, no success whatever the evaluator sees: never reached, or without growth
-    under ``last_growth``; ``reached`` and ``grew`` bool; ``radius``; ``growth_latents`` (without growth: the
-    final point) and ``final_latents``, the points of both rules; ``queries_to_result``, without those after
-    the result. The latent of an item never reached is zero. Raises ConfigError for settings outside these.
+    Details: ``failed`` bool, no success whatever the evaluator says: never reached, or without growth under
+    ``last_growth``; ``reached`` and ``grew`` bool; ``radius``; ``growth_latents`` (without growth: the final
+    point) and ``final_latents``, the points of both rules; ``queries_to_result``, without those after the
+    result. The latent of an item never reached is zero.
     """
 
-    threat = Threat.LABELS
+    points: int  # labels on the sphere per estimate, and one more for the point proposed (released: 32)
+    radius: float  # R at the start, above 0 (released: 2)
+    growth: float  # factor of R when a sphere lies inside the class, above 1 (released: 1.3)
+    threshold: float  # for growth, of the mean of +1 inside and -1 outside, [-1, 1) (released: 0.75)
+    outside_only: bool  # repelled by points outside (released); False: also drawn to those inside
+    radius_per_step: float  # above 0 (released: 3)
+    max_step: float  # above 0 (released: 3)
+    #: Of starts and moved latents to [-clip, clip], not of points on the sphere; None: never (released: 1.5).
+    clip: float | None
+    patience: int  # moves without growth after which an item ends (released: 1000)
+    max_rejections: int | None  # refused proposals in a row after which it ends; None: no limit (released)
+    #: Per item, its share of the search included, which takes half at most; None: no limit (released).
+    max_queries: int | None
+    #: "reached" (released): the identities whose labels appear first, a choice that favours the attack;
+    #: "requested": labels 0 to identities - 1, reached or not.
+    choice: Choice
+    search_batch: int  # latents per batch of the search for starts (released: 256)
+    search_batches: int  # at most (released: no limit)
+    #: The point after the last accepted growth of R ("last_growth", released), or the last of all ("final").
+    result: Result
 
-    def __init__(
-        self,
-        *,
-        points: int,
-        radius: float,
-        growth: float,
-        threshold: float,
-        outside_only: bool,
-        radius_per_step: float,
-        max_step: float,
-        clip: float | None,
-        patience: int,
-        max_rejections: int | None,
-        max_queries: int | None,
-        choice: str,
-        search_batch: int,
-        search_batches: int,
-        result: str,
-        identities: int,
-        restarts: int,
-        image_to_target: Transforms = (),
-    ):
-        super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
-        counts = {
-            "points": points,
-            "patience": patience,
-            "max_rejections": max_rejections,
-            "max_queries": max_queries,
-            "search_batch": search_batch,
-            "search_batches": search_batches,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ConfigError(f"attack.{name}={count} must be at least 1")
-        sizes = {"radius": radius, "radius_per_step": radius_per_step, "max_step": max_step, "clip": clip}
-        for name, size in sizes.items():
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(
+            points=self.points,
+            patience=self.patience,
+            max_rejections=self.max_rejections,
+            max_queries=self.max_queries,
+            search_batch=self.search_batch,
+            search_batches=self.search_batches,
+        )
+        for name in ("radius", "radius_per_step", "max_step", "clip"):
+            size = getattr(self, name)
             if size is not None and not size > 0:
                 raise ConfigError(f"attack.{name}={size} must be positive")
-        if not growth > 1:
-            raise ConfigError(f"attack.growth={growth} must exceed 1, or the radius would not grow")
-        if not -1 <= threshold < 1:
-            raise ConfigError(f"attack.threshold={threshold} must be in [-1, 1); at 1 the radius never grows")
-        for name, word, known in (("choice", choice, CHOICE), ("result", result, RESULT)):
-            if word not in known:
-                raise ConfigError(f"attack.{name}={word} is unknown; use one of {', '.join(known)}")
-        self.points = points
-        self.radius = radius
-        self.growth = growth
-        self.threshold = threshold
-        self.outside_only = outside_only
-        self.radius_per_step = radius_per_step
-        self.max_step = max_step
-        self.clip = clip
-        self.patience = patience
-        self.max_rejections = max_rejections
-        self.max_queries = max_queries
-        self.choice = choice
-        self.search_batch = search_batch
-        self.search_batches = search_batches
-        self.result = result
+        if not self.growth > 1:
+            raise ConfigError(f"attack.growth={self.growth} must exceed 1, or the radius would not grow")
+        if not -1 <= self.threshold < 1:
+            raise ConfigError(
+                f"attack.threshold={self.threshold} must be in [-1, 1); at 1 the radius never grows"
+            )
+        one_of("attack.choice", self.choice, Choice)
+        one_of("attack.result", self.result, Result)
 
     @property
     def group_size(self) -> int:
@@ -126,7 +96,8 @@ class BREPMI(Attack):
         """
         if prior.uses_target:
             raise ConfigError(
-                f"attack.prior is a {type(prior).__name__}, which knows the target; BREP-MI sees labels alone, use prior gmi"
+                f"attack.prior is a {type(prior).__name__}, which knows the target; BREP-MI sees labels "
+                "alone, use prior gmi"
             )
         starts, labels, reached, spent = self.search(victim, prior, labels, rng, loop)
         end = self.walk(victim, prior, starts, labels, rng, loop, reached=reached, spent=spent)
@@ -160,7 +131,7 @@ class BREPMI(Attack):
             "reached": torch.zeros(items, dtype=torch.bool, device=labels.device),
             "order": requested if self.choice == "requested" else torch.full_like(known, -1),
             "seen": torch.zeros_like(known),
-            "asked": torch.zeros((), dtype=torch.int64),
+            "queries": torch.zeros((), dtype=torch.int64),
         }
         batches = self.search_batches
         if self.max_queries is not None:
@@ -168,7 +139,7 @@ class BREPMI(Attack):
         for step in loop(batches, state, until=lambda now: bool(now["reached"].all())):
             drawn = rng[:1].normal("search", self.search_batch, prior.latent_dim, step=step)[0]
             latents = self.bound(drawn)
-            answers = self.ask(victim, prior, latents, torch.zeros_like(known[:1]).expand(len(latents)))
+            answers = self.classify(victim, prior, latents, torch.zeros_like(known[:1]).expand(len(latents)))
             state["order"] = discover(answers, state["order"], self.identities)
             turn = appearances(answers, state["seen"])
             place = state["order"][answers]
@@ -177,11 +148,11 @@ class BREPMI(Attack):
             state["starts"][items_met] = latents[wanted]
             state["reached"][items_met] = True
             state["seen"] = state["seen"] + torch.bincount(answers, minlength=classes)
-            state["asked"] = state["asked"] + len(answers)
+            state["queries"] = state["queries"] + len(answers)
         order = torch.where(state["order"] < 0, classes + known, state["order"])
-        people = order.argsort(stable=True)[: self.identities]
-        spent = split_evenly(int(state["asked"]), items).to(labels.device)
-        return state["starts"], people.repeat_interleave(self.restarts), state["reached"], spent
+        identities = order.argsort(stable=True)[: self.identities]
+        spent = split_evenly(int(state["queries"]), items).to(labels.device)
+        return state["starts"], identities.repeat_interleave(self.restarts), state["reached"], spent
 
     def walk(
         self,
@@ -198,9 +169,9 @@ class BREPMI(Attack):
         """The end of every item's way from ``starts`` [n, d]; items not ``reached`` stay. Items are
         independent of each other.
 
-        Of the answer, ``latents``, ``growth_latents`` (the start where nothing grew), ``radius``, ``grew``,
+        Returns ``latents``, ``growth_latents`` (the start where nothing grew), ``radius``, ``grew``,
         ``moves`` without growth, ``rejections`` in a row, ``queries`` and ``queries_to_growth`` (all of them
-        where nothing grew), both with ``spent``, are of use.
+        where nothing grew), both with ``spent``.
         """
         zeros = torch.zeros_like(labels)
         state = {
@@ -231,7 +202,7 @@ class BREPMI(Attack):
         latents, radius = now["latents"], now["radius"]
         offsets = sphere(noise, radius)
         around = (latents[:, None] + offsets).flatten(0, 1)
-        answers = self.ask(victim, prior, around, labels.repeat_interleave(self.points))
+        answers = self.classify(victim, prior, around, labels.repeat_interleave(self.points))
         signs = torch.where(answers.view(-1, self.points) == labels[:, None], 1.0, -1.0)
         direction, wider = repulsion(
             signs,
@@ -243,7 +214,7 @@ class BREPMI(Attack):
         )
         length = (radius / self.radius_per_step).clamp(max=self.max_step)
         proposed = self.bound(latents + length[:, None] * direction)
-        taken = self.ask(victim, prior, proposed, labels) == labels
+        taken = self.classify(victim, prior, proposed, labels) == labels
         grows = wider > radius
         result, queries = taken & grows, now["queries"] + self.points + 1
         grew = now["grew"] | result
@@ -274,7 +245,7 @@ class BREPMI(Attack):
         return latents if self.clip is None else latents.clamp(-self.clip, self.clip)
 
     @torch.no_grad()
-    def ask(self, victim: LabelVictim, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
+    def classify(self, victim: LabelVictim, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """What the victim takes the images of ``latents`` [m, d] for, int64 [m]; one query each."""
         parts = zip(latents.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True)
         return torch.cat([victim.labels(self.render(prior, part, theirs)) for part, theirs in parts])

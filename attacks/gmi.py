@@ -1,68 +1,42 @@
-"""GMI, generative model inversion (Zhang et al. 2020): gradient descent on the latent of a GAN trained on
-public images.
-"""
+"""GMI, generative model inversion: gradient descent on the latent of a GAN trained on public images."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from attacks.losses import critic_prior
-from attacks.parts.identity_losses import CrossEntropy, IdentityLoss
+from attacks.base import ItemRNG, Loop, Prior, WhiteBoxAttack, WhiteBoxVictim, apply
+from attacks.losses import CrossEntropy, IdentityLoss, critic_prior
+from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import nesterov_step
-from midre_exp.attack import Attack, Transforms
-from midre_exp.errors import ConfigError
-from midre_exp.loop import Loop
-from midre_exp.priors.base import Prior
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import Threat, WhiteBoxVictim
 
 
-class GMI(Attack):
-    """White box. Latents [n, latent_dim] from N(0, I); per step one look-ahead momentum step on
-
-        ( -D(G(z)) + identity_weight * L_id(T, G(z), y) ) / reference_batch,
-
-    L_id being ``identity_loss``: the target's cross entropy, or LOMMA's; then a clamp to [-clip, clip], none
-    if None. Velocity and starting point are not clamped. ``reference_batch`` is the size of the batch whose
-    mean loss the official code descends: since SGD is not scale free, it fixes the effective step size for
-    any chunk. Raises ConfigError for settings under which nothing would be optimised.
+@dataclass(kw_only=True, eq=False)
+class GMI(WhiteBoxAttack):
+    """(-D(G(z)) + w L_id(T, G(z), y)) / reference_batch over z from N(0, I), by look-ahead momentum (Zhang et
+    al., CVPR 2020, eq. 3).
     """
 
-    threat = Threat.WHITE_BOX
+    steps: int  # optimiser steps (released: 1500; KedMI's and LOMMA's baseline: 2400)
+    lr: float  # of the momentum step on z (released: 0.02)
+    momentum: float  # (released: 0.9)
+    identity_weight: float  # w (released: 100)
+    clip: float | None  # of z to [-clip, clip] after each step, not of the start; None: never (released: 1)
+    #: The batch whose mean loss the official code descends: SGD is not scale free, so this fixes the
+    #: effective step size for any chunk (released: 60; GMI's own: 100).
+    reference_batch: int
+    identity_loss: IdentityLoss = field(default_factory=CrossEntropy)  # L_id: the target's, or LOMMA's
 
-    def __init__(
-        self,
-        *,
-        steps: int,
-        lr: float,
-        momentum: float,
-        identity_weight: float,
-        clip: float | None,
-        reference_batch: int,
-        identities: int,
-        restarts: int,
-        identity_loss: IdentityLoss | None = None,
-        image_to_target: Transforms = (),
-    ):
-        super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
-        for name, value in (("steps", steps), ("reference_batch", reference_batch)):
-            if value < 1:
-                raise ConfigError(f"attack.{name}={value} must be at least 1")
-        if clip is not None and clip <= 0:
-            raise ConfigError(f"attack.clip={clip} must be positive; use null for no clamp")
-        self.steps = steps
-        self.lr = lr
-        self.momentum = momentum
-        self.identity_weight = identity_weight
-        self.clip = clip
-        self.reference_batch = reference_batch
-        self.identity_loss = identity_loss or CrossEntropy()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(steps=self.steps, reference_batch=self.reference_batch)
+        clip_or_none(self.clip)
 
     def invert(
         self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> Tensor:
-        """Latents [n, latent_dim] after ``steps`` steps."""
         start = rng.normal("start", prior.latent_dim)
         state = {"latents": start, "velocity": torch.zeros_like(start)}
         for step in loop(self.steps, state):
@@ -88,7 +62,6 @@ class GMI(Attack):
         """The objective of each item, [n], before the division by the reference batch."""
         images = prior.generate(latents, labels)
         scores = prior.realism(images)
-        for change in self.image_to_target:
-            images = change(images)
-        identity = self.identity_loss(victim, self.surrogates, images, labels, rng, step)
+        seen = apply(self.image_to_target, images)
+        identity = self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
         return critic_prior(scores) + self.identity_weight * identity

@@ -1,44 +1,51 @@
-"""IF-GMI (Qiu et al. 2024): optimise the code of a StyleGAN2 image, then also the features between its
-blocks, deeper and deeper.
+"""IF-GMI, intermediate features of the generator: optimise the code of a StyleGAN2 image, then also the
+features between its blocks, deeper and deeper.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from attacks.parts.identity_losses import IdentityLoss
+from attacks.base import (
+    AttackResult,
+    ItemRNG,
+    Loop,
+    Prior,
+    Runtime,
+    WhiteBoxAttack,
+    WhiteBoxVictim,
+    apply,
+    split_evenly,
+    to_uint8,
+)
+from attacks.losses import IdentityLoss
+from attacks.parts.checks import above_zero, adam_betas, at_least_one, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.l1_ball import near
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import RandomCrop
-from midre_exp.attack import Attack, AttackResult, Transforms, apply, split_evenly, to_uint8
 from midre_exp.errors import ConfigError
-from midre_exp.loop import Loop
-from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.runtime import Runtime
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import Threat, WhiteBoxVictim
+
+PictureOf = Literal["before_last_update", "after"]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """``steps`` of Adam; the radii of the L1 balls around where features and w are when the stage starts,
-    None: no ball.
-    """
+class Phase:
+    """One entry of ``attack.stages``."""
 
-    steps: int
-    radius_features: float | None
-    radius_w: float | None
+    steps: int  # of Adam, started anew
+    radius_features: float | None  # L1 ball around the features when the phase starts; None: no ball
+    radius_w: float | None  # L1 ball around w when the phase starts; None: no ball
 
     @classmethod
-    def of(cls, node: Mapping[str, Any], number: int) -> Stage:
+    def of(cls, node: Mapping[str, Any], number: int) -> Phase:
         """Entry ``number`` of ``attack.stages``; a radius of 0 or less is none. Raises ConfigError."""
         keys = [field.name for field in fields(cls)]
         if set(node) != set(keys):
@@ -56,86 +63,63 @@ class Stage:
         return cls(node["steps"], **{key: r if r is not None and r > 0 else None for key, r in radii.items()})
 
 
-class IFGMI(Attack):
-    """White box, with a StyleGAN2 prior. Stage 0 optimises one code w [1, w_dim] per item for all layers;
-    stage k > 0 optimises w and the features that enter block k, which w and the features of stage k - 1 gave
-    when that stage was over. Every step is one of Adam (started anew with each stage) on L_id(T, v(G(w,
-    features)), y) / ``reference_batch`` and a projection of both into L1 balls around where they were when
-    the stage started. L_id is ``identity_loss``, v the random crop ``view`` after ``image_to_target``.
+@dataclass(kw_only=True, eq=False)
+class IFGMI(WhiteBoxAttack):
+    """L_id(T, v(G(w, features)), y) / reference_batch by Adam: phase 0 over one code w [1, w_dim] for all
+    layers, phase k > 0 over w and the features that enter block k, each step projected into L1 balls around
+    where the phase started (Qiu et al., ECCV 2024).
 
-    Starts are the target's most confident candidates of ``search``, one w each. ``carry_image``: the sum of
-    colours of the blocks before k is handed on (as it was after stage k - 1), else every stage starts it
-    anew, as in the official code. ``picture_of``: a stage's picture is the one its last step looked at, or is
-    rendered after it. ``report``: the stage whose picture is the reconstruction, "first", "last" or a number
-    from 0; latents are w after it. ``keep_stages``: the pictures of all stages are kept as detail ``stages``,
-    uint8 [n, stages, 3, h, w]; if not, stages after the reported one do not run. Raises ConfigError.
+    Starts are the target's most confident candidates of ``search``, one w each; the features of phase k are
+    those that the result of phase k - 1 gives. Latents are w after the reported phase.
     """
 
-    threat = Threat.WHITE_BOX
+    search: InitialSelection  # items start from its codes that the target is most confident of
+    #: Phase by phase steps, radius_features and radius_w; at most one less than the generator has blocks.
+    stages: Sequence[Mapping[str, Any]]
+    lr: float  # of Adam (released: 5e-3; dogs: 0.01)
+    betas: tuple[float, float]  # of Adam (released: 0.1, 0.1)
+    reference_batch: int  # the official loss is a mean over the batch (released: 5 on each of 3 GPUs)
+    view: RandomCrop  # v, after ``image_to_target``, drawn anew each step
+    identity_loss: IdentityLoss  # L_id (released: Poincare)
+    #: Hand on the sum of colours of the blocks before k (as it was after phase k - 1); False: every phase
+    #: starts it anew (released).
+    carry_image: bool
+    picture_of: PictureOf  # a phase's image: the one its last step saw (released), or rendered "after" it
+    report: Literal["first", "last"] | int  # the phase whose image is the reconstruction; a number from 0
+    #: Keep the images of all phases as detail ``stages``, uint8 [n, phases, 3, h, w]; False: phases after the
+    #: reported one do not run.
+    keep_stages: bool
 
-    def __init__(
-        self,
-        *,
-        stages: Sequence[Mapping[str, Any]],
-        lr: float,
-        betas: Sequence[float],
-        reference_batch: int,
-        search: InitialSelection,
-        view: RandomCrop,
-        identity_loss: IdentityLoss,
-        carry_image: bool,
-        picture_of: Literal["before_last_update", "after"],
-        report: Literal["first", "last"] | int,
-        keep_stages: bool,
-        identities: int,
-        restarts: int,
-        image_to_target: Transforms = (),
-        picture: Transforms | None = None,
-    ):
-        super().__init__(
-            identities=identities, restarts=restarts, image_to_target=image_to_target, picture=picture
-        )
-        self.stages = [Stage.of(node, number) for number, node in enumerate(stages)]
-        if not any(stage.steps for stage in self.stages):
+    phases: list[Phase] = field(init=False, repr=False)
+    reported: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.phases = [Phase.of(node, number) for number, node in enumerate(self.stages)]
+        if not any(phase.steps for phase in self.phases):
             raise ConfigError("attack.stages has no steps at all; give at least one stage with steps")
-        if restarts > search.size:
+        self.search.require_candidates(self.restarts)
+        at_least_one(reference_batch=self.reference_batch)
+        self.betas = adam_betas(self.betas)
+        one_of("attack.picture_of", self.picture_of, PictureOf)
+        reported = {"first": 0, "last": len(self.phases) - 1}.get(str(self.report), self.report)
+        if type(reported) is not int or not 0 <= reported < len(self.phases):
             raise ConfigError(
-                f"attack.restarts={restarts} exceeds attack.search.size={search.size}; an identity starts from different candidates"
+                f"attack.report={self.report} is no stage; use first, last or 0 to {len(self.phases) - 1}"
             )
-        if reference_batch < 1:
-            raise ConfigError(f"attack.reference_batch={reference_batch} must be at least 1")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"attack.betas={list(betas)} must be two numbers from 0 to below 1")
-        if picture_of not in ("before_last_update", "after"):
-            raise ConfigError(f"attack.picture_of={picture_of} is unknown; use before_last_update or after")
-        reported = {"first": 0, "last": len(self.stages) - 1}.get(str(report), report)
-        if type(reported) is not int or not 0 <= reported < len(self.stages):
-            raise ConfigError(
-                f"attack.report={report} is no stage; use first, last or 0 to {len(self.stages) - 1}"
-            )
-        if not lr > 0:
-            raise ConfigError(f"attack.lr={lr} must be above 0")
-        self.reported: int = reported
-        self.lr = lr
-        self.betas = (betas[0], betas[1])
-        self.reference_batch = reference_batch
-        self.search = search
-        self.view = view
-        self.identity_loss = identity_loss
-        self.carry_image = carry_image
-        self.picture_of = picture_of
-        self.keep_stages = keep_stages
+        self.reported = reported
+        above_zero(lr=self.lr)
 
     def initialise(
-        self, victim: Any, prior: Prior, labels: Tensor, *, common: ItemRNG, runtime: Runtime
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
     ) -> Tensor:
         """The w [n, 1, w_dim] of each item's candidate, on the CPU.
 
-        It is the code of the first layer, truncated, for all layers; the candidate was judged with the later
-        layers' own codes.
+        It is the code of the first layer, truncated, for all layers; the target's confidence was that of the
+        candidate with the later layers' own codes.
         """
         style = self._style(prior)
-        codes = style.codes(self.search.z(style, common), psi=self.search.psi, cutoff=self.search.cutoff)
+        codes = style.codes(self.search.z(style, shared_rng), psi=self.search.psi, cutoff=self.search.cutoff)
         style.run_blocks(codes[:1], stop=1)  # a generator that has no such blocks says so now
         confidences = self.search.confidences(victim, style, codes, self.image_to_target, runtime)
         return codes[:, :1].cpu()[most_confident(confidences, labels)]
@@ -143,31 +127,30 @@ class IFGMI(Attack):
     def invert(
         self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> AttackResult:
-        """Stage by stage; the queries are the same for every item."""
+        """Phase by phase; the queries are the same for every item."""
         if loop.start is None:
             raise RuntimeError("IF-GMI starts from the codes that its initialise chose")
-        style, asked = self._style(prior), victim.queries
-        stages = self.stages if self.keep_stages else self.stages[: self.reported + 1]
+        style, queries = self._style(prior), victim.queries
+        phases = self.phases if self.keep_stages else self.phases[: self.reported + 1]
         point, image, done = {"w": loop.start}, None, 0
-        kept, images, latents = [], None, loop.start
-        for number, stage in enumerate(stages):
-            cut = Cut(style, number, image)
-            point, outcome = self.optimise(stage, cut, point, victim, labels, rng, loop, done)
-            done += stage.steps
-            kept.append(outcome["kept"])
+        pictures, images, latents = [], None, loop.start
+        for number, phase in enumerate(phases):
+            tail = GeneratorTail(style, number, image)
+            point, outcome = self.optimise(phase, tail, point, victim, labels, rng, loop, done)
+            done += phase.steps
+            pictures.append(outcome["picture"])
             if number == self.reported:
                 images, latents = outcome["images"], point["w"]
-            if number + 1 < len(stages):
-                point["features"], image = cut.next(point, carry_image=self.carry_image)
-        details = {"stages": torch.stack(kept, 1)} if self.keep_stages else {}
-        return AttackResult(
-            latents, split_evenly(victim.queries - asked, len(labels)), details=details, images=images
-        )
+            if number + 1 < len(phases):
+                point["features"], image = tail.next(point, carry_image=self.carry_image)
+        details = {"stages": torch.stack(pictures, 1)} if self.keep_stages else {}
+        spent = split_evenly(victim.queries - queries, len(labels))
+        return AttackResult(latents, spent, details=details, images=images)
 
     def optimise(
         self,
-        stage: Stage,
-        cut: Cut,
+        phase: Phase,
+        tail: GeneratorTail,
         start: Mapping[str, Tensor],
         victim: WhiteBoxVictim,
         labels: Tensor,
@@ -175,75 +158,75 @@ class IFGMI(Attack):
         loop: Loop,
         done: int,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Codes and features after a stage that starts from ``start``, and what is kept of its picture
+        """Codes and features after a phase that starts from ``start``, and what is kept of its image
         (``outcome``).
 
-        ``done`` steps of earlier stages: random numbers are drawn for the step counted through all stages.
+        ``done`` steps of earlier phases: random numbers are drawn for the step counted through all phases.
         """
-        radii = {"w": stage.radius_w, "features": stage.radius_features}
+        radii = {"w": phase.radius_w, "features": phase.radius_features}
         state = dict(start)
         for name, value in start.items():
             state |= {f"{name} {moment}": torch.zeros_like(value) for moment in ("first", "second")}
-        for step in loop(stage.steps, state):
+        for step in loop(phase.steps, state):
             free = {name: state[name].detach().requires_grad_() for name in start}
-            picture = cut.render(free)
-            losses = self.losses(victim, picture, labels, rng, loop.common, done + step)
+            images = tail.render(free)
+            losses = self.losses(victim, images, labels, rng, loop.shared_rng, done + step)
             loop.show(loss=losses)
             gradients = torch.autograd.grad(losses.sum() / self.reference_batch, list(free.values()))
-            last = step + 1 == stage.steps
+            last = step + 1 == phase.steps
             for (name, value), gradient in zip(free.items(), gradients, strict=True):
                 moments = state.pop(f"{name} first"), state.pop(f"{name} second")
                 moved, moments = adam_step(
                     value.detach(), moments, gradient, step, lr=self.lr, betas=self.betas
                 )
                 state[name] = near(moved, start[name], radii[name])
-                if not last:  # moments end with the stage; as large as the features, they are not to be saved for nothing
+                if not last:  # moments end with the phase; as large as the features, they are not saved
                     state[f"{name} first"], state[f"{name} second"] = moments
             if last and self.picture_of == "before_last_update":
-                state |= self.outcome(picture.detach(), cut.number)
+                state |= self.outcome(images.detach(), tail.number)
         after = {name: state[name] for name in start}
-        if "kept" not in state:
+        if "picture" not in state:
             with torch.no_grad():
-                state |= self.outcome(cut.render(after), cut.number)
-        return after, {name: state[name] for name in ("kept", "images") if name in state}
+                state |= self.outcome(tail.render(after), tail.number)
+        return after, {name: state[name] for name in ("picture", "images") if name in state}
 
     def losses(
         self,
         victim: WhiteBoxVictim,
-        picture: Tensor,
+        images: Tensor,
         labels: Tensor,
         rng: ItemRNG,
-        common: ItemRNG,
+        shared_rng: ItemRNG,
         step: int,
     ) -> Tensor:
         """The objective of each item, [n], of generated images [n, 3, s, s], before the division by the
         reference batch.
         """
-        seen = self.view(apply(self.image_to_target, picture), rng, common, "crop", step)
+        seen = self.view(apply(self.image_to_target, images), rng, shared_rng, "crop", step)
         return self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
 
-    def outcome(self, picture: Tensor, number: int) -> dict[str, Tensor]:
-        """What is kept of the picture [n, 3, s, s] of stage ``number``: 8 bits as the judge sees it, all of
-        it if it is the result.
+    def outcome(self, images: Tensor, number: int) -> dict[str, Tensor]:
+        """What is kept of the images [n, 3, s, s] of phase ``number``: ``picture``, 8 bits as the evaluator
+        gets them, and all of them if they are the result.
         """
-        steps = self.image_to_target if self.picture is None else self.picture
-        whole = {"images": picture} if number == self.reported else {}
-        return {"kept": to_uint8(apply(steps, picture)), **whole}
+        transforms = self.image_to_target if self.picture is None else self.picture
+        whole = {"images": images} if number == self.reported else {}
+        return {"picture": to_uint8(apply(transforms, images)), **whole}
 
     def _style(self, prior: Prior) -> StylePrior:
-        """``prior``, if it can be cut in as many places as there are stages. Raises ConfigError."""
+        """``prior``, if it can be cut in as many places as there are phases. Raises ConfigError."""
         style = style_prior(prior)
         places = style.num_blocks - 1  # the last block is never a start
-        if len(self.stages) > places:
+        if len(self.phases) > places:
             raise ConfigError(
-                f"attack.stages has {len(self.stages)} entries, but a generator of {style.num_blocks} blocks has places for {places}; "
-                "remove the last ones"
+                f"attack.stages has {len(self.phases)} entries, but a generator of {style.num_blocks} blocks "
+                f"has places for {places}; remove the last ones"
             )
         return style
 
 
 @dataclass(frozen=True)
-class Cut:
+class GeneratorTail:
     """The generator from block ``number`` on, with the colours ``image`` of the blocks before it, raw, or
     without (None).
     """

@@ -1,64 +1,44 @@
-"""KedMI, knowledge-enriched distributional inversion (Chen et al. 2021): a Gaussian of latents per identity,
-on a GAN that knows the target.
+"""KedMI, knowledge-enriched distributional inversion: a Gaussian of latents per identity, on a GAN that knows
+the target.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from attacks.losses import real_class_prior
-from attacks.parts.identity_losses import CrossEntropy, IdentityLoss
+from attacks.base import ItemRNG, Loop, Prior, WhiteBoxAttack, WhiteBoxVictim, apply
+from attacks.losses import CrossEntropy, IdentityLoss, real_class_prior
+from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import adam_step
-from midre_exp.attack import Attack, Transforms
 from midre_exp.errors import ConfigError
-from midre_exp.loop import Loop
-from midre_exp.priors.base import Prior
 from midre_exp.priors.kedmi import KedMIPrior
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import Threat, WhiteBoxVictim
 
 
-class KedMI(Attack):
-    """White box. Per identity a diagonal Gaussian N(mu, exp(log_var)) of latents, started at mu = 0, log_var
-    = 1; per step one draw z and one Adam step (default betas) on
+@dataclass(kw_only=True, eq=False)
+class KedMI(WhiteBoxAttack):
+    """(softplus(s) - s + w L_id(T, G(z), y)) / group, s = logsumexp D(G(z)), over mu and log_var of the draws
+    z = mu + exp(log_var / 2) e, by Adam from mu = 0, log_var = 1 (Chen et al., ICCV 2021).
 
-        ( softplus(s) - s + identity_weight * L_id(T, G(z), y) ) / group,    s = logsumexp D(G(z)).
-
-    The ``restarts`` of an identity are that many draws from the one Gaussian learned. ``group`` is the
-    official batch: so many identities, counted from label 0, share the discriminator's minibatch
-    discrimination and the mean of the loss (to which Adam is indifferent up to its eps). ``clip`` clamps
-    every z to [-clip, clip] before G, also the final draws; None: never. The identity's numbers come from the
-    stream of its first restart. Raises ConfigError for settings under which nothing would be optimised.
+    The ``restarts`` of an identity are that many draws from the one Gaussian learned, whose numbers come from
+    the random stream of the first.
     """
 
-    threat = Threat.WHITE_BOX
+    steps: int  # optimiser steps, one draw each (released: 2400)
+    lr: float  # of Adam, default betas (released: 0.02)
+    identity_weight: float  # w (released: 100)
+    clip: float | None  # of z to [-clip, clip] before G, also of the final draws; None: never (LOMMA: 1)
+    #: Identities, counted from label 0, that share the discriminator's minibatch discrimination and the mean
+    #: of the loss, to which Adam is indifferent up to its eps (released: batches of 60).
+    group: int
+    identity_loss: IdentityLoss = field(default_factory=CrossEntropy)  # L_id: the target's, or LOMMA's
 
-    def __init__(
-        self,
-        *,
-        steps: int,
-        lr: float,
-        identity_weight: float,
-        clip: float | None,
-        group: int,
-        identities: int,
-        restarts: int,
-        identity_loss: IdentityLoss | None = None,
-        image_to_target: Transforms = (),
-    ):
-        super().__init__(identities=identities, restarts=restarts, image_to_target=image_to_target)
-        for name, value in (("steps", steps), ("group", group)):
-            if value < 1:
-                raise ConfigError(f"attack.{name}={value} must be at least 1")
-        if clip is not None and clip <= 0:
-            raise ConfigError(f"attack.clip={clip} must be positive; use null for no clamp")
-        self.steps = steps
-        self.lr = lr
-        self.identity_weight = identity_weight
-        self.clip = clip
-        self.group = group
-        self.identity_loss = identity_loss or CrossEntropy()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(steps=self.steps, group=self.group)
+        clip_or_none(self.clip)
 
     @property
     def group_size(self) -> int:
@@ -74,15 +54,17 @@ class KedMI(Attack):
         """
         if not isinstance(prior, KedMIPrior):
             raise ConfigError(
-                f"attack.prior is a {type(prior).__name__}, whose critic KedMI's loss does not fit; use prior kedmi"
+                f"attack.prior is a {type(prior).__name__}, whose critic KedMI's loss does not fit; "
+                "use prior kedmi"
             )
-        people, own = labels[:: self.restarts], rng[:: self.restarts]
-        start = torch.tensor([[0.0], [1.0]], device=labels.device).expand(len(people), 2, prior.latent_dim)
+        identities, own = labels[:: self.restarts], rng[:: self.restarts]
+        start = torch.tensor([[0.0], [1.0]], device=labels.device)
+        start = start.expand(len(identities), 2, prior.latent_dim)
         state = {"gaussians": start, "mean": torch.zeros_like(start), "square": torch.zeros_like(start)}
         for step in loop(self.steps, state):
             gaussians = state["gaussians"].detach().requires_grad_()
             latents = self.draw(gaussians, own.normal("draw", prior.latent_dim, step=step))
-            losses = self.losses(victim, prior, latents, people, own, step)
+            losses = self.losses(victim, prior, latents, identities, own, step)
             loop.show(loss=losses)
             (gradient,) = torch.autograd.grad(losses.sum() / self.group, gaussians)
             moments = state["mean"], state["square"]
@@ -114,7 +96,6 @@ class KedMI(Attack):
         """
         images = prior.generate(latents, labels)
         scores = prior.realism(images, self.group)
-        for change in self.image_to_target:
-            images = change(images)
-        identity = self.identity_loss(victim, self.surrogates, images, labels, rng, step)
+        seen = apply(self.image_to_target, images)
+        identity = self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
         return real_class_prior(scores) + self.identity_weight * identity

@@ -1,77 +1,72 @@
-"""LOMMA (Nguyen et al. 2023): another identity loss for GMI and KedMI, the logit itself, asked of the target
-and of its students.
-"""
+"""LOMMA: another identity loss for GMI and KedMI, the logit itself, of the target and of its students."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from attacks.losses import cross_entropy_identity, feature_regulariser, logit_identity
-from attacks.parts.identity_losses import IdentityLoss
+from attacks.base import ItemRNG, WhiteBoxVictim
+from attacks.losses import IdentityLoss, cross_entropy_identity, feature_regulariser, logit_identity
+from attacks.parts.checks import one_of
 from midre_exp.errors import ConfigError
-from midre_exp.seeding import ItemRNG
+from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
-from midre_exp.threat import WhiteBoxVictim
+
+Criterion = Literal["logit", "cross_entropy"]
+FeatureGoal = Literal["mean", "sample"]
 
 _LOSSES = {"logit": logit_identity, "cross_entropy": cross_entropy_identity}
 
 
+@dataclass(kw_only=True, eq=False)
 class LogitLoss(IdentityLoss):
-    """mean over target and students of -logit_y, plus ``regulariser`` * mean_d (f - p_reg)^2 of the target's
-    penultimate features f.
+    """mean over target and students of -logit_y, + regulariser * mean_d (f - p_reg)^2 of the target's
+    penultimate features f (Nguyen et al., CVPR 2023).
 
-    p_reg is the mean of the target's features of public images (``p_reg`` "mean", the official code), or
-    drawn from N(mean, std) for every item and step ("sample", the paper). The parts of LOMMA: logit loss
-    alone, ``surrogates.students=[]``; model augmentation alone, ``criterion`` "cross_entropy" and
-    ``regulariser`` 0. Raises ConfigError for another choice or a negative weight.
+    The parts of LOMMA: logit loss alone, ``surrogates.students=[]``; model augmentation alone, ``criterion``
+    "cross_entropy" and ``regulariser`` 0.
     """
 
-    def __init__(
-        self,
-        *,
-        criterion: Literal["logit", "cross_entropy"],
-        regulariser: float,
-        p_reg: Literal["mean", "sample"],
-    ):
-        choices = (
-            ("criterion", criterion, tuple(_LOSSES)),
-            ("p_reg", p_reg, ("mean", "sample")),
-        )
-        for name, value, known in choices:
-            if value not in known:
-                raise ConfigError(f"attack.identity_loss.{name}={value} is unknown; use {' or '.join(known)}")
-        if regulariser < 0:
-            raise ConfigError(f"attack.identity_loss.regulariser={regulariser} must not be negative")
-        self.criterion = _LOSSES[criterion]
-        self.regulariser = regulariser
-        self.p_reg = p_reg
+    criterion: Criterion  # "cross_entropy": in place of -logit_y (released: logit)
+    regulariser: float  # weight, >= 0 (released configs: 1; the function's default: 0.1)
+    #: "mean" of the target's features of public images (released), or "sample": drawn from N(mean, std) for
+    #: every item and step (the paper; the released code overwrites its sample with the mean).
+    p_reg: FeatureGoal
+
+    def __post_init__(self) -> None:
+        one_of("attack.identity_loss.criterion", self.criterion, Criterion)
+        one_of("attack.identity_loss.p_reg", self.p_reg, FeatureGoal)
+        if self.regulariser < 0:
+            raise ConfigError(f"attack.identity_loss.regulariser={self.regulariser} must not be negative")
 
     def __call__(
         self,
         victim: WhiteBoxVictim,
-        surrogates: Any,
+        surrogates: Surrogates | None,
         images: Tensor,
         labels: Tensor,
         rng: ItemRNG,
         step: int,
     ) -> Tensor:
-        """See the base. The mean over a batch is the official loss. Raises ConfigError without LOMMA's
+        """As the base's; its mean over a batch is the official loss. Raises ConfigError without LOMMA's
         surrogates.
         """
         if not isinstance(surrogates, LommaSurrogates):
             raise ConfigError(
-                "LOMMA's identity loss needs students and feature statistics; set attack.surrogates to conf/attack/surrogates/lomma.yaml"
+                "LOMMA's identity loss needs students and feature statistics; "
+                "set attack.surrogates to conf/attack/surrogates/lomma.yaml"
             )
         output = victim(images)
+        criterion = _LOSSES[self.criterion]
         logits = [output.logits, *(student(images).logits for student in surrogates.students.values())]
-        losses = torch.stack([self.criterion(answer, labels) for answer in logits]).mean(0)
+        losses = torch.stack([criterion(answer, labels) for answer in logits]).mean(0)
         if self.regulariser:
-            towards = surrogates.feature_mean
+            goal = surrogates.feature_mean
             if self.p_reg == "sample":
-                noise = rng.normal("p_reg", len(towards), step=step)
-                towards = towards + surrogates.feature_std * noise
-            losses = losses + self.regulariser * feature_regulariser(output.features, towards)
+                noise = rng.normal("p_reg", len(goal), step=step)
+                goal = goal + surrogates.feature_std * noise
+            losses = losses + self.regulariser * feature_regulariser(output.features, goal)
         return losses

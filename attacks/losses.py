@@ -1,17 +1,25 @@
-"""What inversion attacks minimise, as pure functions of tensors: one value per sample [n], so that a batch
-never changes a sample.
+"""What inversion attacks minimise: pure functions of tensors, and the identity losses that configs choose.
 
-Identity losses ask the target for a class; prior losses keep the images real. Official code averages over its
-batch; the attacks restore that scale with their ``reference_batch``.
+One value per sample, [n], so that a batch never changes a sample. Identity losses are small where the target
+takes an image for the label; prior losses keep images realistic. Official code averages over its batch; the
+attacks restore that scale with their ``reference_batch``.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.seeding import ItemRNG
+from midre_exp.surrogates.base import Surrogates
+from midre_exp.threat import WhiteBoxVictim
+
+# Identity losses
 
 
 def cross_entropy_identity(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,14 +29,9 @@ def cross_entropy_identity(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def critic_prior(scores: Tensor) -> Tensor:
-    """-D(x), [n], of a Wasserstein critic's ``scores`` [n], where larger is more real (GMI)."""
-    return -scores
-
-
-def gmi_objective(scores: Tensor, logits: Tensor, labels: Tensor, identity_weight: float) -> Tensor:
-    """-D(x) + identity_weight * cross entropy, [n] (GMI, Zhang et al. 2020, with weight 100)."""
-    return critic_prior(scores) + identity_weight * cross_entropy_identity(logits, labels)
+def logit_identity(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the logit of the label, [n], of ``logits`` [n, k] and ``labels`` int64 [n] (LOMMA)."""
+    return -logits.gather(1, labels[:, None]).squeeze(1)
 
 
 def max_margin_identity(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,44 +45,17 @@ def max_margin_identity(logits: Tensor, labels: Tensor) -> Tensor:
     return (others.amax(1, keepdim=True) - own).squeeze(1)
 
 
-def real_class_prior(scores: Tensor) -> Tensor:
-    """softplus(s) - s = -log sigmoid(s), [n], of the logit ``scores`` [n] of "real": logsumexp of K logits,
-    fake fixed at 0 (KedMI).
-    """
-    return F.softplus(-scores)
-
-
-def kedmi_objective(
-    discriminator_logits: Tensor, logits: Tensor, labels: Tensor, identity_weight: float
-) -> Tensor:
-    """softplus(s) - s + identity_weight * cross entropy, s = logsumexp of the discriminator, [n] (KedMI, with
-    weight 100).
-    """
-    prior = real_class_prior(discriminator_logits.logsumexp(1))
-    return prior + identity_weight * cross_entropy_identity(logits, labels)
-
-
-def logit_identity(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the logit of the label, [n], of ``logits`` [n, k] and ``labels`` int64 [n] (LOMMA)."""
-    return -logits.gather(1, labels[:, None]).squeeze(1)
-
-
-def feature_regulariser(features: Tensor, towards: Tensor) -> Tensor:
-    """mean_d (f - p)^2, [n], of ``features`` [n, d] and what they should be near, [d] or [n, d] (LOMMA)."""
-    return (features - towards).square().mean(1)
-
-
 def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
     """Distance in the Poincare ball of the logits, divided by their L1 norm, from the label, [n] (PPA,
     Struppek et al. 2022, Sec. 4.2).
 
-        arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))),   u = o / |o|_1,   v = 1 - ``xi`` at the label, 0 elsewhere
+        arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))),  u = o / |o|_1,  v = 1 - xi at the label, else 0
 
     of ``logits`` o [n, k] and ``labels`` int64 [n]. Two kinds of logits have no distance by the formula and
     get one here, with finite gradients. All zero: u is the centre, as if |o|_1 were 1. A single one not zero:
-    u lies on the border, infinitely far; 1 - |u|^2 is then the smallest step of floating point below 1, to
-    which it rounds next to the border. No other value is changed. Raises ConfigError for an ``xi`` outside of
-    [1e-6, 1): below, floating point takes v for the border.
+    u lies on the boundary, infinitely far; 1 - |u|^2 is then the smallest step of floating point below 1, to
+    which it rounds next to the boundary. No other value is changed. Raises ConfigError for an ``xi`` outside
+    of [1e-6, 1): below, floating point takes v for the boundary.
     """
     if not 1e-6 <= xi < 1:
         raise ConfigError(f"xi={xi} of the Poincare loss must lie in [1e-6, 1)")
@@ -87,6 +63,96 @@ def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
     mass = logits.abs().sum(1, keepdim=True)
     point = logits / torch.where(mass < limits.tiny, 1.0, mass)  # below tiny, 1 / mass is not finite
     goal = (torch.zeros_like(point).scatter(1, labels[:, None], 1) - xi).clamp(0, 1)
-    to_border = (1 - point.square().sum(1)).clamp(min=limits.eps / 2)
+    to_boundary = (1 - point.square().sum(1)).clamp(min=limits.eps / 2)
     apart = (point - goal).square().sum(1)
-    return torch.acosh(1 + 2 * apart / (to_border * (1 - goal.square().sum(1))))
+    return torch.acosh(1 + 2 * apart / (to_boundary * (1 - goal.square().sum(1))))
+
+
+# Prior losses
+
+
+def critic_prior(scores: Tensor) -> Tensor:
+    """-D(x), [n], of a Wasserstein critic's ``scores`` [n], where larger is more real (GMI)."""
+    return -scores
+
+
+def real_class_prior(scores: Tensor) -> Tensor:
+    """softplus(s) - s = -log sigmoid(s), [n], of the logit ``scores`` [n] of "real": logsumexp of K logits,
+    fake fixed at 0 (KedMI).
+    """
+    return F.softplus(-scores)
+
+
+def feature_regulariser(features: Tensor, towards: Tensor) -> Tensor:
+    """mean_d (f - p)^2, [n], of ``features`` [n, d] and what they should be near, [d] or [n, d] (LOMMA)."""
+    return (features - towards).square().mean(1)
+
+
+# Choices of ``attack.identity_loss``; LOMMA's is in attacks/lomma.py
+
+
+class IdentityLoss(ABC):
+    """How far images are from being taken for their labels by a white-box victim."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        victim: WhiteBoxVictim,
+        surrogates: Surrogates | None,
+        images: Tensor,
+        labels: Tensor,
+        rng: ItemRNG,
+        step: int,
+    ) -> Tensor:
+        """The loss of each item, [n], of images [n, 3, h, w] as the target takes them and labels int64 [n].
+
+        ``surrogates`` is what the attack prepared against the target (None for most); random numbers come
+        from ``rng`` row by row.
+        """
+
+
+class OfLogits(IdentityLoss):
+    """An identity loss that is a function of the target's logits and the labels."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each item, [n], of logits [n, k] and labels int64 [n]."""
+
+    def __call__(
+        self,
+        victim: WhiteBoxVictim,
+        surrogates: Surrogates | None,
+        images: Tensor,
+        labels: Tensor,
+        rng: ItemRNG,
+        step: int,
+    ) -> Tensor:
+        return self.loss(victim(images).logits, labels)
+
+
+class CrossEntropy(OfLogits):
+    """``cross_entropy_identity`` (GMI, KedMI, MIRROR)."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy_identity(logits, labels)
+
+
+class MaxMargin(OfLogits):
+    """``max_margin_identity`` (PLG-MI)."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return max_margin_identity(logits, labels)
+
+
+@dataclass(kw_only=True, eq=False)
+class Poincare(OfLogits):
+    """``poincare`` (PPA, IF-GMI)."""
+
+    xi: float  # distance of the goal from the boundary of the ball, [1e-6, 1) (released: 1e-4)
+
+    def __post_init__(self) -> None:
+        if not 1e-6 <= self.xi < 1:
+            raise ConfigError(f"attack.identity_loss.xi={self.xi} must lie in [1e-6, 1)")
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return poincare(logits, labels, self.xi)

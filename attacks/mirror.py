@@ -1,119 +1,84 @@
-"""MIRROR (An et al. 2022), with gradients: optimise one code w of a style generator, kept where codes usually
-are.
-"""
+"""MIRROR with gradients: optimise one code w of a style generator, held where codes usually are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from attacks.base import (
+    AttackResult,
+    ItemRNG,
+    Loop,
+    Prior,
+    Runtime,
+    WhiteBoxAttack,
+    WhiteBoxVictim,
+    apply,
+    split_evenly,
+)
+from attacks.losses import IdentityLoss
+from attacks.parts.checks import above_zero, adam_betas, at_least_one, in_unit_interval, one_of
 from attacks.parts.consistency import MOST, most_consistent
-from attacks.parts.identity_losses import IdentityLoss
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.optimisers import adam_step
-from attacks.parts.p_space import Bounds
-from midre_exp.attack import Attack, AttackResult, Transforms, apply, split_evenly
+from attacks.parts.p_space import ConstraintEstimator
 from midre_exp.errors import ConfigError
-from midre_exp.loop import Loop
-from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.runtime import Runtime
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import Threat, WhiteBoxVictim
+
+Keep = Literal["batch", "own", "last"]
+Counted = Literal["all", "consistent"]
+Score = Literal["logit", "softmax"]
 
 
-class Mirror(Attack):
-    """White box, on a style prior. An item is one code w [w_dim] for all layers; each step is one of Adam on
+@dataclass(kw_only=True, eq=False)
+class Mirror(WhiteBoxAttack):
+    """(w_id L_id(T, flip(G(truncate(w))), y) + energy(w)) / reference_batch, over one code w [w_dim] for all
+    layers by Adam, each step clipped to the constraint (An et al., NDSS 2022).
 
-        ( identity_weight * L_id(T, flip(steps(G(truncate(w)))), y) + energy(w) ) / reference_batch
-
-    at the rate of ``ramp``, after which w is clipped to the region of ``bounds``. Every picture of the attack
-    is rendered as those of ``search`` are (``psi``, ``cutoff``, ``clamp``). Starts are its codes, not
-    truncated, whose pictures the target is most confident of; all of its codes make the region.
-
-    ``flip_p``: a step shows the images mirrored with this probability, decided for all items at once
-    (``flip_shared``) or for each. ``keep``: the code after the step whose mean loss over the items of an
-    identity was lowest ("batch", official), whose own loss was lowest ("own"), or after the last step
-    ("last"). The loss of a step is that of the code before it, as in the official code. ``counted``: every
-    item counts ("all"), or one per identity by ``most_consistent`` ("consistent"), with the highest ``score``
-    of the label, "logit" or "softmax". Latents are the truncated codes [n, num_ws, w_dim]; detail ``w`` [n,
-    w_dim] holds what was optimised. Raises ConfigError.
+    The loss of a step is that of the code before it, as in the official code. Latents are the truncated codes
+    [n, num_ws, w_dim]; detail ``w`` [n, w_dim] holds what was optimised.
     """
 
-    threat = Threat.WHITE_BOX
+    search: InitialSelection  # starts are its most confident codes, not truncated; it renders every image
+    bounds: ConstraintEstimator  # from all codes of the search (released scripts: PSpaceBox of 1)
+    steps: int  # optimiser steps (released: 20,000)
+    lr: float  # of Adam, at its height (released scripts: 0.25; the code's default: 0.2)
+    betas: tuple[float, float]  # of Adam (released: 0.9, 0.999)
+    rampup: float  # share of the steps in which the rate rises (released: 0.05)
+    rampdown: float  # share of the steps in which it falls to 0 (released: 0.25)
+    identity_loss: IdentityLoss  # L_id (released: CrossEntropy)
+    identity_weight: float  # w_id, above 0 (released scripts: 10; the code's default: 1)
+    flip_p: float  # probability that a step shows the images mirrored (released: 0.5)
+    flip_shared: bool  # decided for all items at once (released), or for each
+    #: The official loss is a mean over a class's codes; Adam is scale free but for its eps (released: 8).
+    reference_batch: int
+    #: The code after the step whose mean loss over the items of an identity was lowest ("batch", released),
+    #: whose own loss was lowest ("own"), or after the last step ("last").
+    keep: Keep
+    counted: Counted  # every item counts, or one per identity by ``most_consistent``
+    score: Score  # which of the consistent ones counts: highest "logit" of the label (released) or "softmax"
 
-    def __init__(
-        self,
-        *,
-        search: InitialSelection,
-        bounds: Bounds,
-        steps: int,
-        lr: float,
-        betas: Sequence[float],
-        rampup: float,
-        rampdown: float,
-        identity_loss: IdentityLoss,
-        identity_weight: float,
-        flip_p: float,
-        flip_shared: bool,
-        reference_batch: int,
-        keep: Literal["batch", "own", "last"],
-        counted: Literal["all", "consistent"],
-        score: Literal["logit", "softmax"],
-        identities: int,
-        restarts: int,
-        image_to_target: Transforms = (),
-        picture: Transforms | None = None,
-    ):
-        super().__init__(
-            identities=identities, restarts=restarts, image_to_target=image_to_target, picture=picture
-        )
-        for name, count in (("steps", steps), ("reference_batch", reference_batch)):
-            if count < 1:
-                raise ConfigError(f"attack.{name}={count} must be at least 1")
-        for name, size in (("lr", lr), ("identity_weight", identity_weight)):
-            if not size > 0:
-                raise ConfigError(f"attack.{name}={size} must be above 0")
-        for name, share in (("rampup", rampup), ("rampdown", rampdown), ("flip_p", flip_p)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"attack.{name}={share} must lie in [0, 1]")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"attack.betas={list(betas)} must be two numbers from 0 to below 1")
-        words = {
-            "keep": (keep, ("batch", "own", "last")),
-            "counted": (counted, ("all", "consistent")),
-            "score": (score, ("logit", "softmax")),
-        }
-        for name, (word, known) in words.items():
-            if word not in known:
-                raise ConfigError(f"attack.{name}={word} is unknown; use one of {', '.join(known)}")
-        if restarts > search.size:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(steps=self.steps, reference_batch=self.reference_batch)
+        above_zero(lr=self.lr, identity_weight=self.identity_weight)
+        in_unit_interval(rampup=self.rampup, rampdown=self.rampdown, flip_p=self.flip_p)
+        self.betas = adam_betas(self.betas)
+        one_of("attack.keep", self.keep, Keep)
+        one_of("attack.counted", self.counted, Counted)
+        one_of("attack.score", self.score, Score)
+        self.search.require_candidates(self.restarts)
+        if self.counted == "consistent" and self.restarts > MOST:
             raise ConfigError(
-                f"attack.restarts={restarts} exceeds attack.search.size={search.size}; an identity starts from different codes"
+                f"attack.restarts={self.restarts} is more than the {MOST} that attack.counted=consistent can "
+                "compare; lower it or use counted=all"
             )
-        if counted == "consistent" and restarts > MOST:
-            raise ConfigError(
-                f"attack.restarts={restarts} is more than the {MOST} that attack.counted=consistent can compare; lower it or use counted=all"
-            )
-        self.search = search
-        self.bounds = bounds
-        self.steps = steps
-        self.lr = lr
-        self.betas = (betas[0], betas[1])
-        self.rampup = rampup
-        self.rampdown = rampdown
-        self.identity_loss = identity_loss
-        self.identity_weight = identity_weight
-        self.flip_p = flip_p
-        self.flip_shared = flip_shared
-        self.reference_batch = reference_batch
-        self.keep = keep
-        self.counted = counted
-        self.score = score
 
     @property
     def group_size(self) -> int:
@@ -121,17 +86,18 @@ class Mirror(Attack):
         return self.restarts if self.keep == "batch" else 1
 
     def initialise(
-        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, common: ItemRNG, runtime: Runtime
+        self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
     ) -> Tensor:
         """The codes to start from, [n, w_dim] on the CPU, not truncated and not clipped."""
         style = style_prior(prior)
-        codes = sampled(self.search, style, common)
-
-        def ask(images: Tensor) -> Tensor:
-            return victim(images).logits.softmax(1)
-
-        confidences = first_impressions(
-            self.search, style, codes, ask, self.identities, self.image_to_target, runtime
+        codes = self.search.codes(style, shared_rng)
+        confidences = self.search.confidences_of_first(
+            self.identities,
+            lambda images: victim(images).logits.softmax(1),
+            style,
+            codes,
+            self.image_to_target,
+            runtime,
         )
         return codes.cpu()[most_confident(confidences, labels)]
 
@@ -141,10 +107,10 @@ class Mirror(Attack):
         """The truncated codes of the step that ``keep`` chooses."""
         if loop.start is None:
             raise RuntimeError("MIRROR starts from the codes that its initialise chose")
-        style, start, asked = style_prior(prior), loop.start, victim.queries
-        # Made anew in every chunk, from the same numbers: a covariance has no place among what is kept for
-        # each item.
-        region = self.bounds.region(sampled(self.search, style, loop.common))
+        style, start, queries = style_prior(prior), loop.start, victim.queries
+        # Estimated anew in every chunk, from the same numbers: a covariance has no place among what is saved
+        # for each item.
+        constraint = self.bounds.estimate(self.search.codes(style, loop.shared_rng))
         state = {
             "w": start,
             "first": torch.zeros_like(start),
@@ -154,9 +120,9 @@ class Mirror(Attack):
         }
         for step in loop(self.steps, state):
             w = state["w"].detach().requires_grad_()
-            losses = self.losses(victim, style, w, labels, rng, loop.common, step)
+            losses = self.losses(victim, style, w, labels, rng, loop.shared_rng, step)
             loop.show(loss=losses)
-            energy = region.energy(w)
+            energy = constraint.energy(w)
             losses = losses if energy is None else losses + energy
             (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, w)
             moved, (state["first"], state["second"]) = adam_step(
@@ -167,14 +133,14 @@ class Mirror(Attack):
                 lr=self.lr * ramp((step + 1) / self.steps, up=self.rampup, down=self.rampdown),
                 betas=self.betas,
             )
-            state["w"] = region.clip(moved)
+            state["w"] = constraint.clip(moved)
             state["best"], state["lowest"] = self.better(state, losses.detach())
         w = state["best"]
-        codes = style.truncate(w, psi=self.search.psi, cutoff=self.search.cutoff)
         with torch.no_grad():
-            images = rendered(self.search, style, w)
-        queries = split_evenly(victim.queries - asked, len(labels))
-        return AttackResult(codes.contiguous(), queries, details={"w": w}, images=images)
+            images = self.search.render(style, w)
+        spent = split_evenly(victim.queries - queries, len(labels))
+        codes = self.search.truncate(style, w).contiguous()
+        return AttackResult(codes, spent, details={"w": w}, images=images)
 
     def losses(
         self,
@@ -183,17 +149,17 @@ class Mirror(Attack):
         w: Tensor,
         labels: Tensor,
         rng: ItemRNG,
-        common: ItemRNG,
+        shared_rng: ItemRNG,
         step: int,
     ) -> Tensor:
         """The identity loss of each item of w [n, w_dim], weighted, [n]."""
-        images = apply(self.image_to_target, rendered(self.search, prior, w))
-        number = (common if self.flip_shared else rng).uniform("flip", step=step)
+        images = apply(self.image_to_target, self.search.render(prior, w))
+        number = (shared_rng if self.flip_shared else rng).uniform("flip", step=step)
         seen = torch.where((number < self.flip_p)[:, None, None, None], images.flip(-1), images)
         return self.identity_weight * self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
 
     def better(self, state: Mapping[str, Tensor], losses: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes to keep [n, w_dim] and the loss they are kept for [n], after a step with ``losses`` [n]."""
+        """The codes to keep [n, w_dim] and the loss they are kept for [n] after a step of ``losses`` [n]."""
         if self.keep == "last":
             return state["w"], losses
         if self.keep == "batch":
@@ -205,7 +171,7 @@ class Mirror(Attack):
 
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images as the target gets them, of codes as they are, [n, num_ws, w_dim]."""
-        return apply(self.image_to_target, clipped(self.search, prior.generate(latents, labels)))
+        return apply(self.image_to_target, self.search.clip(prior.generate(latents, labels)))
 
     @torch.no_grad()
     def select(
@@ -214,12 +180,12 @@ class Mirror(Attack):
         prior: Prior,
         labels: Tensor,
         latents: Tensor,
-        details: Mapping[str, Any],
+        details: Mapping[str, Tensor],
         *,
-        common: ItemRNG,
+        shared_rng: ItemRNG,
         runtime: Runtime,
     ) -> dict[str, Tensor]:
-        """``selected`` bool [n], one per identity, if ``counted`` is "consistent"; it costs a query per item."""
+        """``selected`` bool [n], one per identity, if ``counted`` is "consistent"; costs a query per item."""
         if self.counted == "all":
             return {}
         parts = zip(*(t.split(min(self.search.batch, runtime.chunk)) for t in (latents, labels)), strict=True)
@@ -234,8 +200,7 @@ class Mirror(Attack):
             labels[:: self.restarts],
             by_softmax=self.score == "softmax",
         )
-        selected = torch.nn.functional.one_hot(chosen, self.restarts).bool()
-        return {"selected": selected.flatten()}
+        return {"selected": F.one_hot(chosen, self.restarts).bool().flatten()}
 
 
 def ramp(done: float, *, up: float, down: float) -> float:
@@ -248,59 +213,3 @@ def ramp(done: float, *, up: float, down: float) -> float:
     """
     falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / down)) if down else 1.0
     return falling * (min(1.0, done / up) if up else 1.0)
-
-
-@torch.no_grad()
-def sampled(search: InitialSelection, prior: StylePrior, common: ItemRNG) -> Tensor:
-    """The codes of ``search``, not truncated, one for all layers: [size, w_dim] on the device of ``common``,
-    equal at every call.
-    """
-    return prior.codes(search.z(prior, common))[:, 0]
-
-
-def rendered(search: InitialSelection, prior: StylePrior, codes: Tensor) -> Tensor:
-    """Images [n, 3, s, s] of codes [n, w_dim], rendered as ``search`` does."""
-    return clipped(search, prior.synthesise(prior.truncate(codes, psi=search.psi, cutoff=search.cutoff)))
-
-
-def clipped(search: InitialSelection, images: Tensor) -> Tensor:
-    """Images, in [0, 1] if ``search`` wants them so."""
-    return images.clamp(0, 1) if search.clamp else images
-
-
-def first_impressions(
-    search: InitialSelection,
-    prior: StylePrior,
-    codes: Tensor,
-    ask: Callable[[Tensor], Tensor],
-    classes: int,
-    steps: Transforms,
-    runtime: Runtime,
-) -> Tensor:
-    """The target's probabilities of the first ``classes`` labels for the pictures of codes [N, w_dim], [N,
-    classes] on the CPU.
-
-    Of thousands of labels and many codes, nobody would have the memory for all.
-    """
-    parts = codes.split(min(search.batch, runtime.chunk))
-    answers = answered(search, prior, runtime.bar(parts, "candidates, batches", total=len(parts)), ask, steps)
-    return torch.cat([answer[:, :classes].cpu() for answer in answers])
-
-
-@torch.no_grad()
-def answered(
-    search: InitialSelection,
-    prior: StylePrior,
-    parts: Iterable[Tensor],
-    ask: Callable[[Tensor], Tensor],
-    steps: Transforms,
-) -> Iterator[Tensor]:
-    """What ``ask`` tells of the pictures of each part of codes [m, w_dim] after ``steps``: probabilities [m,
-    k].
-
-    With ``search.flip`` it is asked about their mirror images as well, and the answer is the mean.
-    """
-    for codes in parts:
-        images = apply(steps, rendered(search, prior, codes))
-        answer = ask(images)
-        yield (answer + ask(images.flip(-1))) / 2 if search.flip else answer

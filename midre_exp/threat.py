@@ -6,15 +6,19 @@ gradients, a label victim none that leads to scores. Every victim counts queries
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, Output
+
+#: A network that can be attacked: float images [n, 3, h, w] in [0, 1] to logits [n, k], or to ``Output``.
+Network = Callable[..., Tensor | Output]
 
 
 class Threat(str, Enum):
@@ -25,24 +29,73 @@ class Threat(str, Enum):
     LABELS = "labels"  # the predicted class
 
 
-class Victim(Protocol):
-    """What all victims share."""
+class Victim(ABC):
+    """What all victims share; ``Victim.of`` makes one of a network."""
 
-    num_classes: int
-    queries: int
-
-    def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
-        """How strongly the target agrees, as far as the threat model shows: [n] in [0, 1]."""
-        ...
-
-
-class _Counting:
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
-        self.queries = 0
+        self.queries = 0  #: images classified so far
+
+    @abstractmethod
+    def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
+        """How strongly the target agrees, as far as the threat model shows: [n] in [0, 1]."""
+
+    @overload
+    @staticmethod
+    def of(
+        network: Network, num_classes: int, threat: Literal[Threat.WHITE_BOX] = Threat.WHITE_BOX
+    ) -> WhiteBoxVictim: ...
+    @overload
+    @staticmethod
+    def of(network: Network, num_classes: int, threat: Literal[Threat.SCORES]) -> ScoreVictim: ...
+    @overload
+    @staticmethod
+    def of(network: Network, num_classes: int, threat: Literal[Threat.LABELS]) -> LabelVictim: ...
+    @overload
+    @staticmethod
+    def of(network: Network, num_classes: int, threat: Threat | str) -> AnyVictim: ...
+    @staticmethod
+    def of(network: Network, num_classes: int, threat: Threat | str = Threat.WHITE_BOX) -> AnyVictim:
+        """A network as one threat model shows it.
+
+        ``network``: a module or any function of float images [n, 3, h, w] in [0, 1], which normalises them
+        itself and returns logits [n, ``num_classes``] or ``midre_exp.targets.Output``; with logits alone it
+        has no features. A module is put in eval mode and its weights are frozen in place. Raises ConfigError
+        for an unknown threat model and, at the first query, for another answer.
+        """
+        if isinstance(network, nn.Module):
+            network.eval().requires_grad_(False)
+
+        def white_box(images: Tensor, taps: Sequence[str]) -> Output:
+            if isinstance(network, Classifier):
+                return _as_output(network(images, taps), num_classes)
+            if taps:
+                raise ConfigError(
+                    f"hidden activations ({', '.join(taps)}) were asked of a network that cannot give them; "
+                    "derive it from midre_exp.targets.Classifier"
+                )
+            return _as_output(network(images), num_classes)
+
+        @torch.no_grad()
+        def scores(images: Tensor) -> Tensor:
+            return white_box(images, ()).logits.softmax(1)
+
+        @torch.no_grad()
+        def labels(images: Tensor) -> Tensor:
+            return white_box(images, ()).logits.argmax(1)
+
+        if threat == Threat.WHITE_BOX:
+            return WhiteBoxVictim(white_box, num_classes)
+        if threat == Threat.SCORES:
+            return ScoreVictim(scores, num_classes)
+        if threat == Threat.LABELS:
+            return LabelVictim(labels, num_classes)
+        raise ConfigError(
+            f"threat model {threat!r} is unknown; use one of {', '.join(t.value for t in Threat)}"
+        )
 
 
-class WhiteBoxVictim(_Counting):
+class WhiteBoxVictim(Victim):
     """Gives logits, features and gradients with respect to the images. Weights are frozen."""
 
     def __init__(self, query: Callable[[Tensor, Sequence[str]], Output], num_classes: int):
@@ -60,7 +113,7 @@ class WhiteBoxVictim(_Counting):
             return self(images).logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
 
 
-class ScoreVictim(_Counting):
+class ScoreVictim(Victim):
     """Gives class probabilities without a graph."""
 
     def __init__(self, query: Callable[[Tensor], Tensor], num_classes: int):
@@ -77,7 +130,7 @@ class ScoreVictim(_Counting):
         return self.scores(images).gather(1, labels[:, None]).squeeze(1)
 
 
-class LabelVictim(_Counting):
+class LabelVictim(Victim):
     """Gives the predicted class alone."""
 
     def __init__(self, query: Callable[[Tensor], Tensor], num_classes: int):
@@ -96,33 +149,32 @@ class LabelVictim(_Counting):
 
 AnyVictim = WhiteBoxVictim | ScoreVictim | LabelVictim
 
+#: The victim that shows what a threat model allows, and no more.
+VICTIMS: dict[Threat, type[Victim]] = {
+    Threat.WHITE_BOX: WhiteBoxVictim,
+    Threat.SCORES: ScoreVictim,
+    Threat.LABELS: LabelVictim,
+}
 
-def make_victim(model: Classifier, num_classes: int, threat: Threat) -> AnyVictim:
-    """Wrap a trained classifier for one threat model. The model is put in eval mode and its weights are
-    frozen in place.
 
-    Raises ConfigError for a threat model that is not one of ``Threat``.
-    """
-    model.eval().requires_grad_(False)
+class _LogitsAlone(Output):
+    """The output of a network that returns no features."""
 
-    def white_box(images: Tensor, taps: Sequence[str]) -> Output:
-        output: Output = model(images, taps)
-        return output
+    @property
+    def features(self) -> Tensor:
+        raise ConfigError(
+            "this attack needs the target's features, and the attacked network returns logits alone; "
+            "let it return midre_exp.targets.Output(logits, features)"
+        )
 
-    @torch.no_grad()
-    def scores(images: Tensor) -> Tensor:
-        logits: Tensor = model(images).logits
-        return logits.softmax(1)
 
-    @torch.no_grad()
-    def labels(images: Tensor) -> Tensor:
-        logits: Tensor = model(images).logits
-        return logits.argmax(1)
-
-    if threat is Threat.WHITE_BOX:
-        return WhiteBoxVictim(white_box, num_classes)
-    if threat is Threat.SCORES:
-        return ScoreVictim(scores, num_classes)
-    if threat is Threat.LABELS:
-        return LabelVictim(labels, num_classes)
-    raise ConfigError(f"threat model {threat!r} is unknown; use one of {', '.join(t.value for t in Threat)}")
+def _as_output(answer: Tensor | Output, num_classes: int) -> Output:
+    """What a network returned as an ``Output``. Raises ConfigError unless its logits are [n, num_classes]."""
+    logits = answer.logits if isinstance(answer, Output) else answer
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != num_classes:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"the attacked network returned {got}; it must return logits [n, {num_classes}], one per class, "
+            "or midre_exp.targets.Output(logits, features)"
+        )
+    return answer if isinstance(answer, Output) else _LogitsAlone(logits, logits.new_empty(0))

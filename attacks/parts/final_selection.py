@@ -1,51 +1,44 @@
 """PPA's final selection: of an identity's reconstructions, those count that the target recognises under
-strong random views.
+strong random views (Struppek et al. 2022, Sec. 4.3).
 
-Struppek et al. 2022, Sec. 4.3: what only fools the target (an adversarial example) does not survive being
-cropped and mirrored.
+What only fools the target (an adversarial example) does not survive being cropped and mirrored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attacks.base import ItemRNG, Prior, Runtime, Transforms, WhiteBoxVictim, apply
 from attacks.parts.random_crops import NUMBERS, random_crop
-from midre_exp.attack import Transforms, apply
 from midre_exp.data.transforms.random_crop import require_range
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior
-from midre_exp.runtime import Runtime
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import WhiteBoxVictim
 
-_SEEN_AT_ONCE = 10  # batches: the target takes less memory than the generator
+_VIEWED_AT_ONCE = 10  # batches: the target takes less memory than the generator
 
 
+@dataclass(kw_only=True, eq=False)
 class FinalSelection:
-    """How often and how the target sees each reconstruction: ``views`` random boxes, resized to the size
-    before, some mirrored.
-
-    ``scale``, ``ratio``, ``flip_p`` as in ``attacks.parts.random_crops.random_crop``; every view is one draw
-    for all items, so that all of them, of whatever identity, are compared under the same boxes. ``batch``:
-    images synthesised at once, which bounds memory and never changes a result. Raises ConfigError.
+    """How often and how the target sees each reconstruction: every view is one draw for all items, so that
+    all of them, of whatever identity, are compared under the same boxes.
     """
 
-    def __init__(
-        self, *, views: int, scale: Sequence[float], ratio: Sequence[float], flip_p: float, batch: int
-    ):
-        for name, value in (("views", views), ("batch", batch)):
+    views: int  # random boxes, each resized to the size before (released: 100)
+    scale: tuple[float, float]  # range of a box's share of the image area, within (0, 1] (released: 0.5, 0.9)
+    ratio: tuple[float, float]  # range of its width / height (released: 0.8, 1.2)
+    flip_p: float  # probability that a view is mirrored (released: 0.5)
+    batch: int  # images synthesised at once: bounds memory, never changes a result
+
+    def __post_init__(self) -> None:
+        for name, value in (("views", self.views), ("batch", self.batch)):
             if value < 1:
                 raise ConfigError(f"attack.selection.{name}={value} must be at least 1")
-        if not 0 <= flip_p <= 1:
-            raise ConfigError(f"attack.selection.flip_p={flip_p} must lie in [0, 1]")
-        self.views = views
-        self.scale = require_range("attack.selection.scale", scale, top=1.0)
-        self.ratio = require_range("attack.selection.ratio", ratio)
-        self.flip_p = flip_p
-        self.batch = batch
+        if not 0 <= self.flip_p <= 1:
+            raise ConfigError(f"attack.selection.flip_p={self.flip_p} must lie in [0, 1]")
+        self.scale = require_range("attack.selection.scale", self.scale, top=1.0)
+        self.ratio = require_range("attack.selection.ratio", self.ratio)
 
     @torch.no_grad()
     def robustness(
@@ -54,27 +47,27 @@ class FinalSelection:
         prior: Prior,
         labels: Tensor,
         latents: Tensor,
-        steps: Transforms,
+        transforms: Transforms,
         *,
-        common: ItemRNG,
+        shared_rng: ItemRNG,
         runtime: Runtime,
     ) -> Tensor:
         """The target's mean probability of each item's label over the views, [n] on the CPU.
 
-        ``labels`` int64 [n], ``latents`` [n, ...]; images go through ``steps`` before the views and are not
-        clipped. ``common`` is one stream.
+        ``labels`` int64 [n], ``latents`` [n, ...]; images go through ``transforms`` before the views and are
+        not clipped. ``shared_rng`` is one stream.
         """
         at_once = min(self.batch, runtime.chunk)
-        part = min(_SEEN_AT_ONCE * at_once, runtime.chunk)
-        found = []
+        part = min(_VIEWED_AT_ONCE * at_once, runtime.chunk)
+        means = []
         for first in runtime.bar(range(0, len(labels), part), "final selection, batches"):
             codes = latents[first : first + part].to(runtime.device).split(at_once)
-            images = torch.cat([apply(steps, prior.generate(some)) for some in codes])
+            images = torch.cat([apply(transforms, prior.generate(some)) for some in codes])
             wanted = labels[first : first + part].to(runtime.device)
             total = torch.zeros(len(wanted), device=runtime.device)
             for view in range(self.views):
-                numbers = common.uniform("selection", NUMBERS, step=view)
+                numbers = shared_rng.uniform("selection", NUMBERS, step=view)
                 seen = random_crop(images, numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
                 total += victim.confidence(seen, wanted)
-            found.append(total / self.views)
-        return torch.cat(found).cpu()
+            means.append(total / self.views)
+        return torch.cat(means).cpu()

@@ -6,92 +6,140 @@ PPA (Struppek et al. 2022, Sec. 4.1), IF-GMI and MIRROR. Nothing here optimises.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from midre_exp.attack import Transforms, apply
+from attacks.base import ItemRNG, Prior, Runtime, Transforms, WhiteBoxVictim, apply
 from midre_exp.errors import ConfigError
-from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.runtime import Runtime
-from midre_exp.seeding import ItemRNG
-from midre_exp.threat import WhiteBoxVictim
 
 
 def style_prior(prior: Prior) -> StylePrior:
     """The prior, which must be a style generator. Raises ConfigError for any other."""
     if not isinstance(prior, StylePrior):
         raise ConfigError(
-            f"this attack searches the codes of a style generator, and attack.prior is {type(prior).__name__}; "
-            "use attack/prior=stylegan2"
+            "this attack searches the codes of a style generator, and attack.prior is "
+            f"{type(prior).__name__}; use attack/prior=stylegan2"
         )
     return prior
 
 
+@dataclass(kw_only=True, eq=False)
 class InitialSelection:
-    """The set of codes an attack looks for starts in, and how it shows them to the target.
+    """The set of codes among which an attack selects its starts, and how they are rendered for the target."""
 
-    ``size``: how many; ``psi``, ``cutoff``: truncation of their first ``cutoff`` layer codes (null: of all)
-    towards the mean code; ``flip``: the target also sees each mirrored; ``z_seed``: the NumPy seed of the
-    latents, null: from the run's seed; ``batch``: images synthesised at once, which bounds memory and never
-    changes a result; ``clamp``: images are clipped to [0, 1] before the target sees them. Raises ConfigError.
-    """
+    size: int  # codes (released, PPA: 2000, CelebA 5000; MIRROR: 100,000)
+    psi: float  # truncation towards the mean code, [0, 1], 1: none (released, PPA: 0.5; MIRROR: 0.7)
+    cutoff: int | None  # layers whose codes are truncated; None: all (released: 8)
+    flip: bool  # the target also sees each image mirrored: two queries, whose mean counts
+    z_seed: int | None  # NumPy seed of the latents (released, PPA: 42); None: from the run's seed
+    batch: int  # images synthesised at once: bounds memory, never changes a result
+    clamp: bool = True  # clip images to [0, 1] before the target gets them
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        psi: float,
-        cutoff: int | None,
-        flip: bool,
-        z_seed: int | None,
-        batch: int,
-        clamp: bool = True,
-    ):
-        for name, value in (("size", size), ("batch", batch), ("cutoff", 1 if cutoff is None else cutoff)):
+    def __post_init__(self) -> None:
+        cutoff = 1 if self.cutoff is None else self.cutoff
+        for name, value in (("size", self.size), ("batch", self.batch), ("cutoff", cutoff)):
             if value < 1:
                 raise ConfigError(f"attack.search.{name}={value} must be at least 1")
-        if not 0 <= psi <= 1:
-            raise ConfigError(f"attack.search.psi={psi} must lie in [0, 1]; 1 is no truncation")
-        if z_seed is not None and not 0 <= z_seed < 2**32:
+        if not 0 <= self.psi <= 1:
+            raise ConfigError(f"attack.search.psi={self.psi} must lie in [0, 1]; 1 is no truncation")
+        if self.z_seed is not None and not 0 <= self.z_seed < 2**32:
             raise ConfigError(
-                f"attack.search.z_seed={z_seed} is no NumPy seed; give null or 0 to {2**32 - 1}"
+                f"attack.search.z_seed={self.z_seed} is no NumPy seed; give null or 0 to {2**32 - 1}"
             )
-        self.size = size
-        self.psi = psi
-        self.cutoff = cutoff
-        self.flip = flip
-        self.z_seed = z_seed
-        self.batch = batch
-        self.clamp = clamp
 
-    def z(self, prior: StylePrior, common: ItemRNG) -> Tensor:
-        """The latents, float32 [size, z_dim] on the device of ``common`` (one stream, all items')."""
+    def require_candidates(self, restarts: int) -> None:
+        """Raise ConfigError unless the items of an identity can start from different codes."""
+        if restarts > self.size:
+            raise ConfigError(
+                f"attack.restarts={restarts} exceeds attack.search.size={self.size}; an identity starts from "
+                "different codes"
+            )
+
+    def z(self, prior: StylePrior, shared_rng: ItemRNG) -> Tensor:
+        """The latents, float32 [size, z_dim] on the device of ``shared_rng`` (one stream)."""
         if self.z_seed is None:
-            return common.normal("search", self.size, prior.z_dim)[0]
+            return shared_rng.normal("search", self.size, prior.z_dim)[0]
         drawn = np.random.RandomState(self.z_seed).randn(self.size, prior.z_dim).astype(np.float32)
-        return torch.from_numpy(drawn).to(common.keys.device)
+        return torch.from_numpy(drawn).to(shared_rng.keys.device)
+
+    @torch.no_grad()
+    def codes(self, prior: StylePrior, shared_rng: ItemRNG) -> Tensor:
+        """The codes, not truncated, one for all layers: [size, w_dim] on the device of ``shared_rng``, equal
+        at every call.
+        """
+        return prior.codes(self.z(prior, shared_rng))[:, 0]
+
+    def truncate(self, prior: StylePrior, codes: Tensor) -> Tensor:
+        """Codes [n, num_ws, w_dim] of codes [n, w_dim], truncated."""
+        return prior.truncate(codes, psi=self.psi, cutoff=self.cutoff)
+
+    def render(self, prior: StylePrior, codes: Tensor) -> Tensor:
+        """Images [n, 3, s, s] of codes [n, w_dim], truncated and clipped as this search does."""
+        return self.clip(prior.synthesise(self.truncate(prior, codes)))
+
+    def clip(self, images: Tensor) -> Tensor:
+        """Images, in [0, 1] with ``clamp``."""
+        return images.clamp(0, 1) if self.clamp else images
 
     @torch.no_grad()
     def confidences(
-        self, victim: WhiteBoxVictim, prior: StylePrior, codes: Tensor, steps: Transforms, runtime: Runtime
+        self,
+        victim: WhiteBoxVictim,
+        prior: StylePrior,
+        codes: Tensor,
+        transforms: Transforms,
+        runtime: Runtime,
     ) -> Tensor:
-        """What the target makes of each candidate: probabilities [N, num_classes] on the CPU, for ``codes``
-        [N, 1 or num_ws, w_dim].
-
-        The codes are rendered as they are (truncate before) and go through ``steps`` to the target; with
-        ``flip`` the mean over the image and its mirror image, two queries each.
+        """The target's probabilities of each candidate, [N, num_classes] on the CPU, for ``codes``
+        [N, 1 or num_ws, w_dim], which are rendered as they are (truncate before).
         """
         at_once = min(self.batch, runtime.chunk)
         found = []
         for first in runtime.bar(range(0, len(codes), at_once), "candidates, batches"):
             images = prior.synthesise(codes[first : first + at_once].to(runtime.device))
-            images = apply(steps, images.clamp(0, 1) if self.clamp else images)
+            images = apply(transforms, self.clip(images))
             seen = torch.cat((images, images.flip(-1))) if self.flip else images
             probabilities = victim(seen).logits.softmax(1)
             found.append(probabilities.unflatten(0, (-1, len(images))).mean(0))
         return torch.cat(found).cpu()
+
+    def confidences_of_first(
+        self,
+        classes: int,
+        query: Callable[[Tensor], Tensor],
+        prior: StylePrior,
+        codes: Tensor,
+        transforms: Transforms,
+        runtime: Runtime,
+    ) -> Tensor:
+        """What ``query`` answers about codes [N, w_dim], truncated: probabilities of the first ``classes``
+        labels, [N, classes] on the CPU; those of all labels for many codes would not fit into memory.
+        """
+        parts = codes.split(min(self.batch, runtime.chunk))
+        parts_shown = runtime.bar(parts, "candidates, batches", total=len(parts))
+        answers = self.answers(query, prior, parts_shown, transforms)
+        return torch.cat([answer[:, :classes].cpu() for answer in answers])
+
+    @torch.no_grad()
+    def answers(
+        self,
+        query: Callable[[Tensor], Tensor],
+        prior: StylePrior,
+        parts: Iterable[Tensor],
+        transforms: Transforms,
+    ) -> Iterator[Tensor]:
+        """What ``query`` answers about the images of each part of codes [m, w_dim], truncated, after
+        ``transforms``: probabilities [m, k]; with ``flip`` the mean with those of the mirror images.
+        """
+        for codes in parts:
+            images = apply(transforms, self.render(prior, codes))
+            answer = query(images)
+            yield (answer + query(images.flip(-1))) / 2 if self.flip else answer
 
 
 def most_confident(confidences: Tensor, labels: Tensor) -> Tensor:
@@ -106,8 +154,8 @@ def most_confident(confidences: Tensor, labels: Tensor) -> Tensor:
     wanted = int(place.max()) + 1 if len(place) else 0
     if wanted > len(confidences):
         raise ConfigError(
-            f"attack.search.size={len(confidences)} is less than the {wanted} candidates wanted per identity; "
-            "raise it or lower attack.restarts"
+            f"attack.search.size={len(confidences)} is less than the {wanted} candidates wanted per "
+            "identity; raise it or lower attack.restarts"
         )
     classes, column = labels.unique(return_inverse=True)
     order = confidences[:, classes].argsort(dim=0, descending=True, stable=True)

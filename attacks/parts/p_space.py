@@ -1,5 +1,4 @@
-"""Where codes w of a style generator may go: MIRROR's box in P-space (An et al. 2022) and what can stand in
-its place.
+"""Constraints on codes w of a style generator: MIRROR's box in P-space (An et al. 2022) and alternatives.
 
 P-space is w before the last activation of the mapping network, LeakyReLU(0.2). There codes are nearly normal,
 which in w they are not.
@@ -29,7 +28,7 @@ def from_p(points: Tensor) -> Tensor:
     return F.leaky_relu(points, 0.2)
 
 
-class Region:
+class Constraint:
     """Where codes may be: here, anywhere."""
 
     def clip(self, codes: Tensor) -> Tensor:
@@ -42,7 +41,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Box(Region):
+class BoxConstraint(Constraint):
     """All codes between ``low`` and ``high``, each [w_dim] or a number's tensor []."""
 
     low: Tensor
@@ -54,8 +53,8 @@ class Box(Region):
 
 
 @dataclass(frozen=True)
-class Bowl(Region):
-    """No border: ``weight`` times the squared Mahalanobis distance of p from ``mean`` [w_dim], with
+class MahalanobisPenalty(Constraint):
+    """No bounds: ``weight`` times the squared Mahalanobis distance of p from ``mean`` [w_dim], with
     ``precision`` [w_dim, w_dim].
     """
 
@@ -69,68 +68,61 @@ class Bowl(Region):
         return self.weight * ((apart @ self.precision) * apart).sum(1)
 
 
-class Bounds(ABC):
-    """How the region is made of sampled codes; a choice of the attack's yaml. All take one number, ``size``,
-    of a meaning of their own.
-    """
+@dataclass(kw_only=True, eq=False)
+class ConstraintEstimator(ABC):
+    """How the constraint follows from sampled codes; a choice of ``attack.bounds``."""
+
+    size: float  # of a meaning of each estimator's own, >= 0
+
+    def __post_init__(self) -> None:
+        if not self.size >= 0:
+            raise ConfigError(f"attack.bounds.size={self.size} must be at least 0; 0 is off")
 
     @abstractmethod
-    def region(self, codes: Tensor) -> Region:
-        """The region that ``codes`` [N, w_dim], not truncated, tell of."""
+    def estimate(self, codes: Tensor) -> Constraint:
+        """The constraint by ``codes`` [N, w_dim], not truncated."""
 
 
-class PSpaceBox(Bounds):
+class PSpaceBox(ConstraintEstimator):
     """m - c s to m + c s in P-space (the method's): mean m and population standard deviation s of each
     coordinate; ``size`` c, 0: no bounds at all, as in the official code.
     """
 
-    def __init__(self, *, size: float):
-        self.size = _not_negative(size)
-
-    def region(self, codes: Tensor) -> Region:
-        """See the base."""
+    def estimate(self, codes: Tensor) -> Constraint:
         if self.size == 0:
-            return Region()
+            return Constraint()
         low, high = _around_mean(to_p(codes), self.size)
-        return Box(from_p(low), from_p(high))
+        return BoxConstraint(from_p(low), from_p(high))
 
 
-class NormalBox(Bounds):
+class NormalBox(ConstraintEstimator):
     """m - c s to m + c s of each coordinate of w itself; ``size`` c, 0: no bounds."""
 
-    def __init__(self, *, size: float):
-        self.size = _not_negative(size)
-
-    def region(self, codes: Tensor) -> Region:
-        """See the base."""
-        return Box(*_around_mean(codes, self.size)) if self.size else Region()
+    def estimate(self, codes: Tensor) -> Constraint:
+        return BoxConstraint(*_around_mean(codes, self.size)) if self.size else Constraint()
 
 
-class NaiveBox(Bounds):
-    """-``size`` to ``size`` in every coordinate of w, whatever the codes are."""
+class NaiveBox(ConstraintEstimator):
+    """-``size`` to ``size`` in every coordinate of w, whatever the codes are; above 0."""
 
-    def __init__(self, *, size: float):
-        if not size > 0:
-            raise ConfigError(f"attack.bounds.size={size} must be above 0")
-        self.size = size
+    def __post_init__(self) -> None:
+        if not self.size > 0:
+            raise ConfigError(f"attack.bounds.size={self.size} must be above 0")
 
-    def region(self, codes: Tensor) -> Region:
-        """See the base."""
-        return Box(codes.new_tensor(-self.size), codes.new_tensor(self.size))
+    def estimate(self, codes: Tensor) -> Constraint:
+        return BoxConstraint(codes.new_tensor(-self.size), codes.new_tensor(self.size))
 
 
-class PercentileBox(Bounds):
+class PercentileBox(ConstraintEstimator):
     """The interval of each coordinate of w that the central ``size`` percent of the codes lie in, by linear
-    interpolation between codes.
+    interpolation between codes; above 0, up to 100.
     """
 
-    def __init__(self, *, size: float):
-        if not 0 < size <= 100:
-            raise ConfigError(f"attack.bounds.size={size} is no percentage above 0")
-        self.size = size
+    def __post_init__(self) -> None:
+        if not 0 < self.size <= 100:
+            raise ConfigError(f"attack.bounds.size={self.size} is no percentage above 0")
 
-    def region(self, codes: Tensor) -> Region:
-        """See the base."""
+    def estimate(self, codes: Tensor) -> Constraint:
         ordered = codes.sort(0).values  # torch.quantile refuses as many numbers as 100,000 codes have
         ends = []
         for share in (0.5 - self.size / 200, 0.5 + self.size / 200):
@@ -138,29 +130,26 @@ class PercentileBox(Bounds):
             below = int(place)
             above = min(below + 1, len(codes) - 1)
             ends.append(torch.lerp(ordered[below], ordered[above], place - below))
-        return Box(*ends)
+        return BoxConstraint(*ends)
 
 
-class Energy(Bounds):
-    """No borders; the loss grows by ``size`` times the Mahalanobis form of p with the inverse (population)
-    covariance of the codes'.
+class Energy(ConstraintEstimator):
+    """No bounds; the loss grows by ``size`` times the Mahalanobis form of p with the inverse (population)
+    covariance of the codes' (official: 1e-4).
     """
 
-    def __init__(self, *, size: float):
-        self.size = _not_negative(size)
-
-    def region(self, codes: Tensor) -> Region:
-        """See the base. Raises ConfigError when the covariance of the codes has no inverse."""
+    def estimate(self, codes: Tensor) -> Constraint:
+        """Raises ConfigError when the covariance of the codes has no inverse."""
         points = to_p(codes).double()  # a covariance loses half the digits of its numbers
         precision, failed = torch.linalg.inv_ex(
             torch.cov(points.T, correction=0).reshape(points.shape[1], -1)
         )
         if len(codes) <= points.shape[1] or failed.item():
             raise ConfigError(
-                f"attack.bounds: the covariance of {len(codes)} codes with {points.shape[1]} coordinates has no inverse; "
-                "raise attack.search.size"
+                f"attack.bounds: the covariance of {len(codes)} codes with {points.shape[1]} coordinates has "
+                "no inverse; raise attack.search.size"
             )
-        return Bowl(points.mean(0).float(), precision.float(), self.size)
+        return MahalanobisPenalty(points.mean(0).float(), precision.float(), self.size)
 
 
 def spread(codes: Tensor) -> Tensor:
@@ -171,9 +160,3 @@ def spread(codes: Tensor) -> Tensor:
 def _around_mean(points: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     mean, reach = points.mean(0), factor * points.std(0, correction=0)
     return mean - reach, mean + reach
-
-
-def _not_negative(size: float) -> float:
-    if not size >= 0:
-        raise ConfigError(f"attack.bounds.size={size} must be at least 0; 0 is off")
-    return size

@@ -7,7 +7,7 @@ all images share one box: here one row of uniform numbers serves all images, or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,39 +19,29 @@ from midre_exp.seeding import ItemRNG
 NUMBERS = 2 * TRIES + 3  #: uniform numbers that one view takes: those of its box, and a flip
 
 
+@dataclass(kw_only=True, eq=False)
 class RandomCrop:
-    """A random box of the image, resized to ``size`` (null: of the input), mirrored with probability
-    ``flip_p``.
+    """A random box of the image, resized, mirrored or not."""
 
-    ``scale``: range of the box's share of the image area, 0 < low <= high <= 1; ``ratio``: range of its width
-    / height. ``shared``: one draw per step for all items of the attack, as the official code has it for the
-    images of a batch; false: every item draws its own. Raises ConfigError.
-    """
+    scale: tuple[float, float]  # range of the box's share of the image area, within (0, 1]
+    ratio: tuple[float, float]  # range of its width / height
+    shared: bool = True  # one draw per step for all items (released: of a batch); False: each its own
+    flip_p: float = 0.0  # probability that the box is mirrored
+    size: int | None = None  # pixels per side of the result; None: of the input
 
-    def __init__(
-        self,
-        *,
-        scale: Sequence[float],
-        ratio: Sequence[float],
-        shared: bool = True,
-        flip_p: float = 0.0,
-        size: int | None = None,
-    ):
-        if not 0 <= flip_p <= 1:
-            raise ConfigError(f"RandomCrop flip_p={flip_p} must lie in [0, 1]")
-        if size is not None and size < 1:
-            raise ConfigError(f"RandomCrop size={size} must be a positive number of pixels or null")
-        self.scale = require_range("RandomCrop scale", scale, top=1.0)
-        self.ratio = require_range("RandomCrop ratio", ratio)
-        self.shared = shared
-        self.flip_p = flip_p
-        self.size = size
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip_p <= 1:
+            raise ConfigError(f"RandomCrop flip_p={self.flip_p} must lie in [0, 1]")
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"RandomCrop size={self.size} must be a positive number of pixels or null")
+        self.scale = require_range("RandomCrop scale", self.scale, top=1.0)
+        self.ratio = require_range("RandomCrop ratio", self.ratio)
 
-    def __call__(self, images: Tensor, rng: ItemRNG, common: ItemRNG, name: str, step: int) -> Tensor:
-        """One view of images [n, 3, h, w], drawn as ``name`` for ``step`` from ``common`` (one row) if
+    def __call__(self, images: Tensor, rng: ItemRNG, shared_rng: ItemRNG, name: str, step: int) -> Tensor:
+        """One view of images [n, 3, h, w], drawn as ``name`` for ``step`` from ``shared_rng`` (one row) if
         shared, else from ``rng``.
         """
-        numbers = (common if self.shared else rng).uniform(name, NUMBERS, step=step)
+        numbers = (shared_rng if self.shared else rng).uniform(name, NUMBERS, step=step)
         return random_crop(
             images, numbers, scale=self.scale, ratio=self.ratio, size=self.size, flip_p=self.flip_p
         )

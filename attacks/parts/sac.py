@@ -10,16 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attacks.base import ItemRNG
+from attacks.parts.checks import one_of
 from attacks.parts.optimisers import adam_step
 from midre_exp.errors import ConfigError
-from midre_exp.seeding import ItemRNG
 
 Agents = dict[str, Tensor]
+Noise = Literal["scalar", "per_dimension"]
+Entropy = Literal["mean", "sum"]
+Critics = Literal["twins", "independent"]
 
 LOG_STD = (-20.0, 2.0)
 #: Added where tanh saturates, so that the logarithm of its slope stays finite (official SAC code).
@@ -135,39 +140,29 @@ def distinct(rng: ItemRNG, name: str, count: int, population: int, *, step: int)
     return drawn.gather(1, late.to(torch.int8).argsort(stable=True, dim=1)[:, :count])
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, eq=False)
 class SAC:
-    """What all agents have in common.
+    """The hyperparameters of all agents; a textbook's choice is named where the released one differs."""
 
-    ``hidden``: width of the two hidden layers of every network; ``lr``: Adam's, for actor, critics and log
-    temperature; ``tau``: how far the target critics move to the critics per update; ``target_entropy``: None
-    is minus the number of dimensions. ``noise``: ``scalar``, one normal number per call of the policy, added
-    times the std to every dimension of every sample of an agent, or ``per_dimension``. ``entropy``: the
-    log-probability is the ``mean`` over the dimensions, or their ``sum``. ``critics``: ``twins``, which start
-    equal and so stay equal (one is computed), or ``independent``. Raises ConfigError for values outside
-    these.
-    """
-
-    hidden: int
-    lr: float
-    discount: float
-    tau: float
-    target_entropy: float | None
-    noise: str
-    entropy: str
-    critics: str
+    hidden: int  # width of the two hidden layers of every network (released: 256)
+    lr: float  # of Adam, for actor, critics and log temperature (released: 5e-4)
+    discount: float  # [0, 1]; plays no part in episodes of one step (released: 0.99)
+    tau: float  # how far the target critics move to the critics per update, [0, 1] (released: 0.01)
+    target_entropy: float | None  # None: minus the number of dimensions (released: -100)
+    #: "scalar" (released): one normal number per call of the policy, added times the std to every dimension
+    #: of every sample of an agent; "per_dimension" (textbook).
+    noise: Noise
+    #: The log-probability is the "mean" over the dimensions (released), so that the temperature falls on a
+    #: schedule, or their "sum" (textbook).
+    entropy: Entropy
+    #: "twins" (released): both start from one seed and so stay equal, one is computed; "independent"
+    #: (textbook).
+    critics: Critics
 
     def __post_init__(self) -> None:
-        choices = {
-            "noise": ("scalar", "per_dimension"),
-            "entropy": ("mean", "sum"),
-            "critics": ("twins", "independent"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"attack.agent.{name}={getattr(self, name)} is unknown; use one of {', '.join(known)}"
-                )
+        one_of("attack.agent.noise", self.noise, Noise)
+        one_of("attack.agent.entropy", self.entropy, Entropy)
+        one_of("attack.agent.critics", self.critics, Critics)
         if self.hidden < 1:
             raise ConfigError(f"attack.agent.hidden={self.hidden} must be at least 1")
         for name in ("discount", "tau"):
@@ -214,8 +209,8 @@ class SAC:
         return actions, density.mean(-1) if self.entropy == "mean" else density.sum(-1)
 
     @torch.no_grad()
-    def aims(self, agents: Agents, batch: Transitions, noise: Tensor | None) -> Tensor:
-        """What the critics should say, [n, b]: r + going_on * discount * (min Q' - temperature *
+    def q_targets(self, agents: Agents, batch: Transitions, noise: Tensor | None) -> Tensor:
+        """What the critics are trained towards, [n, b]: r + going_on * discount * (min Q' - temperature *
         log-probability) of the state after.
 
         The temperature is the one the last update used, one step older than the newest (official code).
@@ -237,11 +232,11 @@ class SAC:
         temperature as it was; targets. ``noise`` is the policy's for ``batch.states``, ``following_noise``
         for ``batch.following``.
         """
-        aims = self.aims(agents, batch, following_noise)
+        targets = self.q_targets(agents, batch, following_noise)
         dim = batch.states.shape[-1]
 
         leaves = _leaves(agents, _of("critic", agents))
-        errors = q_values({**agents, **leaves}, "critic", batch.states, batch.actions) - aims[:, None]
+        errors = q_values({**agents, **leaves}, "critic", batch.states, batch.actions) - targets[:, None]
         critic_loss = 0.5 * errors.square().mean(-1)
         after = self._descend(agents, leaves, critic_loss, update)
 
