@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Loop, Prior, WhiteBoxAttack, WhiteBoxVictim, apply
+from attacks.base import (
+    AttackResult,
+    ItemRNG,
+    Loop,
+    Prior,
+    WhiteBoxAttack,
+    WhiteBoxVictim,
+    apply,
+    split_evenly,
+)
 from attacks.losses import CrossEntropy, IdentityLoss, real_class_prior
 from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import adam_step
@@ -47,8 +56,8 @@ class KedMI(WhiteBoxAttack):
 
     def invert(
         self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
-    ) -> Tensor:
-        """Latents [n, latent_dim], ``restarts`` draws from the Gaussian of each identity.
+    ) -> AttackResult:
+        """Latents [n, latent_dim], ``restarts`` draws from the Gaussian of each identity, and its queries.
 
         Raises ConfigError for a prior whose discriminator is not KedMI's.
         """
@@ -72,7 +81,8 @@ class KedMI(WhiteBoxAttack):
                 gaussians.detach(), moments, gradient, step, lr=self.lr
             )
         learned = state["gaussians"].repeat_interleave(self.restarts, 0)
-        return self.draw(learned, rng.normal("sample", prior.latent_dim))
+        latents = self.draw(learned, rng.normal("sample", prior.latent_dim))
+        return AttackResult(latents, split_evenly(self.steps, self.restarts).repeat(len(identities)))
 
     def draw(self, gaussians: Tensor, noise: Tensor) -> Tensor:
         """Latents mu + exp(log_var / 2) noise [n, d], clamped if asked, of ``gaussians`` [n, 2, d] and

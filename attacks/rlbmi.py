@@ -106,13 +106,13 @@ class RLBMI(ScoreAttack):
     far.
     """
 
-    agent: SAC
+    agent: SAC  # networks and updates of the agents
     episodes: int  # per agent (released: 40,000; short run: 10,000)
     horizon: int  # steps per episode (released: 1)
     mixing: float  # share of the old state in the next, [0, 1), "alpha" of the paper (released: 0)
     batch_size: int  # transitions per update (released: 256)
     replay: int  # transitions remembered per agent, above batch_size (released: 1,000,000)
-    reward_weights: Sequence[float]  # of the three terms (released: 2, 2, 8)
+    reward_weights: tuple[float, ...]  # of the three terms (released: 2, 2, 8)
     margin_floor: float  # of the third, above 0 (released: 1e-7)
     #: "first": labels 0 to identities - 1, as all other attacks; "sample": the released draw of classes.
     choice: Choice
@@ -139,6 +139,7 @@ class RLBMI(ScoreAttack):
             raise ConfigError(f"attack.mixing={self.mixing} must be from 0 to below 1")
         if len(self.reward_weights) != 3:
             raise ConfigError(f"attack.reward_weights={list(self.reward_weights)} must be three numbers")
+        self.reward_weights = tuple(self.reward_weights)
         if self.margin_floor <= 0:
             raise ConfigError(f"attack.margin_floor={self.margin_floor} must be positive")
         one_of("attack.choice", self.choice, Choice)

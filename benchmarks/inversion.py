@@ -43,7 +43,7 @@ from midre_exp.runtime import Runtime, choose_device
 from midre_exp.seeding import ItemRNG
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed
 from midre_exp.targets import Classifier, build_target
-from midre_exp.threat import Threat, WhiteBoxVictim, make_victim
+from midre_exp.threat import Threat, Victim
 from midre_exp.tracking.provenance import device_name, git_commit
 
 CLASSES, PIXELS = 1000, 64
@@ -90,9 +90,7 @@ def ours(case: Case, speed: Speed, chunk: int, device: torch.device) -> Callable
     target, prior = copy.deepcopy(case.target), copy.deepcopy(case.prior).requires_grad_(False)
     speed.accelerate(target)
     speed.accelerate(prior, PRIOR_CALLS)
-    victim = make_victim(target, CLASSES, Threat.WHITE_BOX)
-    if not isinstance(victim, WhiteBoxVictim):
-        raise TypeError(f"a white-box victim was asked for, not a {type(victim).__name__}")
+    victim = Victim.of(target, CLASSES, Threat.WHITE_BOX)
     rng = _streams(case.labels, case.attack.restarts)
     rows = torch.arange(len(case.labels), device=device).split(chunk)
     runtime = Runtime(device=device, quiet=True, checkpoint_every=1 << 30)

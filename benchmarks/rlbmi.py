@@ -33,7 +33,7 @@ from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import initial_prior
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets import build_target
-from midre_exp.threat import ScoreVictim, Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from midre_exp.tracking.provenance import device_name
 
 FULL = 40000 * 300  # episodes x identities of a complete attack
@@ -48,7 +48,7 @@ def official() -> RLBMI:
     return attack
 
 
-def prepared(attack: RLBMI, confide: Callable[..., Tensor], people: Tensor, device: str, dim: int) -> Any:
+def prepared(attack: RLBMI, score: Callable[..., Tensor], people: Tensor, device: str, dim: int) -> Any:
     """A function that plays one episode, by number, of the agents of ``people``, whose memories hold a batch
     already.
     """
@@ -62,7 +62,7 @@ def prepared(attack: RLBMI, confide: Callable[..., Tensor], people: Tensor, devi
         replay.put(number, like, like, like[:, 0])
 
     def scores(latents: Tensor) -> Tensor:
-        return confide(latents, people)
+        return score(latents, people)
 
     def play(episode: int) -> None:
         attack.train(scores, people, rng, state, replay, attack.batch_size + episode)
@@ -115,18 +115,16 @@ def main() -> None:
         .to(given.device)
     )
     target = build_target(given.target, num_classes=1000).to(given.device)
-    victim, attack = make_victim(target, 1000, Threat.SCORES), official()
-    if not isinstance(victim, ScoreVictim):
-        raise TypeError(f"a victim of scores was asked for, not a {type(victim).__name__}")
+    victim, attack = Victim.of(target, 1000, Threat.SCORES), official()
 
-    def confide(latents: Tensor, labels: Tensor) -> Tensor:
+    def score(latents: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             return victim.scores(attack.render(prior, latents, labels))
 
     people = torch.arange(given.identities, device=given.device)
 
     def agents(rows: Tensor) -> Any:
-        return prepared(attack, confide, rows, given.device, prior.latent_dim)
+        return prepared(attack, score, rows, given.device, prior.latent_dim)
 
     ways = {
         "stacked": ([agents(people)], given.identities),

@@ -56,7 +56,7 @@ class ItemRNG:
         self.keys = keys  # int64 [n]
 
     def _with(self, keys: Tensor) -> ItemRNG:
-        other = object.__new__(ItemRNG)
+        other = object.__new__(type(self))
         other.keys = keys
         return other
 

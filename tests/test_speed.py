@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from attacks.gmi import GMI
 from midre_exp import stages
+from midre_exp.attack_run import run_attack
 from midre_exp.data.base import to_float
 from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.errors import ConfigError
@@ -23,7 +24,7 @@ from midre_exp.runtime import Runtime
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed, switched_on
 from midre_exp.stages import make_plan
 from midre_exp.targets.base import Classifier
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from tests.conftest import STAGES
 
 PEOPLE, LATENT, PIXELS = 12, 24, 16
@@ -120,8 +121,9 @@ def attacked(trained, tmp_path_factory):
                 steps=steps, lr=0.1, momentum=0.9, identity_weight=100, clip=2.0, reference_batch=60,
                 identities=PEOPLE, restarts=4,
             )  # fmt: skip
-            found = gmi.run(
-                make_victim(seen, PEOPLE, Threat.WHITE_BOX),
+            found = run_attack(
+                gmi,
+                Victim.of(seen, PEOPLE, Threat.WHITE_BOX),
                 draw,
                 seed=0,
                 work=tmp_path_factory.mktemp("work"),

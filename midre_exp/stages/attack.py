@@ -69,7 +69,7 @@ class AttackStage(Stage):
 
     def load(
         self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None
-    ) -> tuple[Attack, AnyVictim, Prior]:
+    ) -> tuple[Attack[AnyVictim], AnyVictim, Prior]:
         """The attack with what was prepared for it, its victim and its trained prior."""
         settings, attack = job.settings, job.parts.attack
         victim = load_victim(job, target, job.speed)
@@ -101,8 +101,10 @@ class AttackStage(Stage):
             )
 
 
-def _attack_everyone(job: Job, attack: Attack, victim: AnyVictim, prior: Prior) -> None:
+def _attack_everyone(job: Job, attack: Attack[AnyVictim], victim: AnyVictim, prior: Prior) -> None:
     """Attack whom no stored shard has, and put all parts together."""
+    from midre_exp.attack_run import merge_shards  # planning loads this module with the stages, and no torch
+
     pieces = stored_shards(job.store, job.planned.key, attack.identities)
     shards = [artifact for _, artifact in pieces if artifact is not None]
     if shards:
@@ -111,7 +113,7 @@ def _attack_everyone(job: Job, attack: Attack, victim: AnyVictim, prior: Prior) 
         _attack(job, attack, victim, prior, identities) if shard is None else shard.tensors("part")
         for identities, shard in pieces
     ]
-    found = attack.merge(parts)
+    found = merge_shards(parts)
     job.runtime.tracker.images("reconstructions", found.images[:64], step=0)
     job.work.save_tensors("reconstructions", found.tensors())
     job.work.metrics.update(_numbers(attack, found))
@@ -120,14 +122,22 @@ def _attack_everyone(job: Job, attack: Attack, victim: AnyVictim, prior: Prior) 
 
 
 def _attack(
-    job: Job, attack: Attack, victim: AnyVictim, prior: Prior, identities: range
+    job: Job, attack: Attack[AnyVictim], victim: AnyVictim, prior: Prior, identities: range
 ) -> dict[str, Tensor]:
-    return attack.part(
-        victim, prior, identities, seed=job.settings["seed"], work=job.work.path, runtime=job.runtime
+    from midre_exp.attack_run import run_shard  # as above
+
+    return run_shard(
+        attack,
+        victim,
+        prior,
+        identities,
+        seed=job.settings["seed"],
+        work=job.work.path,
+        runtime=job.runtime,
     )
 
 
-def _numbers(attack: Attack, found: Reconstructions) -> dict[str, Any]:
+def _numbers(attack: Attack[AnyVictim], found: Reconstructions) -> dict[str, Any]:
     """What the record tells of an attack that is done."""
     failed = found.details.get("failed")
     return {

@@ -10,6 +10,7 @@ from midre_exp.defense import Defense
 from midre_exp.plan.config import build, trusted_packages
 from midre_exp.plan.keys import nodes_of
 from midre_exp.stages.base import Settings
+from midre_exp.threat import AnyVictim
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Parts:
     evaluation: Dataset
     defense: Defense
     undefended: Defense
-    attack: Attack
+    attack: Attack[AnyVictim]
 
 
 def make_parts(settings: Settings) -> Parts:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:  # torch
 
 def load_victim(job: Job, target: Artifact, speed: Speed | None = None) -> AnyVictim:
     """On the run's device; ``speed``: faster arithmetic, None for plain float32."""
-    from midre_exp.threat import make_victim  # planning loads this module with the stages, and no torch
+    from midre_exp.threat import Victim  # planning loads this module with the stages, and no torch
 
     model = Target().load(job.settings, target, job.parts.defense).to(job.runtime.device)
     if speed is not None:
         speed.accelerate(model)
     classes = int(target.metrics["counts"]["private_identities"])
-    return make_victim(model, classes, job.parts.attack.threat)
+    return Victim.of(model, classes, job.parts.attack.threat)

@@ -9,17 +9,16 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from attacks.brepmi import BREPMI
-from attacks.gmi import GMI
 from attacks.parts.boundary import appearances, discover, repulsion, sphere
 from defenses.mid import Bottleneck
-from midre_exp.attack import AttackResult, split_evenly
+from midre_exp.attack_run import run_attack
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from tests.golden.fill import golden
 
 GOLDEN = golden("brepmi")
@@ -42,7 +41,7 @@ class Given(ItemRNG):
     """ItemRNG that draw what the golden file draws."""
 
     def __init__(self, n: int = 1):
-        super().__init__(torch.zeros(n, dtype=torch.int64))
+        super().__init__(0, items=torch.zeros(n, dtype=torch.int64))
 
     def __getitem__(self, index):
         return Given(len(self.keys[index]))
@@ -91,7 +90,7 @@ class Linear(nn.Module):
 def toy(*, bias: bool = True):
     """The golden file's target, as a label victim."""
     weight = nn.functional.normalize(draw("brep.W", 6, 100))
-    return make_victim(Linear(weight, 0.1 * draw("brep.b", 6) * bias), 6, Threat.LABELS)
+    return Victim.of(Linear(weight, 0.1 * draw("brep.b", 6) * bias), 6, Threat.LABELS)
 
 
 def toy_start() -> Tensor:
@@ -105,7 +104,7 @@ def small_model(classes: int = 3) -> Linear:
 
 
 def victim(classes: int = 3):
-    return make_victim(small_model(classes), classes, Threat.LABELS)
+    return Victim.of(small_model(classes), classes, Threat.LABELS)
 
 
 def rng(n: int) -> ItemRNG:
@@ -146,7 +145,7 @@ def test_one_estimate_matches_the_golden_numbers(step):
 
     brep = attack(outside_only=step["repulsion_only"])
     start, labels = toy_start()[None], torch.tensor([TOY["target"]])
-    around = brep.ask(toy(), Plain(100), (start + offsets[0]), labels.expand(32))
+    around = brep.classify(toy(), Plain(100), (start + offsets[0]), labels.expand(32))
     signs = torch.where(around == TOY["target"], 1.0, -1.0)[None]
     assert signs[0].tolist() == step["labels"]
     assert int((signs > 0).sum()) == step["inside"] and float(signs.sum()) == step["signed_sum"]
@@ -269,7 +268,7 @@ def test_labels_outside_a_range_are_passed_over_as_in_the_golden_file():
     initial = GOLDEN["initial_points"]
     for number in (0, 1):
         latents = draw(f"brep.init.{number}", 8, 100).clamp(-1.5, 1.5)
-        answers = attack().ask(toy(), Plain(100), latents, torch.zeros(8, dtype=torch.int64))
+        answers = attack().classify(toy(), Plain(100), latents, torch.zeros(8, dtype=torch.int64))
         assert answers.tolist() == initial[f"labels_batch{number}"]
     expected = initial["targeted_2_to_4"]
     order = discover(torch.tensor(initial["labels_batch0"]), torch.tensor([3, 3, -1, -1, -1, 3]), 3)
@@ -307,7 +306,7 @@ def test_restarts_of_an_identity_start_from_points_of_their_own():
     starts, people, reached, _ = brep.search(target, Pixels(), labels, rng(9), plain_loop)
     assert reached.all() and torch.equal(people, labels)
     assert len(starts.unique(dim=0)) == 9
-    assert torch.equal(brep.ask(target, Pixels(), starts, labels), labels)
+    assert torch.equal(brep.classify(target, Pixels(), starts, labels), labels)
     assert starts.abs().max() <= 1.5
 
 
@@ -320,11 +319,11 @@ class Blind(Linear):
 
 
 def blind():
-    return make_victim(Blind(small_model(4).weight.data, small_model(4).bias.data), 4, Threat.LABELS)
+    return Victim.of(Blind(small_model(4).weight.data, small_model(4).bias.data), 4, Threat.LABELS)
 
 
 def run(brep, target, path, **runtime):
-    return brep.run(target, Pixels(), seed=0, work=path, runtime=Runtime(**runtime))
+    return run_attack(brep, target, Pixels(), seed=0, work=path, runtime=Runtime(**runtime))
 
 
 def test_a_requested_identity_that_is_never_reached_is_a_failure_with_its_queries(tmp_path):
@@ -354,7 +353,7 @@ def test_items_together_get_the_numbers_of_one_at_a_time():
     brep, n = attack(patience=4, max_queries=33 * 60), 7
     generator = torch.Generator().manual_seed(1)
     starts = torch.randn(n, 12, generator=generator).clamp(-1.5, 1.5)
-    labels = brep.ask(victim(), Pixels(), starts, torch.zeros(n, dtype=torch.int64))
+    labels = brep.classify(victim(), Pixels(), starts, torch.zeros(n, dtype=torch.int64))
     reached, spent = torch.arange(n) != 2, torch.arange(n)
 
     def walk(rows):
@@ -448,7 +447,7 @@ def test_a_point_from_which_every_proposal_is_refused_ends():
 
 
 def test_a_class_that_is_everywhere_ends():
-    everywhere = make_victim(Linear(torch.zeros(2, 12), torch.tensor([1.0, 0.0])), 2, Threat.LABELS)
+    everywhere = Victim.of(Linear(torch.zeros(2, 12), torch.tensor([1.0, 0.0])), 2, Threat.LABELS)
     found = attack(identities=1).invert(everywhere, Pixels(), torch.tensor([0]), rng(1), plain_loop)
     assert found.details["radius"].isfinite().all() and found.latents.isfinite().all()
 
@@ -465,7 +464,7 @@ def test_a_target_with_a_noisy_head_is_attacked_all_the_same(tmp_path):
             features = 3 * images.flatten(1)
             return Output(self.head(features), features)
 
-    target = make_victim(Noisy(), 3, Threat.LABELS)
+    target = Victim.of(Noisy(), 3, Threat.LABELS)
     found = run(attack(max_queries=33 * 20, max_rejections=10), target, tmp_path)
     assert found.details["reached"].all() and int(found.queries.sum()) == target.queries
     assert found.latents.isfinite().all()
@@ -474,72 +473,10 @@ def test_a_target_with_a_noisy_head_is_attacked_all_the_same(tmp_path):
 # the engine around it
 
 
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("fatal", [3, 40, 200])
-def test_a_killed_attack_continues_to_the_same_end_and_counts_no_query_twice(tmp_path, fatal):
-    """Batches of one latent make the search many steps; whether it dies there or on the walk plays no part."""
-    options = {"search_batch": 1, "search_batches": 500, "patience": 40}
-    first = victim()
-    whole = run(attack(**options), first, tmp_path / "whole", checkpoint_every=2)
-
-    calls = 0
-
-    class Dying(BREPMI):
-        def ask(self, *inputs):
-            nonlocal calls
-            calls += 1
-            if calls == fatal:
-                raise Killed
-            return super().ask(*inputs)
-
-    dying, second = attack(**options), victim()
-    dying.__class__ = Dying
-    with pytest.raises(Killed):
-        run(dying, victim(), tmp_path / "killed", checkpoint_every=2)
-    found = run(dying, second, tmp_path / "killed", checkpoint_every=2)
-    for name, value in whole.tensors().items():
-        assert torch.equal(found.tensors()[name], value), name
-    assert first.queries == second.queries == int(found.queries.sum())
-    assert not list((tmp_path / "killed").glob("unfinished-*"))
-
-
 def test_all_items_share_one_search_whatever_the_chunk(tmp_path):
     whole, chunks = (run(attack(restarts=2), victim(), tmp_path / str(size), chunk=size) for size in (512, 1))
     for name, value in whole.tensors().items():
         assert torch.equal(chunks.tensors()[name], value), name
-
-
-def test_queries_that_are_not_told_by_item_are_spread_evenly(tmp_path):
-    assert split_evenly(11, 4).tolist() == [3, 3, 3, 2]
-    assert split_evenly(0, 2).tolist() == [0, 0]
-
-    class Twice(GMI):
-        def __init__(self):
-            super(GMI, self).__init__(identities=3, restarts=1)
-
-        def invert(self, victim, prior, labels, rng, loop):
-            for _ in range(2):
-                victim(prior.generate(torch.zeros(len(labels), 12)))
-            return torch.zeros(len(labels), 12)
-
-    target = make_victim(small_model(), 3, Threat.WHITE_BOX)
-    found = Twice().run(target, Pixels(), seed=0, work=tmp_path, runtime=Runtime(chunk=2))
-    assert found.queries.tolist() == [2, 2, 2] and target.queries == 6
-
-
-def test_an_attack_that_miscounts_is_a_bug(tmp_path):
-    class Lying(BREPMI):
-        def invert(self, *inputs):
-            found = super().invert(*inputs)
-            return AttackResult(found.latents, found.queries + 1)
-
-    lying = attack()
-    lying.__class__ = Lying
-    with pytest.raises(RuntimeError, match="tells of"):
-        run(lying, victim(), tmp_path)
 
 
 def test_a_prior_that_knows_the_target_is_refused():
@@ -560,8 +497,8 @@ def test_a_prior_that_knows_the_target_is_refused():
         ({"radius": float("nan")}, "attack.radius=nan must be positive"),
         ({"growth": 1.0}, "attack.growth=1.0 must exceed 1"),
         ({"threshold": 1.0}, "attack.threshold=1.0 must be in"),
-        ({"choice": "easy"}, "attack.choice=easy is unknown; use one of reached, requested"),
-        ({"result": "best"}, "attack.result=best is unknown; use one of last_growth, final"),
+        ({"choice": "easy"}, "attack.choice=easy is unknown; use reached or requested"),
+        ({"result": "best"}, "attack.result=best is unknown; use last_growth or final"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes, words):

@@ -11,11 +11,10 @@ from attacks.parts.optimisers import nesterov_step
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
-from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.architectures.vgg import VGG16
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from tests.golden.fill import fill, golden
 
 
@@ -31,7 +30,7 @@ class Given(ItemRNG):
     """ItemRNG that draw what a golden file draws."""
 
     def __init__(self, start: Tensor):
-        super().__init__(torch.zeros(len(start), dtype=torch.int64))
+        super().__init__(0, items=torch.zeros(len(start), dtype=torch.int64))
         self.start = start
 
     def normal(self, name, *shape, step=0):
@@ -68,7 +67,7 @@ class Linear(nn.Module):
 
 
 def victim():
-    return make_victim(Linear(), 3, Threat.WHITE_BOX)
+    return Victim.of(Linear(), 3, Threat.WHITE_BOX)
 
 
 def plain_loop(steps, state):
@@ -125,7 +124,7 @@ def official():
     for name in ("generator", "critic"):
         fill(prior.get_submodule(name), double=True)
     target = fill(VGG16(num_classes=1000), double=True)
-    return prior.eval().requires_grad_(False), make_victim(target, 1000, Threat.WHITE_BOX)
+    return prior.eval().requires_grad_(False), Victim.of(target, 1000, Threat.WHITE_BOX)
 
 
 def test_three_steps_match_the_golden_inversion_in_float64(official, monkeypatch):
@@ -179,24 +178,6 @@ def test_a_batch_of_reference_size_follows_the_official_mean_loss_and_optimiser(
     torch.testing.assert_close(invert(gmi), latents.detach(), rtol=0, atol=1e-4)
 
 
-def test_chunks_of_one_give_the_numbers_of_all_together(official):
-    gmi = attack(steps=5)
-    together = invert(gmi, n=6)
-    alone = [
-        gmi.invert(victim(), Pixels(), (torch.arange(6) % 3)[i : i + 1], rng(6)[i : i + 1], plain_loop)
-        for i in range(6)
-    ]
-    # matrix kernels sum in another order for another batch: float32 rounding, no more
-    torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-5)
-
-    prior, target = official
-    start, labels = golden_start(), torch.tensor([3, 777])
-    both, one = (
-        attack(steps=2).invert(target, prior, labels[:n], Given(start[:n]), plain_loop) for n in (2, 1)
-    )
-    torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-12)  # the same in float64
-
-
 def test_a_smaller_reference_batch_means_larger_steps():
     start = Given(torch.zeros(3, 12))
     options = {"steps": 1, "momentum": 0.0, "clip": None}
@@ -240,17 +221,6 @@ def test_the_target_sees_images_after_the_configured_steps_and_the_critic_before
     assert (seen[0] > 0.5).all()
 
 
-def test_the_whole_attack_runs_in_chunks_and_attacks_every_identity_and_restart(tmp_path):
-    gmi = attack(steps=4, identities=3, restarts=2)
-    whole = gmi.run(victim(), Pixels(), seed=0, work=tmp_path / "whole", runtime=Runtime())
-    chunks = gmi.run(victim(), Pixels(), seed=0, work=tmp_path / "chunks", runtime=Runtime(chunk=4))
-    assert whole.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    torch.testing.assert_close(whole.latents, chunks.latents, rtol=0, atol=1e-5)
-    other = gmi.run(victim(), Pixels(), seed=1, work=tmp_path / "other", runtime=Runtime())
-    assert not torch.allclose(whole.latents, other.latents)
-    assert not torch.allclose(whole.latents[0], whole.latents[1])  # restarts start from draws of their own
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -262,70 +232,3 @@ def test_the_whole_attack_runs_in_chunks_and_attacks_every_identity_and_restart(
 def test_settings_that_optimise_nothing_are_refused_by_name(changes, words):
     with pytest.raises(ConfigError, match=words):
         attack(**changes)
-
-
-class Killed(Exception):
-    pass
-
-
-def test_a_killed_inversion_continues_from_its_last_checkpoint_to_the_same_latents(tmp_path):
-    runtime = Runtime(checkpoint_every=2)
-    whole = attack(steps=7, identities=3).run(
-        victim(), Pixels(), seed=0, work=tmp_path / "whole", runtime=runtime
-    )
-
-    class Dying(GMI):
-        def losses(self, *inputs):
-            if inputs[-1] == 5:
-                raise Killed
-            return super().losses(*inputs)
-
-    dying, first = attack(Dying, steps=7, identities=3), victim()
-    with pytest.raises(Killed):
-        dying.run(first, Pixels(), seed=0, work=tmp_path / "killed", runtime=runtime)
-    taken = []
-
-    class Watched(GMI):
-        def losses(self, *inputs):
-            taken.append(inputs[-1])
-            return super().losses(*inputs)
-
-    second = victim()
-    found = attack(Watched, steps=7, identities=3).run(
-        second, Pixels(), seed=0, work=tmp_path / "killed", runtime=runtime
-    )
-    assert taken == [4, 5, 6]
-    torch.testing.assert_close(found.latents, whole.latents, rtol=0, atol=0)
-    assert second.queries == 7 * len(found.labels)  # steps redone after a kill are counted once
-    assert not list((tmp_path / "killed").glob("unfinished-*"))
-
-
-def test_a_chunk_that_does_not_fit_is_halved_without_changing_a_number(tmp_path, capsys):
-    class Greedy(GMI):
-        def losses(self, *inputs):
-            if len(inputs[3]) > 2:
-                inputs[0](torch.zeros(1, 3, 2, 2))  # a query that is lost with the attempt
-                raise torch.cuda.OutOfMemoryError("too much")
-            return super().losses(*inputs)
-
-    whole_victim, halved_victim = victim(), victim()
-    whole = attack(steps=3, identities=3, restarts=2).run(
-        whole_victim, Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime()
-    )
-    halved = attack(Greedy, steps=3, identities=3, restarts=2).run(
-        halved_victim, Pixels(), seed=0, work=tmp_path / "b", runtime=Runtime()
-    )
-    torch.testing.assert_close(halved.latents, whole.latents, rtol=0, atol=1e-6)
-    assert halved_victim.queries == whole_victim.queries
-    assert "out of memory with 6 items" in capsys.readouterr().err
-
-
-def test_an_item_that_does_not_fit_alone_is_one_sentence(tmp_path):
-    class Hopeless(GMI):
-        def losses(self, *inputs):
-            raise torch.cuda.OutOfMemoryError("too much")
-
-    with pytest.raises(ConfigError, match=r"not enough memory for 1 item\(s\)"):
-        attack(Hopeless, steps=3, identities=1).run(
-            victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime()
-        )

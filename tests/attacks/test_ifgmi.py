@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.priors.test_stylegan2_networks import check, filled
 from torch import Tensor, nn
 
 from attacks.ifgmi import IFGMI
-from attacks.losses import poincare
-from attacks.parts.identity_losses import IdentityLoss
+from attacks.losses import IdentityLoss, poincare
 from attacks.parts.l1_ball import near, project
 from midre_exp.attack import apply
+from midre_exp.attack_run import run_attack
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain, without
@@ -29,9 +27,10 @@ from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.store.store import Store
-from tests.attacks.toy_style import PlainLoop, ToyPrior, common, toy_prior, toy_victim
+from tests.attacks.toy_style import PlainLoop, ToyPrior, shared_rng, toy_prior, toy_victim
 from tests.conftest import tiny_overrides
 from tests.golden.fill import golden
+from tests.priors.stylegan.test_networks import check, filled
 
 GOLDEN = golden("attack_ifgmi")
 TRACE = GOLDEN["staged_optimisation"]
@@ -219,7 +218,7 @@ def test_the_stages_follow_the_golden_trace():
     ifgmi.identity_loss, watched = Recorder(), Watched().eval().requires_grad_(False)
     pictures, outcome = [], ifgmi.outcome
     ifgmi.outcome = lambda picture, number: pictures.append(picture) or outcome(picture, number)
-    codes = watched.codes(ifgmi.search.z(watched, common()), psi=0.5, cutoff=4)
+    codes = watched.codes(ifgmi.search.z(watched, shared_rng()), psi=0.5, cutoff=4)
     found = invert(ifgmi, watched, codes[[9, 11, 0, 7], :1])
     losses = [loss for case in TRACE["stages"] for loss in case["loss_before_each_step"]]
     assert ifgmi.identity_loss.means == pytest.approx(losses, abs=1e-5)
@@ -264,7 +263,7 @@ def test_the_colours_carried_on_are_those_of_the_stage_that_ended(prior, start):
     point = [w.clone().requires_grad_(), features.clone().requires_grad_()]
     ifgmi = attack(stages=[stage(2), stage(1)], carry_image=True, picture_of="after")
     picture = prior.as_picture(prior.run_blocks(*point, colours, start=1)[1])
-    losses = ifgmi.losses(toy_victim(), picture, LABELS, rng(), common(), 2)
+    losses = ifgmi.losses(toy_victim(), picture, LABELS, rng(), shared_rng(), 2)
     gradients = torch.autograd.grad(losses.mean(), point)
     point = [
         x.detach() - 0.005 * g.sign() for x, g in zip(point, gradients, strict=True)
@@ -306,7 +305,7 @@ def test_the_reported_stage_is_the_chosen_one_and_all_are_kept_only_if_asked(pri
     assert found.queries.tolist() == [7] * 4
     pictures = found.details["stages"]
     assert pictures.dtype == torch.uint8
-    assert torch.equal(pictures[:, number], ifgmi.outcome(found.images, number)["kept"])
+    assert torch.equal(pictures[:, number], ifgmi.outcome(found.images, number)["picture"])
     assert not torch.equal(pictures[:, 0], pictures[:, 2])
     target = toy_victim()
     short = invert(attack(report=report, keep_stages=False), prior, start, target)
@@ -322,9 +321,9 @@ def test_the_reported_stage_is_the_chosen_one_and_all_are_kept_only_if_asked(pri
 def test_items_start_from_the_first_layers_code_of_their_candidates():
     target, expected, toy = toy_victim(), golden("attack_ppa")["initial_selection"], toy_prior()
     ifgmi, labels = attack(image_to_target=steps(48, 32)), torch.tensor(expected["targets"])
-    found = ifgmi.initialise(target, toy, labels, common=common(), runtime=Runtime())
+    found = ifgmi.initialise(target, toy, labels, shared_rng=shared_rng(), runtime=Runtime())
     assert target.queries == 24
-    codes = toy.codes(ifgmi.search.z(toy, common()), psi=0.5, cutoff=4)
+    codes = toy.codes(ifgmi.search.z(toy, shared_rng()), psi=0.5, cutoff=4)
     assert torch.equal(found, codes[expected["chosen_indices"], :1])
 
 
@@ -336,14 +335,14 @@ def test_every_step_of_all_stages_has_one_crop_for_all_items(prior, start):
         seen.append(images) or images.mean((1, 2, 3))
     )
     for step in (0, 1, 1):
-        ifgmi.losses(toy_victim(), picture, LABELS, rng(), common(), step)
-    ifgmi.losses(toy_victim(), picture[2:], LABELS[2:], rng()[2:], common(), 1)
+        ifgmi.losses(toy_victim(), picture, LABELS, rng(), shared_rng(), step)
+    ifgmi.losses(toy_victim(), picture[2:], LABELS[2:], rng()[2:], shared_rng(), 1)
     assert not torch.allclose(seen[0], seen[1], atol=1e-2)
     assert torch.equal(seen[1], seen[2])
     torch.testing.assert_close(seen[1][2:], seen[3])
     del seen[:]
     drawn = []
-    ifgmi.view = lambda images, rng, common, name, step: drawn.append((name, step)) or images
+    ifgmi.view = lambda images, rng, shared_rng, name, step: drawn.append((name, step)) or images
     invert(ifgmi, prior, start)
     assert drawn == [("crop", step) for step in range(7)]
 
@@ -351,26 +350,10 @@ def test_every_step_of_all_stages_has_one_crop_for_all_items(prior, start):
 # whole attacks
 
 
-@dataclass(frozen=True)
-class Killed(Runtime):
-    """Is interrupted before its ``at``-th step of all, as by Ctrl-C."""
-
-    at: int = 0
-
-    def bar(self, steps, title, total=None, done=0):
-        count = self.__dict__.setdefault("count", [0])
-        for step in steps:
-            if title.startswith("IFGMI"):
-                if count[0] == self.at:
-                    raise KeyboardInterrupt
-                count[0] += 1
-            yield step
-
-
 def whole(work, prior, runtime, victim=None, **changes):
     work.mkdir(exist_ok=True)
     ifgmi = attack(view={"scale": [0.8, 1.0]}, **changes)
-    return ifgmi.run(victim or toy_victim(), prior, seed=0, work=work, runtime=runtime)
+    return run_attack(ifgmi, victim or toy_victim(), prior, seed=0, work=work, runtime=runtime)
 
 
 @pytest.fixture(scope="module")
@@ -388,32 +371,19 @@ def test_queries_are_those_of_the_search_and_of_all_steps(unbroken):
     assert torch.equal(found.images, found.details["stages"][:, -1])
 
 
-def test_chunks_change_nothing(unbroken, prior, tmp_path):
-    chunks = whole(tmp_path, prior, Runtime(chunk=3))
-    torch.testing.assert_close(chunks.latents, unbroken[0].latents, rtol=0, atol=1e-4)
-    gap = chunks.details["stages"].int() - unbroken[0].details["stages"].int()
-    assert gap.abs().max() <= 1
-
-
-@pytest.mark.parametrize(("at", "every"), [(2, 1), (4, 1), (4, 200), (6, 200)])
-def test_a_killed_attack_goes_on_where_it_was(unbroken, prior, tmp_path, at, every):
-    with pytest.raises(KeyboardInterrupt):
-        whole(tmp_path, prior, Killed(checkpoint_every=every, at=at))
-    target = toy_victim()
-    found = whole(tmp_path, prior, Runtime(checkpoint_every=every), target)
-    assert torch.equal(found.latents, unbroken[0].latents)
-    assert torch.equal(found.details["stages"], unbroken[0].details["stages"])
-    assert target.queries == unbroken[1]
-
-
 def test_the_attack_raises_the_targets_confidence(prior, tmp_path):
     """No random crop, so that the target is asked what was optimised."""
-    before = attack(view=OFF, stages=[stage(1)]).run(
-        toy_victim(), prior, seed=0, work=tmp_path, runtime=Runtime()
+    before = run_attack(
+        attack(view=OFF, stages=[stage(1)]), toy_victim(), prior, seed=0, work=tmp_path, runtime=Runtime()
     )
     (tmp_path / "after").mkdir()
-    after = attack(view=OFF, stages=[stage(5), stage(5)], carry_image=True).run(
-        toy_victim(), prior, seed=0, work=tmp_path / "after", runtime=Runtime()
+    after = run_attack(
+        attack(view=OFF, stages=[stage(5), stage(5)], carry_image=True),
+        toy_victim(),
+        prior,
+        seed=0,
+        work=tmp_path / "after",
+        runtime=Runtime(),
     )
     assert (after.confidence > before.confidence).all()
 
@@ -468,7 +438,7 @@ def test_at_every_scale_stages_fit_the_generator_and_images_the_target(scale):
     ifgmi = build(without(settings["attack"], "prior", "name", "shard"))
     size = settings["attack"]["prior"]["image_size"]
     blocks = size.bit_length() - 2
-    assert 1 < len(ifgmi.stages) < blocks
+    assert 1 < len(ifgmi.phases) < blocks
     assert apply(ifgmi.image_to_target, torch.rand(1, 3, size, size)).shape[-1] == settings["resolution"]
 
 
@@ -497,7 +467,7 @@ def test_impossible_settings_are_refused_by_name(changes, message):
 
 def test_more_stages_than_the_generator_has_places_are_refused(prior, tmp_path):
     attack(stages=[stage(1)] * 3).initialise(
-        toy_victim(), prior, LABELS[:1], common=common(), runtime=Runtime()
+        toy_victim(), prior, LABELS[:1], shared_rng=shared_rng(), runtime=Runtime()
     )
     with pytest.raises(
         ConfigError, match=r"attack.stages has 4 entries, but a generator of 4 blocks has places for 3"
@@ -516,4 +486,4 @@ def test_generators_that_cannot_be_cut_are_refused_before_the_search(tmp_path):
         whole(tmp_path, First(), Runtime(), target)
     assert not target.queries
     with pytest.raises(ConfigError, match="use attack/prior=stylegan2"):
-        attack().initialise(target, nn.Linear(1, 1), LABELS, common=common(), runtime=Runtime())
+        attack().initialise(target, nn.Linear(1, 1), LABELS, shared_rng=shared_rng(), runtime=Runtime())

@@ -23,7 +23,7 @@ from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates, distillation_loss
 from midre_exp.surrogates.student import Student
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
 from midre_exp.weights.state_dict import load_backbone
 from tests.golden.fill import golden
@@ -66,7 +66,7 @@ class Colours(nn.Module):
 
 
 def victim(threat=Threat.WHITE_BOX):
-    return make_victim(Colours(), 3, threat)
+    return Victim.of(Colours(), 3, threat)
 
 
 def prepared(**changes) -> LommaSurrogates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +12,11 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from attacks.mirror import Mirror, ramp, rendered, sampled
+from attacks.mirror import Mirror, ramp
 from attacks.mirror_genetic import MirrorGenetic, drawn, first_parent_share, fitness, parent_weights
 from attacks.parts.consistency import consistent_group, most_consistent
 from attacks.parts.p_space import to_p
+from midre_exp.attack_run import run_attack
 from midre_exp.errors import ConfigError
 from midre_exp.loop import Loop
 from midre_exp.plan.config import CONF_DIR, build, plain, without
@@ -24,8 +24,8 @@ from midre_exp.priors.style_prior import StylePrior
 from midre_exp.priors.stylegan.generator import Generator
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
-from midre_exp.threat import Threat, make_victim
-from tests.attacks.toy_style import ToyTarget, common, toy_victim
+from midre_exp.threat import Threat, Victim
+from tests.attacks.toy_style import ToyTarget, shared_rng, toy_victim
 from tests.golden.fill import golden
 
 GOLDEN = golden("attack_mirror")
@@ -62,7 +62,7 @@ def genetic(**changes: Any) -> MirrorGenetic:
 
 
 def score_victim():
-    return make_victim(ToyTarget(), 10, Threat.SCORES)
+    return Victim.of(ToyTarget(), 10, Threat.SCORES)
 
 
 class SmallPrior(StylePrior):
@@ -102,10 +102,10 @@ def invert(
     """What ``invert`` finds of some of the items."""
     victim = victim or (toy_victim() if mirror.threat is Threat.WHITE_BOX else score_victim())
     labels = labels_of(mirror)
-    start = mirror.initialise(victim, prior, labels, common=common(), runtime=RUNTIME)[rows]
+    start = mirror.initialise(victim, prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)[rows]
     victim.queries = 0
     number = len(list(tmp_path.iterdir()))
-    loop = Loop(tmp_path / str(number), "test", RUNTIME, victim, start=start, common=common())
+    loop = Loop(tmp_path / str(number), "test", RUNTIME, victim, start=start, shared_rng=shared_rng())
     return mirror.invert(victim, prior, labels[rows], rng(len(labels))[rows], loop)
 
 
@@ -185,8 +185,13 @@ def test_the_highest_logit_need_not_be_the_highest_probability():
 
 
 def test_one_result_of_each_class_counts_for_one_query_per_item(prior, tmp_path):
-    found = attack(counted="consistent", restarts=4, steps=1).run(
-        target := toy_victim(), prior, seed=0, work=tmp_path, runtime=Runtime(chunk=8)
+    found = run_attack(
+        attack(counted="consistent", restarts=4, steps=1),
+        target := toy_victim(),
+        prior,
+        seed=0,
+        work=tmp_path,
+        runtime=Runtime(chunk=8),
     )
     assert found.labels[found.details["selected"]].tolist() == [0, 1, 2]
     assert target.queries == 40 + 12 + 12 == found.queries.sum()
@@ -202,9 +207,9 @@ def test_one_result_of_each_class_counts_for_one_query_per_item(prior, tmp_path)
 def test_starts_are_the_untruncated_codes_of_the_most_confident_truncated_pictures(prior):
     mirror, target = attack(), toy_victim()
     labels = labels_of(mirror)
-    start = mirror.initialise(target, prior, labels, common=common(), runtime=RUNTIME)
+    start = mirror.initialise(target, prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)
     assert target.queries == 40
-    codes = sampled(mirror.search, prior, common())
+    codes = mirror.search.codes(prior, shared_rng())
     pictures = prior.synthesise(prior.truncate(codes, psi=0.7, cutoff=3)).clamp(0, 1)
     for step in mirror.image_to_target:
         pictures = step(pictures)
@@ -219,8 +224,8 @@ def test_steps_are_those_of_adam_on_one_class_alone(prior, tmp_path, keep):
     mirror = attack(restarts=4, reference_batch=4, steps=8, keep=keep)
     found = invert(mirror, prior, tmp_path)
     labels = labels_of(mirror)
-    start = mirror.initialise(toy_victim(), prior, labels, common=common(), runtime=RUNTIME)
-    codes = sampled(mirror.search, prior, common())
+    start = mirror.initialise(toy_victim(), prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)
+    codes = mirror.search.codes(prior, shared_rng())
     points = torch.where(codes < 0, 5 * codes, codes)
     mean, deviation = points.mean(0), points.std(0, unbiased=False)
     low, high = (torch.where(edge < 0, edge / 5, edge) for edge in (mean - deviation, mean + deviation))
@@ -234,7 +239,7 @@ def test_steps_are_those_of_adam_on_one_class_alone(prior, tmp_path, keep):
             images = prior.synthesise(prior.truncate(w, psi=0.7, cutoff=3)).clamp(0, 1)
             for to_target in mirror.image_to_target:
                 images = to_target(images)
-            if common().uniform("flip", step=step)[0] < 0.5:
+            if shared_rng().uniform("flip", step=step)[0] < 0.5:
                 images = images.flip(-1)
             loss = 10 * F.cross_entropy(toy_victim()(images).logits, torch.full((4,), label))
             adam.zero_grad()
@@ -249,36 +254,36 @@ def test_steps_are_those_of_adam_on_one_class_alone(prior, tmp_path, keep):
 
 def test_codes_stay_in_their_bounds_and_pictures_are_theirs(prior, tmp_path):
     mirror = attack(steps=5, lr=0.5)
-    region = mirror.bounds.region(sampled(mirror.search, prior, common()))
+    constraint = mirror.bounds.estimate(mirror.search.codes(prior, shared_rng()))
     seen = []
 
     class Watched:
-        def region(self, codes):
+        def estimate(self, codes):
             return SimpleNamespace(
-                clip=lambda w: seen.append(region.clip(w)) or seen[-1], energy=region.energy
+                clip=lambda w: seen.append(constraint.clip(w)) or seen[-1], energy=constraint.energy
             )
 
     mirror.bounds = Watched()
     found = invert(mirror, prior, tmp_path)
     assert len(seen) == 5
     for w in (*seen, found.details["w"]):
-        assert (w >= region.low).all()
-        assert (w <= region.high).all()
-    assert any((w == region.high).any() for w in seen)  # a border was reached
+        assert (w >= constraint.low).all()
+        assert (w <= constraint.high).all()
+    assert any((w == constraint.high).any() for w in seen)  # a border was reached
     torch.testing.assert_close(found.latents, prior.truncate(found.details["w"], psi=0.7, cutoff=3))
-    torch.testing.assert_close(found.images, rendered(mirror.search, prior, found.details["w"]))
+    torch.testing.assert_close(found.images, mirror.search.render(prior, found.details["w"]))
     assert 0 <= found.images.min() <= found.images.max() <= 1
 
 
 def test_without_bounds_codes_leave_them_and_an_energy_pulls_them_back(prior, tmp_path):
     size = {"search": {**TOY["search"], "size": 100}, "lr": 0.5, "keep": "last", **SEVERAL}
     box = attack(**size)
-    region = box.bounds.region(sampled(box.search, prior, common()))
+    constraint = box.bounds.estimate(box.search.codes(prior, shared_rng()))
     free = invert(attack(**size, bounds={"size": 0}), prior, tmp_path).details["w"]
-    assert ((free < region.low) | (free > region.high)).any()
+    assert ((free < constraint.low) | (free > constraint.high)).any()
     energy = {"_target_": "attacks.Energy", "size": 1.0}
     pulled = invert(attack(**size, bounds=energy), prior, tmp_path).details["w"]
-    form = attack(bounds=energy).bounds.region(sampled(box.search, prior, common()))
+    form = attack(bounds=energy).bounds.estimate(box.search.codes(prior, shared_rng()))
     assert form.energy(pulled).mean() < 0.5 * form.energy(free).mean()
 
 
@@ -301,11 +306,13 @@ def test_a_batch_keeps_one_step_and_an_item_its_own():
 
 def test_a_step_mirrors_all_images_or_none_unless_asked_otherwise(prior):
     labels = torch.zeros(12, dtype=torch.long)
-    w = sampled(attack().search, prior, common())[:1].expand(12, -1)
+    w = attack().search.codes(prior, shared_rng())[:1].expand(12, -1)
 
     def losses(**changes: Any) -> list[Tensor]:
         mirror = attack(**changes)
-        return [mirror.losses(toy_victim(), prior, w, labels, rng(12), common(), step) for step in range(8)]
+        return [
+            mirror.losses(toy_victim(), prior, w, labels, rng(12), shared_rng(), step) for step in range(8)
+        ]
 
     never, always = losses(flip_p=0), losses(flip_p=1)
     assert torch.equal(never[0], never[5])
@@ -353,8 +360,8 @@ def population(search: MirrorGenetic, n: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def offspring(search: MirrorGenetic, codes: Tensor, scores: Tensor, step: int = 0) -> Tensor:
-    region = search.bounds.region(codes.flatten(0, 1))
-    return search.children(codes, scores, rng(len(codes)), torch.linspace(1, 2, 8), region, step)
+    constraint = search.bounds.estimate(codes.flatten(0, 1))
+    return search.children(codes, scores, rng(len(codes)), torch.linspace(1, 2, 8), constraint, step)
 
 
 def test_children_without_mutation_take_every_coordinate_from_one_of_two_parents():
@@ -387,11 +394,11 @@ def test_mutations_of_a_generation_share_their_noise_which_is_bounded():
 def test_children_stay_in_their_bounds():
     search = genetic(population=30)
     codes, scores = population(search)
-    region = search.bounds.region(codes.flatten(0, 1))
-    children = search.children(3 * codes, scores, rng(3), torch.ones(8), region, 0)
-    assert (children >= region.low).all()
-    assert (children <= region.high).all()
-    assert (children == region.high).any()  # a border was reached
+    constraint = search.bounds.estimate(codes.flatten(0, 1))
+    children = search.children(3 * codes, scores, rng(3), torch.ones(8), constraint, 0)
+    assert (children >= constraint.low).all()
+    assert (children <= constraint.high).all()
+    assert (children == constraint.high).any()  # a border was reached
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -403,10 +410,10 @@ def test_the_fittest_only_gets_fitter_and_every_question_is_counted(prior, tmp_p
     assert found.queries.tolist() == [asked] * 3
     assert found.details["generations"].tolist() == [4] * 3
     labels = torch.arange(3)
-    start = search.initialise(score_victim(), prior, labels, common=common(), runtime=RUNTIME)
+    start = search.initialise(score_victim(), prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)
     assert (start[..., -1].diff(dim=1) <= 0).all()
     after = found.details["w"]
-    images = rendered(search.search, prior, after)
+    images = search.search.render(prior, after)
     torch.testing.assert_close(images, found.images)
     for step in search.image_to_target:
         images = step(images)
@@ -422,7 +429,9 @@ def test_an_identity_that_is_found_asks_nothing_more(prior, tmp_path):
     search = genetic(generations=8)
     for step in search.image_to_target:
         reached = step(reached)
-    start = search.initialise(score_victim(), prior, labels, common=common(), runtime=RUNTIME)[:, 0, -1].exp()
+    start = search.initialise(score_victim(), prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)[
+        :, 0, -1
+    ].exp()
     end = score_victim().scores(reached).diagonal()
     enough = float(end.min()) + 1e-6  # only the slowest runs to the end
     target = score_victim()
@@ -441,60 +450,11 @@ def test_an_identity_that_is_found_asks_nothing_more(prior, tmp_path):
 # whole attacks
 
 
-@dataclass(frozen=True)
-class Killed(Runtime):
-    """Is interrupted before the given step, as by Ctrl-C."""
-
-    at: int = 0
-
-    def bar(self, steps, title, total=None, done=0):
-        for step in steps:
-            if title.startswith("Mirror") and step == self.at:
-                raise KeyboardInterrupt
-            yield step
-
-
-@pytest.mark.parametrize(
-    ("make", "victim", "queries"),
-    [
-        (lambda: attack(counted="consistent"), toy_victim, 40 + 6 * 6 + 6),
-        (lambda: attack(keep="own", flip_shared=False), toy_victim, 40 + 6 * 6),
-        (lambda: genetic(generations=6, restarts=2), score_victim, 40 + 6 * 6 * 5),
-    ],
-    ids=["batch", "own", "genetic"],
-)
-def test_the_whole_attack_runs_in_chunks_and_goes_on_where_it_was_killed(
-    prior, tmp_path, make, victim, queries
-):
-    for name in ("whole", "chunks", "broken"):
-        (tmp_path / name).mkdir()
-    mirror, target = make(), victim()
-    whole = mirror.run(target, prior, seed=0, work=tmp_path / "whole", runtime=RUNTIME)
-    assert target.queries == queries == whole.queries.sum()
-    assert whole.latents.shape == (6, 6, 12)
-    assert whole.images.shape == (6, 3, 8, 8)
-    assert not torch.equal(whole.latents[0], whole.latents[1])
-
-    chunks = mirror.run(victim(), prior, seed=0, work=tmp_path / "chunks", runtime=Runtime(chunk=2))
-    torch.testing.assert_close(chunks.latents, whole.latents, rtol=0, atol=1e-4)
-    for name, value in whole.details.items():
-        torch.testing.assert_close(chunks.details[name], value, rtol=0, atol=1e-4)
-
-    with pytest.raises(KeyboardInterrupt):
-        killed = Killed(checkpoint_every=2, at=5)
-        mirror.run(victim(), prior, seed=0, work=tmp_path / "broken", runtime=killed)
-    target = victim()
-    continued = mirror.run(target, prior, seed=0, work=tmp_path / "broken", runtime=RUNTIME)
-    assert target.queries == queries
-    for name, value in whole.tensors().items():
-        assert torch.equal(continued.tensors()[name], value), name
-
-
 def test_the_target_takes_the_reconstructions_for_their_class(prior, tmp_path):
     mirror = attack(**SEVERAL, flip_p=0, bounds={"size": 2}, lr=0.1)
     labels, target = labels_of(mirror), toy_victim()
-    start = mirror.initialise(target, prior, labels, common=common(), runtime=RUNTIME)
-    found = mirror.run(target, prior, seed=0, work=tmp_path, runtime=RUNTIME)
+    start = mirror.initialise(target, prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)
+    found = run_attack(mirror, target, prior, seed=0, work=tmp_path, runtime=RUNTIME)
     first = prior.truncate(start, psi=0.7, cutoff=3)
     before = target.confidence(mirror.render(prior, first, labels), labels)
     after = target.confidence(mirror.render(prior, found.latents, labels), labels)

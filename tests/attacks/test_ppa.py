@@ -5,7 +5,7 @@ are some.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +13,12 @@ from hydra import compose
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from attacks.losses import poincare
+from attacks.losses import Poincare, poincare
 from attacks.parts.final_selection import FinalSelection
-from attacks.parts.identity_losses import Poincare
 from attacks.parts.random_crops import NUMBERS, random_crop
 from attacks.ppa import PPA
 from midre_exp.attack import apply
+from midre_exp.attack_run import run_attack
 from midre_exp.data.transforms import CenterCrop, Resize
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -27,7 +27,7 @@ from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.store.store import Store
-from tests.attacks.toy_style import PlainLoop, common, toy_prior, toy_victim
+from tests.attacks.toy_style import PlainLoop, shared_rng, toy_prior, toy_victim
 from tests.conftest import tiny_overrides
 from tests.golden.fill import golden
 
@@ -61,7 +61,7 @@ def prior():
 
 @pytest.fixture(scope="module")
 def start(prior) -> Tensor:
-    return attack().initialise(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
+    return attack().initialise(toy_victim(), prior, TARGETS, shared_rng=shared_rng(), runtime=RUNTIME)
 
 
 def rng(n: int) -> ItemRNG:
@@ -145,12 +145,12 @@ def test_a_goal_on_the_border_or_outside_is_refused(xi):
 
 
 def test_items_start_from_the_golden_candidates_and_their_first_code(prior, start):
-    z = attack().search.z(prior, common())
+    z = attack().search.z(prior, shared_rng())
     codes = prior.codes(z, psi=0.5, cutoff=4)
     chosen = codes[GOLDEN["initial_selection"]["chosen_indices"]]
     assert torch.equal(start, chosen[:, :1])
     layered = attack(single_w=False).initialise(
-        toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME
+        toy_victim(), prior, TARGETS, shared_rng=shared_rng(), runtime=RUNTIME
     )
     assert torch.equal(layered, chosen)
     assert not torch.equal(layered[:, 9], layered[:, 0])  # layers from the fifth on are not truncated
@@ -208,7 +208,7 @@ def test_the_rate_falls_at_its_milestones():
 
 def test_a_code_per_layer_moves_each_layer_by_itself(prior):
     ppa = attack(single_w=False, steps=3)
-    start = ppa.initialise(toy_victim(), prior, TARGETS, common=common(), runtime=RUNTIME)
+    start = ppa.initialise(toy_victim(), prior, TARGETS, shared_rng=shared_rng(), runtime=RUNTIME)
     found = invert(ppa, prior, start)
     change = found - start
     assert found.shape == (7, 10, 64)
@@ -221,7 +221,9 @@ def test_a_step_shows_all_images_the_same_box_unless_asked_otherwise(prior, star
     twice = start[:1].expand(2, -1, -1)
     labels = TARGETS[:1].expand(2)
     for ppa, equal in ((shared, True), (own, False)):
-        losses = [ppa.losses(toy_victim(), prior, twice, labels, rng(2), common(), step) for step in (0, 1)]
+        losses = [
+            ppa.losses(toy_victim(), prior, twice, labels, rng(2), shared_rng(), step) for step in (0, 1)
+        ]
         assert torch.equal(losses[0][0], losses[0][1]) is equal
         assert not torch.equal(losses[0], losses[1])  # each step draws anew
 
@@ -230,7 +232,7 @@ def test_the_discriminator_counts_by_its_weight_and_sees_the_whole_unclipped_ima
     judged = toy_prior(judged=True)
     plain_losses, more = (
         attack(discriminator_weight=weight, clip=True).losses(
-            toy_victim(), judged, start, TARGETS, rng(7), common(), 0
+            toy_victim(), judged, start, TARGETS, rng(7), shared_rng(), 0
         )
         for weight in (0, 2.5)
     )
@@ -248,7 +250,7 @@ def test_a_weight_on_a_discriminator_that_is_not_there_is_refused(prior, start):
 
 def robustness(prior, codes, labels, selection, target=None, runtime=RUNTIME):
     return selection.robustness(
-        target or toy_victim(), prior, labels, codes, STEPS, common=common(), runtime=runtime
+        target or toy_victim(), prior, labels, codes, STEPS, shared_rng=shared_rng(), runtime=runtime
     )
 
 
@@ -261,7 +263,7 @@ def test_robustness_is_the_mean_probability_over_views_shared_by_all(prior, star
     for i, label in enumerate(TARGETS):
         image = STEPS[1](STEPS[0](prior.synthesise(start[i : i + 1])))
         for view in range(5):
-            numbers = common().uniform("selection", NUMBERS, step=view)
+            numbers = shared_rng().uniform("selection", NUMBERS, step=view)
             seen = random_crop(image, numbers, scale=(0.5, 0.9), ratio=(0.8, 1.2), flip_p=0.5)
             expected[i] += target(seen).logits.softmax(1)[0, label] / 5
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -274,7 +276,7 @@ def test_selected_are_exactly_the_most_robust_of_each_class(prior, start):
     ppa = attack(kept=2, selection={"views": 3})
     codes = start[torch.tensor([0, 1, 2, 3, 4, 5, 3, 4])]  # two classes, with equals among them
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
-    found = ppa.select(toy_victim(), prior, labels, codes, {}, common=common(), runtime=RUNTIME)
+    found = ppa.select(toy_victim(), prior, labels, codes, {}, shared_rng=shared_rng(), runtime=RUNTIME)
     for label in (0, 1):
         own, chosen = found["robustness"][labels == label], found["selected"][labels == label]
         assert chosen.sum() == 2
@@ -284,62 +286,23 @@ def test_selected_are_exactly_the_most_robust_of_each_class(prior, start):
 # whole attacks
 
 
-@dataclass(frozen=True)
-class Killed(Runtime):
-    """Is interrupted before the given step of a bar whose title begins so, as by Ctrl-C."""
-
-    at: int = 0
-    during: str = "PPA"
-
-    def bar(self, steps, title, total=None, done=0):
-        for step in steps:
-            if step == self.at and title.startswith(self.during):
-                raise KeyboardInterrupt
-            yield step
-
-
-def test_the_whole_attack_runs_in_chunks_and_goes_on_where_it_was_killed(prior, tmp_path):
-    for name in ("whole", "chunks", "broken"):
-        (tmp_path / name).mkdir()
-    ppa = attack(steps=4, selection={"views": 3}, identities=2, restarts=3)
-    options = {"seed": 0, "runtime": Runtime(checkpoint_every=2)}
-    target = toy_victim()
-    whole = ppa.run(target, prior, work=tmp_path / "whole", **options)
-    queries = 12 * 2 + 6 * 4 + 6 * 3  # the search, the steps, the final selection
-    assert target.queries == queries == whole.queries.sum()
-    assert whole.latents.shape == (6, 1, 64)
-    assert whole.images.shape == (6, 3, 32, 32)
-    assert whole.labels[whole.details["selected"]].tolist() == [0, 0, 1, 1]
-    z = ppa.search.z(prior, common())
-    candidates = prior.codes(z, psi=0.5, cutoff=4)[:, 0]
-    for label in range(2):  # no class gets a candidate twice: 4 steps do not go far
-        nearest = torch.cdist(whole.latents[whole.labels == label, 0], candidates).argmin(1)
+def test_no_class_gets_a_candidate_twice_and_every_look_at_the_target_counts(prior):
+    ppa, target = attack(steps=4, selection={"views": 3}, identities=2, restarts=3), toy_victim()
+    found = run_attack(ppa, target, prior)
+    assert target.queries == 12 * 2 + 6 * 4 + 6 * 3  # the search, the steps, the final selection
+    assert found.labels[found.details["selected"]].tolist() == [0, 0, 1, 1]
+    candidates = prior.codes(ppa.search.z(prior, shared_rng()), psi=0.5, cutoff=4)[:, 0]
+    for label in range(2):  # 4 steps do not go far
+        nearest = torch.cdist(found.latents[found.labels == label, 0], candidates).argmin(1)
         assert len(nearest.unique()) == 3
-
-    chunks = ppa.run(
-        toy_victim(), prior, work=tmp_path / "chunks", **{**options, "runtime": Runtime(chunk=4)}
-    )
-    torch.testing.assert_close(chunks.latents, whole.latents, rtol=0, atol=1e-4)
-    torch.testing.assert_close(chunks.details["robustness"], whole.details["robustness"], rtol=0, atol=1e-4)
-    assert torch.equal(chunks.details["selected"], whole.details["selected"])
-
-    for at, during in ((3, "PPA"), (0, "final")):
-        killed = {**options, "runtime": Killed(checkpoint_every=2, at=at, during=during)}
-        with pytest.raises(KeyboardInterrupt):
-            ppa.run(toy_victim(), prior, work=tmp_path / "broken", **killed)
-    target = toy_victim()
-    continued = ppa.run(target, prior, work=tmp_path / "broken", **options)
-    assert target.queries == queries
-    for name, value in whole.tensors().items():
-        assert torch.equal(continued.tensors()[name], value), name
 
 
 def test_the_target_takes_the_reconstructions_for_their_class(prior, tmp_path):
     ppa = attack(restarts=1, kept=1, selection={"views": 2}, milestones=[], lr=0.02, steps=10)
-    found = ppa.run(toy_victim(), prior, seed=0, work=tmp_path, runtime=RUNTIME)
+    found = run_attack(ppa, toy_victim(), prior, seed=0, work=tmp_path, runtime=RUNTIME)
     labels = found.labels
     target = toy_victim()
-    starts = ppa.initialise(target, prior, labels, common=common(), runtime=RUNTIME)
+    starts = ppa.initialise(target, prior, labels, shared_rng=shared_rng(), runtime=RUNTIME)
     before = target.confidence(ppa.render(prior, starts, labels), labels)
     after = target.confidence(ppa.render(prior, found.latents, labels), labels)
     assert (after > before).all()

@@ -15,13 +15,14 @@ from torch import nn
 from defenses.mid import Bottleneck
 from midre_exp.attack import Reconstructions
 from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.attack_run import run_attack
 from midre_exp.plan.config import CONF_DIR, build, without
 from midre_exp.priors.base import initial_prior
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Output
-from midre_exp.threat import make_victim
+from midre_exp.threat import Victim
 from tests.conftest import TINY, tiny_overrides
 
 DEFENSES = sorted(path.stem for path in (CONF_DIR / "defense").glob("*.yaml"))
@@ -74,8 +75,8 @@ def attacked(attack: str, model: nn.Module, work, **changes) -> tuple[Reconstruc
     prior = initial_prior(node["prior"], (), num_classes=CLASSES)
     shown = []
     model.register_forward_hook(lambda module, inputs, output: shown.append(len(inputs[0])))
-    target = make_victim(model, CLASSES, made.threat)
-    found = made.run(target, prior, seed=0, work=work, runtime=Runtime(quiet=True))
+    target = Victim.of(model, CLASSES, made.threat)
+    found = run_attack(made, target, prior, seed=0, work=work, runtime=Runtime(quiet=True))
     asked = sum(shown) - len(found.labels)  # the picture handed in is looked at once more, not by the attack
     assert int(found.queries.sum()) == target.queries == asked
     assert all(value.isfinite().all() for value in found.tensors().values())
@@ -96,7 +97,7 @@ def test_the_head_of_mid_answers_one_question_in_many_ways():
     model = defended("mid")
     nn.init.constant_(model.head.statistics.bias[model.head.statistics.out_features // 2 :], 7.0)
     images = torch.full((2, 3, 32, 32), 0.5)
-    scores = make_victim(
+    scores = Victim.of(
         model, CLASSES, build(without(settings("rlbmi")["attack"], "prior", "name", "shard")).threat
     )
     assert isinstance(model.head, Bottleneck)

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import attacks.rlbmi
-from attacks.rlbmi import RLBMI, log_scores, move, reward, sampled_people
+from attacks.rlbmi import RLBMI, log_scores, move, reward, sampled_identities
 from defenses.mid import Bottleneck
 from midre_exp.attack import AttackResult
+from midre_exp.attack_run import run_attack
 from midre_exp.errors import ConfigError
 from midre_exp.loop import Loop
 from midre_exp.plan.config import CONF_DIR, build, plain, without
@@ -20,7 +21,7 @@ from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from tests.golden.fill import _draw, golden
 
 GOLDEN = golden("rlbmi")
@@ -72,9 +73,6 @@ class Linear(nn.Module):
 class Double(ItemRNG):
     """The same rng, exact enough to compare two ways of computing a long chain of updates."""
 
-    def __getitem__(self, index):
-        return Double(self.keys[index])
-
     def uniform(self, name, *shape, step=0):
         return super().uniform(name, *shape, step=step).double()
 
@@ -83,11 +81,11 @@ class Double(ItemRNG):
 
 
 def victim(model: nn.Module | None = None):
-    return make_victim(model or Linear(), 5, Threat.SCORES)
+    return Victim.of(model or Linear(), 5, Threat.SCORES)
 
 
 def rng(n: int, kind: type[ItemRNG] = ItemRNG) -> ItemRNG:
-    return kind(ItemRNG(0, "attack", items=torch.arange(n)).keys)
+    return kind(0, "attack", items=torch.arange(n))
 
 
 def loop_at(folder, target, **options) -> Loop:
@@ -101,7 +99,7 @@ def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=ItemRNG) -> At
     return rl.invert(target, Pixels(), labels, rng(3, kind)[rows], loop_at(folder, target))
 
 
-# reward, transition, people
+# reward, transition, identities
 
 
 @pytest.mark.parametrize("case", GOLDEN["reward"]["cases"], ids=lambda case: case["case"])
@@ -147,19 +145,19 @@ def test_the_transition_matches_the_golden_one(case):
     assert case["mixing"] != 0 or torch.equal(after, action)
 
 
-def test_the_sampled_people_are_the_official_ones():
+def test_the_sampled_identities_are_the_official_ones():
     expected = GOLDEN["target_identities"]
     for count in (100, 1000):
-        assert sampled_people(1000, count)[:12] == expected[f"n{count}_first12"]
-    joined = "".join(f"{person}\n" for person in sampled_people(1000, 100))
+        assert sampled_identities(1000, count)[:12] == expected[f"n{count}_first12"]
+    joined = "".join(f"{identity}\n" for identity in sampled_identities(1000, 100))
     assert hashlib.sha256(joined.encode()).hexdigest() == expected["n100_sha256_newline_joined"]
-    assert sorted(sampled_people(1000, 1000)) == list(range(1000))
+    assert sorted(sampled_identities(1000, 1000)) == list(range(1000))
 
 
-def test_sampled_people_are_attacked_and_named(tmp_path):
-    rl = attack(people="sample", episodes=3)
-    found = rl.run(victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime())
-    assert found.labels.tolist() == sampled_people(5, 3)
+def test_sampled_identities_are_attacked_and_named(tmp_path):
+    rl = attack(choice="sample", episodes=3)
+    found = run_attack(rl, victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime())
+    assert found.labels.tolist() == sampled_identities(5, 3)
 
 
 # what is computed
@@ -192,13 +190,13 @@ def test_shared_draws_give_every_identity_the_same_agent_to_start_with_and_resta
     weights = []
 
     class Watching(RLBMI):
-        def test(self, confide, labels, rng, state, episode):
+        def test(self, score, labels, rng, state, episode):
             weights.append(state["actor.fc1.weight"])
-            super().test(confide, labels, rng, state, episode)
+            super().test(score, labels, rng, state, episode)
 
     rl = attack(Watching, draws="shared", restarts=2, episodes=1)
-    rl.run(victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime(chunk=3))
-    rl.run(victim(), Pixels(), seed=1, work=tmp_path / "b", runtime=Runtime())
+    run_attack(rl, victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime(chunk=3))
+    run_attack(rl, victim(), Pixels(), seed=1, work=tmp_path / "b", runtime=Runtime())
     assert [len(weight) for weight in weights] == [2, 2, 2, 6]  # restarts stay together
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     assert not torch.equal(weights[0][0], weights[0][1])
@@ -224,8 +222,8 @@ def test_the_result_is_what_one_agent_with_a_list_as_memory_finds(tmp_path):
         start = own.normal("state", 12, step=episode)
         action = rl.agent.act(agents, start[:, None], own.normal("action", 1, 1, step=episode))[0][:, 0]
         p = target.scores(Pixels().generate(action))[0]
-        rivals = torch.cat([p[:1], p[2:]]).max()
-        memory.append((start, action, 4 * p[1].log() + 8 * max(p[1] - rivals, torch.tensor(1e-7)).log()))
+        others = torch.cat([p[:1], p[2:]]).max()
+        memory.append((start, action, 4 * p[1].log() + 8 * max(p[1] - others, torch.tensor(1e-7)).log()))
         if len(memory) > 8:
             chosen = own.uniform("batch", len(memory), step=episode).argsort(1)[0, :8].tolist()
             batch = [torch.stack([memory[k][part] for k in chosen], 1) for part in (0, 1)]
@@ -325,8 +323,8 @@ class Noisy(nn.Module):
 )
 def test_every_kind_of_scores_is_learned_from_without_a_graph_or_a_nan(tmp_path, model):
     class Watching(RLBMI):
-        def train(self, confide, labels, rng, state, replay, episode):
-            super().train(confide, labels, rng, state, replay, episode)
+        def train(self, score, labels, rng, state, replay, episode):
+            super().train(score, labels, rng, state, replay, episode)
             assert all(value.isfinite().all() and not value.requires_grad for value in state.values())
             assert replay.columns["replay.rewards"].isfinite().all()
 
@@ -340,13 +338,13 @@ def test_every_kind_of_scores_is_learned_from_without_a_graph_or_a_nan(tmp_path,
 
 def test_the_whole_attack_keeps_one_image_its_queries_and_its_curve_per_identity(tmp_path):
     target, runtime = victim(), Runtime(chunk=2)
-    found = attack().run(target, Pixels(), seed=0, work=tmp_path / "a", runtime=runtime)
+    found = run_attack(attack(), target, Pixels(), seed=0, work=tmp_path / "a", runtime=runtime)
     assert found.labels.tolist() == [0, 1, 2] and found.images.shape == (3, 3, 2, 2)
     assert found.queries.tolist() == [60] * 3 and target.queries == 180
     assert found.details["confidence_curve"].shape == (3, 6)
     # the pictures are in 8 bit, the tests were not
     torch.testing.assert_close(found.confidence, found.details["confidence_curve"][:, -1], rtol=0, atol=0.05)
-    other = attack().run(victim(), Pixels(), seed=1, work=tmp_path / "b", runtime=runtime)
+    other = run_attack(attack(), victim(), Pixels(), seed=1, work=tmp_path / "b", runtime=runtime)
     assert not torch.allclose(found.latents, other.latents)
 
 
@@ -370,54 +368,13 @@ def test_the_best_confidence_is_reported_while_the_attack_runs(tmp_path):
 def test_a_long_attack_says_how_far_it_is_and_how_long_it_takes(monkeypatch, capsys):
     clock = iter([0.0, 100.0, 301.0, 500.0])
     monkeypatch.setattr(attacks.rlbmi.time, "perf_counter", lambda: next(clock))
-    pace, runtime = attacks.rlbmi.Pace(agents=300, episode=1000), Runtime()
+    throughput, runtime = attacks.rlbmi.Throughput(agents=300, episode=1000), Runtime()
     for episode in (1100, 1301, 1500):
-        pace.report(runtime, torch.tensor([0.2, 0.4]), episode, 40000)
+        throughput.report(runtime, torch.tensor([0.2, 0.4]), episode, 40000)
     assert capsys.readouterr().err.splitlines() == [
-        "RLBMI: 1301 of 40000 episodes, mean best confidence 0.300, 300 episodes x identities per second, 10.7 h to go"
+        "RLBMI: 1301 of 40000 episodes, mean best confidence 0.300, 300 episodes x identities per second, "
+        "10.7 h to go"
     ]
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("killed_at", "changes"),
-    [(7, {}), (26, {}), (13, {"replay": 12, "horizon": 2, "mixing": 0.3})],
-    ids=["first segment", "last segment", "ring"],
-)
-def test_a_killed_attack_continues_to_the_same_latents_curve_and_queries(
-    tmp_path, monkeypatch, killed_at, changes
-):
-    monkeypatch.setattr(attacks.rlbmi, "BLOCK", 2)
-    monkeypatch.setattr(attacks.rlbmi, "SEGMENT", 10)
-    runtime = Runtime(checkpoint_every=2)
-    whole = attack(**changes).run(victim(), Pixels(), seed=0, work=tmp_path / "whole", runtime=runtime)
-
-    class Dying(RLBMI):
-        def test(self, *inputs):
-            if inputs[-1] == killed_at:
-                raise Killed
-            super().test(*inputs)
-
-    with pytest.raises(Killed):
-        attack(Dying, **changes).run(victim(), Pixels(), seed=0, work=tmp_path / "killed", runtime=runtime)
-    taken, second = [], victim()
-
-    class Watched(RLBMI):
-        def test(self, *inputs):
-            taken.append(inputs[-1])
-            super().test(*inputs)
-
-    found = attack(Watched, **changes).run(
-        second, Pixels(), seed=0, work=tmp_path / "killed", runtime=runtime
-    )
-    segment, inside = divmod(killed_at, 10)
-    assert taken == list(range(segment * 10 + inside // 4 * 4, 30))
-    assert torch.equal(found.latents, whole.latents)
-    assert torch.equal(found.details["confidence_curve"], whole.details["confidence_curve"])
-    assert torch.equal(found.queries, whole.queries) and second.queries == int(whole.queries.sum())
 
 
 def test_where_checkpoints_fall_changes_no_number(tmp_path, monkeypatch):
@@ -458,7 +415,7 @@ def test_mini_and_paper_settings_compose():
         ({"mixing": 1.0}, "attack.mixing=1.0 must be from 0 to below 1"),
         ({"reward_weights": [1, 2]}, r"attack.reward_weights=\[1, 2\] must be three numbers"),
         ({"margin_floor": 0.0}, "attack.margin_floor=0.0 must be positive"),
-        ({"people": "last"}, "attack.people=last is unknown; use first or sample"),
+        ({"choice": "last"}, "attack.choice=last is unknown; use first or sample"),
         ({"draws": "none"}, "attack.draws=none is unknown; use shared or own"),
         ({"max_queries": 1}, "attack.max_queries=1 is less than the 2 of one episode"),
         ({"agent": {"noise": "pink"}}, "attack.agent.noise=pink is unknown"),

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import torch
-from tests.priors.test_stylegan2_networks import discriminator, filled, generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,11 +15,12 @@ from midre_exp.priors.style_prior import StylePrior
 from midre_exp.priors.stylegan.discriminator import Discriminator
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
+from tests.priors.stylegan.test_networks import discriminator, filled, generator
 
 
 class ToyPrior(StylePrior):
-    """Weights of stylegan2_g64.json, scaled so that images vary naturally: z and w of 64 numbers, 10 layers."""
+    """Weights of stylegan2_g64.json, scaled so that images vary naturally: z and w of 64, 10 layers."""
 
     def __init__(self, judge: Discriminator | None = None):
         super().__init__()
@@ -54,10 +54,10 @@ class ToyTarget(nn.Module):
 
 
 def toy_victim():
-    return make_victim(ToyTarget(), 10, Threat.WHITE_BOX)
+    return Victim.of(ToyTarget(), 10, Threat.WHITE_BOX)
 
 
-def common(seed: int = 0) -> ItemRNG:
+def shared_rng(seed: int = 0) -> ItemRNG:
     """The stream that all items share."""
     return ItemRNG(seed, "attack", "common", items=torch.zeros(1, dtype=torch.long))
 
@@ -66,7 +66,7 @@ class PlainLoop:
     """A loop that keeps nothing, for ``invert`` alone."""
 
     def __init__(self, start: Tensor, seed: int = 0):
-        self.start, self.common = start, common(seed)
+        self.start, self.shared_rng = start, shared_rng(seed)
 
     def __call__(self, steps, state):
         return range(steps)

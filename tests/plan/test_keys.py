@@ -4,7 +4,7 @@ import pytest
 
 from midre_exp.data.synthetic.synthfaces import SynthFaces
 from midre_exp.plan.digests import first_difference
-from midre_exp.plan.keys import fingerprints_once
+from midre_exp.plan.keys import fingerprints_once, is_pretrained, reads_public
 from midre_exp.stages import make_plan
 from tests.conftest import STAGES
 
@@ -80,3 +80,13 @@ def test_datasets_are_asked_once_for_many_plans_over_the_same_data(tiny, monkeyp
     asked.clear()
     make_plan(tiny("defense=nodef"))
     assert len(asked) == 3
+
+
+def test_published_weights_need_no_public_images():
+    assert is_pretrained({"pretrained": "ffhq.pkl"})
+    assert is_pretrained({"pretrained": {"generator": "G.tar", "critic": None}})
+    assert not is_pretrained({"pretrained": {"generator": None, "critic": None}})
+    assert not is_pretrained({"pretrained": None})
+    assert not is_pretrained({})
+    assert not reads_public({"prior": {"pretrained": "ffhq.pkl"}})
+    assert reads_public({"prior": {"pretrained": "ffhq.pkl"}, "surrogates": {"name": "lomma"}})

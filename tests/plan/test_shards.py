@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from midre_exp.attack import Attack
+from midre_exp.attack_run import run_shard
 from midre_exp.errors import ConfigError
 from midre_exp.plan.shards import Shard, parse_shard, stored_shards
 from midre_exp.run import run
 from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished
+from midre_exp.threat import Threat
 
 
 def test_shards_are_disjoint_in_order_and_cover_everybody():
@@ -98,7 +100,8 @@ def test_the_split_of_which_most_is_there_is_taken_and_damage_counts_as_absent(t
 
 def test_items_that_belong_together_are_not_separated(tmp_path):
     class Together(Attack):
-        indivisible = 6
+        threat = Threat.LABELS
+        group_size = 6
 
         def invert(self, *inputs):
             raise NotImplementedError
@@ -109,4 +112,5 @@ def test_items_that_belong_together_are_not_separated(tmp_path):
     with pytest.raises(
         ConfigError, match=r"computes 6 reconstructions together, which attack\.shard would separate"
     ):
-        Together(identities=9, restarts=2).part(Victim(), None, range(4), seed=0, work=tmp_path, runtime=None)
+        together = Together(identities=9, restarts=2)
+        run_shard(together, Victim(), None, range(4), seed=0, work=tmp_path, runtime=None)

@@ -27,7 +27,7 @@ from midre_exp.priors.gan.kedmi_gan import (
 from midre_exp.priors.kedmi import KedMIPrior, MinibatchDiscrimination, MinibatchDiscriminator
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
 from tests.golden.fill import fill, golden, golden_images, official_shapes, shapes_of
 
@@ -66,7 +66,7 @@ class Colours(nn.Module):
 
 
 def victim(threat=Threat.WHITE_BOX):
-    return make_victim(Colours(), CLASSES, threat)
+    return Victim.of(Colours(), CLASSES, threat)
 
 
 @dataclass(frozen=True)

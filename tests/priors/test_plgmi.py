@@ -23,7 +23,7 @@ from midre_exp.priors.gan.cgan import (
 from midre_exp.priors.plgmi import select
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
 from tests.golden.fill import golden
 
@@ -57,7 +57,7 @@ class Colours(nn.Module):
 
 
 def victim(threat=Threat.WHITE_BOX):
-    return make_victim(Colours(), CLASSES, threat)
+    return Victim.of(Colours(), CLASSES, threat)
 
 
 def public(n: int = 40, size: int = 16) -> ImageSet:
@@ -158,9 +158,7 @@ def test_the_target_is_shown_what_the_attack_would_show_it(tmp_path):
 
     resize = [{"_target_": "midre_exp.data.transforms.Resize", "size": 20}]
     prior = small(steps=1, image_to_target=resize)
-    prior.fit(
-        public(), make_victim(Watching(), 3, Threat.WHITE_BOX), seed=0, work=tmp_path, runtime=Runtime()
-    )
+    prior.fit(public(), Victim.of(Watching(), 3, Threat.WHITE_BOX), seed=0, work=tmp_path, runtime=Runtime())
     assert sizes == {(20, 20)}
 
 

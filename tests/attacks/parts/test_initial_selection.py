@@ -13,7 +13,7 @@ from attacks.parts.initial_selection import InitialSelection, most_confident, pl
 from midre_exp.data.transforms import CenterCrop, Resize
 from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
-from tests.attacks.toy_style import common, toy_prior, toy_victim
+from tests.attacks.toy_style import shared_rng, toy_prior, toy_victim
 from tests.golden.fill import golden
 
 GOLDEN = golden("attack_ppa")["initial_selection"]
@@ -30,7 +30,7 @@ def prior():
 
 def confidences(prior, victim=None, runtime=RUNTIME, **changes):
     search = InitialSelection(**{**SETTINGS, **changes})
-    codes = prior.codes(search.z(prior, common()), psi=search.psi, cutoff=search.cutoff)
+    codes = prior.codes(search.z(prior, shared_rng()), psi=search.psi, cutoff=search.cutoff)
     return search.confidences(victim or toy_victim(), prior, codes, STEPS, runtime)
 
 
@@ -57,7 +57,7 @@ def test_without_flip_the_target_sees_each_candidate_once_as_it_is(prior):
     target = toy_victim()
     found = confidences(prior, target, flip=False)
     assert target.queries == 12
-    codes = prior.codes(InitialSelection(**SETTINGS).z(prior, common()), psi=0.5, cutoff=4)
+    codes = prior.codes(InitialSelection(**SETTINGS).z(prior, shared_rng()), psi=0.5, cutoff=4)
     images = STEPS[1](STEPS[0](prior.synthesise(codes).clamp(0, 1)))
     torch.testing.assert_close(found, target(images).logits.softmax(1))
     assert not torch.allclose(found, confidences(prior), atol=1e-2)
@@ -65,11 +65,11 @@ def test_without_flip_the_target_sees_each_candidate_once_as_it_is(prior):
 
 
 def test_latents_are_numpys_or_those_of_the_runs_seed(prior):
-    official = InitialSelection(**SETTINGS).z(prior, common(3))
+    official = InitialSelection(**SETTINGS).z(prior, shared_rng(3))
     expected = np.random.RandomState(42).randn(12, 64).astype(np.float32)
     assert official.numpy().tobytes() == expected.tobytes()
     search = InitialSelection(**{**SETTINGS, "z_seed": None, "size": 500})
-    own = [search.z(prior, common(seed)) for seed in (0, 0, 1)]
+    own = [search.z(prior, shared_rng(seed)) for seed in (0, 0, 1)]
     assert own[0].shape == (500, 64)
     assert torch.equal(own[0], own[1])
     assert not torch.isclose(own[0], own[2]).any(1).all()

@@ -95,14 +95,14 @@ def test_gradients_reach_the_box_and_nothing_else():
 def test_shared_is_one_draw_per_step_for_all_and_not_shared_one_for_each():
     crop = {"scale": SCALE, "ratio": RATIO, "size": 16}
     images = pictures(1).expand(3, -1, -1, -1)
-    common = rng(1)
-    together = RandomCrop(**crop)(images, rng(3), common, "crop", 0)
+    shared_rng = rng(1)
+    together = RandomCrop(**crop)(images, rng(3), shared_rng, "crop", 0)
     assert torch.equal(together[0], together[2])
-    assert not torch.equal(RandomCrop(**crop)(images, rng(3), common, "crop", 1), together)
+    assert not torch.equal(RandomCrop(**crop)(images, rng(3), shared_rng, "crop", 1), together)
     own = RandomCrop(**crop, shared=False)
-    each = own(images, rng(3), common, "crop", 0)
+    each = own(images, rng(3), shared_rng, "crop", 0)
     assert not torch.equal(each[0], each[2])
-    torch.testing.assert_close(own(images[2:], rng(3)[2:], common, "crop", 0), each[2:])
+    torch.testing.assert_close(own(images[2:], rng(3)[2:], shared_rng, "crop", 0), each[2:])
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_two_updates_match_the_golden_ones():
     agents, batch, agent = golden_agents(), golden_batch(), sac(critics="independent")
     for update, expected in enumerate(GOLDEN["updates"]["steps"]):
         following = scalar(expected["e_next"])
-        close(agent.aims(agents, batch, following)[0], expected["td_target"])
+        close(agent.q_targets(agents, batch, following)[0], expected["td_target"])
         agents, losses = agent.learn(agents, batch, scalar(expected["e_current"]), following, update)
         for copy in (0, 1):
             close(losses["critic"][0, copy], expected[f"critic{copy + 1}_loss"])
@@ -315,8 +315,8 @@ def test_transitions_that_end_their_episode_aim_at_the_reward_alone():
     agents, batch, agent = golden_agents(), golden_batch(), sac(critics="independent")
     ended = Transitions(batch.states, batch.actions, batch.rewards, batch.following, torch.zeros(1, 8))
     short = Transitions(batch.states, batch.actions, batch.rewards)
-    assert torch.equal(agent.aims(agents, ended, scalar(0.7)), batch.rewards)
-    assert torch.equal(agent.aims(agents, short, None), batch.rewards)
+    assert torch.equal(agent.q_targets(agents, ended, scalar(0.7)), batch.rewards)
+    assert torch.equal(agent.q_targets(agents, short, None), batch.rewards)
 
 
 def test_agents_learn_to_act_where_the_reward_is():
@@ -380,7 +380,7 @@ def test_the_replay_forgets_the_oldest_and_can_be_put_back():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"noise": "pink"}, "attack.agent.noise=pink is unknown; use one of scalar, per_dimension"),
+        ({"noise": "pink"}, "attack.agent.noise=pink is unknown; use scalar or per_dimension"),
         ({"entropy": "max"}, "attack.agent.entropy=max is unknown"),
         ({"critics": "triplets"}, "attack.agent.critics=triplets is unknown"),
         ({"hidden": 0}, "attack.agent.hidden=0 must be at least 1"),

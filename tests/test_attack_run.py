@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from midre_exp.attack import Attack, AttackResult, to_uint8
+from midre_exp.attack import AttackResult, WhiteBoxAttack, split_evenly, to_uint8
+from midre_exp.attack_run import run_attack
 from midre_exp.data.transforms import Resize
-from midre_exp.plan.keys import is_pretrained, reads_public
+from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, make_victim
+from midre_exp.threat import Victim
 
 
 class Pixels(Prior):
@@ -37,19 +40,18 @@ class Mean(nn.Module):
 
 
 def victim():
-    return make_victim(Mean(), 3, Threat.WHITE_BOX)
+    return Victim.of(Mean(), 3)
 
 
-class Chosen(Attack):
+class Chosen(WhiteBoxAttack):
     """Starts from codes chosen for all items at once, draws one number per step for all, keeps the better
     half of each identity.
     """
 
-    threat = Threat.WHITE_BOX
     deaths: tuple[str, ...] = ()
 
-    def initialise(self, victim, prior, labels, *, common, runtime):
-        self.die("prepare")
+    def initialise(self, victim, prior, labels, *, shared_rng, runtime):
+        self.die("initialise")
         victim(torch.zeros(5, 3, 2, 2))
         rows = torch.arange(len(labels), dtype=torch.float32)
         return (rows / 100)[:, None].expand(-1, 12).clone()
@@ -59,10 +61,10 @@ class Chosen(Attack):
         for step in loop(3, state):
             self.die("invert")
             victim(prior.generate(state["latents"]))
-            state["latents"] = state["latents"] + 0.1 * loop.common.uniform("all", step=step)
+            state["latents"] = state["latents"] + 0.1 * loop.shared_rng.uniform("all", step=step)
         return state["latents"]
 
-    def select(self, victim, prior, labels, latents, details, *, common, runtime):
+    def select(self, victim, prior, labels, latents, details, *, shared_rng, runtime):
         self.die("select")
         victim(prior.generate(latents))
         return {"selected": torch.arange(len(labels)) % self.restarts < self.restarts // 2}
@@ -78,7 +80,7 @@ def chosen(**changes):
 
 def test_what_is_chosen_for_all_items_reaches_each_and_counts_its_queries(tmp_path):
     target = victim()
-    found = chosen().run(target, Pixels(), seed=0, work=tmp_path, runtime=Runtime())
+    found = run_attack(chosen(), target, Pixels(), seed=0, work=tmp_path, runtime=Runtime())
     first = found.latents[:, 0] - torch.arange(12) / 100
     torch.testing.assert_close(first, first[:1].expand(12))  # one draw for all
     assert first[0] > 0
@@ -87,35 +89,26 @@ def test_what_is_chosen_for_all_items_reaches_each_and_counts_its_queries(tmp_pa
     assert found.details["selected"].view(3, 4).tolist() == [[True, True, False, False]] * 3
 
 
-def test_chunks_and_their_order_change_nothing(tmp_path):
-    whole = chosen().run(victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime())
-    parts = chosen().run(victim(), Pixels(), seed=0, work=tmp_path / "b", runtime=Runtime(chunk=5))
-    torch.testing.assert_close(whole.latents, parts.latents, rtol=0, atol=0)
-    assert int(parts.queries.sum()) == int(whole.queries.sum())
-    other = chosen().run(victim(), Pixels(), seed=1, work=tmp_path / "c", runtime=Runtime())
-    assert not torch.allclose(whole.latents, other.latents)
-
-
-@pytest.mark.parametrize("place", ["prepare", "invert", "select"])
+@pytest.mark.parametrize("place", ["initialise", "invert", "select"])
 def test_an_attack_killed_anywhere_ends_with_the_same_result_and_count(tmp_path, place):
-    whole = chosen().run(victim(), Pixels(), seed=0, work=tmp_path / "whole", runtime=Runtime())
+    whole = run_attack(chosen(), victim(), Pixels(), seed=0, work=tmp_path / "whole", runtime=Runtime())
     dying = chosen()
     dying.deaths = (place,)
     with pytest.raises(KeyboardInterrupt):
-        dying.run(victim(), Pixels(), seed=0, work=tmp_path / "killed", runtime=Runtime(chunk=8))
+        run_attack(dying, victim(), Pixels(), seed=0, work=tmp_path / "killed", runtime=Runtime(chunk=8))
     again = chosen()
-    again.deaths = {"prepare": (), "invert": ("prepare",), "select": ("prepare", "invert")}[
+    again.deaths = {"initialise": (), "invert": ("initialise",), "select": ("initialise", "invert")}[
         place
     ]  # not twice
     target = victim()
-    found = again.run(target, Pixels(), seed=0, work=tmp_path / "killed", runtime=Runtime(chunk=8))
+    found = run_attack(again, target, Pixels(), seed=0, work=tmp_path / "killed", runtime=Runtime(chunk=8))
     torch.testing.assert_close(found.latents, whole.latents, rtol=0, atol=0)
     assert target.queries == int(found.queries.sum()) == int(whole.queries.sum())
 
 
 def test_the_kept_picture_may_be_another_than_the_one_the_target_sees(tmp_path):
     attack = chosen(image_to_target=(torch.ones_like,), picture=(Resize(size=4),))
-    found = attack.run(victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime())
+    found = run_attack(attack, victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime())
     assert found.images.shape == (12, 3, 4, 4)
     assert torch.equal(found.images, to_uint8(Resize(size=4)(found.latents.view(-1, 3, 2, 2))))
     torch.testing.assert_close(found.confidence, torch.full((12,), 1 / 3))  # all channels alike
@@ -131,8 +124,8 @@ def test_images_that_are_no_function_of_the_latents_are_kept_as_they_are(tmp_pat
                 images=torch.full((len(labels), 3, 2, 2), 0.5),
             )
 
-    found = Painted(identities=3, restarts=4).run(
-        victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime()
+    found = run_attack(
+        Painted(identities=3, restarts=4), victim(), Pixels(), seed=0, work=tmp_path, runtime=Runtime()
     )
     assert (found.images == 127).all()
 
@@ -148,19 +141,44 @@ def test_after_one_chunk_did_not_fit_the_others_are_cut_as_well(tmp_path, capsys
             return super().invert(victim, prior, labels, rng, loop)
 
     greedy = Greedy(identities=3, restarts=4)
-    found = greedy.run(victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime(chunk=8))
+    found = run_attack(greedy, victim(), Pixels(), seed=0, work=tmp_path / "a", runtime=Runtime(chunk=8))
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
-    whole = chosen().run(victim(), Pixels(), seed=0, work=tmp_path / "b", runtime=Runtime())
+    whole = run_attack(chosen(), victim(), Pixels(), seed=0, work=tmp_path / "b", runtime=Runtime())
     torch.testing.assert_close(found.latents, whole.latents, rtol=0, atol=0)
     assert found.labels.tolist() == [label for label in range(3) for _ in range(4)]
     assert capsys.readouterr().err.count("out of memory") == 2
 
 
-def test_published_weights_need_no_public_images():
-    assert is_pretrained({"pretrained": "ffhq.pkl"})
-    assert is_pretrained({"pretrained": {"generator": "G.tar", "critic": None}})
-    assert not is_pretrained({"pretrained": {"generator": None, "critic": None}})
-    assert not is_pretrained({"pretrained": None})
-    assert not is_pretrained({})
-    assert not reads_public({"prior": {"pretrained": "ffhq.pkl"}})
-    assert reads_public({"prior": {"pretrained": "ffhq.pkl"}, "surrogates": {"name": "lomma"}})
+class Lost(Chosen):
+    """Never fits into memory."""
+
+    def invert(self, *inputs):
+        raise torch.cuda.OutOfMemoryError("too much")
+
+
+def test_an_item_that_does_not_fit_alone_is_one_sentence():
+    with pytest.raises(ConfigError, match=r"not enough memory for 1 item\(s\)"):
+        run_attack(Lost(identities=1, restarts=1), victim(), Pixels())
+
+
+def test_queries_that_are_not_counted_by_item_are_spread_evenly():
+    assert split_evenly(11, 4).tolist() == [3, 3, 3, 2]
+    assert split_evenly(0, 2).tolist() == [0, 0]
+    found = run_attack(chosen(identities=1, restarts=3), victim(), Pixels())
+    assert found.queries.tolist() == [6, 6, 5]  # three steps each, five of the search, one of the selection
+
+
+def test_an_attack_that_miscounts_is_a_bug():
+    class Lying(Chosen):
+        def invert(self, victim, prior, labels, rng, loop):
+            return AttackResult(super().invert(victim, prior, labels, rng, loop), torch.ones_like(labels))
+
+    with pytest.raises(RuntimeError, match="reports 3 queries, its victim 9"):
+        run_attack(Lying(identities=1, restarts=3), victim(), Pixels())
+
+
+def test_without_a_folder_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = run_attack(chosen(), victim(), Pixels())
+    assert len(found.images) == 12
+    assert not list(tmp_path.iterdir())

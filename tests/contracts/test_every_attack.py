@@ -1,0 +1,388 @@
+"""What must hold of every attack, whatever it computes. A new attack adds a line to ``CASES``."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import nn
+
+import attacks
+import attacks.factory
+import attacks.rlbmi
+from attacks import Attack, build_attack
+from midre_exp.attack_run import merge_shards, run_attack, run_shard
+from midre_exp.errors import ConfigError
+from midre_exp.plan.choice import choice
+from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.priors.base import Prior, initial_prior
+from midre_exp.priors.kedmi import KedMIPrior
+from midre_exp.priors.style_prior import StylePrior
+from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.runtime import Runtime
+from midre_exp.surrogates.base import initial_surrogates
+from midre_exp.surrogates.lomma import LommaSurrogates
+from midre_exp.targets.base import Output
+from midre_exp.threat import Threat, Victim
+
+CLASSES, IDENTITIES, RESTARTS = 6, 4, 2
+
+
+class Pixels(Prior):
+    """Latents are pixels before a sigmoid, a label lights one colour; the critic likes bright images."""
+
+    latent_dim = 48
+
+    def generate(self, latents, labels=None):
+        light = 0 if labels is None else F.one_hot(labels % 3, 3).to(latents)[:, :, None, None]
+        return (latents.view(-1, 3, 4, 4) + 0.1 * light).sigmoid()
+
+    def realism(self, images):
+        return images.flatten(1).mean(1)
+
+    def fit(self, public, victim, **options):
+        raise NotImplementedError
+
+
+class SmallStyle(StylePrior):
+    """An untrained StyleGAN2 of 16 px: codes of 12 numbers, 6 layers, 3 blocks."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {"channel_base": 128, "channel_max": 8}
+        network = Generator(
+            z_dim=12, w_dim=12, img_resolution=16, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=sizes
+        )
+        self.take(network, None)
+
+    def fit(self, public, victim, **options):
+        raise NotImplementedError
+
+
+def small_kedmi() -> KedMIPrior:
+    """Images of 32 px that are close enough for its discriminator to compare them."""
+    sizes = {"latent_dim": 6, "width": 2, "kernels": 3, "kernel_dims": 2}
+    prior = from_config("prior", "kedmi", initial_prior, image_size=32, **sizes)
+    prior.discriminator.mbd1.T.data *= 0.05
+    prior.generator.l2_5[-2].weight.data *= 20
+    return prior
+
+
+def from_config(group: str, name: str, make: Callable[..., Any], **options: Any) -> Any:
+    """What ``make`` makes of conf/attack/``group``/``name``.yaml with some options."""
+    node = OmegaConf.load(CONF_DIR / "attack" / group / f"{name}.yaml")
+    return make(plain(OmegaConf.merge(node, options)), num_classes=CLASSES)
+
+
+class Colours(nn.Module):
+    """A target that looks at the colours of four quarters and counts the images it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        weight = 3 * torch.randn(CLASSES, 12, generator=torch.Generator().manual_seed(0))
+        self.layer = nn.Linear(12, CLASSES)
+        self.layer.weight.data, self.layer.bias.data = weight, -weight.sum(1) / 2
+        self.shown = 0
+
+    def forward(self, images, taps=()):
+        self.shown += len(images)
+        features = F.adaptive_avg_pool2d(images, 2).flatten(1)
+        return Output(self.layer(features), features)
+
+
+def statistics() -> LommaSurrogates:
+    """LOMMA's feature statistics, without students."""
+    made = from_config("surrogates", "lomma", initial_surrogates, students=[])
+    made.feature_mean, made.feature_std = torch.full((12,), 0.4), torch.full((12,), 0.1)
+    return made
+
+
+PRIORS: dict[str, Callable[[], Prior]] = {"pixels": Pixels, "style": SmallStyle, "kedmi": small_kedmi}
+STYLE = {"search": {"size": 12, "cutoff": 3, "batch": 5}, "image_to_target": [], "picture": None}
+PPA = {**STYLE, "steps": 3, "kept": 1, "selection": {"views": 2}}
+GENETIC = {**STYLE, "population": 5, "generations": 4, "enough": None, "mutation_p": 0.5, "mutation_size": 1}
+RLBMI = {"episodes": 12, "batch_size": 4, "log_every": 4, "agent": {"hidden": 8}}
+BREPMI = {"points": 8, "patience": 3, "max_rejections": 3, "search_batch": 16, "search_batches": 40}
+PHASES = [
+    {"steps": 3, "radius_features": None, "radius_w": 0.1},
+    {"steps": 2, "radius_features": 0.5, "radius_w": None},
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack of conf/attack, small, on a kind of prior."""
+
+    name: str
+    prior: str
+    options: dict[str, Any]
+    surrogates: Callable[[], Any] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def attack(self) -> Attack:
+        return copy.deepcopy(built(self))
+
+    def changed(self, **changes: Any) -> Attack:
+        return build_attack(
+            self.name, **{"identities": IDENTITIES, "restarts": RESTARTS, **self.options, **changes}
+        )
+
+
+@cache
+def built(case: Case) -> Attack:
+    made = case.changed()
+    made.surrogates = None if case.surrogates is None else case.surrogates()
+    return made
+
+
+CASES = [
+    Case("gmi", "pixels", {"steps": 5, "lr": 0.5}),
+    Case("kedmi", "kedmi", {"steps": 5, "group": 2}),
+    Case("plgmi", "pixels", {"steps": 5}),
+    Case("lomma_gmi", "pixels", {"steps": 5, "lr": 0.5}, statistics),
+    Case("lomma_kedmi", "kedmi", {"steps": 5, "group": 2}, statistics),
+    Case("ppa", "style", PPA),
+    Case("ppa_dogs", "style", {**PPA, "single_w": False}),
+    Case("ppa_official", "style", {**PPA, "view": {"shared": False}}),
+    Case("ifgmi", "style", {**STYLE, "stages": PHASES, "keep_stages": True}),
+    Case("mirror", "style", {**STYLE, "steps": 4, "counted": "consistent"}),
+    Case("mirror", "style", {**STYLE, "steps": 4, "keep": "own", "flip_shared": False}),
+    Case("mirror_genetic", "style", GENETIC),
+    Case("rlbmi", "pixels", {**RLBMI, "draws": "own"}),
+    Case("rlbmi", "pixels", {**RLBMI, "draws": "shared"}),
+    Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),
+    Case("brepmi", "pixels", {**BREPMI, "choice": "reached"}),
+    Case("brepmi", "pixels", {**BREPMI, "choice": "requested", "max_queries": 60}),
+]
+every_attack = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@dataclass(frozen=True)
+class Counting(Runtime):
+    """Counts the steps of all bars and is interrupted before step ``fatal``, as by Ctrl-C."""
+
+    checkpoint_every: int = 2
+    chunk: int = IDENTITIES * RESTARTS // 2
+    fatal: int = -1
+    steps: list[None] = field(default_factory=list)
+
+    def bar(self, steps, title, total=None, done=0):
+        for step in steps:
+            if len(self.steps) == self.fatal:
+                raise KeyboardInterrupt
+            self.steps.append(None)
+            yield step
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole attack and what it cost."""
+
+    tensors: dict[str, torch.Tensor]
+    queries: int
+    shown: int
+    steps: int
+
+
+@cache
+def prior_of(kind: str) -> Prior:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PRIORS[kind]().eval().requires_grad_(False)
+
+
+def carried_out(
+    case: Case, attack: Attack | None = None, *, seed: int = 0, work: Path | None = None, **options: Any
+) -> Run:
+    attack, network, runtime = attack or case.attack(), Colours(), Counting(**options)
+    victim = Victim.of(network, CLASSES, attack.threat)
+    found = run_attack(attack, victim, prior_of(case.prior), seed=seed, work=work, runtime=runtime)
+    return Run(found.tensors(), victim.queries, network.shown, len(runtime.steps))
+
+
+@cache
+def unbroken(case: Case) -> Run:
+    """In two chunks."""
+    return carried_out(case)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compose_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attacks.factory, "choice", cache(choice))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _short_segments(monkeypatch):
+    """Checkpoints of RLB-MI fall inside a run of few episodes."""
+    monkeypatch.setattr(attacks.rlbmi, "BLOCK", 2)
+    monkeypatch.setattr(attacks.rlbmi, "SEGMENT", 8)
+
+
+def assert_equal(found: Run, expected: Run) -> None:
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, value in expected.tensors.items():
+        assert torch.equal(found.tensors[name], value), name
+    assert found.queries == expected.queries
+
+
+def assert_close(found: Run, expected: Run) -> None:
+    """Equal but for what rounding in batches of other sizes makes of numbers, by a grey level of images."""
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, value in expected.tensors.items():
+        tolerance = 1e-3 if value.is_floating_point() else 1 if value.dtype == torch.uint8 else 0
+        gap = (found.tensors[name].double() - value.double()).abs().max()
+        assert gap <= tolerance, (name, gap)
+    assert found.queries == expected.queries
+
+
+def test_the_list_names_every_attack_of_the_configs():
+    assert {case.name for case in CASES} == {path.stem for path in (CONF_DIR / "attack").glob("*.yaml")}
+
+
+@every_attack
+def test_results_have_the_promised_types_shapes_and_ranges(case):
+    found, n = unbroken(case).tensors, IDENTITIES * RESTARTS
+    assert found["images"].dtype == torch.uint8 and found["images"].shape[:2] == (n, 3)
+    assert found["latents"].dtype == torch.float32
+    assert found["labels"].dtype == found["queries"].dtype == torch.int64
+    assert found["restarts"].tolist() == list(range(RESTARTS)) * IDENTITIES
+    assert 0 <= found["labels"].min() <= found["labels"].max() < CLASSES
+    if "choice" not in case.options:
+        assert found["labels"].tolist() == [i for i in range(IDENTITIES) for _ in range(RESTARTS)]
+    assert found["confidence"].shape == (n,)
+    assert 0 <= found["confidence"].min() <= found["confidence"].max() <= 1
+    for name, value in found.items():
+        assert len(value) == n and value.isfinite().all(), name
+        assert not value.requires_grad and value.dtype != torch.float64, name
+
+
+@every_attack
+def test_every_image_the_target_is_shown_is_a_query_of_some_item(case):
+    done = unbroken(case)
+    final_look = IDENTITIES * RESTARTS  # at the 8-bit images, which is not the attack's
+    assert int(done.tensors["queries"].sum()) == done.queries == done.shown - final_look > 0
+
+
+@every_attack
+def test_a_seed_gives_the_same_bytes_again_and_another_seed_others(case):
+    assert_equal(carried_out(case), unbroken(case))
+    other = carried_out(case, seed=1)
+    assert not torch.allclose(other.tensors["latents"], unbroken(case).tensors["latents"])
+    latents = unbroken(case).tensors["latents"].view(IDENTITIES, RESTARTS, -1)
+    assert not torch.allclose(latents[:, 0], latents[:, 1])  # restarts are draws of their own
+
+
+@every_attack
+@pytest.mark.parametrize("chunk", [1, 3, 512])
+def test_chunks_change_no_number(case, chunk):
+    assert_close(carried_out(case, chunk=chunk), unbroken(case))
+
+
+@every_attack
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_killed_attack_continues_to_the_same_bytes_and_query_count(case, share, tmp_path):
+    fatal = int(share * unbroken(case).steps)
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(case, work=tmp_path, fatal=fatal)
+    continued = carried_out(case, work=tmp_path)
+    assert_equal(continued, unbroken(case))
+    assert continued.steps < unbroken(case).steps or fatal < 2  # checkpoints were used
+    assert not list(tmp_path.glob("unfinished-*"))
+
+
+@every_attack
+def test_shards_merge_to_the_unsplit_numbers_or_are_refused(case, tmp_path):
+    attack, prior = case.attack(), prior_of(case.prior)
+    shards = []
+    for half in (range(IDENTITIES // 2), range(IDENTITIES // 2, IDENTITIES)):
+        victim = Victim.of(Colours(), CLASSES, attack.threat)
+        options = {"seed": 0, "work": tmp_path / str(half.start), "runtime": Counting()}
+        if attack.group_size > len(half) * RESTARTS:
+            with pytest.raises(ConfigError, match=r"which attack\.shard would separate"):
+                run_shard(attack, victim, prior, half, **options)
+            return
+        shards.append(run_shard(attack, victim, prior, half, **options))
+    merged = merge_shards(shards).tensors()
+    for name, value in unbroken(case).tensors.items():
+        assert torch.equal(merged[name], value), name
+
+
+@every_attack
+def test_a_chunk_that_does_not_fit_into_memory_is_halved_without_changing_a_number(case, capsys):
+    attack = case.attack()
+
+    class Greedy(type(attack)):
+        def invert(self, victim, prior, labels, *rest):
+            if len(labels) > max(self.group_size, RESTARTS) or self.group_size == IDENTITIES * RESTARTS:
+                victim.confidence(torch.zeros(len(labels), 3, 4, 4), labels)  # queries lost with the attempt
+                raise torch.cuda.OutOfMemoryError("too much")
+            return super().invert(victim, prior, labels, *rest)
+
+    attack.__class__ = Greedy
+    if attack.group_size == IDENTITIES * RESTARTS:
+        with pytest.raises(ConfigError, match=r"not enough memory for 8 item\(s\) .* cannot be divided"):
+            carried_out(case, attack, chunk=512)
+        return
+    halved = carried_out(case, attack, chunk=512)
+    assert "out of memory with 8 items" in capsys.readouterr().err
+    assert_close(halved, unbroken(case))
+
+
+@every_attack
+def test_the_attack_takes_no_victim_but_its_own_and_leaves_the_network_as_it_was(case):
+    attack, network = case.attack(), Colours()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for threat in set(Threat) - {attack.threat}:
+        victim = Victim.of(network, CLASSES, threat)
+        with pytest.raises(ConfigError, match=r"attacks a \w+Victim and was given a .* use Victim\.of"):
+            run_attack(attack, victim, prior_of(case.prior), runtime=Counting())
+    run_attack(attack, Victim.of(network, CLASSES, attack.threat), prior_of(case.prior), runtime=Counting())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+@every_attack
+def test_impossible_numbers_of_items_and_unknown_options_are_refused_by_name(case):
+    for name in ("identities", "restarts"):
+        with pytest.raises(ConfigError, match=rf"attack\.{name}=0.* must be at least 1"):
+            case.changed(**{name: 0})
+    with pytest.raises(ConfigError, match=f"attack {case.name} has no option stepps; its options are"):
+        case.changed(stepps=1)
+    many = case.attack()
+    many.identities = CLASSES + 1
+    with pytest.raises(ConfigError, match=r"attack\.identities=7 exceeds the 6 classes of the target"):
+        run_attack(many, Victim.of(Colours(), CLASSES, many.threat), prior_of(case.prior))
+
+
+def plugins() -> list[type]:
+    """The classes that configs may name."""
+    public = [getattr(attacks, name) for name in attacks.__all__]
+    return [thing for thing in public if isinstance(thing, type) and is_dataclass(thing)]
+
+
+@pytest.mark.parametrize("kind", plugins(), ids=lambda kind: kind.__name__)
+def test_every_option_is_documented_at_its_own_line(kind):
+    bases = [base for base in kind.__mro__ if is_dataclass(base)]
+    lines = list(itertools.chain.from_iterable(inspect.getsource(base).splitlines() for base in bases))
+    for option in fields(kind):
+        (row, *_) = [i for i, line in enumerate(lines) if line.startswith(f"    {option.name}: ")]
+        is_documented = "  # " in lines[row] or lines[row - 1].lstrip().startswith("#:")
+        assert is_documented or not option.init, f"{kind.__name__}.{option.name}"
+    assert kind.__dataclass_params__.eq is False
