@@ -14,8 +14,8 @@ from torch import nn
 
 from defenses.mid import Bottleneck
 from midre_exp.attack import Reconstructions
-from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.attack_run import run_attack
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, without
 from midre_exp.priors.base import initial_prior
 from midre_exp.run import run
