@@ -19,7 +19,7 @@ import torch
 from midre_exp.store.files import explain, write_atomic
 from midre_exp.weights.torch_file import read_torch
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _MAGIC = b"midre-checkpoint-2\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -58,17 +58,17 @@ def load(path: Path) -> dict[str, Any] | None:
         raise explain(error, path, "read") from error
     try:
         return _decode(path, content)
-    except _RefusedError as reason:
+    except _Refusal as reason:
         aside = path.with_name(f"{path.name}.damaged")
         try:
             path.replace(aside)
         except OSError as error:
             raise explain(error, path, "set aside the damaged") from error
-        _log.warning("checkpoint %s %s; moved to %s, training starts from scratch", path, reason, aside.name)
+        _LOG.warning("checkpoint %s %s; moved to %s, training starts from scratch", path, reason, aside.name)
         return None
 
 
-class _RefusedError(Exception):
+class _Refusal(Exception):
     """Why a file is no checkpoint, as the predicate of a sentence."""
 
 
@@ -87,19 +87,17 @@ def _decode(path: Path, content: bytes) -> dict[str, Any]:
     magic, digest = content[: len(_MAGIC)], content[len(_MAGIC) : len(_MAGIC) + _DIGEST]
     body = memoryview(content)[len(_MAGIC) + _DIGEST :]
     if magic != _MAGIC:
-        raise _RefusedError("is damaged or was not written by this version")
+        raise _Refusal("is damaged or was not written by this version")
     if _digest(path, body) != digest:
-        raise _RefusedError("is damaged or belongs elsewhere (its checksum differs)")
+        raise _Refusal("is damaged or belongs elsewhere (its checksum differs)")
     try:
-        state = read_torch(io.BytesIO(body))
+        state = read_torch(io.BytesIO(body), pass_over=False)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # the checksum is right, so somebody made this file on purpose: torch refuses in many ways
-        raise _RefusedError(f"holds what a checkpoint may not ({type(error).__name__})") from error
+    except Exception as error:  # made on purpose, as the checksum is right: torch refuses in many ways
+        raise _Refusal(f"holds what a checkpoint may not ({type(error).__name__})") from error
     if type(state) is not dict:
-        raise _RefusedError(f"holds a {type(state).__name__} instead of a dict")
+        raise _Refusal(f"holds a {type(state).__name__} instead of a dict")
     return state
 
 

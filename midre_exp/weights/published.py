@@ -11,23 +11,19 @@ from urllib.parse import urlsplit
 import torch
 
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.targets.base import Classifier
 
 _TIMM_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class LibraryFile:
-    """Where the weights called ``name`` come from (``source``: an address, or a repository of the Hugging
-    Face hub), what their ``file`` is called, the ``folder`` it is looked for in, and its ``path`` there; None
-    as long as it has not been downloaded.
-    """
+    """Weights of a library, downloaded or not."""
 
-    name: str
-    source: str
-    file: str
-    folder: Path
-    path: Path | None
+    name: str  #: of the architecture there
+    source: str  #: an address, or a repository of the Hugging Face hub
+    file: str  #: the file's name
+    folder: Path  #: where it is looked for
+    path: Path | None  #: where it lies; None until it has been downloaded
 
 
 def library_source(library: str) -> LibraryFile:
@@ -41,19 +37,16 @@ def library_source(library: str) -> LibraryFile:
     return _from_timm(name) if source == "timm" else _from_torchvision(name)
 
 
-def library_file(model: Classifier) -> Path:
-    """The file of the default ImageNet weights of ``model.library``, downloaded if absent; torchvision's are
-    hash-checked.
+def library_file(library: str) -> Path:
+    """The file of the default ImageNet weights of ``library`` (as in ``library_source``), downloaded if
+    absent; torchvision's are hash-checked.
 
-    Raises ConfigError for a model that has none, and CheckpointError naming file, place and config key when
-    they cannot be downloaded.
+    Raises CheckpointError naming file, folder and config key when they cannot be downloaded.
     """
-    if not model.library:
-        raise ConfigError(f"{type(model).__name__} has no ImageNet weights; set weights to a file or to null")
-    found = library_source(model.library)
-    if found.path is not None:
-        return found.path
-    return _get_from_hub(found) if model.library.startswith("timm/") else _get_from_address(found)
+    file = library_source(library)
+    if file.path is not None:
+        return file.path
+    return _get_from_hub(file) if library.startswith("timm/") else _get_from_address(file)
 
 
 def _from_torchvision(name: str) -> LibraryFile:
@@ -99,13 +92,10 @@ def _get_from_hub(wanted: LibraryFile) -> Path:
 
     try:
         return Path(huggingface_hub.hf_hub_download(wanted.source, wanted.file))
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # what the hub's client raises varies with its version
+    except (OSError, ValueError, RuntimeError) as error:  # which one varies with the client's version
         reason = " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
-            f"ImageNet weights of {wanted.name} cannot be downloaded ({reason}); get {wanted.file} of {wanted.source} from the "
-            "Hugging Face hub and set the weights key (target.weights) to its path, or to null for none"
+            f"ImageNet weights of {wanted.name} cannot be downloaded ({reason}); get {wanted.file} of "
+            f"{wanted.source} from the Hugging Face hub and set the weights key (target.weights) to its path, "
+            "or to null"
         ) from error

@@ -1,7 +1,11 @@
-"""A machine that runs the operations of a pickle on data alone, without Python's unpickler.
+"""An unpickler that runs no code: it carries out a pickle's operations on plain data and stand-ins alone.
 
-It imports nothing and calls nothing but the stand-ins of the table of names it is given; every other name is
-refused.
+Why not Python's: ``pickle`` imports whatever a file names and calls it. ``torch.load(weights_only=True)``
+does not, but neither reads NVIDIA's network pickles (an own persistence scheme around tensors and source
+code) nor resists files made to exhaust memory or the stack. This one imports nothing. A file's names are
+looked up in a table of stand-ins given by the caller, and every other name is refused; the number of
+operations is bounded. ``torch_file`` inspects torch's files with it before torch reads them, and
+``priors.stylegan.nvidia_pickle`` reads NVIDIA's.
 """
 
 from __future__ import annotations
@@ -16,58 +20,57 @@ _LINE = 1 << 12
 _MARK = object()
 
 
-class Refused(Exception):
-    """The reason, to follow the file's name in a sentence, why a file is not read."""
+class UnsafeFile(Exception):
+    """The reason why a file is not read, to follow the file's name in a sentence."""
 
 
 @dataclass(frozen=True)
-class Maker:
-    """A name that a file may call, or, ``is_class``, also make an empty instance of."""
+class Constructor:
+    """The stand-in of a name that a file may call."""
 
     make: Callable[..., Any]
-    is_class: bool = False
+    is_class: bool = False  #: whether a file may also make an empty instance of it
 
 
 @dataclass(frozen=True)
-class Named:
-    """A name that stands for itself, a dtype say."""
+class Symbol:
+    """The stand-in of a name that a file may only mention, a dtype for example."""
 
     name: str
 
 
-class Inert:
-    """An object whose content plays no part."""
+class Stub:
+    """The stand-in of an object whose content is passed over."""
 
-    def __init__(self, *parts: Any):
-        del parts
+    def __init__(self, *arguments: Any):
+        del arguments
 
     def build(self, state: Any) -> None:
-        """Take ``state``; passed over here."""
+        """Take the state that the file sets; passed over here."""
 
 
 @dataclass
-class Machine:
-    """Runs the operations of a pickle on data alone.
+class RestrictedUnpickler:
+    """Reads pickles of protocols 2 to 5 that hold plain data and the stand-ins in ``names``."""
 
-    ``names`` maps (module, name) to a stand-in; ``persistent`` answers persistent ids, None refuses them.
-    ``operations`` counts down over everything one file contains.
-    """
-
+    #: Stand-ins by (module, name): a Constructor, a Symbol, or anything the file may hold as it is.
     names: Mapping[tuple[str, str], Any]
+    #: Answers persistent ids; None refuses them.
     persistent: Callable[[Any], Any] | None = None
+    #: What is left of the operations allowed to a file, shared by all readers of that file.
     operations: list[int] = field(default_factory=lambda: [_OPERATIONS])
 
     def run(self, stream: BinaryIO | Stream) -> Any:
         """The object of the pickle that starts at the stream's position, which ends behind it.
 
-        Raises Refused for a name outside ``names``, and whatever damaged bytes provoke.
+        Raises UnsafeFile for a name outside ``names``, and whatever damaged bytes provoke.
         """
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         for operation, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             self.operations[0] -= 1
             if self.operations[0] < 0:
-                raise Refused(f"has more than {_OPERATIONS} pickle operations; give NVIDIA's own file")
+                raise UnsafeFile(f"has more than {_OPERATIONS} pickle operations; give NVIDIA's own file")
             if operation.name != "STOP":
                 self._step(operation.name, argument)
         (result,) = self._stack
@@ -83,7 +86,7 @@ class Machine:
             self._tuple(_TUPLES[name])
         elif name in ("FRAME", "PROTO"):
             if name == "PROTO" and not 2 <= argument <= 5:
-                raise Refused(f"has pickle protocol {argument}, not 2 to 5; give NVIDIA's own file")
+                raise UnsafeFile(f"has pickle protocol {argument}, not 2 to 5; give NVIDIA's own file")
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self._memo[len(self._memo) if argument is None else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -100,7 +103,7 @@ class Machine:
         elif name == "BINPERSID" and self.persistent:
             stack.append(self.persistent(stack.pop()))
         else:
-            raise Refused(
+            raise UnsafeFile(
                 f"uses the pickle operation {name}, which networks do not need; give NVIDIA's own file"
             )
 
@@ -112,7 +115,7 @@ class Machine:
         return items
 
     def _mark(self) -> int:
-        """Where the newest mark is."""
+        """The position of the newest mark."""
         return next(i for i in range(len(self._stack) - 1, -1, -1) if self._stack[i] is _MARK)
 
     def _pop_to_mark(self) -> list[Any]:
@@ -142,21 +145,21 @@ class Machine:
             raise TypeError("a name that is no text")
         found = self.names.get((module, name))
         if found is None:
-            raise Refused(_foreign(module, name))
+            raise UnsafeFile(_foreign_name(module, name))
         return found
 
     def _call(self, what: Any, arguments: Any, *, empty: bool) -> None:
-        if not isinstance(what, Maker) or type(arguments) is not tuple:
-            raise Refused("calls something that is no function; give NVIDIA's own file")
+        if not isinstance(what, Constructor) or type(arguments) is not tuple:
+            raise UnsafeFile("calls something that is no function; give NVIDIA's own file")
         if empty and (arguments or not what.is_class):
-            raise Refused("makes an object of what is no class; give NVIDIA's own file")
+            raise UnsafeFile("makes an object of what is no class; give NVIDIA's own file")
         self._stack.append(what.make(*arguments))
 
     def _build(self, target: Any, state: Any) -> None:
-        if isinstance(target, Inert):
+        if isinstance(target, Stub):
             target.build(state)
         elif not isinstance(target, dict):  # whose attributes play no part
-            raise Refused("sets attributes of what is no object; give NVIDIA's own file")
+            raise UnsafeFile("sets attributes of what is no object; give NVIDIA's own file")
         self._stack.append(target)
 
 
@@ -203,7 +206,7 @@ class Stream:
         return self._file.tell()
 
 
-def _foreign(module: str, name: str) -> str:
+def _foreign_name(module: str, name: str) -> str:
     if module.startswith("dnnlib.tflib"):
         return "is a TensorFlow network; convert it with NVIDIA's legacy.py, or give the PyTorch file"
     wanted = ascii(f"{module}.{name}"[:80])[1:-1]

@@ -1,8 +1,9 @@
-"""Reading weight files of others: unwrap, strip, compare, load strictly. Nothing in a file is ever executed.
+"""Loading weight files of others strictly: unwrap, strip prefixes, compare. Nothing in a file is executed.
 
 Layouts follow the published checkpoints: GMI, KedMI and LOMMA ``{"state_dict"}`` with ``module.`` keys,
 PLG-MI ``{"model"}``, PPA and MIDRE ``{"model_state_dict"}`` with ``model.`` or ``model._orig_mod.`` keys,
-bare state dicts, legacy (PyTorch 1.0) files and safetensors.
+bare state dicts, legacy (PyTorch 1.0) files and safetensors. Where a file holds several state dicts, such as
+a moving average beside the weights (``{"model", "model_ema"}``), ``entry`` names another than the usual one.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import safetensors.torch
 from torch import Tensor, nn
 
-from midre_exp.errors import CheckpointError
+from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.store.files import is_special
-from midre_exp.targets.base import Classifier
 from midre_exp.weights.published import library_file
-from midre_exp.weights.restricted_pickle import Refused
+from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
 
 _LOG = logging.getLogger(__name__)
@@ -33,47 +33,70 @@ _LISTED = 8
 _LONGEST = 120
 
 
+@runtime_checkable
+class Pretrainable(Protocol):
+    """What a network says of itself for ``load_backbone``; ``midre_exp.targets.base.Classifier`` explains."""
+
+    head_name: ClassVar[str]
+
+    @property
+    def library(self) -> str: ...
+
+    @property
+    def fresh(self) -> tuple[str, ...]: ...
+
+    @property
+    def optional(self) -> tuple[str, ...]: ...
+
+    @property
+    def head(self) -> nn.Module: ...
+
+    @staticmethod
+    def own_key(key: str) -> str | None: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """How a weight file was read.
-
-    ``wrapper`` is the entry that held the state dict; ``prefixes`` are the key segments taken off, outermost
-    first; ``kept`` are model tensors the file did not give; ``unused`` are file tensors that were not taken.
-    """
+    """How a weight file was read."""
 
     path: Path
-    wrapper: str | None
-    prefixes: tuple[str, ...]
-    kept: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    wrapper: str | None  #: the entry that held the state dict
+    prefixes: tuple[str, ...]  #: key segments taken off, outermost first
+    kept: tuple[str, ...] = ()  #: model tensors the file did not give
+    unused: tuple[str, ...] = ()  #: file tensors that were not taken
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU; wrappers are opened, key prefixes stay.
 
-    Raises CheckpointError when the file is missing, unreadable, damaged, no weight file, or holds code or
-    anything else but tensors.
+    ``entry`` names the entry to read, e.g. ``model_ema``, where a file holds several state dicts; None takes
+    the usual one. Raises CheckpointError when the file is missing, unreadable, damaged, no weight file, has
+    no such entry, or holds code or anything else but tensors there.
     """
-    return _read(Path(path).expanduser())[0]
+    return _read(Path(path).expanduser(), entry)[0]
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> Loaded:
+def load_checkpoint(model: nn.Module, path: str | Path, *, entry: str | None = None) -> Loaded:
     """Load every tensor of ``path`` into ``model``, which must have exactly these or stays untouched.
 
     Key prefixes ``module.``, ``model.``, ``_orig_mod.`` that all keys share are taken off as far as makes the
     names fit. Batch counters of normalisation layers may be absent altogether, as in files from before
     PyTorch 0.4.1. A part in ``model.optional`` that only one of the two has, or that has other shapes in the
-    file, is left as it is, which is logged. Raises CheckpointError as ``read_state_dict``, or with lists of
-    what does not fit.
+    file, is left as it is, which is logged. ``entry`` and errors as in ``read_state_dict``; further raises
+    CheckpointError with lists of what does not fit.
     """
     path = Path(path).expanduser()
-    state, wrapper = _read(path)
+    state, wrapper = _read(path, entry)
     state, prefixes = _strip(state, model.state_dict().__contains__)
     spared = _spared(model, state)
     kept = _load(model, state, path, spared)
     unused = tuple(key for key in state if key in spared)
     if spared:
-        _tell(model, kept, unused, path)
+        _log_parts(model, kept, unused, path)
     return Loaded(path, wrapper, prefixes, kept, unused)
 
 
@@ -93,7 +116,7 @@ def class_count(path: str | Path, head_name: str) -> int:
     return len(weight)
 
 
-def load_backbone(model: Classifier, weights: str) -> Loaded:
+def load_backbone(model: Pretrainable, weights: str) -> Loaded:
     """Start ``model`` from public weights, and log what was taken and what was not.
 
     ``weights`` is ``"imagenet"`` for the default weights of ``model.library`` without the head, or the path
@@ -103,7 +126,10 @@ def load_backbone(model: Classifier, weights: str) -> Loaded:
     downloaded.
     """
     public = weights == "imagenet"
-    path = library_file(model) if public else Path(weights).expanduser()
+    if public and not model.library:
+        name = type(model).__name__
+        raise ConfigError(f"{name} has no ImageNet weights; set weights to a file or to null")
+    path = library_file(model.library) if public else Path(weights).expanduser()
     expected = model.state_dict()
     state, wrapper = _read(path)
     state, prefixes = _strip(state, lambda key: model.own_key(key) in expected)
@@ -121,21 +147,23 @@ def load_backbone(model: Classifier, weights: str) -> Loaded:
     unused = tuple(key for key, own in named.items() if own is None or own in spared)
     kept = _load(model, ours, path, spared)
     _LOG.info("%s took %d of %d tensors", type(model).__name__, len(expected) - len(kept), len(expected))
-    _tell(model, kept, unused, path)
+    _log_parts(model, kept, unused, path)
     return Loaded(path, wrapper, prefixes, kept, unused)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The state dict of a file and the wrapper entry it lay in."""
+def _read(path: Path, entry: str | None = None) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict of a file and the entry it lay in."""
     content = _content(path)
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds a {kind}, not a state dict; save model.state_dict() instead")
     state = entries(content)
+    if entry is not None:
+        state = _entry(path, state, entry)
     wrapper = next((name for name in _WRAPPERS if isinstance(state.get(name), dict)), None)
     state = state if wrapper is None else entries(state[wrapper])
     foreign = [
-        f"{key} ({type(value).__name__})"
+        f"{key} ({type(value).__name__.lstrip('_')})"
         for key, value in state.items()
         if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
@@ -145,9 +173,19 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
             f"{path} has {what}; save model.state_dict(), bare or under {', '.join(_WRAPPERS)}"
         )
     try:
-        return {key: plain_tensor(value) for key, value in state.items()}, wrapper
-    except Refused as refusal:
+        return {key: plain_tensor(value) for key, value in state.items()}, entry or wrapper
+    except UnsafeFile as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
+
+
+def _entry(path: Path, state: Mapping[Any, Any], entry: str) -> dict[Any, Any]:
+    """What a file holds under ``entry``. Raises CheckpointError, naming the entries there are."""
+    if not isinstance(state.get(entry), dict):
+        known = [str(name) for name, value in state.items() if isinstance(value, dict)]
+        raise CheckpointError(
+            f"{path} has no state dict {entry}; its entries to choose from: {_short(known)}"
+        )
+    return entries(state[entry])
 
 
 def _content(path: Path) -> Any:
@@ -212,11 +250,11 @@ def _strip(
     return {key[cut:]: value for key, value in state.items()}, tuple(prefixes[:depth])
 
 
-def _spared(model: nn.Module, state: Mapping[str, Tensor]) -> set[str]:
+def _spared(model: nn.Module | Pretrainable, state: Mapping[str, Tensor]) -> set[str]:
     """All keys of optional parts that only the model or only the file has, or that differ in shape."""
     expected = model.state_dict()
     spared: set[str] = set()
-    for part in model.optional if isinstance(model, Classifier) else ():
+    for part in model.optional if isinstance(model, Pretrainable) else ():
         ours, theirs = (
             {key: value for key, value in tensors.items() if key.startswith(f"{part}.")}
             for tensors in (expected, state)
@@ -228,15 +266,17 @@ def _spared(model: nn.Module, state: Mapping[str, Tensor]) -> set[str]:
     return spared
 
 
-def _tell(model: nn.Module, kept: Sequence[str], unused: Sequence[str], path: Path) -> None:
-    """Log what the model has not from the file, and the file not given to the model; counters are no weights."""
+def _log_parts(
+    model: nn.Module | Pretrainable, kept: Sequence[str], unused: Sequence[str], path: Path
+) -> None:
+    """Log which tensors the file did not give, and which of the file were not taken; counters do not matter."""
     left = [[key for key in keys if not key.endswith(_COUNTER)] for keys in (kept, unused)]
     name = type(model).__name__
     _LOG.info("%s kept as initialised: %s; unused in the file: %s; file: %s", name, *map(_short, left), path)
 
 
 def _load(
-    model: nn.Module, state: Mapping[str, Tensor], path: Path, spared: Collection[str]
+    model: nn.Module | Pretrainable, state: Mapping[str, Tensor], path: Path, spared: Collection[str]
 ) -> tuple[str, ...]:
     """Load ``state`` strictly, apart from the keys in ``spared`` on either side; returns the model's keys
     kept.
@@ -265,18 +305,18 @@ def _load(
     return kept
 
 
-def _remedy(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    if isinstance(model, Classifier) and isinstance(model.head, nn.Linear):
+def _remedy(model: nn.Module | Pretrainable, state: Mapping[str, Tensor]) -> str:
+    if isinstance(model, Pretrainable) and isinstance(model.head, nn.Linear):
         weight = state.get(f"{model.head_name}.weight")
         if weight is not None and weight.ndim > 1 and len(weight) != model.head.out_features:
             return f"the file has {len(weight)} classes, so build the model with num_classes={len(weight)}"
     return "build the architecture and options it was trained with, or give its own file"
 
 
-def _fits(found: Tensor, expected: Tensor) -> bool:
+def _fits(given: Tensor, expected: Tensor) -> bool:
     """Same shape, and no integers or complex numbers where weights belong."""
-    return found.shape == expected.shape and (
-        found.is_floating_point() or not (expected.is_floating_point() or found.is_complex())
+    return given.shape == expected.shape and (
+        given.is_floating_point() or not (expected.is_floating_point() or given.is_complex())
     )
 
 

@@ -251,6 +251,8 @@ PICKLES = [
     Crafted("keyword instance", "NEWOBJ_EX of a subprocess", lambda s: b"\x80\x04" + text("subprocess") + text("Popen") + b"\x93" + text(f"touch '{s}'") + b"\x85}" + text("shell") + b"\x88s\x92."),
     Crafted("instance", "NEWOBJ of a subprocess", lambda s: b"\x80\x02" + name("subprocess", "Popen") + text(f"touch '{s}'") + b"\x85\x81."),
     Crafted("state", "BUILD of an object with __setstate__", lambda s: b"\x80\x02" + name("torch.nn.modules.module", "Module") + b")\x81}" + text("forward") + shell(s) + b"sb."),
+    Crafted("call in a namespace", "a harmless object whose attribute is a call", lambda s: archive(b"\x80\x02" + name("argparse", "Namespace") + b")\x81}" + text("lr") + shell(s) + b"sb.")),
+    Crafted("call as a number", "NumPy's number made of a call", lambda s: archive(b"\x80\x02" + name("numpy.core.multiarray", "scalar") + shell(s) + b"\x85R.")),
     Crafted("shadowed methods", "BUILD that lays attributes over a dictionary's own methods", lambda _: archive(b"\x80\x02" + name("collections", "OrderedDict") + b")R}(" + b"".join(text(n) + b"K\x01" for n in ("items", "get", "keys", "values", "__iter__")) + b"ub.")),
     Crafted("extension code", "EXT1 of a registry", lambda _: b"\x80\x02\x82\x01)R."),
     Crafted("persistent id", "PERSID that names a file", lambda s: f"\x80\x02P{s}\n.".encode("latin-1")),

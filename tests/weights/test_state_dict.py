@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import logging
 import os
 import pickle
 import tarfile
+import types
 import urllib.error
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torchvision
+from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError, ConfigError
@@ -213,6 +218,59 @@ def test_a_pickled_module_is_refused_with_a_remedy(tmp_path: Path) -> None:
         CheckpointError, match=r"\(torch.nn.modules.linear.Linear\).*save model.state_dict\(\)"
     ):
         read_state_dict(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+def test_harmless_objects_beside_the_weights_are_passed_over(
+    zip_format: bool, trained: State, tmp_path: Path
+) -> None:
+    beside = {
+        "best_acc": np.float64(88.26),
+        "curve": np.arange(3.0),
+        "args": argparse.Namespace(lr=0.1, nested=argparse.Namespace(seed=np.int64(3))),
+        "options": types.SimpleNamespace(root=Path("data"), started=datetime.datetime(2024, 1, 1)),
+        "hyper_parameters": AttributeDict(width=1.0),
+    }
+    path = tmp_path / "w.pth"
+    torch.save({**beside, "state_dict": trained}, path, _use_new_zipfile_serialization=zip_format)
+    model = small_net()
+    assert load_checkpoint(model, path).wrapper == "state_dict"
+    assert_same(model.state_dict(), trained)
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+def test_code_within_a_harmless_object_is_refused_and_does_not_run(
+    zip_format: bool, trained: State, tmp_path: Path
+) -> None:
+    proof, path = tmp_path / "proof", tmp_path / "w.pth"
+    namespace = argparse.Namespace(lr=Gadget(proof))
+    torch.save({"args": namespace, "state_dict": trained}, path, _use_new_zipfile_serialization=zip_format)
+    with pytest.raises(CheckpointError, match=r"\(posix.system\), which are never run"):
+        load_checkpoint(small_net(), path)
+    assert not proof.exists()
+
+
+def test_weights_that_are_no_tensors_are_refused(trained: State, tmp_path: Path) -> None:
+    torch.save({**trained, "conv1.weight": trained["conv1.weight"].numpy()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"no named tensors, conv1.weight \(PassedOver\); save"):
+        load_checkpoint(small_net(), tmp_path / "w.pth")
+
+
+def test_the_entry_of_a_file_with_several_state_dicts_can_be_chosen(trained: State, tmp_path: Path) -> None:
+    averaged = {key: value + 1 for key, value in trained.items()}
+    shadow = {"state_dict": prefixed(averaged, "module."), "decay": 0.999}
+    torch.save({"model": trained, "model_ema": averaged, "ema": shadow, "epoch": 3}, tmp_path / "w.pth")
+    for entry, expected in ((None, trained), ("model", trained), ("model_ema", averaged), ("ema", averaged)):
+        model = small_net()
+        loaded = load_checkpoint(model, tmp_path / "w.pth", entry=entry)
+        assert loaded.wrapper == (entry or "model")
+        assert_same(model.state_dict(), expected)
+    assert_same(read_state_dict(tmp_path / "w.pth", entry="model_ema"), averaged)
+    for missing in ("epoch", "average"):
+        with pytest.raises(
+            CheckpointError, match=rf"has no state dict {missing}; .* choose from: model, model_ema, ema$"
+        ):
+            load_checkpoint(small_net(), tmp_path / "w.pth", entry=missing)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])

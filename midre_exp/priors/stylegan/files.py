@@ -21,7 +21,7 @@ from midre_exp.priors.stylegan.genforce import load_genforce
 from midre_exp.priors.stylegan.nvidia import load_pickle
 from midre_exp.priors.stylegan.stylegan1 import StyleGAN
 from midre_exp.store.files import is_special
-from midre_exp.weights.restricted_pickle import Refused
+from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
 
 _ZIP = b"PK"
@@ -93,7 +93,7 @@ def _build(path: Path, state: Mapping[Any, Any], conv_clamp: float | None) -> Ge
     named = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
     try:
         tensors = {key: plain_tensor(value) for key, value in named.items()}
-    except Refused as refusal:
+    except UnsafeFile as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
     try:
         with torch.device("meta"):

@@ -21,7 +21,7 @@ from midre_exp.priors.stylegan.layers import FIR
 from midre_exp.priors.stylegan.ops import fir_filter
 from midre_exp.priors.stylegan.stylegan1 import StyleGAN
 from midre_exp.store.files import is_special
-from midre_exp.weights.restricted_pickle import Refused
+from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
 
 _WRAPPERS = ("generator_smooth", "generator")  # the running average of the weights first
@@ -164,5 +164,5 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
     try:
         return {key: plain_tensor(value) for key, value in state.items()}
-    except Refused as refusal:
+    except UnsafeFile as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal

@@ -22,7 +22,7 @@ from midre_exp.priors.stylegan.layers import Rendering
 from midre_exp.priors.stylegan.mapping import MappingNetwork
 from midre_exp.priors.stylegan.nvidia_pickle import Persistent, read_pickle
 from midre_exp.store.files import is_special
-from midre_exp.weights.restricted_pickle import Refused
+from midre_exp.weights.restricted_pickle import UnsafeFile
 
 __all__ = ["Discriminator", "Generator", "MappingNetwork", "Rendering", "SynthesisNetwork", "load_pickle"]
 
@@ -53,7 +53,7 @@ def load_pickle(path: str | Path, *, max_bytes: int = 2 << 30) -> dict[str, nn.M
         raise CheckpointError(f"{path} has none of the networks G, D, G_ema; give NVIDIA's own file")
     try:
         return {name: _network(name, entry) for name, entry in found.items()}
-    except Refused as refusal:
+    except UnsafeFile as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
 
 
@@ -79,7 +79,7 @@ def _content(path: Path, max_bytes: int) -> Any:
         raise CheckpointError(f"{path} is a folder; give the network pickle inside it") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    except Refused as refusal:
+    except UnsafeFile as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
     except (CheckpointError, MemoryError):
         raise
@@ -105,11 +105,11 @@ def _no_pickle(start: bytes) -> str | None:
 
 
 def _network(name: str, entry: Any) -> nn.Module:
-    """Build and load one network. Raises Refused when class, arguments or weights do not fit."""
+    """Build and load one network. Raises UnsafeFile when class, arguments or weights do not fit."""
     kind = _CLASSES[name]
     if not isinstance(entry, Persistent) or entry.class_name != kind.__name__:
         given = ascii(entry.class_name[:40]) if isinstance(entry, Persistent) else type(entry).__name__
-        raise Refused(f"has {given} where {name}, a {kind.__name__}, belongs; give NVIDIA's own file")
+        raise UnsafeFile(f"has {given} where {name}, a {kind.__name__}, belongs; give NVIDIA's own file")
     if entry.version != _VERSION:
         _LOG.warning("%s has format version %d; version %d is known", name, entry.version, _VERSION)
     tensors = dict(_tensors(entry, name))
@@ -118,7 +118,7 @@ def _network(name: str, entry: Any) -> nn.Module:
             network = kind(**_arguments(kind, entry))
     except (ConfigError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = ascii(str(error)[:200])[1:-1]
-        raise Refused(
+        raise UnsafeFile(
             f"has constructor arguments of {name} that cannot be used ({reason}); give NVIDIA's own file"
         ) from error
     _compare(name, network, tensors)
@@ -139,14 +139,14 @@ def _arguments(kind: type[nn.Module], entry: Persistent) -> dict[str, Any]:
 
 
 def _tensors(entry: Persistent, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """The state dict of ``entry``, in the order PyTorch gives it. Raises Refused unless it is a tree of
+    """The state dict of ``entry``, in the order PyTorch gives it. Raises UnsafeFile unless it is a tree of
     tensors.
     """
     seen: set[int] = set()
 
     def walk(part: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
         if not isinstance(part, Persistent) or id(part) in seen or depth > _DEPTH:
-            raise Refused(f"has no tree of modules in {prefix}; download it again")
+            raise UnsafeFile(f"has no tree of modules in {prefix}; download it again")
         seen.add(id(part))
         skipped = part.state.get("_non_persistent_buffers_set")
         skipped = skipped if type(skipped) is set else set()
@@ -155,7 +155,7 @@ def _tensors(entry: Persistent, prefix: str) -> Iterator[tuple[str, Tensor]]:
                 if value is None or (group == "_buffers" and key in skipped):
                     continue
                 if not isinstance(value, Tensor):
-                    raise Refused(
+                    raise UnsafeFile(
                         f"has a {type(value).__name__} among the tensors of {prefix}; download it again"
                     )
                 yield f"{name}{key}", value
@@ -166,14 +166,14 @@ def _tensors(entry: Persistent, prefix: str) -> Iterator[tuple[str, Tensor]]:
     def items(part: Persistent, group: str) -> list[tuple[str, Any]]:
         entries = part.state.get(group, {})
         if type(entries) is not dict or any(type(key) is not str for key in entries):
-            raise Refused(f"has no named {group.strip('_')} in {prefix}; download it again")
+            raise UnsafeFile(f"has no named {group.strip('_')} in {prefix}; download it again")
         return list(entries.items())
 
     yield from walk(entry, "", 0)
 
 
 def _compare(name: str, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise Refused unless the file has exactly the network's tensors, in float32."""
+    """Raise UnsafeFile unless the file has exactly the network's tensors, in float32."""
     expected = network.state_dict()
     wrong = {
         "missing": [key for key in expected if key not in tensors],
@@ -187,7 +187,7 @@ def _compare(name: str, network: nn.Module, tensors: dict[str, Tensor]) -> None:
     }
     found = [f"{len(keys)} {what} ({_short(keys)})" for what, keys in wrong.items() if keys]
     if found:
-        raise Refused(
+        raise UnsafeFile(
             f"has weights that do not fit the {name} it describes: {', '.join(found)}; download it again"
         )
 

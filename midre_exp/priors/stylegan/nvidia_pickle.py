@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midre_exp.weights.restricted_pickle import Inert, Machine, Maker, Named, Refused, Stream, scalar_key
+from midre_exp.weights.restricted_pickle import (
+    Constructor,
+    RestrictedUnpickler,
+    Stream,
+    Stub,
+    Symbol,
+    UnsafeFile,
+    scalar_key,
+)
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch.save before the zip format
 
@@ -46,7 +54,7 @@ class Persistent:
     state: dict[Any, Any]
 
 
-class _Dtype(Inert):
+class _Dtype(Stub):
     """A NumPy dtype: its code, and the byte order that its state tells."""
 
     def __init__(self, code: Any, *flags: Any):
@@ -65,14 +73,14 @@ def read_pickle(file: BinaryIO, size: int) -> Any:
     """The content of a pickle of ``size`` bytes: plain data, CPU tensors, and Persistent for NVIDIA's
     objects.
 
-    Raises Refused for anything else a file may hold, and whatever damaged bytes provoke.
+    Raises UnsafeFile for anything else a file may hold, and whatever damaged bytes provoke.
     """
     stream = Stream(file, size)
-    machine = Machine({})
+    machine = RestrictedUnpickler({})
     machine.names = _names(machine.operations, size)
     content = machine.run(stream)
     if stream.tell() != size:
-        raise Refused(f"has {size - stream.tell()} bytes too many after its end; download it again")
+        raise UnsafeFile(f"has {size - stream.tell()} bytes too many after its end; download it again")
     return content
 
 
@@ -87,7 +95,7 @@ def _names(operations: list[int], size: int) -> dict[tuple[str, str], Any]:
             raise TypeError("a storage that is no bytes")
         left[0] -= len(data)
         if left[0] < 0:
-            raise Refused("unpacks to more than its own size; give NVIDIA's own file")
+            raise UnsafeFile("unpacks to more than its own size; give NVIDIA's own file")
         return _Storage(_read_storage(data, operations))
 
     def collect(items: list[Any] | tuple[Any, ...] = ()) -> set[Any]:
@@ -97,35 +105,35 @@ def _names(operations: list[int], size: int) -> dict[tuple[str, str], Any]:
         return set(map(scalar_key, items)) if operations[0] > 0 else set()
 
     table: dict[tuple[str, str], Any] = {
-        ("torch_utils.persistence", "_reconstruct_persistent_obj"): Maker(_persistent),
-        ("dnnlib.util", "EasyDict"): Maker(_empty_dict, is_class=True),
-        ("collections", "OrderedDict"): Maker(_empty_dict, is_class=True),
-        ("torch._utils", "_rebuild_tensor_v2"): Maker(_tensor),
-        ("torch._utils", "_rebuild_parameter"): Maker(_parameter),
-        ("torch.storage", "_load_from_bytes"): Maker(storage),
-        ("torch", "Size"): Maker(_size),
-        ("torch", "device"): Maker(Inert),
-        ("numpy", "dtype"): Maker(_Dtype),
-        ("numpy", "ndarray"): Named("numpy.ndarray"),
+        ("torch_utils.persistence", "_reconstruct_persistent_obj"): Constructor(_persistent),
+        ("dnnlib.util", "EasyDict"): Constructor(_empty_dict, is_class=True),
+        ("collections", "OrderedDict"): Constructor(_empty_dict, is_class=True),
+        ("torch._utils", "_rebuild_tensor_v2"): Constructor(_tensor),
+        ("torch._utils", "_rebuild_parameter"): Constructor(_parameter),
+        ("torch.storage", "_load_from_bytes"): Constructor(storage),
+        ("torch", "Size"): Constructor(_size),
+        ("torch", "device"): Constructor(Stub),
+        ("numpy", "dtype"): Constructor(_Dtype),
+        ("numpy", "ndarray"): Symbol("numpy.ndarray"),
     }
     for core in ("numpy.core", "numpy._core"):  # before NumPy 2, since
-        table[f"{core}.multiarray", "scalar"] = Maker(_scalar)
-        table[f"{core}.multiarray", "_reconstruct"] = Maker(Inert)
-        table[f"{core}.numeric", "_frombuffer"] = Maker(Inert)
+        table[f"{core}.multiarray", "scalar"] = Constructor(_scalar)
+        table[f"{core}.multiarray", "_reconstruct"] = Constructor(Stub)
+        table[f"{core}.numeric", "_frombuffer"] = Constructor(Stub)
     for builtins in ("builtins", "__builtin__"):
-        table[builtins, "set"] = Maker(collect)
+        table[builtins, "set"] = Constructor(collect)
     for dtype in set(_DTYPES.values()):
         name = str(dtype).removeprefix("torch.")
-        table["torch", name] = Named(name)
+        table["torch", name] = Symbol(name)
     return table
 
 
 def _persistent(meta: Any) -> Persistent:
     if type(meta) is not dict or meta.get("type") != "class":
-        raise Refused("holds an object that is no class instance; give NVIDIA's own file")
+        raise UnsafeFile("holds an object that is no class instance; give NVIDIA's own file")
     name, version, state = meta.get("class_name"), meta.get("version"), meta.get("state")
     if type(name) is not str or type(version) is not int or type(state) is not dict:
-        raise Refused("holds an object without class name, version or state; download it again")
+        raise UnsafeFile("holds an object without class name, version or state; download it again")
     return Persistent(name, version, state)
 
 
@@ -150,7 +158,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> T
     for n, step in zip(size, stride, strict=True):
         count, last = count * n, last + (n - 1) * step
     if (count and last >= len(storage.data)) or count > len(storage.data):
-        raise Refused("has a tensor larger than its data; download it again")
+        raise UnsafeFile("has a tensor larger than its data; download it again")
     return storage.data.as_strided(size, stride, offset if count else 0)
 
 
@@ -180,29 +188,29 @@ def _read_storage(data: bytes, operations: list[int]) -> Tensor:
     ids: list[Any] = []
 
     def plain(persistent: Callable[[Any], Any] | None = None) -> Any:
-        names = {("torch", name): Named(name) for name in _DTYPES} if persistent else {}
-        return Machine(names, persistent, operations).run(stream)
+        names = {("torch", name): Symbol(name) for name in _DTYPES} if persistent else {}
+        return RestrictedUnpickler(names, persistent, operations).run(stream)
 
     def remember(identity: Any) -> Any:
         ids.append(identity)
         return identity
 
     if data[:1] != b"\x80" or plain() != _MAGIC or plain() != _PROTOCOL:
-        raise Refused("has a storage in another format than NVIDIA's files; give NVIDIA's own file")
+        raise UnsafeFile("has a storage in another format than NVIDIA's files; give NVIDIA's own file")
     system = plain()
     if type(system) is not dict or system.get("little_endian") is not True:
-        raise Refused("has a storage of another byte order; give NVIDIA's own file")
+        raise UnsafeFile("has a storage of another byte order; give NVIDIA's own file")
     plain(remember)
     keys = plain()
     ((kind, storage, key, _, count, view),) = ids
-    whole = kind == "storage" and isinstance(storage, Named) and type(key) is str and view is None
+    whole = kind == "storage" and isinstance(storage, Symbol) and type(key) is str and view is None
     if not whole or keys != [key]:
-        raise Refused("has a storage of another kind than NVIDIA's files; give NVIDIA's own file")
+        raise UnsafeFile("has a storage of another kind than NVIDIA's files; give NVIDIA's own file")
     dtype = _DTYPES[storage.name]
     start = stream.tell() + 8
     stated = int.from_bytes(data[start - 8 : start], "little")
     if type(count) is not int or stated != count or len(data) - start != count * dtype.itemsize:
-        raise Refused("has a storage whose data are incomplete; download it again")
+        raise UnsafeFile("has a storage whose data are incomplete; download it again")
     if not count:
         return torch.empty(0, dtype=dtype)
     if dtype == torch.bool:

@@ -32,7 +32,7 @@ from midre_exp.priors.fixtures import (
     write_stylegan2,
 )
 from midre_exp.priors.stylegan.nvidia import Discriminator, Generator, load_pickle
-from midre_exp.weights import restricted_pickle as pickle_machine
+from midre_exp.weights import restricted_pickle
 
 ARGUMENTS: dict[str, Any] = {
     "z_dim": 4,
@@ -348,7 +348,7 @@ def test_a_key_that_could_be_deep_is_not_hashed(write, key):
 
 
 def test_an_endless_row_of_operations_is_cut_off(write, monkeypatch):
-    monkeypatch.setattr(pickle_machine, "_OPERATIONS", 1000)
+    monkeypatch.setattr(restricted_pickle, "_OPERATIONS", 1000)
     assert "more than 1000 pickle operations" in refusal(write(b"\x80\x02" + b"N" * 2000 + b"."))
     items = [None] * 300
     again = pickled([Foreign(set, items) for _ in range(10)])
