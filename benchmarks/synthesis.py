@@ -36,7 +36,7 @@ from attacks.losses import poincare
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import NUMBERS, shared_crop
 from midre_exp.data.transforms import Resize
-from midre_exp.priors.stylegan.nvidia import Generator, SynthesisNetwork
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator, SynthesisNetwork
 from midre_exp.runtime import choose_device
 from midre_exp.speed import SWITCHES, Speed, make_speed
 from midre_exp.targets import build_target
@@ -49,7 +49,7 @@ MIB = 1 << 20
 def make_network(resolution: int, device: torch.device) -> SynthesisNetwork:
     """The synthesis network of Generator's defaults at ``resolution``, frozen."""
     torch.manual_seed(0)
-    generator = Generator(img_resolution=resolution).eval().requires_grad_(False)
+    generator = StyleGAN2Generator(img_resolution=resolution).eval().requires_grad_(False)
     return generator.synthesis.to(device)
 
 

@@ -18,7 +18,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.metrics.accuracy import identity_interval, topk_hits
 from midre_exp.plan.config import digest, without
 from midre_exp.priors.gmi import GMIPrior
-from midre_exp.priors.stylegan.nvidia import Generator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed, switched_on
@@ -186,7 +186,9 @@ def test_channels_last_reorders_the_convolutions(trained):
 @pytest.mark.parametrize("fused", [False, True])
 def test_stylegan2_draws_and_differentiates_in_bf16(fused):
     torch.manual_seed(0)
-    network = Generator(z_dim=16, w_dim=16, img_resolution=32, synthesis_kwargs={"channel_base": 512})
+    network = StyleGAN2Generator(
+        z_dim=16, w_dim=16, img_resolution=32, synthesis_kwargs={"channel_base": 512}
+    )
     network.eval().requires_grad_(False)
     quick = copy.deepcopy(network)
     Speed(bf16=True, channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))

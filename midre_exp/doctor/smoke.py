@@ -156,7 +156,7 @@ class Ground:
         """A network pickle that draws so many pixels."""
         path = self.folder / f"stylegan2-{image_size}.pkl"
         if not path.exists():
-            from midre_exp.priors.fixtures import write_stylegan2
+            from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 
             write_stylegan2(path, image_size=image_size, channels=2)
         return path

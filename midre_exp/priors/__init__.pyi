@@ -2,8 +2,10 @@
 # These names, not the modules, stand in configs and keys.
 from .base import Prior as Prior
 from .base import initial_prior as initial_prior
+from .factory import build_network as build_network
+from .factory import build_prior as build_prior
 from .gmi import GMIPrior as GMIPrior
 from .kedmi import KedMIPrior as KedMIPrior
-from .networks import build_network as build_network
 from .plgmi import PLGMIPrior as PLGMIPrior
+from .style_prior import StylePrior as StylePrior
 from .stylegan2 import StyleGAN2Prior as StyleGAN2Prior

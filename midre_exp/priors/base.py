@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +20,27 @@ from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.threat import AnyVictim
 
+P = TypeVar("P", bound="Prior")
+
 
 class Prior(nn.Module):
     """Base of all priors, built by ``_target_`` from ``conf/attack/prior``.
 
-    ``uses_target`` tells whether training looks at the attacked target: if not, one trained prior serves
-    every target of a sweep, and ``fit`` is given no victim; if so, the constructor is given the target's
-    ``num_classes``.
+    A prior is a module whose options are dataclass fields, ``@dataclass(kw_only=True, eq=False, repr=False)``,
+    and whose ``__post_init__`` checks them and builds the networks.
     """
 
+    #: Whether training looks at the attacked target: if not, one trained prior serves every target of a sweep,
+    #: and ``fit`` is given no victim; if so, the constructor is given the target's ``num_classes``.
     uses_target: ClassVar[bool] = False
     latent_dim: int
-    image_size: int
+    image_size: int  # px
+
+    def __new__(cls: type[P], *args: object, **options: object) -> P:
+        """An empty module, which the ``__init__`` of a dataclass does not make and its fields may need."""
+        prior: P = super().__new__(cls)
+        nn.Module.__init__(prior)
+        return prior
 
     @abstractmethod
     def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -47,23 +56,34 @@ class Prior(nn.Module):
     def fit(
         self,
         public: ImageSet | None,
-        victim: AnyVictim | None,
+        victim: AnyVictim | None = None,
         *,
         seed: int,
         work: Path,
         runtime: Runtime,
     ) -> dict[str, float]:
-        """Train in place on ``runtime.device`` and return final training numbers. Continues from the
-        checkpoint in ``work`` if there is one, with the same result as an unbroken run. ``public`` is None
-        for a prior whose ``pretrained`` names weights.
+        """Train in place on ``runtime.device`` and return final training numbers, none where published
+        weights replace training. Continues from the checkpoint in ``work`` if there is one, with the same
+        result as an unbroken run.
+
+        ``public`` is None for a prior whose ``pretrained`` names weights, ``victim`` for one without
+        ``uses_target``. Raises ConfigError for public images or a victim that cannot be used and when the
+        losses stop being finite, CheckpointError for weight files that do not fit.
         """
 
-
-def needed(public: ImageSet | None) -> ImageSet:
-    """The public images. Raises ConfigError when there are none, though no published weights are named."""
-    if public is None:
-        raise ConfigError("a prior without published weights is trained on public images; hand them in")
-    return public
+    def training_images(self, public: ImageSet | None) -> Tensor:
+        """The public images, uint8 [n, 3, image_size, image_size]. Raises ConfigError when there are none,
+        though no published weights are named, and when they have another size.
+        """
+        if public is None:
+            raise ConfigError("a prior without published weights is trained on public images; hand them in")
+        height, width = public.images.shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ConfigError(
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                "make them equal"
+            )
+        return public.images
 
 
 def initial_prior(

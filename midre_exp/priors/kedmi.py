@@ -1,197 +1,84 @@
-"""The prior of KedMI (Chen et al. 2021), also of LOMMA+KedMI: a GAN whose discriminator is taught the
-attacked target's answers.
-
-The generator is GMI's; the discriminator tells the target's classes apart and compares the images of a batch
-with each other.
-"""
+"""The prior of KedMI, also of LOMMA+KedMI: a GAN whose discriminator is taught the attacked target's answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
-from midre_exp.plan.validate import require_counts
-from midre_exp.priors.base import Prior, needed
-from midre_exp.priors.gan.kedmi_gan import Recipe, train_kedmi_gan
-from midre_exp.priors.gmi import Generator
+from midre_exp.plan.validate import require_counts, require_numbers
+from midre_exp.priors.gan.gmi_networks import GMIGenerator
+from midre_exp.priors.gan.kedmi_gan import discriminator_step, generator_step
+from midre_exp.priors.gan.kedmi_networks import KedMIDiscriminator
+from midre_exp.priors.gan.training import GanTraining, Shuffled, sample_latents, train
+from midre_exp.priors.gan_prior import GanPrior
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
-from midre_exp.weights.state_dict import load_checkpoint
 
-_AT_ONCE = 256  # public images per question to the victim
-_ANSWERS = "answers.pt"
-
-
-def _down(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel, stride=2, padding=kernel // 2),
-        nn.InstanceNorm2d(channels_out, affine=True),
-        nn.LeakyReLU(0.2),
-    )
+_QUERY = 256  # public images per question to the victim
+_SOFT_LABELS = "soft_labels.pt"
+_PASSES = (
+    "labelled",
+    "unlabelled",
+    "unlabelled2",
+)  # three orders of the public images, shuffled on their own
 
 
-class MinibatchDiscrimination(nn.Module):
-    """Appends to each feature vector [n, d] how close it is to the others of its batch, in ``kernels`` views
-    of ``kernel_dims`` numbers.
-
-    M = features T; sum_j exp(-||M_i - M_j||_1) - 1 per view: a sum, so its scale grows with the batch
-    (Salimans et al. 2016).
+@dataclass(kw_only=True, eq=False, repr=False)
+class KedMIPrior(GanPrior):
+    """An inversion-specific GAN on public images, one for every target (Chen et al., ICCV 2021): with
+    s = logsumexp of its logits, the discriminator descends CE(D(x), T(x)) + E softplus(s(x)) - E s(x) and
+    E softplus(s(G(z))), half each; the generator |E f(G(z)) - E f(x)| + w · H(D(G(z))).
     """
 
-    def __init__(self, features: int, kernels: int, kernel_dims: int):
-        super().__init__()
-        self.T = nn.Parameter(torch.randn(features, kernels, kernel_dims))
-
-    def forward(self, features: Tensor, group: int | None = None) -> Tensor:
-        """Features [n, d + kernels]; every ``group`` consecutive rows, the last ones possibly fewer, are a
-        batch of their own.
-        """
-        views = torch.einsum("nd,dkc->nkc", features, self.T)
-        size = min(group or len(views), len(views))
-        whole = len(views) - len(views) % size
-        near = [_closeness(views[:whole].unflatten(0, (-1, size)))]
-        if whole < len(views):
-            near.append(_closeness(views[whole:][None]))
-        return torch.cat([features, torch.cat(near)], 1)
-
-
-def _closeness(views: Tensor) -> Tensor:
-    """[g * n, kernels] of views [g, n, kernels, dims]: closeness of each row to the other n - 1 of its batch."""
-    views = views.transpose(1, 2)
-    near = torch.cdist(views, views, p=1.0).neg().exp().sum(-1) - 1  # less itself
-    return near.transpose(1, 2).flatten(0, 1)
-
-
-class MinibatchDiscriminator(nn.Module):
-    """Images [n, 3, image_size, image_size] in [0, 1] to features [n, d] and logits [n, num_classes].
-
-    The features are those before minibatch discrimination, d = width * image_size^2 / 64. ``width`` is the
-    number of channels at half resolution. The defaults are the official network (KedMI repository,
-    discri.py); 32 pixels keep all layers and end in a 2x2 map. Raises ConfigError unless the size is a
-    multiple of 16 and at least 32.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int = 1000,
-        width: int = 64,
-        image_size: int = 64,
-        kernels: int = 64,
-        kernel_dims: int = 50,
-    ):
-        super().__init__()
-        if image_size < 32 or image_size % 16:
-            raise ConfigError(
-                f"attack.prior.image_size={image_size} is not supported by KedMI's discriminator; use a multiple of 16, at least 32"
-            )
-        self.layer1 = _down(3, width, 5)
-        self.layer2 = _down(width, 2 * width, 5)
-        self.layer3 = _down(2 * width, 4 * width, 5)
-        self.layer4 = _down(4 * width, 4 * width, 3)
-        features = 4 * width * (image_size // 16) ** 2
-        self.mbd1 = MinibatchDiscrimination(features, kernels, kernel_dims)
-        self.fc_layer = nn.Linear(features + kernels, num_classes)
-
-    def forward(self, images: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
-        """Features and logits; every ``group`` consecutive images, the last ones possibly fewer, are a batch
-        of their own.
-
-        None: all images are one batch.
-        """
-        features = self.layer4(self.layer3(self.layer2(self.layer1(images)))).flatten(1)
-        return features, self.fc_layer(self.mbd1(features, group))
-
-
-class KedMIPrior(Prior):
-    """Generator and discriminator trained on public images with the soft labels the attacked target gives
-    them.
-
-    ``width``, ``critic_width`` (None: as width), ``kernels`` and ``kernel_dims`` size the networks;
-    ``epochs`` counts passes over the public images; ``steps``, if not None, is the number of discriminator
-    steps instead. ``pretrained`` holds the paths ``generator`` and ``discriminator`` of published weights
-    that replace training, or None for both. The rest is ``kedmi_gan.Recipe``. Raises ConfigError for an
-    impossible size, group or number of steps, and when one of the two paths is missing.
-    """
+    num_classes: int  # of the target
+    critic_width: int | None  # channels of the discriminator at half resolution; None: as width
+    kernels: int  # minibatch discrimination: views of the features
+    kernel_dims: int  # numbers per view
+    epochs: int  # passes over the public images
+    steps: int | None  # discriminator steps, instead of epochs if not None
+    critic_steps: int  # discriminator steps per generator step
+    entropy_weight: float  # w, of the entropy summed over the batch
+    group: int | None  # consecutive images that share the minibatch discrimination; None: the batch
 
     uses_target = True
+    required_files = ("generator", "discriminator")
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        latent_dim: int,
-        width: int,
-        critic_width: int | None,
-        kernels: int,
-        kernel_dims: int,
-        image_size: int,
-        epochs: int,
-        steps: int | None,
-        batch_size: int,
-        critic_steps: int,
-        lr: float,
-        betas: Sequence[float],
-        entropy_weight: float,
-        group: int | None,
-        ema: float,
-        pretrained: Mapping[str, str | None],
-    ):
-        super().__init__()
+    def __post_init__(self) -> None:
+        """Check the options and make both networks."""
+        super().__post_init__()
         require_counts(
             "attack.prior",
-            latent_dim=latent_dim,
-            width=width,
-            critic_width=critic_width,
-            epochs=epochs,
-            steps=steps,
+            critic_width=self.critic_width,
+            kernels=self.kernels,
+            kernel_dims=self.kernel_dims,
+            epochs=self.epochs,
+            steps=self.steps,
+            critic_steps=self.critic_steps,
+            group=self.group,
         )
-        require_counts(
-            "attack.prior", kernels=kernels, kernel_dims=kernel_dims, group=group, batch_size=batch_size
-        )
-        if group is not None and batch_size % group:
+        require_numbers("attack.prior", entropy_weight=self.entropy_weight)
+        if self.group is not None and self.batch_size % self.group:
             raise ConfigError(
-                f"attack.prior.group={group} must divide attack.prior.batch_size={batch_size}; use null for whole batches"
+                f"attack.prior.group={self.group} must divide attack.prior.batch_size={self.batch_size}; "
+                "use null for whole batches"
             )
-        self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
-        if self.pretrained and set(self.pretrained) != {"generator", "discriminator"}:
-            raise ConfigError(
-                "attack.prior.pretrained needs the paths of both generator and discriminator, or null for both to train; "
-                f"it has only {', '.join(self.pretrained)}"
-            )
-        self.latent_dim = latent_dim
-        self.image_size = image_size
-        self.epochs = epochs
-        self.recipe = Recipe(
-            steps=steps or 0,  # 0: as many as the epochs take
-            batch_size=batch_size,
-            critic_steps=critic_steps,
-            lr=lr,
-            betas=betas,
-            entropy_weight=entropy_weight,
-            group=group,
-            ema=ema,
+        self.generator = GMIGenerator(
+            latent_dim=self.latent_dim, width=self.width, image_size=self.image_size
         )
-        self.generator = Generator(latent_dim=latent_dim, width=width, image_size=image_size)
-        self.discriminator = MinibatchDiscriminator(
-            num_classes=num_classes,
-            width=critic_width or width,
-            image_size=image_size,
-            kernels=kernels,
-            kernel_dims=kernel_dims,
+        self.discriminator = KedMIDiscriminator(
+            num_classes=self.num_classes,
+            width=self.critic_width or self.width,
+            image_size=self.image_size,
+            kernels=self.kernels,
+            kernel_dims=self.kernel_dims,
         )
-
-    def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images float [n, 3, h, w] in (0, 1) of latents [n, latent_dim]; the labels play no part."""
-        images: Tensor = self.generator(latents)
-        return images
 
     def realism(self, images: Tensor, group: int | None = None) -> Tensor:
         """Logsumexp of the discriminator's logits, [n]: the logit of "real". Depends on the other images of
@@ -204,45 +91,64 @@ class KedMIPrior(Prior):
     def fit(
         self,
         public: ImageSet | None,
-        victim: AnyVictim | None,
+        victim: AnyVictim | None = None,
         *,
         seed: int,
         work: Path,
         runtime: Runtime,
     ) -> dict[str, float]:
-        """Train on ``public`` and the victim's answers, or load published weights.
+        """Train on ``public`` and the victim's answers, or load published weights; returns the final losses.
 
-        The victim is asked once per public image: images are not augmented and a victim is in eval mode, so
-        an answer never changes. (The official code left the target in train mode by oversight, where answers
-        vary with batch and dropout; no victim offers that.) Returns the final losses, nothing when weights
-        were loaded. Raises ConfigError for a victim that is not white-box, for images of another size and for
-        fewer images than a batch, CheckpointError for weight files that do not fit.
+        The victim is queried once per public image: images are not augmented and a victim is in eval mode,
+        so an answer never changes. (The official code left the target in train mode by oversight, where
+        answers vary with batch and dropout; no victim offers that.) It must be white-box.
         """
-        if self.pretrained:
-            for name, path in self.pretrained.items():
-                load_checkpoint(self.get_submodule(name), path)
+        if self.load_published():
             return {}
-        public = needed(public)
-        height, width = public.images.shape[-2:]
-        if (height, width) != (self.image_size, self.image_size):
-            raise ConfigError(
-                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
-                "make them equal"
-            )
+        device = runtime.device
+        images = self.training_images(public)
+        batches = [
+            Shuffled(len(images), self.batch_size, seed=seed, purpose=name, device=device) for name in _PASSES
+        ]
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("KedMI's prior learns from the target's scores; use it with a white-box attack")
-        steps = self.recipe.steps or self.epochs * (len(public) // self.recipe.batch_size)
-        return train_kedmi_gan(
-            self.generator,
-            self.discriminator,
-            public.images,
-            soft_labels(victim, public.images, work / _ANSWERS, runtime),
-            replace(self.recipe, steps=steps),
-            latent_dim=self.latent_dim,
-            seed=seed,
+        answers = soft_labels(victim, images, work / _SOFT_LABELS, runtime).to(device)
+        images = images.to(device)
+        gan = GanTraining(
+            self.generator, self.discriminator, lr=self.lr, betas=self.betas, ema=self.ema, device=device
+        )
+
+        def step(number: int, previous: Tensor) -> Tensor:
+            labelled, unlabelled, unlabelled2 = (part.rows(number) for part in batches)
+            draws = seeding.generator(seed, "prior", "step", number, device=device)
+            latents = torch.randn(2, self.batch_size, self.latent_dim, generator=draws, device=device)
+            real = to_float(images[torch.cat([labelled, unlabelled])])
+            losses = discriminator_step(gan, real, answers[labelled], latents[0], group=self.group)
+            of_generator = previous[2]  # stands until the next generator step
+            if (number + 1) % self.critic_steps == 0:
+                of_generator = generator_step(
+                    gan,
+                    to_float(images[unlabelled2]),
+                    latents[1],
+                    entropy_weight=self.entropy_weight,
+                    group=self.group,
+                )
+            return torch.cat((losses, of_generator[None]))
+
+        shown = sample_latents(self.latent_dim, seed, device)
+        numbers = train(
+            gan,
+            step,
+            steps=self.steps or self.epochs * batches[0].per_epoch,
+            names=("supervised_loss", "unsupervised_loss", "generator_loss"),
+            samples=lambda: self.generate(shown),
+            remedy="lower attack.prior.lr",
+            title="training the GAN",
             work=work,
             runtime=runtime,
         )
+        gan.finish(self.latent_dim, seed)
+        return numbers
 
 
 def soft_labels(victim: WhiteBoxVictim, images: Tensor, file: Path, runtime: Runtime) -> Tensor:
@@ -254,7 +160,7 @@ def soft_labels(victim: WhiteBoxVictim, images: Tensor, file: Path, runtime: Run
         with torch.no_grad():
             parts = [
                 victim(to_float(part.to(runtime.device))).logits.softmax(1).cpu()
-                for part in runtime.bar(images.split(_AT_ONCE), "asking the target")
+                for part in runtime.bar(images.split(_QUERY), "querying the target")
             ]
         saved = {"probabilities": torch.cat(parts)}
         checkpoint.save(file, saved)

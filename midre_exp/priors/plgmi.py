@@ -1,103 +1,76 @@
-"""The prior of PLG-MI (Yuan et al. 2023): a conditional GAN on public images that the target itself has
-labelled, pulled towards the target's idea of each class while it is trained. One for every target.
-"""
+"""The prior of PLG-MI: a conditional GAN on public images that the target itself has labelled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
-from midre_exp.data.transforms.view import RandomView
+from midre_exp.data.transforms.view import NUMBERS, RandomView
 from midre_exp.errors import ConfigError
-from midre_exp.plan.validate import require_counts
-from midre_exp.priors.base import Prior, needed
-from midre_exp.priors.gan.cgan import Recipe, train_cgan
-from midre_exp.priors.plgmi_networks import Discriminator, Generator
+from midre_exp.plan.validate import require_counts, require_numbers
+from midre_exp.priors.gan.cgan import discriminator_step, generator_step
+from midre_exp.priors.gan.plgmi_networks import PLGMIDiscriminator, PLGMIGenerator
+from midre_exp.priors.gan.training import SAMPLES, GanTraining, Shuffled, sample_latents, train
+from midre_exp.priors.gan_prior import GanPrior
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
-from midre_exp.weights.state_dict import load_checkpoint
 
 _SELECTION = "selection.pt"
 
 
-class PLGMIPrior(Prior):
-    """Pseudo-labels, then a conditional GAN with hinge losses whose generator also pleases the target.
-
-    ``per_class``: public images chosen for each class; the choice is kept with the weights: ``chosen`` int64
-    [num_classes, per_class] rows of the public set, most confident first, and ``confidence``, the target's
-    softmax there (-1: none were chosen). ``identity_loss``: a function of logits and labels to a loss per
-    image; ``view``: the random views of generated images that the target is shown; ``image_to_target``: named
-    steps between image and target, as in the attack. ``pretrained``: paths of published weights instead of
-    training, ``generator`` and, not needed by the inversion, ``discriminator``. The rest is ``cgan.Recipe``.
-    Raises ConfigError for counts below 1, an impossible size, and a discriminator without a generator.
+@dataclass(kw_only=True, eq=False, repr=False)
+class PLGMIPrior(GanPrior):
+    """Pseudo-labels, then a conditional GAN with hinge losses, one for every target (Yuan et al., AAAI 2023):
+    the generator descends -E D(G(z, y), y) + w · E L(T(view(G(z, y))), y).
     """
 
-    uses_target = True
-    chosen: Tensor
-    confidence: Tensor
+    num_classes: int  # of the target
+    discriminator_width: int | None  # channels of the discriminator at half resolution; None: as width
+    per_class: int  # public images selected for each class, the target's most confident
+    steps: int  # of the generator, each followed by discriminator_steps
+    discriminator_steps: int  # after each generator step
+    identity_weight: float  # w, of the target's loss
+    identity_loss: Callable[[Tensor, Tensor], Tensor]  # L: logits [n, k], labels [n] -> loss per image [n]
+    view: RandomView  # what the target is shown of a generated image
+    image_to_target: Sequence[Callable[[Tensor], Tensor]]  # named steps before the target, as in the attack
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        latent_dim: int,
-        width: int,
-        discriminator_width: int | None,
-        image_size: int,
-        per_class: int,
-        steps: int,
-        discriminator_steps: int,
-        batch_size: int,
-        lr: float,
-        betas: Sequence[float],
-        ema: float,
-        identity_weight: float,
-        identity_loss: Callable[[Tensor, Tensor], Tensor],
-        view: RandomView,
-        image_to_target: Sequence[Callable[[Tensor], Tensor]],
-        pretrained: Mapping[str, str | None],
-    ):
-        super().__init__()
+    selection: Tensor = field(init=False)  #: rows of the public set, int64 [num_classes, per_class]; -1: none
+    confidence: Tensor = field(init=False)  #: the target's softmax there; -1: none
+
+    uses_target = True
+    required_files = ("generator",)  # the inversion needs no discriminator
+
+    def __post_init__(self) -> None:
+        """Check the options and make both networks and the empty selection, which is kept with the weights."""
+        super().__post_init__()
         require_counts(
             "attack.prior",
-            latent_dim=latent_dim,
-            width=width,
-            discriminator_width=discriminator_width,
-            per_class=per_class,
+            discriminator_width=self.discriminator_width,
+            per_class=self.per_class,
+            steps=self.steps,
+            discriminator_steps=self.discriminator_steps,
         )
-        self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
-        if self.pretrained and "generator" not in self.pretrained:
-            raise ConfigError(
-                "attack.prior.pretrained has a discriminator without a generator; give attack.prior.pretrained.generator, or null for both"
-            )
-        self.latent_dim = latent_dim
-        self.image_size = image_size
-        self.per_class = per_class
-        self.recipe = Recipe(
-            steps=steps,
-            discriminator_steps=discriminator_steps,
-            batch_size=batch_size,
-            lr=lr,
-            betas=betas,
-            ema=ema,
-            identity_weight=identity_weight,
+        require_numbers("attack.prior", identity_weight=self.identity_weight)
+        self.generator = PLGMIGenerator(
+            num_classes=self.num_classes,
+            latent_dim=self.latent_dim,
+            width=self.width,
+            image_size=self.image_size,
         )
-        self.identity_loss = identity_loss
-        self.view = view
-        self.image_to_target = tuple(image_to_target)
-        self.generator = Generator(
-            num_classes=num_classes, latent_dim=latent_dim, width=width, image_size=image_size
+        self.discriminator = PLGMIDiscriminator(
+            num_classes=self.num_classes,
+            width=self.discriminator_width or self.width,
+            image_size=self.image_size,
         )
-        self.discriminator = Discriminator(
-            num_classes=num_classes, width=discriminator_width or width, image_size=image_size
-        )
-        self.register_buffer("chosen", torch.full((num_classes, per_class), -1))
-        self.register_buffer("confidence", torch.full((num_classes, per_class), -1.0))
+        self.register_buffer("selection", torch.full((self.num_classes, self.per_class), -1))
+        self.register_buffer("confidence", torch.full((self.num_classes, self.per_class), -1.0))
 
     def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images float [n, 3, h, w] of latents [n, latent_dim] and labels int64 [n].
@@ -106,7 +79,7 @@ class PLGMIPrior(Prior):
         official code, and published weights need it. Raises ConfigError without labels.
         """
         if labels is None:
-            raise ConfigError("prior plgmi draws people of given labels; use an attack that names them")
+            raise ConfigError("prior plgmi generates images of given labels; use an attack that passes them")
         images: Tensor = self.generator(latents, labels)
         return images
 
@@ -116,81 +89,114 @@ class PLGMIPrior(Prior):
         return scores.squeeze(1)
 
     def fit(
-        self, public: ImageSet | None, victim: AnyVictim | None, *, seed: int, work: Path, runtime: Runtime
+        self,
+        public: ImageSet | None,
+        victim: AnyVictim | None = None,
+        *,
+        seed: int,
+        work: Path,
+        runtime: Runtime,
     ) -> dict[str, float]:
-        """Choose images of ``public`` by the victim's scores and train on them, or load published weights.
+        """Select images of ``public`` by the victim's scores and train on them, or load published weights;
+        returns the final losses and the share of generated images that the target takes for their label.
 
-        Returns the final losses and the share of generated images the target takes for their label, nothing
-        when weights were loaded. Raises ConfigError for a victim that shows no gradients, images of another
-        size, fewer images than a class is to get, and as ``train_cgan``; CheckpointError for weight files
-        that do not fit.
+        The victim must be white-box, and there must be as many public images as a class is to get.
         """
-        if self.pretrained:
-            for name, path in self.pretrained.items():
-                load_checkpoint(self.get_submodule(name), path)
+        if self.load_published():
             return {}
-        public = needed(public)
+        images = self.training_images(public)
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("prior plgmi needs the target's gradients; use it with a white-box attack")
-        height, width = public.images.shape[-2:]
-        if (height, width) != (self.image_size, self.image_size):
+        if len(images) < self.per_class:
             raise ConfigError(
-                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
-                "make them equal"
+                f"attack.prior.per_class={self.per_class} exceeds the {len(images)} public images; lower it"
             )
-        if len(public) < self.per_class:
-            raise ConfigError(
-                f"attack.prior.per_class={self.per_class} exceeds the {len(public)} public images; lower it"
-            )
-        self.to(runtime.device)
+        device, classes, size = runtime.device, self.num_classes, self.batch_size
+        self.to(device)
 
-        def answer(images: Tensor) -> Tensor:
-            for step in self.image_to_target:
-                images = step(images)
+        def target_logits(images: Tensor) -> Tensor:
+            for resize in self.image_to_target:
+                images = resize(images)
             return victim(images).logits
 
-        saved = checkpoint.load(work / _SELECTION)
-        if saved is None:
-            chosen, confidence = select(answer, public.images, self.per_class, runtime)
-            saved = {"chosen": chosen.cpu(), "confidence": confidence.cpu()}
-            checkpoint.save(work / _SELECTION, saved)
-        self.chosen.copy_(saved["chosen"])
-        self.confidence.copy_(saved["confidence"])
-        runtime.tracker.images("chosen", public.images[saved["chosen"][:, 0][:64]], step=0)
-
         def identity(images: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-            logits = answer(self.view(images, numbers))
+            logits = target_logits(self.view(images, numbers))
             return self.identity_loss(logits, labels), logits.argmax(1) == labels
 
-        return train_cgan(
-            self.generator,
-            self.discriminator,
-            public.images[saved["chosen"].flatten()],
-            torch.arange(len(self.chosen)).repeat_interleave(self.per_class),
-            self.recipe,
-            identity,
-            latent_dim=self.latent_dim,
-            seed=seed,
+        self._select(target_logits, images, work / _SELECTION, runtime)
+        selection = self.selection.cpu()
+        runtime.tracker.images("chosen", images[selection[:SAMPLES, 0]], step=0)
+        images = images[selection.flatten()].to(device)
+        labels = torch.arange(classes, device=device).repeat_interleave(self.per_class)
+        batches = Shuffled(len(images), size, seed=seed, purpose="epoch", device=device)
+        gan = GanTraining(
+            self.generator, self.discriminator, lr=self.lr, betas=self.betas, ema=self.ema, device=device
+        )
+        count = self.discriminator_steps + 1
+
+        def step(number: int, previous: Tensor) -> Tensor:
+            draws = seeding.generator(seed, "prior", "step", number, device=device)
+            latents = torch.randn(count, size, self.latent_dim, generator=draws, device=device)
+            wanted = torch.randint(classes, (count, size), generator=draws, device=device)
+            numbers = torch.rand(size, NUMBERS, generator=draws, device=device)
+            of_generator = generator_step(gan, latents[0], wanted[0], numbers, identity, self.identity_weight)
+            losses = []
+            for turn in range(1, count):
+                rows = batches.rows(number * self.discriminator_steps + turn - 1)
+                real = to_float(images[rows])
+                # 8-bit images made continuous: noise of one grey level, never beyond white by more than that
+                real += torch.rand(real.shape, generator=draws, device=device) / 256
+                losses.append(discriminator_step(gan, real, labels[rows], latents[turn], wanted[turn]))
+            return torch.cat((torch.stack(losses).mean(0, keepdim=True), of_generator))
+
+        shown = sample_latents(self.latent_dim, seed, device), torch.arange(SAMPLES, device=device) % classes
+        numbers = train(
+            gan,
+            step,
+            steps=self.steps,
+            names=("discriminator_loss", "generator_loss", "identity_loss", "taken_for_label"),
+            samples=lambda: self.generate(*shown).clamp(0, 1),
+            remedy="lower attack.prior.lr",
+            title="training the conditional GAN",
             work=work,
             runtime=runtime,
         )
+        gan.finish(self.latent_dim, seed, classes)
+        return numbers
+
+    def _select(
+        self, target_logits: Callable[[Tensor], Tensor], images: Tensor, file: Path, runtime: Runtime
+    ) -> None:
+        """Fill the selection, which is made once and then kept in ``file``."""
+        saved = checkpoint.load(file)
+        if saved is None:
+            rows, confidence = select(target_logits, images, self.per_class, runtime)
+            saved = {"selection": rows.cpu(), "confidence": confidence.cpu()}
+            checkpoint.save(file, saved)
+        self.selection.copy_(saved["selection"])
+        self.confidence.copy_(saved["confidence"])
 
 
 @torch.no_grad()
 def select(
-    answer: Callable[[Tensor], Tensor], images: Tensor, per_class: int, runtime: Runtime, batch: int = 256
+    target_logits: Callable[[Tensor], Tensor],
+    images: Tensor,
+    per_class: int,
+    runtime: Runtime,
+    batch: int = 256,
 ) -> tuple[Tensor, Tensor]:
     """For each class the ``per_class`` images of uint8 [n, 3, h, w] with the largest softmax probability:
     rows and probabilities, both [k, per_class], most confident first, of equal ones the later image first.
 
-    ``answer`` gives logits [b, k] of float images. Every image is shown once; one may serve several classes
-    or none.
+    ``target_logits`` gives logits [b, k] of float images. Every image is shown once; one may serve several
+    classes or none.
     """
     best = rows = torch.empty(0, 0)
     starts = range(0, len(images), batch)
     for start in runtime.bar(starts, "labelling public images by the target", total=len(starts)):
         part = to_float(images[start : start + batch].to(runtime.device))
-        probabilities = answer(part).softmax(1).T.flip(1)  # later images first, and a stable sort keeps it so
+        # later images first, and a stable sort keeps it so
+        probabilities = target_logits(part).softmax(1).T.flip(1)
         here = torch.arange(start, start + len(part), device=runtime.device).flip(0).expand_as(probabilities)
         best = torch.cat((probabilities, best), 1) if start else probabilities
         rows = torch.cat((here, rows), 1) if start else here

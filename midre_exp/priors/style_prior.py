@@ -12,11 +12,11 @@ from torch import Tensor
 
 from midre_exp.errors import ConfigError
 from midre_exp.priors.base import Prior
-from midre_exp.priors.stylegan.discriminator import Discriminator
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.layers import Rendering
 from midre_exp.priors.stylegan.mapping import MappingNetwork
-from midre_exp.priors.stylegan.stylegan1 import StyleGAN
+from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 
 _EXACT = Rendering("const", force_fp32=True, fused_modconv=False)  # unfused: no gradients of weights
 
@@ -33,15 +33,17 @@ class StylePrior(Prior):
     w_dim: int
     num_ws: int
     num_blocks: int
-    generator: Generator | StyleGAN
-    discriminator: Discriminator | None
+    generator: StyleGAN2Generator | StyleGAN1Generator
+    discriminator: StyleGAN2Discriminator | None
 
-    def take(self, generator: Generator | StyleGAN, discriminator: Discriminator | None) -> None:
+    def take(
+        self, generator: StyleGAN2Generator | StyleGAN1Generator, discriminator: StyleGAN2Discriminator | None
+    ) -> None:
         """Make these the networks of the prior; without a discriminator nothing tells how real an image is."""
         self.generator, self.discriminator = generator, discriminator
         self.z_dim = self.latent_dim = generator.z_dim
         self.w_dim, self.num_ws = generator.w_dim, generator.num_ws
-        if isinstance(generator, Generator):
+        if isinstance(generator, StyleGAN2Generator):
             self.image_size = generator.img_resolution
             self.num_blocks = len(generator.synthesis.blocks)
         else:
@@ -89,7 +91,7 @@ class StylePrior(Prior):
         ``layerwise`` takes.
         """
         raw: Tensor
-        if isinstance(self.generator, Generator):
+        if isinstance(self.generator, StyleGAN2Generator):
             raw = self.generator.synthesis(self.layerwise(codes), noise_mode="const", force_fp32=True)
         else:
             raw = self.generator.synthesis(self.layerwise(codes), noise_mode="const")
@@ -109,7 +111,7 @@ class StylePrior(Prior):
 
         Raises ConfigError as there, and for the first StyleGAN, which has no such blocks.
         """
-        if not isinstance(self.generator, Generator):
+        if not isinstance(self.generator, StyleGAN2Generator):
             raise ConfigError(
                 "attack ifgmi optimises between the blocks of StyleGAN2, and attack.prior.pretrained is a StyleGAN of 2019; "
                 "give a StyleGAN2 file, ffhq.pkl for example"

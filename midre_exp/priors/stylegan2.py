@@ -2,151 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from midre_exp.data.base import ImageSet
+from torch import Tensor
+
+from midre_exp import seeding
+from midre_exp.data.base import ImageSet, to_float
+from midre_exp.data.loader import place_images
 from midre_exp.errors import ConfigError
-from midre_exp.plan.validate import require_counts
-from midre_exp.priors.base import needed
+from midre_exp.plan.validate import require_counts, require_numbers
+from midre_exp.priors.gan.training import Shuffled, require_optimiser, sample_latents, train
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.priors.stylegan.discriminator import Discriminator
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
 from midre_exp.priors.stylegan.files import load_networks
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.layers import Rendering
-from midre_exp.priors.stylegan.training import Ada, Recipe, train_stylegan2
+from midre_exp.priors.stylegan.nvidia import load_pickle
+from midre_exp.priors.stylegan.training import NAMES, LossOptions, StyleGAN2Training
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim
 
+__all__ = ["StyleGAN2Prior", "load_pickle"]
 
-class StyleGAN2Prior(StylePrior):
-    """A StyleGAN2 with its discriminator, or, with ``pretrained``, the generator of a published file.
 
-    ``pretrained``: path of NVIDIA's pickle, genforce's checkpoint (StyleGAN as well) or IF-GMI's converted
-    weights. The networks are then what the file says; of the sizes here only ``image_size`` must be the
-    file's. Without it: channels at resolution r are min(channel_base / r, channel_max), ``mapping_lr`` slows
-    the mapping network, ``group_size`` images share the discriminator's minibatch deviation, ``conv_clamp``
-    bounds features (null: nothing does), and the rest is ``Recipe``; ``ada`` has the entries of ``Ada``.
-    Raises ConfigError for sizes and counts that cannot be, CheckpointError for a file that is none of these.
-    """
+@dataclass(kw_only=True, eq=False, repr=False)
+class StyleGAN2Prior(StylePrior, LossOptions):
+    """A StyleGAN2 with its discriminator (Karras et al. 2020), or the generator of a published file."""
 
-    def __init__(
-        self,
-        *,
-        pretrained: str | None,
-        image_size: int,
-        z_dim: int,
-        w_dim: int,
-        mapping_layers: int,
-        mapping_lr: float,
-        channel_base: int,
-        channel_max: int,
-        conv_clamp: float | None,
-        group_size: int,
-        steps: int,
-        batch_size: int,
-        lr: float,
-        betas: Sequence[float],
-        r1_gamma: float,
-        r1_every: int,
-        path_weight: float,
-        path_every: int,
-        mixing: float,
-        noise: str,
-        ema: float,
-        mirror: bool,
-        ada: Mapping[str, Any] | None,
-    ):
-        super().__init__()
-        self.pretrained = pretrained
-        if pretrained is not None:
-            self.take(*load_networks(pretrained, conv_clamp=conv_clamp))
-            if self.image_size != image_size:
+    #: Path of NVIDIA's pickle, genforce's checkpoint (StyleGAN as well) or IF-GMI's converted weights; None:
+    #: trained. With a path the networks are what the file says, and of the options only image_size, which must
+    #: be the file's, and conv_clamp, which converted weights do not tell, count.
+    pretrained: str | None
+    image_size: int  # px; a power of two from 8
+    z_dim: int  # numbers in a latent
+    w_dim: int  # numbers in a code
+    mapping_layers: int  # of the mapping network
+    mapping_lr: float  # of the mapping network, times lr
+    channel_base: int  # channels at resolution r: channel_base / r, at most channel_max
+    channel_max: int
+    conv_clamp: float | None  # bounds features; None: nothing does
+    group_size: int  # images that share the discriminator's minibatch deviation
+    steps: int  # each one of the generator and one of the discriminator
+    batch_size: int  # public images per step
+    lr: float  # of Adam, both networks
+    betas: Sequence[float]  # of Adam, both networks
+    ema: float  # decay per step of the average that replaces the generator's weights; 0: none
+
+    def __post_init__(self) -> None:
+        """Read the file or make both networks. Raises ConfigError for options that cannot be, CheckpointError
+        for a file that is none of the three.
+        """
+        if self.pretrained is not None:
+            wanted = self.image_size
+            self.take(*load_networks(self.pretrained, conv_clamp=self.conv_clamp))
+            if self.image_size != wanted:
                 raise ConfigError(
-                    f"attack.prior.image_size={image_size}, but {pretrained} draws {self.image_size} pixels; set it to {self.image_size}"
+                    f"attack.prior.image_size={wanted}, but {self.pretrained} draws {self.image_size} pixels; "
+                    f"set it to {self.image_size}"
                 )
             return
-        require_counts("attack.prior", z_dim=z_dim, w_dim=w_dim, mapping_layers=mapping_layers)
-        require_counts("attack.prior", channel_base=channel_base, channel_max=channel_max)
-        require_counts("attack.prior", group_size=group_size, batch_size=batch_size)
-        if batch_size % min(group_size, batch_size):
-            raise ConfigError(
-                f"attack.prior.batch_size={batch_size} does not divide into groups of attack.prior.group_size={group_size}; "
-                "make it a multiple"
-            )
-        self.recipe = Recipe(
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            betas=betas,
-            r1_gamma=r1_gamma,
-            r1_every=r1_every,
-            path_weight=path_weight,
-            path_every=path_every,
-            mixing=mixing,
-            noise=Rendering(noise).noise_mode,
-            ema=ema,
-            mirror=mirror,
-            ada=_ada(ada),
+        self._check()
+        generator = StyleGAN2Generator(
+            z_dim=self.z_dim,
+            w_dim=self.w_dim,
+            img_resolution=self.image_size,
+            mapping_kwargs={"num_layers": self.mapping_layers, "lr_multiplier": self.mapping_lr},
+            synthesis_kwargs={
+                "channel_base": self.channel_base,
+                "channel_max": self.channel_max,
+                "conv_clamp": self.conv_clamp,
+            },
         )
-        channels: dict[str, Any] = {"channel_base": channel_base, "channel_max": channel_max}
-        generator = Generator(
-            z_dim=z_dim,
-            w_dim=w_dim,
-            img_resolution=image_size,
-            mapping_kwargs={"num_layers": mapping_layers, "lr_multiplier": mapping_lr},
-            synthesis_kwargs={**channels, "conv_clamp": conv_clamp},
-        )
-        discriminator = Discriminator(
-            img_resolution=image_size,
-            conv_clamp=conv_clamp,
-            epilogue_kwargs={"mbstd_group_size": group_size},
-            **channels,
+        discriminator = StyleGAN2Discriminator(
+            img_resolution=self.image_size,
+            channel_base=self.channel_base,
+            channel_max=self.channel_max,
+            conv_clamp=self.conv_clamp,
+            epilogue_kwargs={"mbstd_group_size": self.group_size},
         )
         self.take(generator, discriminator)
+
+    def _check(self) -> None:
+        require_counts(
+            "attack.prior",
+            z_dim=self.z_dim,
+            w_dim=self.w_dim,
+            mapping_layers=self.mapping_layers,
+            channel_base=self.channel_base,
+            channel_max=self.channel_max,
+            group_size=self.group_size,
+            steps=self.steps,
+            r1_every=self.r1_every,
+            path_every=self.path_every,
+        )
+        require_optimiser(batch_size=self.batch_size, lr=self.lr, betas=self.betas, ema=self.ema)
+        require_numbers("attack.prior", r1_gamma=self.r1_gamma, path_weight=self.path_weight)
+        require_numbers("attack.prior", mixing=self.mixing, high=1)
+        if self.batch_size % min(self.group_size, self.batch_size):
+            raise ConfigError(
+                f"attack.prior.batch_size={self.batch_size} does not divide into groups of "
+                f"attack.prior.group_size={self.group_size}; make it a multiple"
+            )
+        Rendering(self.noise)  # refuses an unknown one
+        if self.ada and (set(self.ada) != {"target", "images"} or not self.ada["images"] >= 1):
+            raise ConfigError(
+                f"attack.prior.ada={dict(self.ada)} is not usable; give target and images, at least 1, or null"
+            )
 
     def fit(
         self,
         public: ImageSet | None,
-        victim: AnyVictim | None,
+        victim: AnyVictim | None = None,
         *,
         seed: int,
         work: Path,
         runtime: Runtime,
     ) -> dict[str, float]:
-        """Train on ``public``; with ``pretrained`` there is nothing to do. The victim plays no part.
-
-        Returns the final losses and what else is reported, nothing for published weights. Raises ConfigError
-        for images of another size, and as ``train_stylegan2``.
+        """Train on ``public``; with ``pretrained`` there is nothing to do. Returns the final losses and what
+        else is reported.
         """
         if self.pretrained is not None:
             return {}
-        public = needed(public)
-        height, width = public.images.shape[-2:]
-        if (height, width) != (self.image_size, self.image_size):
-            raise ConfigError(
-                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
-                "make them equal"
-            )
-        assert isinstance(self.generator, Generator)
+        self.training_images(public)
+        assert public is not None
+        assert isinstance(self.generator, StyleGAN2Generator)
         assert self.discriminator is not None  # both made by the constructor
-        return train_stylegan2(
+        device = runtime.device
+        images = place_images(public, device, runtime.image_placement).images
+        batches = Shuffled(len(images), self.batch_size, seed=seed, purpose="epoch", device=images.device)
+        gan = StyleGAN2Training(
             self.generator,
             self.discriminator,
-            public,
-            self.recipe,
-            seed=seed,
+            self,
+            lr=self.lr,
+            betas=self.betas,
+            ema=self.ema,
+            device=device,
+        )
+
+        def step(number: int, previous: Tensor) -> Tensor:
+            real = to_float(images[batches.rows(number)].to(device)) * 2 - 1
+            return gan.step(real, seeding.generator(seed, "prior", "step", number, device=device), number)
+
+        shown = sample_latents(self.z_dim, seed, device)
+        numbers = train(
+            gan,
+            step,
+            steps=self.steps,
+            names=NAMES,
+            samples=lambda: gan.samples(shown, self.batch_size),
+            remedy="lower attack.prior.lr or raise attack.prior.r1_gamma",
+            title="training StyleGAN2",
             work=work,
             runtime=runtime,
         )
-
-
-def _ada(node: Mapping[str, Any] | None) -> Ada | None:
-    if node is None:
-        return None
-    if set(node) != {"target", "images"} or not node["images"] >= 1:
-        raise ConfigError(
-            f"attack.prior.ada={dict(node)} is not usable; give target and images, at least 1, or null"
-        )
-    return Ada(target=node["target"], images=node["images"])
+        gan.finish(self.z_dim, seed)
+        return numbers

@@ -21,8 +21,8 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.priors.stylegan.generator import Generator
-from midre_exp.priors.stylegan.stylegan1 import StyleGAN
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
+from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
@@ -76,7 +76,7 @@ class Small(StylePrior):
 
     def __init__(self):
         super().__init__()
-        network = Generator(
+        network = StyleGAN2Generator(
             z_dim=16,
             w_dim=16,
             img_resolution=32,
@@ -479,7 +479,7 @@ def test_generators_that_cannot_be_cut_are_refused_before_the_search(tmp_path):
     class First(ToyPrior):
         def __init__(self):
             nn.Module.__init__(self)
-            self.take(StyleGAN(image_size=64, z_dim=8, w_dim=8, channel_max=4), None)
+            self.take(StyleGAN1Generator(image_size=64, z_dim=8, w_dim=8, channel_max=4), None)
 
     target = toy_victim()
     with pytest.raises(ConfigError, match="StyleGAN of 2019"):

@@ -21,7 +21,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.loop import Loop
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Threat, Victim
@@ -73,7 +73,9 @@ class SmallPrior(StylePrior):
         sizes = {"channel_base": 128, "channel_max": 8}
         mapping = {"num_layers": 2}
         self.take(
-            Generator(z_dim=12, w_dim=12, img_resolution=16, mapping_kwargs=mapping, synthesis_kwargs=sizes),
+            StyleGAN2Generator(
+                z_dim=12, w_dim=12, img_resolution=16, mapping_kwargs=mapping, synthesis_kwargs=sizes
+            ),
             None,
         )
 

@@ -188,6 +188,6 @@ def test_a_whole_run_trains_its_prior_against_the_target_and_leaves_a_record(tin
     assert 0 <= record["metrics"]["att_acc1"] <= 100
     assert "Inception weights" in record["missing"]["fid"]
     prior = Store(settings["paths"]["store"]).find("prior", record["artifacts"]["prior"])
-    chosen = prior.tensors("weights")["chosen"]
+    chosen = prior.tensors("weights")["selection"]
     assert chosen.shape == (4, 4)
     assert 0 <= chosen.min() <= chosen.max() < 32

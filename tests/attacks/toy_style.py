@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.priors.stylegan.discriminator import Discriminator
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, Victim
@@ -22,7 +22,7 @@ from tests.priors.stylegan.test_networks import discriminator, filled, generator
 class ToyPrior(StylePrior):
     """Weights of stylegan2_g64.json, scaled so that images vary naturally: z and w of 64, 10 layers."""
 
-    def __init__(self, judge: Discriminator | None = None):
+    def __init__(self, judge: StyleGAN2Discriminator | None = None):
         super().__init__()
         self.take(filled(generator(), natural=True), judge)
 

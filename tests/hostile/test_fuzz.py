@@ -24,7 +24,6 @@ import safetensors.torch
 import torch
 from PIL import Image
 from scipy.io import savemat
-from tests.priors.test_genforce import stylegan_state
 from torch import Tensor
 
 from midre_exp.data.cache import UNREADABLE
@@ -36,16 +35,18 @@ from midre_exp.data.readers.stanford_dogs import first_box, read_list
 from midre_exp.data.readers.vggface2 import read_boxes
 from midre_exp.data.transforms import Resize
 from midre_exp.errors import UserError
-from midre_exp.priors.fixtures import official, pickled
 from midre_exp.priors.stylegan.files import load_networks
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.genforce import load_genforce
-from midre_exp.priors.stylegan.nvidia import Generator, load_pickle
+from midre_exp.priors.stylegan.nvidia import load_pickle
+from midre_exp.priors.stylegan.nvidia_fixture import official, pickled
 from midre_exp.records import read_record
 from midre_exp.report.runs.published import PUBLISHED, read_published
 from midre_exp.store import lockfile as lockfiles
 from midre_exp.store.files import read_json
 from midre_exp.weights import checkpoint
 from midre_exp.weights.state_dict import read_state_dict
+from tests.priors.stylegan.test_genforce import stylegan_state
 from tests.report.paper_records import record
 
 SECONDS = 2.0
@@ -100,9 +101,9 @@ def mat_bytes(compressed: bool) -> bytes:
     return file.getvalue()
 
 
-def generator() -> Generator:
+def generator() -> StyleGAN2Generator:
     torch.manual_seed(0)
-    return Generator(**GENERATOR).eval()
+    return StyleGAN2Generator(**GENERATOR).eval()
 
 
 def checkpoint_bytes() -> bytes:

@@ -1,19 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
-from torch import nn
 
-from midre_exp.data.base import ImageSet, to_float
-from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.plan.config import CONF_DIR
+from midre_exp.data.base import to_float
 from midre_exp.priors import build_network
-from midre_exp.priors.base import initial_prior
-from midre_exp.priors.gan.base import Gan
 from midre_exp.priors.gan.kedmi_gan import (
     discriminator_loss,
     discriminator_step,
@@ -24,83 +16,18 @@ from midre_exp.priors.gan.kedmi_gan import (
     supervised_loss,
     unsupervised_loss,
 )
-from midre_exp.priors.kedmi import KedMIPrior, MinibatchDiscrimination, MinibatchDiscriminator
+from midre_exp.priors.gan.kedmi_networks import KedMIDiscriminator, MinibatchDiscrimination
+from midre_exp.priors.gan.training import GanTraining
+from midre_exp.priors.kedmi import KedMIPrior
 from midre_exp.runtime import Runtime
-from midre_exp.targets.base import Output
-from midre_exp.threat import Threat, Victim
-from midre_exp.weights import checkpoint
 from tests.golden.fill import fill, golden, golden_images, official_shapes, shapes_of
+from tests.priors.small import CLASSES, Colours, public, same, small, victim
 
 CPU = torch.device("cpu")
-CLASSES = 3
 
 
-def small(**changes) -> KedMIPrior:
-    """The prior of conf/attack/prior/kedmi.yaml, made tiny."""
-    node = {
-        **OmegaConf.to_container(OmegaConf.load(CONF_DIR / "attack" / "prior" / "kedmi.yaml"), resolve=False),
-        "image_size": 32,
-        "latent_dim": 6,
-        "width": 2,
-        "kernels": 3,
-        "kernel_dims": 2,
-        "batch_size": 8,
-        "steps": 12,
-        "critic_steps": 2,
-        **changes,
-    }
-    return initial_prior(node, num_classes=CLASSES)
-
-
-def public(n: int = 40, size: int = 32) -> ImageSet:
-    images = torch.randint(0, 256, (n, 3, size, size), generator=torch.Generator().manual_seed(0))
-    return ImageSet(images.to(torch.uint8), torch.zeros(n, dtype=torch.int64), ("somebody",))
-
-
-class Colours(nn.Module):
-    """A target that answers by the mean of each colour."""
-
-    def forward(self, images, taps=()):
-        features = images.mean((2, 3))
-        return Output(40 * features, features)
-
-
-def victim(threat=Threat.WHITE_BOX):
-    return Victim.of(Colours(), CLASSES, threat)
-
-
-@dataclass(frozen=True)
-class Killed(Runtime):
-    """Is interrupted before the given training step, as by Ctrl-C."""
-
-    at: int = 0
-
-    def bar(self, steps, title, total=None, done=0):
-        for step in steps:
-            if title == "training the GAN" and step == self.at:
-                raise KeyboardInterrupt
-            yield step
-
-
-@dataclass
-class Recorder:
-    steps: list[int] = field(default_factory=list)
-    grids: list[tuple[int, torch.Size]] = field(default_factory=list)
-
-    def log(self, values, step):
-        self.steps.append(step)
-
-    def images(self, name, images, step):
-        self.grids.append((step, images.shape))
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
-def gan_of(prior: KedMIPrior) -> Gan:
-    return Gan(prior.generator, prior.discriminator, lr=1e-2, betas=(0.5, 0.9), ema=0, device=CPU)
+def gan_of(prior: KedMIPrior) -> GanTraining:
+    return GanTraining(prior.generator, prior.discriminator, lr=1e-2, betas=(0.5, 0.9), ema=0, device=CPU)
 
 
 # the discriminator
@@ -141,8 +68,8 @@ def test_minibatch_discrimination_equals_a_loop_over_pairs_of_each_group():
         assert (found[:, 5:] > 0).any()
 
 
-def test_a_group_is_judged_as_if_it_came_alone_and_features_never_see_the_batch():
-    network = small().discriminator
+def test_a_group_is_scored_as_if_it_came_alone_and_features_never_see_the_batch():
+    network = small("kedmi").discriminator
     network.mbd1.T.data *= 0.05
     images = torch.rand(7, 3, 32, 32)
     features, logits = network(images, 3)
@@ -156,7 +83,7 @@ def test_a_group_is_judged_as_if_it_came_alone_and_features_never_see_the_batch(
 
 @pytest.mark.parametrize(("size", "features"), [(32, 2 * 4 * 4), (64, 2 * 4 * 16)])
 def test_other_sizes_keep_the_layers(size, features):
-    network = MinibatchDiscriminator(num_classes=5, width=2, image_size=size, kernels=3, kernel_dims=2)
+    network = KedMIDiscriminator(num_classes=5, width=2, image_size=size, kernels=3, kernel_dims=2)
     found, logits = network(torch.rand(2, 3, size, size))
     assert found.shape == (2, features) and logits.shape == (2, 5)
     assert list(shapes_of(network)) == list(official_shapes("kedmi_discriminator"))
@@ -201,16 +128,16 @@ def test_without_entropy_weight_only_the_features_are_matched():
 # steps
 
 
-def test_a_discriminator_step_equals_three_batches_judged_one_by_one():
-    prior, draws = small().double(), torch.Generator().manual_seed(0)
+def test_a_discriminator_step_equals_three_batches_scored_one_by_one():
+    prior, draws = small("kedmi").double(), torch.Generator().manual_seed(0)
     prior.discriminator.mbd1.T.data *= 0.05
     real = torch.rand(8, 3, 32, 32, generator=draws, dtype=torch.float64)
     latents = torch.randn(4, 6, generator=draws, dtype=torch.float64)
     soft = torch.randn(4, CLASSES, generator=draws, dtype=torch.float64).softmax(1)
-    judge = prior.discriminator
+    critic = prior.discriminator
     fake = prior.generator.train()(latents).detach()
-    loss = discriminator_loss(judge(real[:4])[1], soft, judge(real[4:])[1], judge(fake)[1])
-    parameters = list(judge.parameters())
+    loss = discriminator_loss(critic(real[:4])[1], soft, critic(real[4:])[1], critic(fake)[1])
+    parameters = list(critic.parameters())
     expected = torch.autograd.grad(loss, parameters)
 
     gan = gan_of(prior)
@@ -222,7 +149,7 @@ def test_a_discriminator_step_equals_three_batches_judged_one_by_one():
 
 
 def test_a_generator_step_moves_the_generator_alone_down_its_loss():
-    prior, draws = small().double(), torch.Generator().manual_seed(0)
+    prior, draws = small("kedmi").double(), torch.Generator().manual_seed(0)
     real = torch.rand(4, 3, 32, 32, generator=draws, dtype=torch.float64)
     latents = torch.randn(4, 6, generator=draws, dtype=torch.float64)
     gan = gan_of(prior)
@@ -230,44 +157,23 @@ def test_a_generator_step_moves_the_generator_alone_down_its_loss():
     loss = generator_loss(features, prior.discriminator(real)[0], logits, 0.1)
     parameters = list(prior.generator.parameters())
     expected = torch.autograd.grad(loss, parameters)
-    judge = [p.clone() for p in prior.discriminator.parameters()]
+    before = [p.clone() for p in prior.discriminator.parameters()]
 
     found = generator_step(gan, real, latents, entropy_weight=0.1)
     assert found.item() == pytest.approx(loss.item(), rel=1e-9)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-7, atol=1e-12)
-    assert all(torch.equal(p, b) for p, b in zip(prior.discriminator.parameters(), judge, strict=True))
+    assert all(torch.equal(p, b) for p, b in zip(prior.discriminator.parameters(), before, strict=True))
 
 
 # training
 
 
-def test_a_prior_is_told_how_many_classes_the_target_has():
-    assert small().discriminator.fc_layer.out_features == CLASSES
-
-
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "critic_steps": 1, "group": 4}])
-def test_a_killed_training_continues_to_the_same_bytes_without_asking_again(tmp_path, changes):
-    whole, broken, continued = small(**changes), small(**changes), small(**changes)
-    runtime, target = Runtime(checkpoint_every=5), victim()
-    numbers = whole.fit(public(), target, seed=3, work=tmp_path / "whole", runtime=runtime)
-    assert target.queries == 40
-    work = tmp_path / "broken"
-    with pytest.raises(KeyboardInterrupt):
-        broken.fit(public(), victim(), seed=3, work=work, runtime=Killed(checkpoint_every=5, at=7))
-    assert checkpoint.load(work / "kedmi.pt")["step"] == 5
-    assert not same(broken, whole)
-    again = victim()
-    assert continued.fit(public(), again, seed=3, work=work, runtime=runtime) == numbers
-    assert again.queries == 0
-    assert same(continued, whole)
-
-
 def test_another_seed_or_group_gives_another_prior(tmp_path):
-    priors = [small(steps=3), small(steps=3), small(steps=3, group=2)]
+    priors = [small("kedmi", steps=3), small("kedmi", steps=3), small("kedmi", steps=3, group=2)]
     for index, prior in enumerate(priors):
         prior.discriminator.mbd1.T.data *= 0.05  # else everything is far from everything
-        prior.fit(public(), victim(), seed=index % 2, work=tmp_path / str(index), runtime=Runtime())
+        prior.fit(public(size=32), victim(), seed=index % 2, work=tmp_path / str(index), runtime=Runtime())
     assert not same(*priors[:2]) and not same(priors[0], priors[2])
 
 
@@ -278,21 +184,21 @@ def test_the_three_passes_are_shuffled_on_their_own(tmp_path, monkeypatch):
         seen.append((real, soft_labels))
         return discriminator_step(gan, real, soft_labels, latents, **options)
 
-    monkeypatch.setattr("midre_exp.priors.gan.kedmi_gan.discriminator_step", watch)
-    small(steps=2).fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime())
+    monkeypatch.setattr("midre_exp.priors.kedmi.discriminator_step", watch)
+    small("kedmi", steps=2).fit(public(size=32), victim(), seed=0, work=tmp_path, runtime=Runtime())
     real, soft = seen[0]
     torch.testing.assert_close(soft, Colours()(real[:8]).logits.softmax(1))  # of the labelled half
     assert not torch.equal(real[:8], real[8:])
 
 
 def test_the_discriminator_learns_the_answers_of_the_target(tmp_path):
-    images = public(60)
+    images = public(60, 32)
     images.images[:20, 0] //= 2
     images.images[20:40, 1] //= 2
-    prior = small(steps=60, critic_steps=10, width=4, lr=3e-3)
-    prior.fit(images, victim(), seed=0, work=tmp_path, runtime=Runtime())
+    prior = small("kedmi", steps=60, critic_steps=10, width=4, lr=3e-3)
+    prior.fit(images, victim(scale=40), seed=0, work=tmp_path, runtime=Runtime())
     shown = to_float(images.images)
-    soft = Colours()(shown).logits.softmax(1)
+    soft = Colours(40)(shown).logits.softmax(1)
     with torch.no_grad():
         _, logits = prior.discriminator(shown, 8)
     # the target's own entropy is the least possible; knowing nothing is log 3
@@ -301,75 +207,10 @@ def test_the_discriminator_learns_the_answers_of_the_target(tmp_path):
 
 
 def test_realism_is_the_logsumexp_within_a_group():
-    prior = small()
+    prior = small("kedmi")
     prior.discriminator.mbd1.T.data *= 0.05
     images = torch.rand(4, 3, 32, 32)
     assert torch.equal(prior.realism(images), prior.discriminator(images)[1].logsumexp(1))
     torch.testing.assert_close(prior.realism(images, 2)[:2], prior.realism(images[:2]))
     real = F.softplus(prior.realism(images)) - prior.realism(images)
     assert (real > 0).all()
-
-
-def test_training_reports_numbers_and_samples_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.priors.gan.kedmi_gan.LOG_EVERY", 4)
-    monkeypatch.setattr("midre_exp.priors.gan.kedmi_gan.SAMPLES_EVERY", 6)
-    tracker, prior = Recorder(), small()
-    numbers = prior.fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime(tracker=tracker))
-    assert tracker.steps == [4, 8, 12]
-    assert tracker.grids == [(6, (64, 3, 32, 32)), (12, (64, 3, 32, 32))]
-    assert set(numbers) == {"supervised_loss", "unsupervised_loss", "generator_loss"}
-    assert not any(module.training for module in (prior.generator, prior.discriminator))
-
-
-@pytest.mark.parametrize(("steps", "count"), [(None, 2 * 5), (4, 4)])
-def test_steps_override_epochs_of_whole_batches(tmp_path, steps, count):
-    prior = small(epochs=2, steps=steps)
-    prior.fit(public(41), victim(), seed=0, work=tmp_path, runtime=Runtime(checkpoint_every=count))
-    assert checkpoint.load(tmp_path / "kedmi.pt")["step"] == count
-
-
-def test_published_weights_replace_training_and_ask_nothing(tmp_path):
-    source, target = small(), victim()
-    paths = {}
-    for name in ("generator", "discriminator"):
-        network = fill(source.get_submodule(name))
-        paths[name] = str(tmp_path / f"{name}.tar")
-        torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, paths[name])
-    prior = small(seed=1, pretrained=paths)
-    assert prior.fit(public(2), target, seed=0, work=tmp_path, runtime=Runtime()) == {}
-    assert same(source, prior) and target.queries == 0
-    other = small(pretrained=paths, width=3)
-    with pytest.raises(CheckpointError, match="does not fit"):
-        other.fit(public(2), target, seed=0, work=tmp_path, runtime=Runtime())
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"pretrained": {"generator": "g.tar", "discriminator": None}}, "needs .*only generator"),
-        ({"steps": 0}, "prior.steps=0 must be at least 1"),
-        ({"critic_steps": 0}, "prior.critic_steps=0"),
-        ({"group": 0}, "prior.group=0"),
-        ({"group": 3}, "prior.group=3 must divide attack.prior.batch_size=8"),
-        ({"kernels": 0}, "prior.kernels=0"),
-        ({"image_size": 16}, "prior.image_size=16 is not supported by KedMI's discriminator"),
-    ],
-)
-def test_a_prior_that_cannot_be_trained_is_refused_by_name(changes, words):
-    with pytest.raises(ConfigError, match=words):
-        small(**changes)
-
-
-@pytest.mark.parametrize(
-    ("images", "target", "changes", "words"),
-    [
-        (public(7), victim(), {}, "prior.batch_size=8 must lie between 1 and the 7 public images"),
-        (public(size=64), victim(), {}, "prior.image_size=32, but the public images have 64x64 pixels"),
-        (public(), victim(Threat.LABELS), {}, "use it with a white-box attack"),
-        (public(), None, {}, "use it with a white-box attack"),
-        (public(), victim(), {"lr": 1e30, "steps": 4}, "diverged before step 4; lower attack.prior.lr"),
-    ],
-)
-def test_unusable_images_or_victims_and_divergence_are_user_errors(tmp_path, images, target, changes, words):
-    with pytest.raises(ConfigError, match=words):
-        small(**changes).fit(images, target, seed=0, work=tmp_path, runtime=Runtime())

@@ -29,7 +29,7 @@ from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from tests.attacks import test_lomma
 from tests.conftest import tiny_overrides
-from tests.priors import test_kedmi, test_plgmi, test_stylegan2_prior
+from tests.priors.small import public, small, victim
 
 ROOT = Path(__file__).parents[2]
 VIEWS = {view.name: view for view in load_views()}
@@ -113,7 +113,7 @@ def logged(tmp_path_factory) -> dict[str, set[str]]:
         patch.setenv("NETRC", str(folder / "netrc"))
         patch.delenv("WANDB_API_KEY", raising=False)
         for name in ("LOG_EVERY", "SAMPLES_EVERY"):
-            patch.setattr(f"midre_exp.priors.gan.wgan.{name}", 6)
+            patch.setattr(f"midre_exp.priors.gan.training.{name}", 6)
         patch.chdir(folder)
         chosen = ["tracking=wandb", "defense=[midre,bido,mid]", "target.recipe.epochs=1"]
         run(settings_of([*tiny_overrides(folder), *chosen]))
@@ -126,21 +126,15 @@ def logged_elsewhere(tmp_path_factory) -> set[str]:
     notes = Notes()
     runtime = Runtime(tracker=notes)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("priors.kedmi_gan", "priors.cgan", "priors.stylegan2_training"):
-            patch.setattr(f"midre_exp.{module}.LOG_EVERY", 2)
-            patch.setattr(f"midre_exp.{module}.SAMPLES_EVERY", 2)
+        for name in ("LOG_EVERY", "SAMPLES_EVERY"):
+            patch.setattr(f"midre_exp.priors.gan.training.{name}", 2)
+        for name in ("kedmi", "plgmi", "stylegan2"):
+            prior, work = small(name, steps=2), tmp_path_factory.mktemp(name)
+            prior.fit(public(40, prior.image_size), victim(), seed=0, work=work, runtime=runtime)
         patch.setattr("midre_exp.surrogates.lomma.LOG_EVERY", 1)
-        made = {
-            test_kedmi: test_kedmi.small(steps=2),
-            test_plgmi: test_plgmi.small(steps=2),
-            test_lomma: test_lomma.small(steps=1, students=["b0", "b1", "b2"]),
-        }
-        for module, thing in made.items():
-            work = tmp_path_factory.mktemp(module.__name__)
-            thing.fit(module.public(), module.victim(), seed=0, work=work, runtime=runtime)
-        style = test_stylegan2_prior.small(steps=2)
-        work = tmp_path_factory.mktemp("style")
-        style.fit(test_stylegan2_prior.public(), None, seed=0, work=work, runtime=runtime)
+        students = test_lomma.small(steps=1, students=["b0", "b1", "b2"])
+        work = tmp_path_factory.mktemp("lomma")
+        students.fit(test_lomma.public(), test_lomma.victim(), seed=0, work=work, runtime=runtime)
     Pace(2, 0).report(runtime, torch.ones(2), 1, 2)
     shown = {
         name

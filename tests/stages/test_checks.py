@@ -17,7 +17,7 @@ from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.executor import Executor
 from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
 from midre_exp.plan.config import build
-from midre_exp.priors.fixtures import write_stylegan2
+from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.run import run
 from midre_exp.stages import make_plan
 from midre_exp.stages.parts import make_parts

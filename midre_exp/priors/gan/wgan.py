@@ -1,48 +1,13 @@
-"""WGAN-GP (Gulrajani et al. 2017) as the GMI family trains it: losses as pure functions, and the training
-loop.
-
-It knows neither the networks nor where images come from.
-"""
+"""WGAN-GP (Gulrajani et al. 2017) as the GMI family trains it: its losses, and one step of the critic."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from midre_exp import seeding
-from midre_exp.data.base import to_float
-from midre_exp.errors import ConfigError
-from midre_exp.plan.validate import require_counts, require_numbers
-from midre_exp.priors.gan.base import Gan, GanRecipe, Shuffled
-from midre_exp.runtime import Runtime
-
-LOG_EVERY = 100  #: critic steps between reports: the only moments the host waits for the device
-SAMPLES_EVERY = 2000  #: critic steps between sample grids
-_SAMPLES = 64
-_CHECKPOINT = "wgan.pt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(GanRecipe):
-    """How a WGAN-GP is trained.
-
-    ``steps`` are the critic's, a generator step follows every ``critic_steps``-th; the gradient penalty comes
-    at every ``gp_every``-th critic step with ``gp_every`` times its weight, which is the same on average.
-    """
-
-    critic_steps: int
-    gp_weight: float
-    gp_every: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_counts("attack.prior", critic_steps=self.critic_steps, gp_every=self.gp_every)
-        require_numbers("attack.prior", gp_weight=self.gp_weight)
+from midre_exp.priors.gan.training import GanTraining
 
 
 def wasserstein(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -78,58 +43,21 @@ def generator_loss(fake_scores: Tensor) -> Tensor:
     return -fake_scores.mean()
 
 
-def train_wgan(
-    generator: nn.Module,
-    critic: nn.Module,
-    images: Tensor,
-    recipe: Recipe,
-    *,
-    latent_dim: int,
-    seed: int,
-    work: Path,
-    runtime: Runtime,
-) -> dict[str, float]:
-    """Train both networks in place, from the weights they have, on ``images`` uint8 [n, 3, h, w].
-
-    Returns the means of the last 100 steps. Continues from the checkpoint in ``work`` with the result of an
-    unbroken run. Raises ConfigError when the images do not fill a batch or the losses stop being finite.
-    """
-    device = runtime.device
-    images = images.to(device)
-    batches = Shuffled(len(images), recipe.batch_size, seed=seed, purpose="epoch", device=device)
-    gan = Gan(generator, critic, lr=recipe.lr, betas=recipe.betas, ema=recipe.ema, device=device)
-    saved = gan.restore(work / _CHECKPOINT)
-    start = int(saved.get("step", 0))
-    recent = saved.get("recent", torch.zeros(LOG_EVERY, 2)).to(device)
-    shown = torch.randn(_SAMPLES, latent_dim, generator=seeding.generator(seed, "prior", "shown")).to(device)
-
-    for step in runtime.bar(range(start, recipe.steps), "training the GAN", total=recipe.steps, done=start):
-        real = to_float(images[batches.rows(step)])
-        draws = seeding.generator(seed, "prior", "step", step, device=device)
-        latents = torch.randn(2, len(real), latent_dim, generator=draws, device=device)
-        alpha = torch.rand(len(real), 1, 1, 1, generator=draws, device=device)
-        recent[step % LOG_EVERY] = critic_step(
-            gan, real, latents[0], alpha, gp_weight=recipe.gp_weight, gp_every=recipe.gp_every, step=step
-        )
-        done = step + 1
-        if done % recipe.critic_steps == 0:
-            gan.generator_step(generator_loss(critic(generator(latents[1]))))
-        if done % LOG_EVERY == 0:
-            runtime.tracker.log(_means(recent, done), done)
-        if done % SAMPLES_EVERY == 0:
-            with torch.no_grad():
-                runtime.tracker.images("samples", generator.eval()(shown), done)
-            generator.train()
-        if done % runtime.checkpoint_every == 0:
-            gan.save(work / _CHECKPOINT, step=done, recent=recent)
-    gan.finish(latent_dim, seed)
-    return _means(recent, recipe.steps)
-
-
 def critic_step(
-    gan: Gan, real: Tensor, latents: Tensor, alpha: Tensor, *, gp_weight: float, gp_every: int, step: int
+    gan: GanTraining,
+    real: Tensor,
+    latents: Tensor,
+    alpha: Tensor,
+    *,
+    gp_weight: float,
+    gp_every: int,
+    step: int,
 ) -> Tensor:
-    """Move the critic on a batch of float images; returns the distance estimate and the penalty, [2]."""
+    """Move the critic on a batch of float images; returns the distance estimate and the penalty, [2].
+
+    The gradient penalty comes at every ``gp_every``-th ``step`` with ``gp_every`` times its weight, which is
+    the same on average.
+    """
     with torch.no_grad():
         fake = gan.generator(latents)
     scores = gan.critic(torch.cat([real, fake]))  # no layer mixes images, so one pass serves both
@@ -139,13 +67,3 @@ def critic_step(
         penalty = gp_every * gradient_penalty(gan.critic, real, fake, alpha)
     gan.critic_step(critic_loss(real_scores, fake_scores, penalty, gp_weight))
     return torch.stack([wasserstein(real_scores, fake_scores), penalty]).detach()
-
-
-def _means(recent: Tensor, done: int) -> dict[str, float]:
-    """Means over the last steps. Raises ConfigError when they are not finite."""
-    distance, penalty = recent[: min(done, LOG_EVERY)].mean(0).tolist()
-    if not math.isfinite(distance + penalty):
-        raise ConfigError(
-            f"the GAN diverged before step {done}; lower attack.prior.lr or raise attack.prior.gp_weight"
-        )
-    return {"wasserstein": distance, "gradient_penalty": penalty}

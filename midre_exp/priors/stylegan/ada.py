@@ -44,7 +44,7 @@ def _shifted(size: int, uniform: Tensor) -> Tensor:
     return (size - 1) - (size - 1 - index).abs()
 
 
-def adapted(strength: Tensor, sign: Tensor, *, target: float, images: int, full: int) -> Tensor:
+def adapted(strength: Tensor, sign: Tensor, *, target: float, images: int, full: float) -> Tensor:
     """The new strength after ``images`` images of mean sign ``sign`` of their scores: towards more above
     ``target``, to less below.
 

@@ -147,7 +147,7 @@ class DiscriminatorEpilogue(nn.Module):
         return (logits * cmap).sum(1, keepdim=True) / math.sqrt(self.cmap_dim)
 
 
-class Discriminator(nn.Module):
+class StyleGAN2Discriminator(nn.Module):
     """Images [n, img_channels, img_resolution, img_resolution], nominally in [-1, 1], to logits [n, 1];
     larger is more real.
 

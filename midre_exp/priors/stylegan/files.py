@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.priors.stylegan.discriminator import Discriminator
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.genforce import load_genforce
 from midre_exp.priors.stylegan.nvidia import load_pickle
-from midre_exp.priors.stylegan.stylegan1 import StyleGAN
+from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 from midre_exp.store.files import is_special
 from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
@@ -34,7 +34,7 @@ _LISTED = 4
 
 def load_networks(
     path: str | Path, *, conv_clamp: float | None
-) -> tuple[Generator | StyleGAN, Discriminator | None]:
+) -> tuple[StyleGAN2Generator | StyleGAN1Generator, StyleGAN2Discriminator | None]:
     """The generator to draw with, and the discriminator if the file has one: on the CPU, in eval mode,
     without gradients.
 
@@ -47,8 +47,8 @@ def load_networks(
         if "G_ema" not in networks:
             raise CheckpointError(f"{path} has no G_ema, the generator to draw with; give NVIDIA's own file")
         generator, discriminator = networks["G_ema"], networks.get("D")
-        assert isinstance(generator, Generator)  # the reader made it
-        assert discriminator is None or isinstance(discriminator, Discriminator)
+        assert isinstance(generator, StyleGAN2Generator)  # the reader made it
+        assert discriminator is None or isinstance(discriminator, StyleGAN2Discriminator)
         if generator.c_dim or not generator.z_dim or generator.img_channels != 3:
             raise CheckpointError(
                 f"{path} draws {generator.img_channels} channels from {generator.z_dim} latents and {generator.c_dim} labels; "
@@ -86,7 +86,7 @@ def _converted(path: Path) -> dict[Any, Any] | None:
     return entries(state) if isinstance(state, dict) else None
 
 
-def _build(path: Path, state: Mapping[Any, Any], conv_clamp: float | None) -> Generator:
+def _build(path: Path, state: Mapping[Any, Any], conv_clamp: float | None) -> StyleGAN2Generator:
     """The generator whose sizes the shapes of ``state`` tell. Raises CheckpointError unless its tensors are
     exactly these.
     """
@@ -97,7 +97,7 @@ def _build(path: Path, state: Mapping[Any, Any], conv_clamp: float | None) -> Ge
         raise CheckpointError(f"{path} {refusal}") from refusal
     try:
         with torch.device("meta"):
-            network = Generator(**_sizes(tensors, conv_clamp))
+            network = StyleGAN2Generator(**_sizes(tensors, conv_clamp))
     except (KeyError, IndexError, ValueError, ConfigError) as error:
         reason = ascii(str(error)[:200])[1:-1]
         raise CheckpointError(

@@ -216,7 +216,7 @@ class SynthesisNetwork(nn.Module):
         return x, image
 
 
-class Generator(nn.Module):
+class StyleGAN2Generator(nn.Module):
     """Latents [n, z_dim] to images [n, img_channels, img_resolution, img_resolution], nominally in [-1, 1].
 
     The defaults are the published FFHQ network. ``mapping_kwargs`` and ``synthesis_kwargs`` are further

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.layers import FIR
 from midre_exp.priors.stylegan.ops import fir_filter
-from midre_exp.priors.stylegan.stylegan1 import StyleGAN
+from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 from midre_exp.store.files import is_special
 from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
@@ -29,7 +29,7 @@ _START = "synthesis.early_layer.const"  # StyleGAN2 alone has it
 _LISTED = 4
 
 
-def load_genforce(path: str | Path) -> Generator | StyleGAN:
+def load_genforce(path: str | Path) -> StyleGAN2Generator | StyleGAN1Generator:
     """The generator of a genforce checkpoint, on the CPU, in eval mode and without gradients; nothing of the
     file is executed.
 
@@ -41,12 +41,13 @@ def load_genforce(path: str | Path) -> Generator | StyleGAN:
         options = _options(state)
         renamed = from_genforce(state)
         with torch.device("meta"):
-            network = Generator(**options) if _START in state else StyleGAN(**options)
+            network = StyleGAN2Generator(**options) if _START in state else StyleGAN1Generator(**options)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = ascii(str(error)[:200])[1:-1]
         raise CheckpointError(
             f"{path} holds no StyleGAN or StyleGAN2 generator of genforce ({reason}); give genforce's own file"
         ) from error
+    kind = "StyleGAN2" if _START in state else "StyleGAN"
     expected = network.state_dict()
     filters = {key: fir_filter(FIR) for key in expected if key.endswith("resample_filter")}
     renamed = {**renamed, **filters}
@@ -57,7 +58,7 @@ def load_genforce(path: str | Path) -> Generator | StyleGAN:
     ]
     if wrong:
         raise CheckpointError(
-            f"{path} does not fit the {type(network).__name__} it describes in {len(wrong)} tensors "
+            f"{path} does not fit the {kind} it describes in {len(wrong)} tensors "
             f"({', '.join(ascii(key[:60])[1:-1] for key in wrong[:_LISTED])}); download it again"
         )
     network.requires_grad_(False)

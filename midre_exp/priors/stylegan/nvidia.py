@@ -16,21 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.priors.stylegan.discriminator import Discriminator
-from midre_exp.priors.stylegan.generator import Generator, SynthesisNetwork
-from midre_exp.priors.stylegan.layers import Rendering
-from midre_exp.priors.stylegan.mapping import MappingNetwork
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.nvidia_pickle import Persistent, read_pickle
 from midre_exp.store.files import is_special
 from midre_exp.weights.restricted_pickle import UnsafeFile
 
-__all__ = ["Discriminator", "Generator", "MappingNetwork", "Rendering", "SynthesisNetwork", "load_pickle"]
-
 _LOG = logging.getLogger(__name__)
-_CLASSES: dict[str, type[Generator] | type[Discriminator]] = {
-    "G": Generator,
-    "D": Discriminator,
-    "G_ema": Generator,
+_CLASSES: dict[str, type[StyleGAN2Generator] | type[StyleGAN2Discriminator]] = {
+    "G": StyleGAN2Generator,
+    "D": StyleGAN2Discriminator,
+    "G_ema": StyleGAN2Generator,
+}
+#: What NVIDIA's code, and so its files, call our classes.
+OFFICIAL_NAMES: dict[type[nn.Module], str] = {
+    StyleGAN2Generator: "Generator",
+    StyleGAN2Discriminator: "Discriminator",
 }
 _VERSION = 6
 _DEPTH = 16  # modules within modules; a generator has four
@@ -107,9 +108,10 @@ def _no_pickle(start: bytes) -> str | None:
 def _network(name: str, entry: Any) -> nn.Module:
     """Build and load one network. Raises UnsafeFile when class, arguments or weights do not fit."""
     kind = _CLASSES[name]
-    if not isinstance(entry, Persistent) or entry.class_name != kind.__name__:
+    official = OFFICIAL_NAMES[kind]
+    if not isinstance(entry, Persistent) or entry.class_name != official:
         given = ascii(entry.class_name[:40]) if isinstance(entry, Persistent) else type(entry).__name__
-        raise UnsafeFile(f"has {given} where {name}, a {kind.__name__}, belongs; give NVIDIA's own file")
+        raise UnsafeFile(f"has {given} where {name}, a {official}, belongs; give NVIDIA's own file")
     if entry.version != _VERSION:
         _LOG.warning("%s has format version %d; version %d is known", name, entry.version, _VERSION)
     tensors = dict(_tensors(entry, name))

@@ -133,7 +133,7 @@ class StyleGANSynthesis(nn.Module):
         return image
 
 
-class StyleGAN(nn.Module):
+class StyleGAN1Generator(nn.Module):
     """Latents [n, z_dim] to images [n, 3, image_size, image_size], nominally in [-1, 1]. Raises ConfigError
     for impossible sizes.
     """

@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from midre_exp.errors import CheckpointError
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.genforce import from_genforce, load_genforce
-from midre_exp.priors.stylegan.nvidia import Generator, Rendering
-from midre_exp.priors.stylegan.stylegan1 import StyleGAN, StyleLayer
+from midre_exp.priors.stylegan.layers import Rendering
+from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator, StyleLayer
 from tests.golden.fill import official_shapes, shapes_of
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "options"),
     [
-        ("genforce_stylegan2_1024", Generator, {"img_resolution": 1024}),
-        ("genforce_stylegan_256", StyleGAN, {"image_size": 256}),
+        ("genforce_stylegan2_1024", StyleGAN2Generator, {"img_resolution": 1024}),
+        ("genforce_stylegan_256", StyleGAN1Generator, {"image_size": 256}),
     ],
 )
 def test_every_tensor_of_the_published_layouts_has_its_place(name, kind, options):
@@ -34,7 +35,7 @@ def test_every_tensor_of_the_published_layouts_has_its_place(name, kind, options
     assert renamed == ours
 
 
-def to_genforce(network: Generator) -> dict[str, Tensor]:
+def to_genforce(network: StyleGAN2Generator) -> dict[str, Tensor]:
     """Our StyleGAN2 generator as genforce would store it."""
     state = {"truncation.w_avg": network.mapping.w_avg, "synthesis.upsample.kernel": torch.ones(1, 1, 4, 4)}
     for name, value in network.state_dict().items():
@@ -58,9 +59,9 @@ def to_genforce(network: Generator) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in state.items()}
 
 
-def stylegan2() -> Generator:
+def stylegan2() -> StyleGAN2Generator:
     torch.manual_seed(0)
-    network = Generator(
+    network = StyleGAN2Generator(
         z_dim=6,
         w_dim=6,
         img_resolution=16,
@@ -77,7 +78,7 @@ def test_a_stylegan2_checkpoint_draws_what_the_network_drew(tmp_path):
     wrong = {key: torch.zeros_like(value) for key, value in to_genforce(ours).items()}
     torch.save({"discriminator": {}, "generator": wrong, "generator_smooth": to_genforce(ours)}, path)
     loaded = load_genforce(path)
-    assert isinstance(loaded, Generator)
+    assert isinstance(loaded, StyleGAN2Generator)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     z = torch.randn(2, 6)
@@ -86,7 +87,9 @@ def test_a_stylegan2_checkpoint_draws_what_the_network_drew(tmp_path):
 
 def stylegan_state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    network = StyleGAN(z_dim=6, w_dim=6, image_size=16, channel_base=64, channel_max=8, num_layers=2)
+    network = StyleGAN1Generator(
+        z_dim=6, w_dim=6, image_size=16, channel_base=64, channel_max=8, num_layers=2
+    )
     state = {
         key: torch.randn(value.shape)
         for key, value in network.synthesis.state_dict(prefix="synthesis.").items()
@@ -130,7 +133,7 @@ def test_a_stylegan_checkpoint_draws_what_the_paper_describes(tmp_path):
     state, path = stylegan_state(), tmp_path / "stylegan.pth"
     torch.save({"generator": state}, path)
     loaded = load_genforce(path)
-    assert isinstance(loaded, StyleGAN)
+    assert isinstance(loaded, StyleGAN1Generator)
     z = torch.randn(3, 6)
     torch.testing.assert_close(loaded(z), reference(state, z), rtol=1e-4, atol=1e-4)
     mean = loaded.mapping(z, truncation_psi=0.0, truncation_cutoff=2)

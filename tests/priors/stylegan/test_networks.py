@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
 from midre_exp.priors import build_network
-from midre_exp.priors.stylegan.discriminator import Discriminator, minibatch_stddev
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator, minibatch_stddev
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.layers import Conv2dLayer, Rendering, SynthesisLayer
 from tests.golden.fill import fixed_values, golden, official_shapes, shapes_of
 
@@ -23,7 +23,7 @@ Z = torch.from_numpy(np.random.RandomState(0).standard_normal((2, 64)).astype(np
 WS = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 10, 64)).astype(np.float32))
 
 
-def generator(**synthesis: Any) -> Generator:
+def generator(**synthesis: Any) -> StyleGAN2Generator:
     network = build_network(
         "stylegan2_generator",
         z_dim=64,
@@ -32,13 +32,13 @@ def generator(**synthesis: Any) -> Generator:
         mapping_kwargs={"num_layers": 2},
         synthesis_kwargs={**SMALL, **synthesis},
     )
-    assert isinstance(network, Generator)
+    assert isinstance(network, StyleGAN2Generator)
     return network
 
 
-def discriminator(**options: Any) -> Discriminator:
+def discriminator(**options: Any) -> StyleGAN2Discriminator:
     network = build_network("stylegan2_discriminator", img_resolution=64, **SMALL, **options)
-    assert isinstance(network, Discriminator)
+    assert isinstance(network, StyleGAN2Discriminator)
     return network
 
 
@@ -102,14 +102,17 @@ def natural() -> Any:
 @pytest.mark.parametrize("size", [64, 512, 1024])
 def test_keys_their_order_and_shapes_are_the_official_ones(size):
     with torch.device("meta"):
-        network = generator() if size == 64 else Generator(img_resolution=size)
+        network = generator() if size == 64 else StyleGAN2Generator(img_resolution=size)
     official = official_shapes(f"stylegan2_ada_g_{size}")
     assert list(shapes_of(network).items()) == list(official.items())
 
 
 def test_parameters_of_the_published_generators_count_right():
     with torch.device("meta"):
-        counts = [sum(p.numel() for p in Generator(img_resolution=size).parameters()) for size in (1024, 512)]
+        counts = [
+            sum(p.numel() for p in StyleGAN2Generator(img_resolution=size).parameters())
+            for size in (1024, 512)
+        ]
     assert counts == [30_370_060, 30_276_583]
 
 
@@ -275,8 +278,8 @@ def test_every_discriminator_architecture_scores_each_image(architecture):
 @torch.no_grad()
 def test_conditional_networks_listen_to_their_labels():
     options = {"img_resolution": 8, "c_dim": 3}
-    draw = Generator(z_dim=4, w_dim=6, synthesis_kwargs={"channel_max": 4}, **options).eval()
-    judge = Discriminator(channel_max=4, mapping_kwargs={"num_layers": 2}, **options).eval()
+    draw = StyleGAN2Generator(z_dim=4, w_dim=6, synthesis_kwargs={"channel_max": 4}, **options).eval()
+    judge = StyleGAN2Discriminator(channel_max=4, mapping_kwargs={"num_layers": 2}, **options).eval()
     z, c = torch.randn(2, 4), torch.eye(3)[:2]
     images = draw(z, c)
     assert not torch.allclose(images, draw(z, c.flip(0)))

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError
-from midre_exp.priors.fixtures import (
+from midre_exp.priors.stylegan.nvidia import StyleGAN2Discriminator, StyleGAN2Generator, load_pickle
+from midre_exp.priors.stylegan.nvidia_fixture import (
     RECONSTRUCT,
     EasyDict,
     Foreign,
@@ -31,7 +32,6 @@ from midre_exp.priors.fixtures import (
     stand_in,
     write_stylegan2,
 )
-from midre_exp.priors.stylegan.nvidia import Discriminator, Generator, load_pickle
 from midre_exp.weights import restricted_pickle
 
 ARGUMENTS: dict[str, Any] = {
@@ -52,9 +52,9 @@ JUDGING: dict[str, Any] = {
 }
 
 
-def generator() -> Generator:
+def generator() -> StyleGAN2Generator:
     torch.manual_seed(0)
-    return Generator(**ARGUMENTS).eval()
+    return StyleGAN2Generator(**ARGUMENTS).eval()
 
 
 def network(**more: Any) -> Foreign:
@@ -85,7 +85,7 @@ def refusal(path: Path, **options: Any) -> str:
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_all_three_networks_come_out_as_they_went_in(write, protocol):
-    ours, judge = generator(), Discriminator(**JUDGING)
+    ours, judge = generator(), StyleGAN2Discriminator(**JUDGING)
     content = {
         "G": network(),
         "D": official(judge, _init_args=(0, 8), _init_kwargs={k: JUDGING[k] for k in list(JUDGING)[2:]}),

@@ -5,7 +5,7 @@ import torch
 
 from midre_exp.errors import ConfigError
 from midre_exp.priors import build_network
-from midre_exp.priors.gmi import Critic, Generator
+from midre_exp.priors.gan.gmi_networks import GMICritic, GMIGenerator
 from tests.golden.fill import (
     check_summary,
     checksum,
@@ -38,8 +38,8 @@ def test_filled_network_answers_the_golden_numbers(name):
 
 @pytest.mark.parametrize(("image_size", "layers"), [(16, 1), (32, 2), (64, 3), (128, 4)])
 def test_other_sizes_drop_or_add_a_layer_in_both_networks(image_size, layers):
-    generator = Generator(latent_dim=5, width=2, image_size=image_size).eval()
-    critic = Critic(width=3, image_size=image_size)
+    generator = GMIGenerator(latent_dim=5, width=2, image_size=image_size).eval()
+    critic = GMICritic(width=3, image_size=image_size)
     images = generator(torch.randn(2, 5))
     assert images.shape == (2, 3, image_size, image_size)
     assert ((images > 0) & (images < 1)).all()
@@ -51,13 +51,13 @@ def test_other_sizes_drop_or_add_a_layer_in_both_networks(image_size, layers):
 
 @pytest.mark.parametrize("image_size", [8, 48, 0])
 def test_a_size_that_is_no_power_of_two_is_refused_by_name(image_size):
-    for network in (Generator, Critic):
+    for network in (GMIGenerator, GMICritic):
         with pytest.raises(ConfigError, match=f"prior.image_size={image_size} .*power of two"):
             network(image_size=image_size)
 
 
 def test_a_score_does_not_depend_on_the_rest_of_the_batch():
-    critic = fill(Critic(width=4, image_size=32)).train()
+    critic = fill(GMICritic(width=4, image_size=32)).train()
     images = golden_images(32, n=3)
     alone = torch.cat([critic(image[None]) for image in images])
     torch.testing.assert_close(critic(images), alone, rtol=0, atol=1e-5)

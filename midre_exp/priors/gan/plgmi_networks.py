@@ -8,9 +8,7 @@ import math
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import (
-    spectral_norm,
-)  # this form, not the parametrisation: its keys are the published ones
+from torch.nn.utils import spectral_norm  # not the parametrised form: these keys are the published ones
 
 from midre_exp.errors import ConfigError
 
@@ -78,7 +76,7 @@ def _doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class Generator(nn.Module):
+class PLGMIGenerator(nn.Module):
     """Latents [n, latent_dim], standard normal, and labels int64 [n] to images [n, 3, image_size, image_size]
     in (-1, 1).
 
@@ -103,7 +101,7 @@ class Generator(nn.Module):
         self.conv6 = nn.Conv2d(width, 3, 1)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Draw the images of ``latents`` as people of ``labels``."""
+        """Draw the images of ``latents`` as identities ``labels``."""
         x = self.l1(latents).view(-1, self.channels, 4, 4)
         for name in self.blocks:
             x = self.get_submodule(name)(x, labels)
@@ -138,7 +136,7 @@ def _normed(layer: nn.Module, gain: float) -> nn.Module:
     return spectral_norm(layer)
 
 
-class Discriminator(nn.Module):
+class PLGMIDiscriminator(nn.Module):
     """Images [n, 3, image_size, image_size] and labels int64 [n] to scores [n, 1]; larger is more real and
     more of that class.
 

@@ -1,14 +1,14 @@
-"""What GAN trainings share: two networks with their optimisers, saved and restored as one, and shuffled
-batches.
+"""What all GAN trainings share: two networks with their optimisers, saved and restored as one, shuffled
+batches, and the loop that reports, samples and survives a kill.
 
 Everything random is keyed by the seed and the step or epoch, so a continued training equals an unbroken one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,26 @@ from torch.optim.swa_utils import update_bn
 from midre_exp import seeding
 from midre_exp.errors import ConfigError
 from midre_exp.plan.validate import require_counts, require_numbers
+from midre_exp.runtime import Runtime
 from midre_exp.weights import checkpoint
 
+LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
+SAMPLES_EVERY = 2000  #: steps between sample grids
+SAMPLES = 64  #: images of a sample grid
+CHECKPOINT = "gan.pt"  #: in the work folder of a training
 _CALIBRATION = (40, 64)  # batches x latents that give averaged weights their batch-norm statistics
 
 
-@dataclass(frozen=True, kw_only=True)
-class GanRecipe:
-    """What every GAN training is told: ``steps`` on batches of ``batch_size``, by Adam with ``lr`` and
-    ``betas``; ``ema`` as in ``Gan``.
-
-    Raises ConfigError for numbers that cannot be.
-    """
-
-    steps: int
-    batch_size: int
-    lr: float
-    betas: Sequence[float]
-    ema: float
-
-    def __post_init__(self) -> None:
-        require_counts("attack.prior", batch_size=self.batch_size)
-        require_numbers("attack.prior", lr=self.lr)
-        require_numbers("attack.prior", ema=self.ema, high=1)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(
-                f"attack.prior.betas={list(self.betas)} cannot be used; give two numbers in [0, 1)"
-            )
+def require_optimiser(*, batch_size: int, lr: float, betas: Sequence[float], ema: float) -> None:
+    """Raise ConfigError for options of ``GanTraining`` and its batches that cannot be used."""
+    require_counts("attack.prior", batch_size=batch_size)
+    require_numbers("attack.prior", lr=lr)
+    require_numbers("attack.prior", ema=ema, high=1)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"attack.prior.betas={list(betas)} cannot be used; give two numbers in [0, 1)")
 
 
-class Gan:
+class GanTraining:
     """A generator and a critic in training, from the weights they have: in train mode, one Adam each.
 
     ``ema`` is the decay per generator step of an average over the generator's weights that replaces them at
@@ -88,13 +78,11 @@ class Gan:
         """Move the generator down ``loss``; gradients of the critic's weights are not computed."""
         self.move_generator(loss)
         if self.ema:
-            decay = min(
-                self.ema, (1 + self.generator_steps) / (10 + self.generator_steps)
-            )  # forget the start
+            start = (1 + self.generator_steps) / (10 + self.generator_steps)  # forget the first weights
+            decay = min(self.ema, start)
+            averaged, current = self.averaged(self.average), self.averaged(self.generator)
             with torch.no_grad():
-                for mean, value in zip(
-                    self.averaged(self.average), self.averaged(self.generator), strict=True
-                ):
+                for mean, value in zip(averaged, current, strict=True):
                     mean.lerp_(value, 1 - decay)
         self.generator_steps += 1
 
@@ -110,17 +98,23 @@ class Gan:
         """The tensors of a generator that the average is taken over."""
         return list(generator.parameters())
 
-    def finish(self, latent_dim: int, seed: int) -> None:
+    def finish(self, latent_dim: int, seed: int, num_classes: int | None = None) -> None:
         """Put the averaged weights, if any, into the generator, and both networks into eval mode.
 
         The running statistics of batch norm belong to the weights of the last steps, so averaged weights get
-        their own from standard normal latents [n, latent_dim].
+        their own from standard normal latents [n, latent_dim], with uniform labels below ``num_classes`` for
+        a conditional generator.
         """
         if self.ema:
             self.generator.load_state_dict(self.average.state_dict())
             draws = seeding.generator(seed, "prior", "calibration", device=self.device)
             latents = torch.randn(*_CALIBRATION, latent_dim, generator=draws, device=self.device)
-            update_bn(latents, self.generator)
+            if num_classes is None:
+                update_bn(latents, self.generator)
+            else:
+                labels = torch.randint(num_classes, _CALIBRATION, generator=draws, device=self.device)
+                pairs = [{"latents": z, "labels": y} for z, y in zip(latents, labels, strict=True)]
+                update_bn(pairs, _OfPair(self.generator))
         self.generator.eval()
         self.critic.eval()
 
@@ -141,6 +135,18 @@ class Gan:
                 part.load_state_dict(saved.pop(name))
             self.generator_steps = saved.pop("generator_steps")
         return saved
+
+
+class _OfPair(nn.Module):
+    """A conditional generator as a function of one argument, which is all that ``update_bn`` passes on."""
+
+    def __init__(self, generator: nn.Module):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, pair: dict[str, Tensor]) -> Tensor:
+        images: Tensor = self.generator(**pair)
+        return images
 
 
 class Shuffled:
@@ -169,3 +175,53 @@ class Shuffled:
             draws = seeding.generator(self._seed, "prior", self._purpose, epoch)
             self._epoch, self._order = epoch, torch.randperm(self._count, generator=draws).to(self._device)
         return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+
+
+def sample_latents(latent_dim: int, seed: int, device: torch.device) -> Tensor:
+    """The latents [SAMPLES, latent_dim] of every sample grid of a training."""
+    draws = seeding.generator(seed, "prior", "shown")
+    return torch.randn(SAMPLES, latent_dim, generator=draws).to(device)
+
+
+def train(
+    gan: GanTraining,
+    step: Callable[[int, Tensor], Tensor],
+    *,
+    steps: int,
+    names: Sequence[str],
+    samples: Callable[[], Tensor],
+    remedy: str,
+    title: str,
+    work: Path,
+    runtime: Runtime,
+) -> dict[str, float]:
+    """Run ``step`` for the numbers 0 to ``steps`` - 1, or from the checkpoint in ``work`` on, with the result
+    of an unbroken run; returns the means of its last 100 results by their ``names``.
+
+    ``step`` moves the networks of ``gan`` and returns [len(names)]; it is given its number and what the step
+    before it returned (zeros at first). ``samples`` gives the images [n, 3, h, w] in [0, 1] of a sample grid.
+    Raises ConfigError, with ``remedy``, when a mean stops being finite.
+    """
+    saved = gan.restore(work / CHECKPOINT)
+    start = int(saved.get("step", 0))
+    recent = saved.get("recent", torch.zeros(LOG_EVERY, len(names))).to(gan.device)
+
+    def means(done: int) -> dict[str, float]:
+        values = dict(zip(names, recent[: min(done, LOG_EVERY)].mean(0).tolist(), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise ConfigError(f"the GAN diverged before step {done}; {remedy}")
+        return values
+
+    for number in runtime.bar(range(start, steps), title, total=steps, done=start):
+        recent[number % LOG_EVERY] = step(number, recent[(number - 1) % LOG_EVERY])
+        done = number + 1
+        if done % LOG_EVERY == 0:
+            runtime.tracker.log(means(done), done)
+        if done % SAMPLES_EVERY == 0:
+            gan.generator.eval()
+            with torch.no_grad():
+                runtime.tracker.images("samples", samples(), done)
+            gan.generator.train()
+        if done % runtime.checkpoint_every == 0:
+            gan.save(work / CHECKPOINT, step=done, recent=recent)
+    return means(steps)

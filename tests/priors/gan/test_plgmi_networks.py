@@ -6,7 +6,7 @@ from torch import nn
 
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.priors import build_network
-from midre_exp.priors.plgmi_networks import ConditionalBatchNorm, Discriminator, Generator
+from midre_exp.priors.gan.plgmi_networks import ConditionalBatchNorm, PLGMIDiscriminator, PLGMIGenerator
 from midre_exp.weights.state_dict import load_checkpoint
 from tests.golden.fill import (
     check_summary,
@@ -42,8 +42,8 @@ def test_filled_network_answers_the_golden_numbers(name):
 
 @pytest.mark.parametrize(("image_size", "ups"), [(16, 2), (32, 3), (64, 4), (128, 5)])
 def test_other_sizes_drop_or_add_a_block_in_both_networks(image_size, ups):
-    generator = Generator(num_classes=3, latent_dim=5, width=2, image_size=image_size).eval()
-    discriminator = Discriminator(num_classes=3, width=2, image_size=image_size)
+    generator = PLGMIGenerator(num_classes=3, latent_dim=5, width=2, image_size=image_size).eval()
+    discriminator = PLGMIDiscriminator(num_classes=3, width=2, image_size=image_size)
     images = generator(torch.randn(2, 5), torch.tensor([0, 2]))
     assert images.shape == (2, 3, image_size, image_size)
     assert discriminator(images, torch.tensor([0, 2])).shape == (2, 1)
@@ -54,12 +54,12 @@ def test_other_sizes_drop_or_add_a_block_in_both_networks(image_size, ups):
 
 @pytest.mark.parametrize("image_size", [8, 48, 0])
 def test_a_size_that_is_no_power_of_two_is_refused_by_name(image_size):
-    for network in (Generator, Discriminator):
+    for network in (PLGMIGenerator, PLGMIDiscriminator):
         with pytest.raises(ConfigError, match=f"prior.image_size={image_size} .*power of two"):
             network(image_size=image_size)
 
 
-@pytest.mark.parametrize("network", [Generator, Discriminator])
+@pytest.mark.parametrize("network", [PLGMIGenerator, PLGMIDiscriminator])
 def test_a_published_file_loads_strictly(tmp_path, network):
     source, other = (network(num_classes=4, width=2, image_size=16) for _ in range(2))
     torch.save({"model": source.state_dict(), "epoch": 3}, tmp_path / "published.pth.tar")
@@ -70,7 +70,7 @@ def test_a_published_file_loads_strictly(tmp_path, network):
 
 
 def test_keys_of_the_parametrised_spectral_norm_load_too():
-    source, other = (Discriminator(num_classes=4, width=2, image_size=16).eval() for _ in range(2))
+    source, other = (PLGMIDiscriminator(num_classes=4, width=2, image_size=16).eval() for _ in range(2))
     parts = {
         "weight_orig": "parametrizations.weight.original",
         "weight_u": "parametrizations.weight.0._u",
@@ -96,7 +96,7 @@ def test_keys_of_the_parametrised_spectral_norm_load_too():
 
 
 def test_in_eval_mode_every_weight_has_spectral_norm_one():
-    discriminator = fill(Discriminator(num_classes=4, width=4, image_size=16))
+    discriminator = fill(PLGMIDiscriminator(num_classes=4, width=4, image_size=16))
     discriminator(golden_images(16), torch.tensor([1, 3]))
     for name in ("block1.c1", "block3.c2", "block2.c_sc", "l6", "l_y"):
         weight = discriminator.get_submodule(name).weight
@@ -105,15 +105,15 @@ def test_in_eval_mode_every_weight_has_spectral_norm_one():
 
 
 def test_a_score_does_not_depend_on_the_rest_of_the_batch():
-    discriminator = fill(Discriminator(num_classes=4, width=4, image_size=16))
+    discriminator = fill(PLGMIDiscriminator(num_classes=4, width=4, image_size=16))
     images, labels = golden_images(16, n=3), torch.tensor([0, 3, 1])
     alone = torch.cat([discriminator(images[i : i + 1], labels[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(discriminator(images, labels), alone, rtol=0, atol=1e-5)
 
 
 def test_the_label_changes_the_image_and_the_score_and_can_be_left_out_of_the_score():
-    generator = fill(Generator(num_classes=4, width=4, image_size=16))
-    discriminator = fill(Discriminator(num_classes=4, width=4, image_size=16))
+    generator = fill(PLGMIGenerator(num_classes=4, width=4, image_size=16))
+    discriminator = fill(PLGMIDiscriminator(num_classes=4, width=4, image_size=16))
     latents = golden_latents(128)
     first, second = (generator(latents, torch.full((2,), label)) for label in (0, 1))
     assert (first - second).abs().amax() > 1e-3

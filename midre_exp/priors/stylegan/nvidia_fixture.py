@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from midre_exp.priors.stylegan.nvidia import Discriminator, Generator
+from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
+from midre_exp.priors.stylegan.nvidia import OFFICIAL_NAMES
 from midre_exp.seeding import derive
 from midre_exp.store.files import write_atomic
 
@@ -82,7 +84,7 @@ def official(module: nn.Module, **more: Any) -> Foreign:
             "type": "class",
             "version": 6,
             "module_src": "raise SystemExit('module source was run')",
-            "class_name": type(module).__name__,
+            "class_name": OFFICIAL_NAMES.get(type(module), type(module).__name__),
             "state": {**state, **more},
         },
     )
@@ -121,7 +123,10 @@ def write_stylegan2(path: Path, *, image_size: int, channels: int = 4, seed: int
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "fixture", "stylegan2"))
-        generator, discriminator = Generator(**generating).eval(), Discriminator(**judging).eval()
+        generator, discriminator = (
+            StyleGAN2Generator(**generating).eval(),
+            StyleGAN2Discriminator(**judging).eval(),
+        )
     drawing = official(generator, _init_kwargs=EasyDict(generating))
     content = {
         "G": drawing,
