@@ -168,7 +168,7 @@ def read_records(folder: Path | str) -> list[Record]:
     """All records of a results folder such as ``results/mini``, in the order of their names. Raises
     StoreError for a damaged one.
     """
-    return [read_record(path) for path in _record_files(folder)]
+    return [read_record(path) for path in record_files(folder)]
 
 
 def read_record(path: Path) -> Record:
@@ -197,7 +197,8 @@ def check_record(path: Path) -> None:
             )
 
 
-def _record_files(folder: Path | str) -> list[Path]:
+def record_files(folder: Path | str) -> list[Path]:
+    """The record files of a results folder such as ``results/mini``, in the order of their names."""
     return sorted((Path(folder) / "records").glob("*.json"))
 
 
@@ -265,7 +266,7 @@ def records(folder: Path | str) -> pd.DataFrame:
     """
     import pandas as pd  # takes half a second, which only whoever wants a table waits for
 
-    rows, files = [], _record_files(folder)
+    rows, files = [], record_files(folder)
     if not files:
         raise StoreError(f"{Path(folder) / 'records'} holds no records; give a folder such as results/mini")
     for path in files:

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 from midre_exp.errors import ConfigError
-from midre_exp.report.claims.claims import CLAIMS, caption, overview, report_claims
-from midre_exp.report.claims.comparisons import bargain, difference
-from midre_exp.report.claims.intervals import DRAWS, arenas
-from midre_exp.report.claims.verdicts import judge
+from midre_exp.report.claims.paper_claims import CLAIMS, caption, overview, report_claims
+from midre_exp.report.claims.comparisons import ordered_trade_off, difference
+from midre_exp.report.claims.intervals import DRAWS, comparison_groups
+from midre_exp.report.claims.decisions import decide
 from midre_exp.store.files import write_json
 from tests.report.paper_records import record
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 
 
-def verdict(name, *records):
-    return judge(BY_NAME[name], arenas(records)[0])
+def decision(name, *records):
+    return decide(BY_NAME[name], comparison_groups(records)[0])
 
 
 def test_a_clear_drop_is_supported_with_its_size_and_interval():
-    found = verdict("erasing-protects", record(90, 60), record(88, 40, "midre"))
+    found = decision("erasing-protects", record(90, 60), record(88, 40, "midre"))
     assert found.answer == "supported"
     assert found.overall.value == pytest.approx(-20)
     # two intervals of +-4 in quadrature: +-5.66
@@ -32,17 +32,17 @@ def test_a_clear_drop_is_supported_with_its_size_and_interval():
 
 @pytest.mark.parametrize("att, answer", [(40, "supported"), (58, "undecided"), (80, "contradicted")])
 def test_the_answer_follows_the_interval(att, answer):
-    assert verdict("erasing-protects", record(90, 60), record(88, att, "midre")).answer == answer
+    assert decision("erasing-protects", record(90, 60), record(88, att, "midre")).answer == answer
 
 
 @pytest.mark.parametrize("acc, answer", [(88, "supported"), (83, "undecided"), (70, "contradicted")])
 def test_a_small_cost_is_at_most_what_the_paper_prints(acc, answer):
-    found = verdict("small-cost", record(90, 60), record(acc, 40, "midre"))
+    found = decision("small-cost", record(90, 60), record(acc, 40, "midre"))
     assert found.answer == answer and found.overall.value == pytest.approx(90 - acc)
 
 
 def test_without_records_a_claim_is_not_measured_and_says_what_it_needs():
-    found = verdict("partial-beats-entire", record(90, 60), record(88, 40, "midre"))
+    found = decision("partial-beats-entire", record(90, 60), record(88, 40, "midre"))
     assert (found.answer, found.overall.value, found.cases) == ("not measured", None, ())
     assert "RE and EE" in found.overall.detail
 
@@ -50,16 +50,16 @@ def test_without_records_a_claim_is_not_measured_and_says_what_it_needs():
 def test_withholding_is_compared_at_equal_share_only():
     re = record(88, 30, "midre", a_l=0.4)
     same, other = record(90, 60, "ee"), record(90, 60, "ee", share=0.1)
-    assert verdict("partial-beats-entire", re, other).answer == "not measured"
-    assert verdict("partial-beats-entire", re, other, same).answer == "supported"
-    assert verdict("random-beats-fixed-accuracy", re, record(80, 30, "fe")).answer == "supported"
-    assert verdict("random-beats-fixed-attack", re, record(80, 30, "fe")).answer == "undecided"
+    assert decision("partial-beats-entire", re, other).answer == "not measured"
+    assert decision("partial-beats-entire", re, other, same).answer == "supported"
+    assert decision("random-beats-fixed-accuracy", re, record(80, 30, "fe")).answer == "supported"
+    assert decision("random-beats-fixed-attack", re, record(80, 30, "fe")).answer == "undecided"
 
 
 def test_runs_of_other_configurations_are_never_compared():
     other = record(88, 40, "midre", config={"attack": {"name": "plgmi", "steps": 3}})
-    found, left_out = arenas([record(90, 60), record(90, 50, "nls"), other])
-    assert left_out == 1 and [len(arena.sides) for arena in found] == [2]
+    found, left_out = comparison_groups([record(90, 60), record(90, 50, "nls"), other])
+    assert left_out == 1 and [len(group.defenses) for group in found] == [2]
 
 
 def test_folders_execution_and_options_that_are_off_make_no_other_configuration():
@@ -68,14 +68,14 @@ def test_folders_execution_and_options_that_are_off_make_no_other_configuration(
         "paths": {"results": "r"},
         "speed": {"bf16": False},
     }
-    found, left_out = arenas([record(90, 60), record(88, 40, "midre", config=moved)])
-    assert left_out == 0 and len(found[0].sides) == 2
+    found, left_out = comparison_groups([record(90, 60), record(88, 40, "midre", config=moved)])
+    assert left_out == 0 and len(found[0].defenses) == 2
 
 
 def test_seeds_are_averaged_and_their_deviation_widens_the_interval():
     def interval(*atts):
         runs = [record(88, att, "midre", seed=seed) for seed, att in enumerate(atts)]
-        effect = verdict("erasing-protects", record(90, 60), *runs).overall
+        effect = decision("erasing-protects", record(90, 60), *runs).overall
         return effect.value, effect.high - effect.low
 
     alone, together, apart = interval(40.0), interval(40.0, 40.0), interval(20.0, 60.0)
@@ -90,44 +90,44 @@ def test_by_identity_the_bootstrap_is_paired():
     rng = np.random.default_rng(0)
     easy = rng.uniform(0, 100, 300)  # identities differ a lot, the defense takes 5 points from each
     lists = [easy.clip(10).tolist(), (easy.clip(10) - 5).tolist()]
-    sides = [
+    defenses = [
         record(90, float(np.mean(x)), *names, by_identity=x)
         for x, names in zip(lists, ((), ("midre",)), strict=True)
     ]
-    (arena,), _ = arenas(sides)
-    assert arena.paired
-    case = difference(arena, arena.find("MIDRE")[0], arena.find()[0], "att_acc1")
+    (group,), _ = comparison_groups(defenses)
+    assert group.paired
+    case = difference(group, group.find("MIDRE")[0], group.find()[0], "att_acc1")
     assert case.draws.shape == (DRAWS,)
     assert case.value == pytest.approx(-5) and case.draws.std() < 1e-9
-    alone = arena.draws(arena.find()[0], "att_acc1")
+    alone = group.draws(group.find()[0], "att_acc1")
     assert alone.std() == pytest.approx(np.std(lists[0]) / 300**0.5, rel=0.05)
 
 
 def test_by_identity_seeds_are_resampled_too():
     lists = [[20.0] * 50, [60.0] * 50]
     runs = [record(88, x[0], "midre", seed=seed, by_identity=x) for seed, x in enumerate(lists)]
-    (arena,), _ = arenas(runs)
-    assert set(np.round(arena.draws(arena.sides[0], "att_acc1"), 6)) == {20.0, 40.0, 60.0}
+    (group,), _ = comparison_groups(runs)
+    assert set(np.round(group.draws(group.defenses[0], "att_acc1"), 6)) == {20.0, 40.0, 60.0}
 
 
 def test_draws_are_the_same_at_every_call():
     pair = [record(90, 60), record(88, 40, "midre")]
-    assert verdict("erasing-protects", *pair).overall == verdict("erasing-protects", *pair).overall
+    assert decision("erasing-protects", *pair).overall == decision("erasing-protects", *pair).overall
 
 
 def test_bargains_are_ordered_by_what_they_give_and_cost():
     taken = np.array([-5.0, 10.0, 10.0, 10.0, 30.0])
     lost = np.array([-1.0, 10.0, 2.0, 0.0, -1.0])
-    assert list(np.argsort(bargain(taken, lost))) == [0, 1, 2, 3, 4]
-    assert bargain(np.array([10.0]), np.array([4.0]))[0] == 2.5
+    assert list(np.argsort(ordered_trade_off(taken, lost))) == [0, 1, 2, 3, 4]
+    assert ordered_trade_off(np.array([10.0]), np.array([4.0]))[0] == 2.5
 
 
 def test_the_better_trade_off_wins():
     base, midre = record(90, 60, width=1.0), record(88, 20, "midre", width=1.0)
     worse, better = record(80, 50, "nls", width=1.0), record(92, 10, "nls", width=1.0)
-    assert verdict("better-than-nls", base, midre, worse).answer == "supported"
-    assert verdict("better-than-nls", base, midre, worse).overall.value > 99
-    found = verdict("better-than-nls", base, midre, better)
+    assert decision("better-than-nls", base, midre, worse).answer == "supported"
+    assert decision("better-than-nls", base, midre, worse).overall.value > 99
+    found = decision("better-than-nls", base, midre, better)
     assert found.answer == "contradicted" and "Δ OP" in found.cases[0].detail
 
 
@@ -139,48 +139,48 @@ def test_tldmi_without_public_training_is_not_measured():
             record(50, 50, "tldmi", weights=weights),
         ]
 
-    assert verdict("better-than-tl-dmi", *runs(None)).answer == "not measured"
-    assert verdict("better-than-tl-dmi", *runs("imagenet")).answer == "supported"
+    assert decision("better-than-tl-dmi", *runs(None)).answer == "not measured"
+    assert decision("better-than-tl-dmi", *runs("imagenet")).answer == "supported"
 
 
 def test_a_combination_must_beat_both_of_its_parts():
     both = record(85, 20, "midre", "nls")
     assert (
-        verdict("combining-helps", record(88, 40, "midre"), record(88, 50, "nls"), both).answer == "supported"
+        decision("combining-helps", record(88, 40, "midre"), record(88, 50, "nls"), both).answer == "supported"
     )
-    found = verdict("combining-helps", record(88, 40, "midre"), record(88, 22, "nls"), both)
+    found = decision("combining-helps", record(88, 40, "midre"), record(88, 22, "nls"), both)
     assert found.answer == "undecided" and "nls 22.00" in found.cases[1].detail
     assert found.overall.value == pytest.approx(-2)
     assert (
-        verdict("combining-helps", record(88, 40, "midre"), record(88, 2, "nls"), both).answer
+        decision("combining-helps", record(88, 40, "midre"), record(88, 2, "nls"), both).answer
         == "contradicted"
     )
 
 
 def test_a_combination_is_compared_with_the_same_parameters_only():
     both, other = record(85, 20, "midre", "nls"), record(88, 40, "midre", a_h=0.8)
-    assert verdict("combining-helps", other, both).answer == "not measured"
+    assert decision("combining-helps", other, both).answer == "not measured"
 
 
 def test_more_erasing_is_a_slope():
     runs = [
         record(90, att, "midre", a_l=share, a_h=share) for share, att in ((0.1, 80), (0.2, 70), (0.3, 60))
     ]
-    found = verdict("more-is-stronger-share", *runs)
+    found = decision("more-is-stronger-share", *runs)
     assert found.answer == "supported" and found.overall.value == pytest.approx(-10)
-    assert verdict("more-is-stronger-share", runs[0]).answer == "not measured"
-    wide = verdict("more-is-stronger-range", record(90, 40, "midre"), record(90, 60, "midre", a_h=0.8))
+    assert decision("more-is-stronger-share", runs[0]).answer == "not measured"
+    wide = decision("more-is-stronger-range", record(90, 40, "midre"), record(90, 60, "midre", a_h=0.8))
     assert wide.answer == "contradicted" and wide.overall.value == pytest.approx(20)
 
 
 def test_a_claim_about_all_architectures_needs_two_and_falls_with_one():
     good = [record(90, 60), record(88, 40, "midre")]
     bad = [record(90, 60, setup="S20", target="ir152"), record(88, 75, "midre", setup="S20", target="ir152")]
-    assert verdict("holds-across-architectures", *good).answer == "not measured"
-    found = verdict("holds-across-architectures", *good, *bad)
+    assert decision("holds-across-architectures", *good).answer == "not measured"
+    found = decision("holds-across-architectures", *good, *bad)
     assert found.answer == "contradicted" and found.overall.where == "ir152"
-    assert verdict("erasing-protects", *good, *bad).answer == "undecided"  # the mean over both
-    assert verdict("holds-across-attacks", *good, *bad).answer == "not measured"
+    assert decision("erasing-protects", *good, *bad).answer == "undecided"  # the mean over both
+    assert decision("holds-across-attacks", *good, *bad).answer == "not measured"
 
 
 def test_the_mean_over_independent_places_is_surer_than_one():
@@ -188,7 +188,7 @@ def test_the_mean_over_independent_places_is_surer_than_one():
         runs = [
             r for name in setups for r in (record(90, 60, setup=name), record(88, 40, "midre", setup=name))
         ]
-        effect = verdict("erasing-protects", *runs).overall
+        effect = decision("erasing-protects", *runs).overall
         return effect.high - effect.low
 
     assert width("S19", "S20") == pytest.approx(width("S19") / 2**0.5, rel=0.06)
@@ -196,11 +196,11 @@ def test_the_mean_over_independent_places_is_surer_than_one():
 
 def test_the_caption_says_how_the_intervals_were_made():
     pair = [record(90, 60), record(88, 40, "midre")]
-    text = caption(arenas(pair)[0], 3)
+    text = caption(comparison_groups(pair)[0], 3)
     assert "normal approximation" in text and "One seed" in text and "3 records" in text and "abc" in text
     lists = [record(90, 60, by_identity=[60.0] * 4), record(88, 40, "midre", by_identity=[40.0] * 4)]
-    assert "paired bootstrap" in caption(arenas(lists)[0], 0)
-    assert overview([verdict("erasing-protects", *pair)])[0]["Effect"] == "-20.00"
+    assert "paired bootstrap" in caption(comparison_groups(lists)[0], 0)
+    assert overview([decision("erasing-protects", *pair)])[0]["Estimate"] == "-20.00"
 
 
 def test_the_command_writes_both_files(tmp_path, capsys):

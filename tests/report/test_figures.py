@@ -16,19 +16,19 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import ConfigError, StoreError
-from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.plan.config import build
+from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.report import __main__ as command
 from midre_exp.report.figures.bars import drop_of
 from midre_exp.report.figures.curves import LINES
 from midre_exp.report.figures.feature_space import hull, hull_numbers, overlap, project, share_inside
-from midre_exp.report.figures.features import LOOKS
-from midre_exp.report.figures.figures import figure_names, kept_tables, load_figure, render_figure
+from midre_exp.report.figures.feature_hulls import LOOKS
+from midre_exp.report.figures.render import figure_names, cached_tables, load_figure, render_figure
 from midre_exp.report.figures.points import measured
 from midre_exp.report.figures.scatter import bound_of
 from midre_exp.report.figures.style import mark_of
-from midre_exp.report.runs.defense_names import Arm, make_arm
-from midre_exp.report.runs.planned_runs import Cell, plan_cells
+from midre_exp.report.runs.defense_names import DefenseName, defense_name
+from midre_exp.report.runs.planned_runs import PlannedRun, plan_runs
 from midre_exp.report.runs.published import read_published, table_rows
 from midre_exp.run import run
 from tests.conftest import tiny_overrides
@@ -40,7 +40,7 @@ SQUARE = np.array([[0, 0], [2, 0], [2, 2], [0, 2], [1, 1]], dtype=float)
 
 
 @functools.cache
-def runs(setup: str, *names: str, **values: object) -> Cell:
+def runs(setup: str, *names: str, **values: object) -> PlannedRun:
     """A planned run without its record; ``values`` are of the defense."""
     key = names[0] if names else "nodef"
     job = [
@@ -49,23 +49,23 @@ def runs(setup: str, *names: str, **values: object) -> Cell:
         *(f"defense.midre.{name}={value}" for name, value in values.items()),
     ]
     with packaged_configs():
-        return Cell(tuple(job), settings_of(job), None)
+        return PlannedRun(tuple(job), settings_of(job), None)
 
 
-def writing_to(folder: Path, cell: Cell) -> Cell:
+def writing_to(folder: Path, planned_run: PlannedRun) -> PlannedRun:
     """The same with another folder for results."""
     return replace(
-        cell, settings={**cell.settings, "paths": {**cell.settings["paths"], "results": str(folder)}}
+        planned_run, settings={**planned_run.settings, "paths": {**planned_run.settings["paths"], "results": str(folder)}}
     )
 
 
-def ran(cell: Cell, acc: float, att: float, **more: object) -> Cell:
+def ran(planned_run: PlannedRun, acc: float, att: float, **more: object) -> PlannedRun:
     """The same with a record."""
-    settings = cell.settings
+    settings = planned_run.settings
     setup, attack, target = settings["setup"]["id"], settings["attack"]["name"], settings["target"]["name"]
     found = record(acc, att, setup=setup, attack=attack, target=target, **more) | {"config": settings}
-    found["defense"] = {"label": cell.label, "parts": settings["defense"]}
-    return Cell(cell.job, settings, found)
+    found["defense"] = {"label": planned_run.label, "parts": settings["defense"]}
+    return PlannedRun(planned_run.job, settings, found)
 
 
 @pytest.mark.parametrize("name", [*PAPER, "grid"])
@@ -101,7 +101,7 @@ def test_every_point_the_paper_prints_for_a_figure_is_drawn_or_told():
 
 
 @pytest.fixture(scope="module")
-def sweep_of_shares() -> list[Cell]:
+def sweep_of_shares() -> list[PlannedRun]:
     return [
         ran(runs("S27"), 95, 60),
         ran(runs("S27", "re", a_h=0.2), 93, 40),
@@ -110,10 +110,10 @@ def sweep_of_shares() -> list[Cell]:
     ]
 
 
-def drawn(name: str, cells: list[Cell]) -> tuple[Figure, pd.DataFrame, list[str]]:
+def drawn(name: str, planned_runs: list[PlannedRun]) -> tuple[Figure, pd.DataFrame, list[str]]:
     definition = load_figure(name)
     rows = [row for table in definition.published for row in table_rows(table)]
-    drawing = build(definition.draw).draw(cells, rows, {})
+    drawing = build(definition.draw).draw(planned_runs, rows, {})
     return drawing.figure, drawing.tables[""], list(drawing.notes)
 
 
@@ -123,7 +123,7 @@ def test_curves_run_through_what_was_run_beside_the_papers_points(sweep_of_share
     assert list(ours.share_low.fillna(0)) == [0, 0.2] and list(ours.att_acc1) == [60, 40]
     assert list(ours.att_acc1_low < ours.att_acc1) == [True, True]
     paper = table[table.source == "paper, Table 1"].set_index("share_low")
-    assert paper.acc[0.4] == 96.05 and paper.att_acc1[0.5] == 15.98 and set(paper.arm) == {"NoDef", "RE"}
+    assert paper.acc[0.4] == 96.05 and paper.att_acc1[0.5] == 15.98 and set(paper.defense) == {"NoDef", "RE"}
     assert list(table.att_acc1[table.source == "paper, Fig. 2 Setup 5"]) == [88.67, 27.75]
     first, second = (axes for axes in figure.axes if axes.get_visible())
     assert first.get_title(loc="left") == "Setup 5: PPA, ResNet18\nnot run: RE 0.4"
@@ -134,13 +134,13 @@ def test_curves_run_through_what_was_run_beside_the_papers_points(sweep_of_share
 
 
 def test_scatter_draws_markers_for_pairs_and_lines_for_what_is_half_printed():
-    cells = [
+    planned_runs = [
         ran(runs("S32"), 95, 60),
         ran(runs("S32", "midre"), 93, 30),
         runs("S32", "midre_wide"),
         runs("S29"),
     ]
-    figure, table, _ = drawn("fig5", cells)
+    figure, table, _ = drawn("fig5", planned_runs)
     maxvit, resnet = (axes for axes in figure.axes if axes.get_visible())
     levels = {float(line.get_ydata()[0]) for line in maxvit.lines if list(line.get_xdata()) == [0, 1]}
     assert levels == {80.66, 42.5, 20.0}
@@ -155,17 +155,17 @@ def test_scatter_draws_markers_for_pairs_and_lines_for_what_is_half_printed():
 
 
 def test_bars_show_ours_and_the_printed_drops():
-    cells = [
+    planned_runs = [
         ran(runs("S36"), 95, 70),
         ran(runs("S36", "midre"), 93, 30),
         ran(runs("S37"), 94, 60),
         runs("S37", "midre"),
     ]
-    figure, table, _ = drawn("fig7", cells)
+    figure, table, _ = drawn("fig7", planned_runs)
     heights = [[patch.get_height() for patch in axes.patches] for axes in figure.axes]
     assert heights[0] == [95, 93, 94] and heights[1] == [70, 30, 60] and heights[2] == [-40]
     assert [text.get_text() for text in figure.axes[0].texts] == ["not run"]
-    change = table[table.arm == "MIDRE"].iloc[0]
+    change = table[table.defense == "MIDRE"].iloc[0]
     assert change.att_acc1_change == -40 and change.att_acc1_change_low < -40 < change.att_acc1_change_high
     lines = [path.vertices[0, 1] for found in figure.axes[2].collections for path in found.get_paths()]
     assert lines.count(-22) == 2 and figure.axes[2].get_ylim()[0] < -40
@@ -173,13 +173,13 @@ def test_bars_show_ours_and_the_printed_drops():
 
 def test_seeds_are_averaged_and_identities_pair_the_change():
     nodef, midre = runs("S36"), runs("S36", "midre")
-    cells = []
+    planned_runs = []
     for seed in (0, 1):
         people = [100.0, 80.0, 40.0, 60.0 + 20 * seed]
         less = [value - 20 for value in people]
-        cells.append(ran(nodef, 95, float(np.mean(people)), seed=seed, by_identity=people))
-        cells.append(ran(midre, 93, float(np.mean(less)), seed=seed, by_identity=less))
-    table, records = measured(cells)
+        planned_runs.append(ran(nodef, 95, float(np.mean(people)), seed=seed, by_identity=people))
+        planned_runs.append(ran(midre, 93, float(np.mean(less)), seed=seed, by_identity=less))
+    table, records = measured(planned_runs)
     assert len(records) == 4 and list(table.seeds) == [2, 2]
     assert list(table.att_acc1) == [72.5, 52.5] and list(table.n) == [3000, 3000]
     # every person loses 20 points, so pairing leaves nothing uncertain about the change
@@ -206,12 +206,12 @@ def test_legend_and_labels_lie_beside_the_data(name, sweep_of_shares):
 
 
 def test_nothing_is_told_by_colour_alone():
-    arms = [Arm(()), *(make_arm([name]) for name in ("MID", "BiDO", "NLS", "TL-DMI"))]
-    arms += [make_arm(["MIDRE"], (0.1, high)) for high in (0.4, 0.8)]
-    others = [make_arm([name]) for name in ("CutMix", "SSF")]
-    marks = [mark_of(arm, others) for arm in (*arms, *others)]
+    defenses = [DefenseName(()), *(defense_name([name]) for name in ("MID", "BiDO", "NLS", "TL-DMI"))]
+    defenses += [defense_name(["MIDRE"], (0.1, high)) for high in (0.4, 0.8)]
+    others = [defense_name([name]) for name in ("CutMix", "SSF")]
+    marks = [mark_of(defense, others) for defense in (*defenses, *others)]
     assert len({mark.marker for mark in marks}) == len(marks)
-    assert len({mark.hatch for mark in marks[: len(arms)]}) == len(arms)
+    assert len({mark.hatch for mark in marks[: len(defenses)]}) == len(defenses)
     for place in (2, 3):
         assert len({line[place] for line in LINES}) == len(LINES)
     for place in (1, 2):
@@ -224,13 +224,13 @@ def test_bounds_are_read_from_what_is_printed():
 
 
 def test_files_are_complete_and_the_same_each_time(sweep_of_shares, tmp_path, capsys):
-    cells = [writing_to(tmp_path, cell) for cell in sweep_of_shares]
-    written = render_figure(load_figure("fig2"), cells, other_data=False)
+    planned_runs = [writing_to(tmp_path, planned_run) for planned_run in sweep_of_shares]
+    written = render_figure(load_figure("fig2"), planned_runs, other_data=False)
     assert [path.name for path in written] == [f"fig2.{kind}" for kind in ("svg", "pdf", "png", "csv", "md")]
     assert all(path.parent == tmp_path / "mini" for path in written)
     first = [path.read_bytes() for path in written]
     assert [
-        path.read_bytes() for path in render_figure(load_figure("fig2"), cells, other_data=False)
+        path.read_bytes() for path in render_figure(load_figure("fig2"), planned_runs, other_data=False)
     ] == first
     assert first[1].startswith(b"%PDF") and b"<svg" in first[0] and Image.open(written[2]).width > 500
     text = written[4].read_text()
@@ -247,12 +247,12 @@ def test_files_are_complete_and_the_same_each_time(sweep_of_shares, tmp_path, ca
 
 
 def test_without_any_run_the_papers_points_are_drawn_or_the_lack_is_said(tmp_path):
-    cell = writing_to(tmp_path, runs("S27"))
-    (_, _, _, csv, text) = render_figure(load_figure("fig2"), [cell], other_data=True)
+    planned_run = writing_to(tmp_path, runs("S27"))
+    (_, _, _, csv, text) = render_figure(load_figure("fig2"), [planned_run], other_data=True)
     assert csv.name == "fig2-synthfaces.csv" and "nothing has been run yet" in text.read_text()
     assert set(pd.read_csv(csv).source) == {"paper, Table 1", "paper, Fig. 2 Setup 5"}
     with pytest.raises(ConfigError, match="figure fig3 has no finished run"):
-        render_figure(load_figure("fig3"), [cell], other_data=False)
+        render_figure(load_figure("fig3"), [planned_run], other_data=False)
 
 
 def test_the_projection_is_linear_and_keeps_what_lies_in_a_plane():
@@ -303,10 +303,10 @@ def test_hull_numbers_count_reconstructions_of_a_person():
 def test_feature_space_and_grid_of_real_runs(tiny, tmp_path, capsys):
     for defense in ("nodef", "re"):
         run(tiny("setup=demo", f"defense={defense}"))
-    cells = plan_cells(expand(["setup=demo", "defense=nodef,re", *tiny_overrides(tmp_path)]))
+    planned_runs = plan_runs(expand(["setup=demo", "defense=nodef,re", *tiny_overrides(tmp_path)]))
 
     def rendered(name: str) -> list[Path]:
-        return render_figure(load_figure(name), cells, other_data=False)
+        return render_figure(load_figure(name), planned_runs, other_data=False)
 
     picture, points, hulls = (path for path in rendered("fig3") if path.suffix in (".png", ".csv"))
     table = pd.read_csv(points)
@@ -338,7 +338,7 @@ def test_keys_that_look_like_numbers_stay_keys(tmp_path):
         tmp_path / "fig3.csv", index=False
     )
     (tmp_path / "fig3-hulls.csv").write_text("model\nNoDef\n")
-    kept = kept_tables(tmp_path, "fig3")
+    kept = cached_tables(tmp_path, "fig3")
     assert set(kept) == {"", "-hulls"}
     assert list(kept[""].iloc[0]) == ["12e4567890123456", "0123456789012345", 0.1]
 
@@ -355,7 +355,7 @@ def test_missing_runs_are_launched_before_drawing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.report.configs.REPORT_CONF", tmp_path)
+    monkeypatch.setattr("midre_exp.report.definitions.REPORT_CONF", tmp_path)
     (tmp_path / "figure").mkdir()
     (tmp_path / "figure" / "mine.yaml").write_text("title: t\nsweeps: [[setup=demo]]\n")
     assert figure_names() == ["mine"]

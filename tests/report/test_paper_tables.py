@@ -10,16 +10,16 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.errors import ConfigError, DataError
-from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR
+from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.records import record_path
 from midre_exp.report import __main__ as command
-from midre_exp.report.runs.defense_names import arm_of
+from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-from midre_exp.report.runs.planned_runs import Cell, plan_cells, told_apart
+from midre_exp.report.runs.planned_runs import PlannedRun, plan_runs, disambiguate
 from midre_exp.report.runs.published import table_rows
-from midre_exp.report.tables.definitions import Definition, load_definition
-from midre_exp.report.tables.listing import listing, render_listing
+from midre_exp.report.tables.definitions import TableDefinition, load_table
+from midre_exp.report.tables.setups import setup_table, render_setups
 from midre_exp.report.tables.render import render
 from midre_exp.stages import make_plan
 from midre_exp.store.files import write_json
@@ -33,12 +33,12 @@ RESULTS = ("table1", "table3", "table4", "table5")
 
 @pytest.mark.parametrize("table", RESULTS)
 def test_a_table_runs_exactly_what_the_paper_prints(table):
-    definition = load_definition(table)
+    definition = load_table(table)
     assert definition.published == table
     with packaged_configs():
         found = [settings_of([*job, "scale=paper"]) for sweep in definition.sweeps for job in expand(sweep)]
-    runs = [(settings["setup"]["id"], arm_of(settings["defense"])) for settings in found]
-    printed = [(row.setup, row.arm) for row in table_rows(table)]
+    runs = [(settings["setup"]["id"], published_name(settings["defense"])) for settings in found]
+    printed = [(row.setup, row.defense) for row in table_rows(table)]
     assert len(runs) == len(printed) and set(runs) == set(printed)
 
 
@@ -50,7 +50,7 @@ def test_the_setups_of_the_tables_compose_at_the_other_scales_too(setup, scale):
 
 
 def test_table_2_runs_every_setup_undefended_and_defended_and_lomma_in_both_forms():
-    ((setups, defenses),) = load_definition("table2").sweeps
+    ((setups, defenses),) = load_table("table2").sweeps
     names = setups.removeprefix("setup=").split(",")
     bare = {path.stem for path in (CONF_DIR / "setup").glob("S*.yaml")} - {f"S{n}" for n in range(13, 19)}
     assert names == sorted(bare) and len({name[:3] for name in names}) == 37
@@ -62,7 +62,7 @@ def registry_cell(setup, defense, numbers, seed=0):
     job = (f"setup={setup}", f"defense={defense}", f"seed={seed}")
     with packaged_configs():
         settings = settings_of(job)
-    return Cell(job, settings, numbers and record(*numbers, defense, setup=setup) | {"config": settings})
+    return PlannedRun(job, settings, numbers and record(*numbers, defense, setup=setup) | {"config": settings})
 
 
 def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, 
         registry_cell("S34", "nodef", (90.0, 60.0)),
         registry_cell("S34", "midre", None),
     ]
-    rows = listing(runs).set_index("setup")
+    rows = setup_table(runs).set_index("setup")
     assert list(rows.index) == ["S13a", "S34"] and list(rows.runs) == [3, 1]
     assert (rows.attack["S13a"], rows.target["S34"], rows.px["S34"]) == ("LOMMA+GMI", "InceptionV1", 160)
     assert (rows.acc["S13a"], rows.att_acc1["S13a"], rows.delta["S13a"]) == (92.0, 65.0, 5.0)
@@ -81,27 +81,27 @@ def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, 
 
     for run in runs:
         run.settings["paths"]["results"] = str(tmp_path)
-    markdown = render_listing(load_definition("table2"), runs, other_data=False)[0].read_text()
+    markdown = render_setups(load_table("table2"), runs, other_data=False)[0].read_text()
     assert "| 92.00 |" in markdown and "nan" not in markdown and INCONSISTENCIES[21] in markdown
     assert (
         "not run yet: 1 of 5 runs; the first: python -m midre_exp setup=S34 defense=midre"
         in capsys.readouterr().out
     )
-    bare = [Cell(run.job, run.settings, None) for run in runs]
+    bare = [PlannedRun(run.job, run.settings, None) for run in runs]
     assert (
         "Nothing has been run yet"
-        in render_listing(load_definition("table2"), bare, other_data=True)[0].read_text()
+        in render_setups(load_table("table2"), bare, other_data=True)[0].read_text()
     )
 
 
 def test_a_line_of_the_registry_averages_only_seeds():
     twice = [registry_cell("S34", "midre", (90.0, 60.0)) for _ in range(2)]
     with pytest.raises(ConfigError, match="let only seed= be swept"):
-        listing(twice)
+        setup_table(twice)
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory):
+def planned_runs(tmp_path_factory):
     """Table 3's first setup with records of NoDef and MIDRE, NLS missing."""
     tmp_path = tmp_path_factory.mktemp("table3")
     fixed = [f"paths.results={tmp_path}", f"paths.store={tmp_path / 'store'}", "runtime.threads=1"]
@@ -118,12 +118,12 @@ def cells(tmp_path_factory):
                 "label": {"nodef": "NoDef", "midre": "MIDRE [0.1, 0.4]"}[name],
                 "parts": settings["defense"],
             }
-        found.append(Cell(job, settings, run))
+        found.append(PlannedRun(job, settings, run))
     return found
 
 
-def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(cells, capsys):
-    written = render(load_definition("table3"), cells, other_data=False)
+def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(planned_runs, capsys):
+    written = render(load_table("table3"), planned_runs, other_data=False)
     assert [path.name for path in written] == ["table3.md", "table3.csv", "table3.tex", "table3.html"]
     text, csv, tex, html = (path.read_text() for path in written)
 
@@ -136,7 +136,7 @@ def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(cells, cap
     assert table.seeds["NLS -0.05"] == 0 and pd.isna(table.acc["NLS -0.05"])
 
     head, _, first, second, third = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:5]
+        [planned_run.strip() for planned_run in line.split("|")[1:-1]] for line in text.splitlines()[:5]
     )
     assert head == [
         "Defense", "Acc", "paper Acc", "AttAcc", "95 % from", "to", "paper AttAcc", "paper ±", "Δ", "paper Δ", "n", "Notes",
@@ -154,71 +154,71 @@ def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(cells, cap
     assert csv.count("\n") == 4
 
 
-def test_nothing_run_still_shows_the_paper(cells):
-    bare = [Cell(cell.job, cell.settings, None) for cell in cells]
-    written = render(load_definition("table3"), bare, other_data=True)
+def test_nothing_run_still_shows_the_paper(planned_runs):
+    bare = [PlannedRun(planned_run.job, planned_run.settings, None) for planned_run in planned_runs]
+    written = render(load_table("table3"), bare, other_data=True)
     assert written[0].name == "table3-synthfaces.md"
     text = written[0].read_text()
     assert text.count("not run") == 3 and "26.62" in text and "nothing has been run yet" in text
     with pytest.raises(ConfigError, match="table demo has no finished run"):
-        render(load_definition("demo"), bare, other_data=False)
+        render(load_table("demo"), bare, other_data=False)
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(cells):
-    first = cells[2]
-    again = Cell((*first.job, "attack.restarts=1"), first.settings, first.record)
-    other_seed = Cell((*first.job, "seed=1"), {**first.settings, "seed": 1}, first.record)
-    labels = [cell.label for cell in told_apart([cells[0], first, again, other_seed])]
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(planned_runs):
+    first = planned_runs[2]
+    again = PlannedRun((*first.job, "attack.restarts=1"), first.settings, first.record)
+    other_seed = PlannedRun((*first.job, "seed=1"), {**first.settings, "seed": 1}, first.record)
+    labels = [planned_run.label for planned_run in disambiguate([planned_runs[0], first, again, other_seed])]
     assert labels == [
         "NoDef",
         "MIDRE [0.1, 0.4]",
         "MIDRE [0.1, 0.4] (attack.restarts=1)",
         "MIDRE [0.1, 0.4]",
     ]
-    assert [cell.label for cell in told_apart([first, other_seed])] == ["MIDRE [0.1, 0.4]"] * 2
+    assert [planned_run.label for planned_run in disambiguate([first, other_seed])] == ["MIDRE [0.1, 0.4]"] * 2
 
 
 def test_a_record_is_found_by_key_and_without_the_data_by_its_config(tmp_path, monkeypatch):
     job = ["setup=demo", "defense=midre", *TINY, f"paths.results={tmp_path}"]
-    (cell,) = plan_cells([job, ["hydra/launcher=joblib", *job]])
-    assert cell.record is None and cell.obstacle is None and "launcher" not in cell.command
+    (planned_run,) = plan_runs([job, ["hydra/launcher=joblib", *job]])
+    assert planned_run.record is None and planned_run.obstacle is None and "launcher" not in planned_run.command
     with packaged_configs():
         settings = settings_of(job)
     elsewhere = {**settings, "paths": {**settings["paths"], "store": "far away"}, "speed": {}}
     run = record(90, 60, "midre") | {"config": elsewhere}
     write_json(record_path(tmp_path, settings, make_plan(settings)), run)
-    assert plan_cells([job])[0].record == run
+    assert plan_runs([job])[0].record == run
 
     def no_data(_):
         raise DataError("not here")
 
     monkeypatch.setattr("midre_exp.report.runs.planned_runs.make_plan", no_data)
-    (found,) = plan_cells([job])
+    (found,) = plan_runs([job])
     assert found.record == run and str(found.obstacle) == "not here"
-    (other,) = plan_cells([[*job, "attack.steps=4"]])
+    (other,) = plan_runs([[*job, "attack.steps=4"]])
     assert other.record is None
 
 
 def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path, caplog):
     job = ["setup=demo", *TINY, f"paths.results={tmp_path}"]
-    path = plan_cells([job])[0].path
+    path = plan_runs([job])[0].path
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert plan_cells([job])[0].record is None
+    assert plan_runs([job])[0].record is None
     assert path.name in caplog.text
 
 
 def test_scales_are_never_mixed(tmp_path):
     job = ["setup=demo", f"paths.results={tmp_path}"]
     with pytest.raises(ConfigError, match="one scale, not of mini and synth"):
-        plan_cells([[*job, "scale=mini"], [*job, "scale=synth"]])
+        plan_runs([[*job, "scale=mini"], [*job, "scale=synth"]])
 
 
 @pytest.fixture
 def two_sweeps(monkeypatch):
     """A table of two sweeps, one run each, in place of every other."""
-    definition = Definition("t", "T", (("setup=S19",), ("setup=S19", "defense=midre")), "table3")
-    monkeypatch.setattr(command, "load_definition", lambda _: definition)
+    definition = TableDefinition("t", "T", (("setup=S19",), ("setup=S19", "defense=midre")), "table3")
+    monkeypatch.setattr(command, "load_table", lambda _: definition)
     return definition
 
 
@@ -245,8 +245,8 @@ def test_what_tables_lack_is_one_sweep_and_what_has_no_run_is_not_rendered(
         assert words[0] == "-m" and words[2:] == ["hydra/launcher=joblib"]
         launched.extend(launched_jobs(words))
         if succeeds:  # a record of one of the runs
-            cell = plan_cells(launched[:1])[0]
-            write_json(cell.path, record(90, 60, setup="S19") | {"config": cell.settings})
+            planned_run = plan_runs(launched[:1])[0]
+            write_json(planned_run.path, record(90, 60, setup="S19") | {"config": planned_run.settings})
         return 2
 
     monkeypatch.setattr(command, "launch", launch)
@@ -262,16 +262,16 @@ def test_what_tables_lack_is_one_sweep_and_what_has_no_run_is_not_rendered(
 
 def test_several_tables_share_their_runs_and_finished_ones_launch_nothing(tmp_path, monkeypatch, capsys):
     tables = {
-        "one": Definition("one", "One", (("setup=demo",),)),
-        "two": Definition("two", "Two", (("setup=demo", "defense=nodef,midre"), ("setup=demo", "seed=1"))),
+        "one": TableDefinition("one", "One", (("setup=demo",),)),
+        "two": TableDefinition("two", "Two", (("setup=demo", "defense=nodef,midre"), ("setup=demo", "seed=1"))),
     }
-    monkeypatch.setattr(command, "load_definition", tables.__getitem__)
+    monkeypatch.setattr(command, "load_table", tables.__getitem__)
     launched = []
 
     def launch(words):
         launched.append(launched_jobs(words))
-        for cell in plan_cells(launched[-1]):
-            write_json(cell.path, record(90, 60, setup="demo") | {"config": cell.settings})
+        for planned_run in plan_runs(launched[-1]):
+            write_json(planned_run.path, record(90, 60, setup="demo") | {"config": planned_run.settings})
         return 0
 
     monkeypatch.setattr(command, "launch", launch)
@@ -301,7 +301,7 @@ def test_tables_come_before_claims_and_something_has_to_be_named(two_sweeps, tmp
         command, "make", lambda names, overrides, run: done.append((names, overrides, run)) or 2
     )
     monkeypatch.setattr(
-        "midre_exp.report.claims.claims.report_claims", lambda overrides: done.append(overrides)
+        "midre_exp.report.claims.paper_claims.report_claims", lambda overrides: done.append(overrides)
     )
     assert command.main(["t", "claims", "seed=1", "--no-run", "~data"]) == 2
     assert done == [(["t"], ["seed=1", "~data"], False), ["seed=1", "~data"]]
@@ -337,21 +337,21 @@ def test_jobs_of_a_file_take_no_further_overrides(tmp_path):
         ({"title": "t", "sweep": ["setup=demo"], "sweeps": []}, "one of sweep, sweeps,"),
         ({"sweep": ["setup=demo"]}, "needs a title"),
         ({"title": "t", "sweep": ["setup=demo"], "footnotes": []}, "it has footnotes"),
-        ({"title": "t", "sweep": ["setup=demo"], "rows": "cells"}, "rows is one of runs, setups, not cells"),
+        ({"title": "t", "sweep": ["setup=demo"], "rows": "planned_runs"}, "rows is one of runs, setups, not planned_runs"),
         ({"title": "t", "sweep": ["setup=demo"], "inconsistencies": [77]}, "inconsistency 77"),
     ],
 )
 def test_a_wrong_definition_is_named(tmp_path, monkeypatch, content, message):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "mine.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("midre_exp.report.configs.REPORT_CONF", tmp_path)
+    monkeypatch.setattr("midre_exp.report.definitions.REPORT_CONF", tmp_path)
     with pytest.raises(ConfigError, match=message):
-        load_definition("mine")
+        load_table("mine")
 
 
 def test_an_unknown_table_names_the_known_ones():
     with pytest.raises(ConfigError, match="table1, table2, table3, table4, table5"):
-        load_definition("table6")
+        load_table("table6")
 
 
 def test_make_has_a_target_for_every_table_and_hands_on_scale_and_launcher():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from midre_exp.errors import ConfigError
-from midre_exp.report.runs.defense_names import Arm, arm_of, make_arm
+from midre_exp.report.runs.defense_names import DefenseName, published_name, defense_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.published import (
     PUBLISHED,
@@ -37,8 +37,8 @@ KNOWN = [
 
 @pytest.mark.parametrize("table, setup, names, share, acc, att, std, delta", KNOWN)
 def test_the_file_holds_what_the_paper_prints(table, setup, names, share, acc, att, std, delta):
-    arm = make_arm(names.split("+") if names else [], share)
-    (row,) = [row for row in table_rows(table) if (row.setup, row.arm) == (setup, arm)]
+    defense = defense_name(names.split("+") if names else [], share)
+    (row,) = [row for row in table_rows(table) if (row.setup, row.defense) == (setup, defense)]
     assert (row.acc, row.att_acc1, row.att_acc1_std, row.delta) == (acc, att, std, delta)
 
 
@@ -51,13 +51,13 @@ def test_printed_deltas_follow_from_printed_accuracies_but_for_the_known_misprin
     rows = [row for table in ("table3", "table5") for row in table_rows(table)]
     assert sum(row.delta is not None for row in rows) == 12
     ((row, value),) = misprinted(rows)
-    assert (row.setup, str(row.arm), row.delta) == ("S29", "MIDRE+NLS", 47.65)
+    assert (row.setup, str(row.defense), row.delta) == ("S29", "MIDRE+NLS", 47.65)
     assert value == pytest.approx(47.56, abs=0.005) and 3 in row.inconsistencies
 
 
 def test_a_table_is_recomputed_against_its_own_baseline():
     rows = table_rows("table4")
-    midre = next(row for row in rows if row.arm.names == ("MIDRE",))
+    midre = next(row for row in rows if row.defense.names == ("MIDRE",))
     assert (
         recomputed(rows)[rows.index(midre)] == "OP"
     )  # 97.28 is above the 94.22 of Table 4, not above the 97.69 of Table 1
@@ -102,19 +102,19 @@ def test_a_row_given_twice_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "defense, arm",
+    "defense, defense",
     [
-        (parts(), Arm(())),
-        (parts("midre"), Arm(("MIDRE",), LOW)),
-        (parts("midre", a_l=0.4), Arm(("RE",), (0.4, 0.4))),
-        (parts("fe"), Arm(("FE",), (0.4, 0.4))),
-        (parts("ee", share=0.1), Arm(("EE",), (0.1, 0.1))),
-        (parts("nls", "midre"), Arm(("MIDRE", "NLS"), LOW)),
-        (parts("bido"), Arm(("BiDO",))),
-        (parts("bido", measure="coco"), Arm(("BiDO-COCO",))),
-        (parts("tldmi"), Arm(("TL-DMI",))),
-        ({"mine": {"_target_": "my_package.Mine"}}, Arm(("Mine",))),
+        (parts(), DefenseName(())),
+        (parts("midre"), DefenseName(("MIDRE",), LOW)),
+        (parts("midre", a_l=0.4), DefenseName(("RE",), (0.4, 0.4))),
+        (parts("fe"), DefenseName(("FE",), (0.4, 0.4))),
+        (parts("ee", share=0.1), DefenseName(("EE",), (0.1, 0.1))),
+        (parts("nls", "midre"), DefenseName(("MIDRE", "NLS"), LOW)),
+        (parts("bido"), DefenseName(("BiDO",))),
+        (parts("bido", measure="coco"), DefenseName(("BiDO-COCO",))),
+        (parts("tldmi"), DefenseName(("TL-DMI",))),
+        ({"mine": {"_target_": "my_package.Mine"}}, DefenseName(("Mine",))),
     ],
 )
-def test_a_defense_has_the_papers_name(defense, arm):
-    assert arm_of(defense) == arm
+def test_a_defense_has_the_papers_name(defense, defense):
+    assert published_name(defense) == defense

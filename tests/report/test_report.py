@@ -13,7 +13,7 @@ from midre_exp.data.pictures import data_url
 from midre_exp.errors import UserError
 from midre_exp.report.__main__ import load, show
 from midre_exp.report.tables import comparison as tables
-from midre_exp.report.tables.html import Cell, Column, Row, write_page
+from midre_exp.report.tables.html import Picture, Column, PictureRow, write_page
 
 
 def record(
@@ -156,9 +156,9 @@ def test_records_are_not_changed_by_rendering():
 def test_the_page_is_self_contained_and_escapes(tmp_path):
     shown = tables.printable(tables.comparison(TABLE3))
     rows = [
-        Row(
+        PictureRow(
             "GMI against <b>",
-            [Cell("data:image/png;base64,AAAA", True), Cell("data:image/png;base64,BBBB", False)],
+            [Picture("data:image/png;base64,AAAA", True), Picture("data:image/png;base64,BBBB", False)],
         )
     ]
     path = tmp_path / "page.html"

@@ -21,7 +21,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.metrics.fid import Fid
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.report.__main__ import main
-from midre_exp.report.configs import REPORT_CONF
+from midre_exp.report.definitions import REPORT_CONF
 from midre_exp.report.tables.comparison import COLUMNS
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
 from midre_exp.report.wandb.workspace import save_workspace
@@ -205,7 +205,7 @@ def mine(tmp_path, monkeypatch):
         change(view, panel)
         (tmp_path / "dashboard").mkdir(exist_ok=True)
         (tmp_path / "dashboard" / "mine.yaml").write_text(yaml.safe_dump(view))
-        monkeypatch.setattr("midre_exp.report.configs.REPORT_CONF", tmp_path)
+        monkeypatch.setattr("midre_exp.report.definitions.REPORT_CONF", tmp_path)
         return load_views()
 
     return load

@@ -1,5 +1,5 @@
-"""The comparisons of records that the paper's claims rest on: each finds its cases among the arenas, whose
-``draws`` say how sure it is.
+"""The comparisons of records that the paper's claims rest on: each finds its effects in the comparison
+groups, whose ``draws`` say how sure they are.
 """
 
 from __future__ import annotations
@@ -10,119 +10,119 @@ from itertools import combinations
 import numpy as np
 
 from midre_exp.plan.config import without
-from midre_exp.report.claims.intervals import Arena, Numbers, Side
-from midre_exp.report.claims.verdicts import Case
-from midre_exp.report.tables.comparison import trade_off
+from midre_exp.report.claims.decisions import Effect, mean_effect
+from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, Numbers
+from midre_exp.report.runs.trade_off import trade_off
 
-#: Stands for OP where bargains are put in order.
+#: Stands for OP where trade-offs are put in order.
 NOTHING_PAID = 1e9
 
 
-def difference(arena: Arena, first: Side, second: Side, metric: str) -> Case:
-    """A metric of the first side less that of the second, in points."""
+def difference(group: ComparisonGroup, first: DefenseRuns, second: DefenseRuns, metric: str) -> Effect:
+    """A metric of the first defense less that of the second, in points."""
     a, b = first.mean(metric), second.mean(metric)
-    return Case(
-        str(arena),
+    return Effect(
+        str(group),
         f"{first.label} {a:.2f} against {second.label} {b:.2f}",
         a - b,
-        arena.draws(first, metric) - arena.draws(second, metric),
+        group.draws(first, metric) - group.draws(second, metric),
     )
 
 
-def erasing(arenas: Sequence[Arena], metric: str) -> Iterator[Case]:
+def erasing(groups: Sequence[ComparisonGroup], metric: str) -> Iterator[Effect]:
     """MIDRE, whatever its range, against no defense."""
-    for arena in arenas:
-        for undefended in arena.find():
-            for midre in arena.find("MIDRE"):
-                yield difference(arena, midre, undefended, metric)
+    for group in groups:
+        for undefended in group.with_defense():
+            for midre in group.with_defense("MIDRE"):
+                yield difference(group, midre, undefended, metric)
 
 
-def cost(arenas: Sequence[Arena]) -> Iterator[Case]:
+def cost(groups: Sequence[ComparisonGroup]) -> Iterator[Effect]:
     """Accuracy lost under MIDRE."""
-    for case in erasing(arenas, "acc"):
-        yield Case(case.where, case.detail, -case.value, -case.draws)
+    for effect in erasing(groups, "acc"):
+        yield Effect(effect.where, effect.detail, -effect.value, -effect.draws)
 
 
-def at_equal_share(arenas: Sequence[Arena], first: str, second: str, metric: str) -> Iterator[Case]:
+def at_equal_share(
+    groups: Sequence[ComparisonGroup], first: str, second: str, metric: str
+) -> Iterator[Effect]:
     """Two ways of withholding the same share of the training images."""
-    for arena in arenas:
-        for a in arena.find(first):
-            for b in arena.find(second):
-                if a.arm.share == b.arm.share:
-                    yield difference(arena, a, b, metric)
+    for group in groups:
+        for a in group.with_defense(first):
+            for b in group.with_defense(second):
+                if a.name.share == b.name.share:
+                    yield difference(group, a, b, metric)
 
 
-def against(arenas: Sequence[Arena], other: str, metric: str) -> Iterator[Case]:
+def against(groups: Sequence[ComparisonGroup], other: str, metric: str) -> Iterator[Effect]:
     """MIDRE against another defense or augmentation."""
-    for arena in arenas:
-        for midre in arena.find("MIDRE"):
-            for side in arena.find(other):
-                yield difference(arena, midre, side, metric)
+    for group in groups:
+        for midre in group.with_defense("MIDRE"):
+            for defense in group.with_defense(other):
+                yield difference(group, midre, defense, metric)
 
 
-def per_share(arenas: Sequence[Arena]) -> Iterator[Case]:
+def per_share(groups: Sequence[ComparisonGroup]) -> Iterator[Effect]:
     """Slope of attack accuracy over the share erased by RE: points for each further 10 % of the image, by
     least squares.
     """
-    for arena in arenas:
-        families: dict[str, list[Side]] = {}
-        for side in arena.find("RE"):
-            rules = [without(part, "a_l", "a_h") for part in side.parts.values()]
-            families.setdefault(repr(rules), []).append(side)
+    for group in groups:
+        families: dict[str, list[DefenseRuns]] = {}
+        for defense in group.with_defense("RE"):
+            rules = [without(part, "a_l", "a_h") for part in defense.parts.values()]
+            families.setdefault(repr(rules), []).append(defense)
         for family in families.values():
-            sides = sorted(family, key=lambda side: side.arm.share or (0, 0))
-            shares = np.asarray([10 * side.arm.share[0] for side in sides if side.arm.share])
+            defenses = sorted(family, key=lambda defense: defense.name.share or (0, 0))
+            shares = np.asarray([10 * defense.name.share[0] for defense in defenses if defense.name.share])
             if len(set(shares)) < 2:
                 continue
             weights = (shares - shares.mean()) / np.square(shares - shares.mean()).sum()
-            values = np.asarray([side.mean("att_acc1") for side in sides])
-            drawn = np.stack([arena.draws(side, "att_acc1") for side in sides])
-            shown = ", ".join(f"{side.label} {value:.2f}" for side, value in zip(sides, values, strict=True))
-            yield Case(str(arena), shown, float(weights @ values), weights @ drawn)
+            values = np.asarray([defense.mean("att_acc1") for defense in defenses])
+            draws = np.stack([group.draws(defense, "att_acc1") for defense in defenses])
+            detail = ", ".join(
+                f"{defense.label} {value:.2f}" for defense, value in zip(defenses, values, strict=True)
+            )
+            yield Effect(str(group), detail, float(weights @ values), weights @ draws)
 
 
-def wider(arenas: Sequence[Arena]) -> Iterator[Case]:
+def wider(groups: Sequence[ComparisonGroup]) -> Iterator[Effect]:
     """A wider range of MIDRE against a narrower one with the same floor."""
-    for arena in arenas:
-        for a, b in combinations(arena.find("MIDRE"), 2):
-            narrow, wide = sorted((a, b), key=lambda side: side.arm.share or (0, 0))
-            if narrow.arm.share != wide.arm.share:
-                yield difference(arena, wide, narrow, "att_acc1")
+    for group in groups:
+        for a, b in combinations(group.with_defense("MIDRE"), 2):
+            narrow, wide = sorted((a, b), key=lambda defense: defense.name.share or (0, 0))
+            if narrow.name.share != wide.name.share:
+                yield difference(group, wide, narrow, "att_acc1")
 
 
-def combined(arenas: Sequence[Arena]) -> Iterator[Case]:
+def combined(groups: Sequence[ComparisonGroup]) -> Iterator[Effect]:
     """MIDRE with another defense against each of the two alone, with the same parameters."""
-    for arena in arenas:
-        for side in arena.sides:
-            if "MIDRE" not in side.arm.names or len(side.arm.names) < 2:
+    for group in groups:
+        for defense in group.defenses:
+            if "MIDRE" not in defense.name.names or len(defense.name.names) < 2:
                 continue
-            for name, part in side.parts.items():
-                for alone in arena.sides:
+            for name, part in defense.parts.items():
+                for alone in group.defenses:
                     if dict(alone.parts) == {name: part}:
-                        yield difference(arena, side, alone, "att_acc1")
+                        yield difference(group, defense, alone, "att_acc1")
 
 
-def everywhere(arenas: Sequence[Arena], what: Callable[[Arena], str]) -> Iterator[Case]:
+def everywhere(groups: Sequence[ComparisonGroup], what: Callable[[ComparisonGroup], str]) -> Iterator[Effect]:
     """MIDRE against no defense, averaged for each target, attack or data set; nothing where there is only one
     of them.
     """
-    groups: dict[str, list[Case]] = {}
-    for arena in arenas:
-        for case in erasing([arena], "att_acc1"):
-            groups.setdefault(what(arena), []).append(case)
-    if len(groups) < 2:
+    by_name: dict[str, list[Effect]] = {}
+    for group in groups:
+        for effect in erasing([group], "att_acc1"):
+            by_name.setdefault(what(group), []).append(effect)
+    if len(by_name) < 2:
         return
-    for name, cases in groups.items():
-        yield Case(
-            name,
-            f"mean of {len(cases)}" if len(cases) > 1 else cases[0].detail,
-            float(np.mean([case.value for case in cases])),
-            np.mean([case.draws for case in cases], axis=0),
-        )
+    for name, effects in by_name.items():
+        detail = f"mean of {len(effects)}" if len(effects) > 1 else effects[0].detail
+        yield mean_effect(effects, name, detail)
 
 
-def bargain(taken: Numbers, lost: Numbers) -> Numbers:
-    """Bargains as numbers in order of preference: nothing taken from the attacker (0, all alike), Δ, then OP
+def ordered_trade_off(taken: Numbers, lost: Numbers) -> Numbers:
+    """Trade-offs as numbers in order of preference: nothing taken from the attacker (0, all alike), Δ, then OP
     by what it takes.
     """
     ratio = np.divide(taken, lost, out=np.zeros_like(taken), where=lost > 0)
@@ -130,41 +130,53 @@ def bargain(taken: Numbers, lost: Numbers) -> Numbers:
     return ordered
 
 
-def better_bargain(arenas: Sequence[Arena], other: str) -> Iterator[Case]:
+def better_trade_off(groups: Sequence[ComparisonGroup], other: str) -> Iterator[Effect]:
     """Who has the better Δ: +1 MIDRE, -1 the other, 0 neither.
 
     TL-DMI is left out where its target was never trained on public data: it then freezes layers that nobody
     has trained.
     """
-    for arena in arenas:
-        for undefended in arena.find():
-            for midre in arena.find("MIDRE"):
-                for side in arena.find(other):
-                    if other == "TL-DMI" and _from_scratch(side):
+    for group in groups:
+        for undefended in group.with_defense():
+            for midre in group.with_defense("MIDRE"):
+                for defense in group.with_defense(other):
+                    if other == "TL-DMI" and _from_scratch(defense):
                         continue
-                    yield _compared_bargains(arena, undefended, midre, side)
+                    yield _compared_trade_offs(group, undefended, midre, defense)
 
 
-def _from_scratch(side: Side) -> bool:
-    return any(record["config"]["target"].get("weights") is None for record in side.records)
+def _from_scratch(defense: DefenseRuns) -> bool:
+    return any(record["config"]["target"].get("weights") is None for record in defense.records)
 
 
-def _compared_bargains(arena: Arena, undefended: Side, midre: Side, other: Side) -> Case:
-    base_acc, base_att = (arena.draws(undefended, metric) for metric in ("acc", "att_acc1"))
-    shown, drawn, values = [], [], []
-    for side in (midre, other):
-        taken = base_att - arena.draws(side, "att_acc1")
-        lost = base_acc - arena.draws(side, "acc")
-        numbers = [s.mean(metric) for s in (side, undefended) for metric in ("acc", "att_acc1")]
-        ratio = trade_off(*numbers)
-        drawn.append(bargain(taken, lost))
-        values.append(
-            bargain(np.asarray([numbers[3] - numbers[1]]), np.asarray([numbers[2] - numbers[0]]))[0]
-        )
-        shown.append(f"{side.label} Δ {ratio if isinstance(ratio, str) else f'{ratio:.2f}'}")
-    return Case(
-        str(arena),
-        " against ".join(shown),
+def _compared_trade_offs(
+    group: ComparisonGroup, undefended: DefenseRuns, midre: DefenseRuns, other: DefenseRuns
+) -> Effect:
+    ordered = [_trade_off_draws(group, undefended, defense) for defense in (midre, other)]
+    values = [_trade_off_value(undefended, defense) for defense in (midre, other)]
+    details = []
+    for defense in (midre, other):
+        delta = trade_off(*_accuracies(defense), *_accuracies(undefended))
+        details.append(f"{defense.label} Δ {delta if isinstance(delta, str) else f'{delta:.2f}'}")
+    return Effect(
+        str(group),
+        " against ".join(details),
         float(np.sign(values[0] - values[1])),
-        np.sign(drawn[0] - drawn[1]),
+        np.sign(ordered[0] - ordered[1]),
     )
+
+
+def _trade_off_draws(group: ComparisonGroup, undefended: DefenseRuns, defense: DefenseRuns) -> Numbers:
+    return ordered_trade_off(
+        group.draws(undefended, "att_acc1") - group.draws(defense, "att_acc1"),
+        group.draws(undefended, "acc") - group.draws(defense, "acc"),
+    )
+
+
+def _trade_off_value(undefended: DefenseRuns, defense: DefenseRuns) -> float:
+    (acc, att_acc), (base_acc, base_att_acc) = _accuracies(defense), _accuracies(undefended)
+    return float(ordered_trade_off(np.asarray([base_att_acc - att_acc]), np.asarray([base_acc - acc]))[0])
+
+
+def _accuracies(defense: DefenseRuns) -> tuple[float, float]:
+    return defense.mean("acc"), defense.mean("att_acc1")

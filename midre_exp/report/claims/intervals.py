@@ -1,16 +1,19 @@
-"""Records as evidence: which runs may be compared, and how far chance may have moved each of their numbers.
+"""Which runs may be compared, and how far chance may have moved each of their numbers.
 
-Runs may be compared when their configs differ in defense and seed alone; such runs share an ``Arena``. What
-is uncertain is drawn: ``DRAWS`` times the numbers that other identities, seeds and test images could have
-given. A difference of two arms is taken draw by draw, so that what both share cancels.
+Runs may be compared when their configs differ in defense and seed alone; such runs share a
+``ComparisonGroup``. What is uncertain is drawn: ``DRAWS`` times the numbers that other identities, seeds and
+test images could have given. A difference of two defenses is taken draw by draw, so that what both share
+cancels.
 
-- Attack accuracy, with ``record["per_identity"]["att_acc1"]`` (percent by attacked identity): a bootstrap that resamples identities and
-  seeds, the same ones for every arm of an arena. Identities are the units because the restarts of one succeed or fail together.
-- Attack accuracy without it: a normal approximation. The standard error of a record is its 95 % interval over 2 x 1.96; over the seeds
-  of an arm it is the root of the mean square (all seeds attack the same identities), and between seeds sd^2 / seeds is added in
-  quadrature. Arms are drawn independently, which makes differences look less certain than a paired bootstrap would.
-- Accuracy: a normal approximation of the binomial of ``counts["private_test"]`` images, with two successes and two failures added so that
-  100 % is not certainty, and sd^2 / seeds between seeds; arms independent.
+- Attack accuracy, with ``record["per_identity"]["att_acc1"]`` (percent by attacked identity): a bootstrap
+  that resamples identities and seeds, the same ones for every defense of a group. Identities are the units
+  because the restarts of one succeed or fail together.
+- Attack accuracy without it: a normal approximation. The standard error of a record is its 95 % interval over
+  2 x 1.96; over the seeds of a defense it is the root of the mean square (all seeds attack the same
+  identities), and between seeds sd^2 / seeds is added in quadrature. Defenses are drawn independently, which
+  makes differences look less certain than a paired bootstrap would.
+- Accuracy: a normal approximation of the binomial of ``counts["private_test"]`` images, with two successes
+  and two failures added so that 100 % is not certainty, and sd^2 / seeds between seeds; defenses independent.
 
 With one seed nothing here knows how much another training would have changed: the intervals are then of one
 pair of models.
@@ -26,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midre_exp.plan.config import digest
-from midre_exp.report.runs.defense_names import Arm, arm_of
-from midre_exp.report.runs.planned_runs import what_it_is
+from midre_exp.records import Record
+from midre_exp.report.runs.defense_names import DefenseName, published_name
+from midre_exp.report.runs.planned_runs import comparable, comparable_config
 
 DRAWS = 4000
 Z95 = 1.959964
@@ -36,13 +40,13 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Side:
-    """One defense in an arena: its records, one for each seed."""
+class DefenseRuns:
+    """One defense in a comparison group: its records, one for each seed."""
 
-    arm: Arm
-    parts: Mapping[str, Any]
-    label: str
-    records: tuple[Mapping[str, Any], ...]
+    name: DefenseName  # the paper's
+    parts: Mapping[str, Any]  # its config nodes
+    label: str  # its own
+    records: tuple[Record, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -55,96 +59,96 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Arena:
-    """Runs that differ in defense and seed alone. ``sides`` in order of the records."""
+class ComparisonGroup:
+    """Runs that differ in defense and seed alone."""
 
     setup: str
     attack: str
     target: str
     data: str
-    sides: tuple[Side, ...]
+    defenses: tuple[DefenseRuns, ...]  # in order of the records
     _drawn: dict[tuple[str, str], Numbers] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.setup} ({self.attack} on {self.target}, {self.data})"
 
-    def find(self, *names: str) -> list[Side]:
-        """The sides whose defense has exactly these names; none for NoDef."""
-        return [side for side in self.sides if set(side.arm.names) == set(names)]
+    def with_defense(self, *names: str) -> list[DefenseRuns]:
+        """The runs under exactly these defenses, by the paper's names; none for NoDef."""
+        return [defense for defense in self.defenses if set(defense.name.names) == set(names)]
 
     @property
     def paired(self) -> bool:
         """Whether every attack accuracy is known by identity."""
-        return all(_all_by_identity(side) for side in self.sides)
+        return all(_all_by_identity(defense) for defense in self.defenses)
 
-    def draws(self, side: Side, metric: str) -> Numbers:
-        """What ``acc`` or ``att_acc1`` of a side could have been, in percent: [DRAWS]."""
-        key = (metric, side.label + digest(side.parts))
+    def draws(self, defense: DefenseRuns, metric: str) -> Numbers:
+        """What ``acc`` or ``att_acc1`` of a defense could have been, in percent: [DRAWS]."""
+        key = (metric, defense.label + digest(defense.parts))
         if key not in self._drawn:
             attacked = metric == "att_acc1"
-            draw = _resampled if attacked and _all_by_identity(side) else _normal
-            self._drawn[key] = draw(side, metric)
+            draw = _resampled if attacked and _all_by_identity(defense) else _normal
+            self._drawn[key] = draw(defense, metric)
         return self._drawn[key]
 
 
-def arenas(records: Sequence[Mapping[str, Any]]) -> tuple[list[Arena], int]:
-    """The arenas of one scale's records, one for each (setup, attack, target, data), and how many records
+def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup], int]:
+    """The groups of one scale's records, one for each setup, attack, target and data, and how many records
     were left out.
 
-    Where such a place has runs of several configurations (another budget, an older release), the one with
-    most records counts.
+    Where there are runs of several configurations (another budget, an older release), the one with most
+    records counts.
     """
-    pools: dict[tuple[str, str, str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    pools: dict[tuple[str, str, str, str], dict[str, list[Record]]] = {}
     for record in records:
         place = (record["setup"]["id"], record["attack"], record["target"], record["data"]["name"])
         rules = digest(_rules(record["config"]))
         pools.setdefault(place, {}).setdefault(rules, []).append(record)
-    found, left_out = [], 0
+    groups, left_out = [], 0
     for place, pool in pools.items():
         chosen = max(pool.values(), key=len)
         left_out += sum(len(other) for other in pool.values()) - len(chosen)
-        found.append(Arena(*place, sides=_sides(chosen)))
-    return found, left_out
+        groups.append(ComparisonGroup(*place, defenses=_defenses(chosen)))
+    return groups, left_out
 
 
-#: What of a config two comparable runs share: which people, models, attack and judge, at which size.
+#: What of a config two comparable runs share: which identities, models, attack and evaluator, at which size.
 SHARED = ("scale", "resolution", "data", "target", "evaluator", "attack", "speed")
 
 
 def _rules(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = what_it_is({name: config[name] for name in SHARED if name in config})
-    return {**kept, "image_to_evaluator": config["metrics"]["image_to_evaluator"]}
+    shared = comparable_config({name: config[name] for name in SHARED if name in config})
+    return {**shared, "image_to_evaluator": config["metrics"]["image_to_evaluator"]}
 
 
-def _sides(records: Sequence[Mapping[str, Any]]) -> tuple[Side, ...]:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def _defenses(records: Sequence[Record]) -> tuple[DefenseRuns, ...]:
+    by_parts: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(digest(record["defense"]["parts"]), []).append(record)
-    sides = []
-    for group in groups.values():
-        by_seed = {int(record["seed"]): record for record in group}
-        parts, label = group[0]["defense"]["parts"], group[0]["defense"]["label"]
-        sides.append(Side(arm_of(parts), parts, label, tuple(by_seed[seed] for seed in sorted(by_seed))))
-    return tuple(sides)
+        by_parts.setdefault(digest(comparable(record["defense"]["parts"])), []).append(record)
+    return tuple(map(_defense_runs, by_parts.values()))
 
 
-def _by_identity(record: Mapping[str, Any]) -> Sequence[float] | None:
-    found: Sequence[float] | None = record.get("per_identity", {}).get("att_acc1")
-    return found
+def _defense_runs(records: Sequence[Record]) -> DefenseRuns:
+    by_seed = {int(record["seed"]): record for record in records}
+    parts, label = records[0]["defense"]["parts"], records[0]["defense"]["label"]
+    return DefenseRuns(published_name(parts), parts, label, tuple(by_seed[seed] for seed in sorted(by_seed)))
 
 
-def _all_by_identity(side: Side) -> bool:
-    lengths = {len(_by_identity(record) or ()) for record in side.records}
+def _by_identity(record: Record) -> Sequence[float] | None:
+    return record.get("per_identity", {}).get("att_acc1")
+
+
+def _all_by_identity(defense: DefenseRuns) -> bool:
+    lengths = {len(_by_identity(record) or ()) for record in defense.records}
     return len(lengths) == 1 and 0 not in lengths
 
 
-def _resampled(side: Side, metric: str) -> Numbers:
-    """Bootstrap over identities and seeds. The picks depend on the data and the counts alone: all sides of an
-    arena share them.
+def _resampled(defense: DefenseRuns, metric: str) -> Numbers:
+    """Bootstrap over identities and seeds. The picks depend on the data and the counts alone: all defenses
+    of a group share them.
     """
-    table = np.asarray([_by_identity(record) for record in side.records], dtype=np.float64)
+    table = np.asarray([_by_identity(record) for record in defense.records], dtype=np.float64)
     seeds, identities = table.shape
-    data = int(digest(side.records[0]["data"]["name"]), 16)
+    data = int(digest(defense.records[0]["data"]["name"]), 16)
     of_identities = np.random.default_rng([data, 0]).multinomial(
         identities, np.full(identities, 1 / identities), DRAWS
     )
@@ -153,28 +157,28 @@ def _resampled(side: Side, metric: str) -> Numbers:
     return means
 
 
-def _normal(side: Side, metric: str) -> Numbers:
-    """Normal draws about the mean over seeds, the same at every call and independent between arenas, sides
+def _normal(defense: DefenseRuns, metric: str) -> Numbers:
+    """Normal draws about the mean over seeds, the same at every call and independent between groups, defenses
     and metrics.
     """
-    values = np.asarray([record["metrics"][metric] for record in side.records], dtype=np.float64)
-    error: Callable[[Mapping[str, Any]], float] = _attack_error if metric == "att_acc1" else _binomial_error
-    variance = float(np.mean([error(record) ** 2 for record in side.records]))
+    values = np.asarray([record["metrics"][metric] for record in defense.records], dtype=np.float64)
+    error: Callable[[Record], float] = _attack_error if metric == "att_acc1" else _binomial_error
+    variance = float(np.mean([error(record) ** 2 for record in defense.records]))
     if len(values) > 1:
         variance += float(values.var(ddof=1)) / len(values)
-    first = side.records[0]
+    first = defense.records[0]
     place = [first["setup"]["id"], first["attack"], first["target"], first["data"]["name"]]
-    random = np.random.default_rng(int(digest([metric, side.parts, *place]), 16))
+    random = np.random.default_rng(int(digest([metric, defense.parts, *place]), 16))
     drawn: Numbers = values.mean() + variance**0.5 * random.standard_normal(DRAWS)
     return drawn
 
 
-def _attack_error(record: Mapping[str, Any]) -> float:
+def _attack_error(record: Record) -> float:
     metrics = record["metrics"]
     return float(metrics["att_acc1_high"] - metrics["att_acc1_low"]) / (2 * Z95)
 
 
-def _binomial_error(record: Mapping[str, Any]) -> float:
+def _binomial_error(record: Record) -> float:
     n = float(record["counts"]["private_test"]) + 4
     p = (record["metrics"]["acc"] / 100 * (n - 4) + 2) / n
     return float(100 * (p * (1 - p) / n) ** 0.5)

@@ -2,7 +2,7 @@
 # These names, not the modules, stand in configs and keys.
 from .bars import Bars as Bars
 from .curves import Curves as Curves
-from .features import Reconstructed as Reconstructed
-from .features import Separated as Separated
+from .feature_hulls import IdentityHulls as IdentityHulls
+from .feature_hulls import ReconstructionHulls as ReconstructionHulls
 from .grid import Grid as Grid
 from .scatter import Scatter as Scatter

@@ -1,4 +1,4 @@
-"""Bars for each setup: accuracy, attack accuracy, and what a defense takes from the latter (Figs. 6 and 7)."""
+"""Bars for each setup: accuracy, attack accuracy, and the latter's change by a defense (Figs. 6 and 7)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from midre_exp.report.figures.marks import Mark, display_name, mark_of
 from midre_exp.report.figures.points import (
     as_csv,
-    bars_about,
+    attack_and_target,
+    by_setup,
     derived,
+    error_bars,
     from_paper,
     measured,
-    named,
     not_run,
-    panels_of,
-    pick,
+    select,
 )
-from midre_exp.report.figures.style import Drawing, Drawn, Mark, mark_of, name_of
-from midre_exp.report.runs.defense_names import Arm
-from midre_exp.report.runs.planned_runs import Cell
-from midre_exp.report.runs.published import Published
+from midre_exp.report.figures.style import Plot, Rendered
+from midre_exp.report.runs.defense_names import DefenseName
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.published import PublishedResult
 
 PANELS = (
     ("acc", "accuracy (%)"),
@@ -37,45 +38,51 @@ PANELS = (
 WIDTH = 0.8  # of a group of bars, in units of their distance
 
 
-class Bars(Drawn):
+class Bars(Plot):
     """A group of bars for each setup, one for each defense; the paper's drops of attack accuracy as lines
     across a group.
     """
 
     def draw(
-        self, cells: Sequence[Cell], printed: Sequence[Published], kept: Mapping[str, pd.DataFrame]
-    ) -> Drawing:
+        self,
+        runs: Sequence[PlannedRun],
+        published: Sequence[PublishedResult],
+        cached: Mapping[str, pd.DataFrame],
+    ) -> Rendered:
         """Three panels. Where nothing was run the group says so."""
-        setups = panels_of(cells)
-        ours, records = measured(cells)
-        paper = from_paper(printed, list(setups))
-        arms = list(dict.fromkeys(cell.arm for cell in cells))
+        setups = by_setup(runs)
+        ours, records = measured(runs)
+        paper = from_paper(published, list(setups))
+        defenses = list(dict.fromkeys(run.defense for run in runs))
         figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         for axes, (metric, heading) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-            _panel(axes, metric, list(setups), arms, ours)
+            _panel(axes, metric, list(setups), defenses, ours)
             axes.set_title(heading, loc="left")
             axes.set_xticks(range(len(setups)), [_tick(setup, own) for setup, own in setups.items()])
             if metric == "att_acc1_change":
                 _drops(axes, list(setups), paper)
             else:
                 axes.set_ylim(0, 103)
-        figure.legend(handles=_handles(arms, paper), loc="outside lower center", ncols=5)
+        figure.legend(handles=_handles(defenses, paper), loc="outside lower center", ncols=5)
         notes = ["Bars about the ends are 95 % intervals.", *derived(paper)]
         if len(paper):
             notes.append(
-                "The paper prints drops alone, not for which range of MIDRE; an arrow: it says that the drop is larger."
+                "The paper prints drops alone, not for which range of MIDRE; an arrow: it says that the drop is "
+                "larger."
             )
-        return Drawing(figure, {"": as_csv(ours, paper)}, records, notes)
+        return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
 
 
-def _panel(axes: Axes, metric: str, setups: Sequence[str], arms: Sequence[Arm], ours: pd.DataFrame) -> None:
+def _panel(
+    axes: Axes, metric: str, setups: Sequence[str], defenses: Sequence[DefenseName], ours: pd.DataFrame
+) -> None:
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-0.6, len(setups) - 0.4)
-    shown = [arm for arm in arms if arm.names or metric != "att_acc1_change"]
-    width = WIDTH / len(arms)
+    shown = [defense for defense in defenses if defense.names or metric != "att_acc1_change"]
+    width = WIDTH / len(defenses)
     for group, setup in enumerate(setups):
-        for place, arm in enumerate(shown):
-            rows = pick(ours, setup, arm)
+        for place, defense in enumerate(shown):
+            rows = select(ours, setup, defense)
             x = group + (place - (len(shown) - 1) / 2) * width
             if rows.empty or rows[metric].isna().all():
                 level = axes.get_xaxis_transform()
@@ -83,9 +90,9 @@ def _panel(axes: Axes, metric: str, setups: Sequence[str], arms: Sequence[Arm], 
                     x, 0.03, "not run", rotation=90, ha="center", va="bottom", color="0.4", transform=level
                 )
                 continue
-            mark = mark_of(arm, arms)
+            mark = mark_of(defense, defenses)
             axes.bar(
-                [x], rows[metric].to_numpy(float), 0.9 * width, yerr=bars_about(rows, metric),
+                [x], rows[metric].to_numpy(float), 0.9 * width, yerr=error_bars(rows, metric),
                 ecolor="0.25", **_fill(mark),
             )  # fmt: skip
     if metric == "att_acc1_change":
@@ -117,17 +124,19 @@ def _drops(axes: Axes, setups: Sequence[str], paper: pd.DataFrame) -> None:
 
 def drop_of(note: str) -> float | None:
     """The change in points that the one of attack accuracy is printed to be below, from the note of a row."""
-    found = re.match(r"attack_acc_change < (-\d+(?:\.\d+)?)", note)
-    return float(found[1]) if found else None
+    match = re.match(r"attack_acc_change < (-\d+(?:\.\d+)?)", note)
+    return float(match[1]) if match else None
 
 
-def _tick(setup: str, cells: Sequence[Cell]) -> str:
-    missing = not_run(cells)
-    return f"{setup}\n{named(cells).partition(', ')[2]}" + ("\n(incomplete)" if missing else "")
+def _tick(setup: str, runs: Sequence[PlannedRun]) -> str:
+    missing = not_run(runs)
+    return f"{setup}\n{attack_and_target(runs).partition(', ')[2]}" + ("\n(incomplete)" if missing else "")
 
 
-def _handles(arms: Sequence[Arm], paper: pd.DataFrame) -> list[Patch | Line2D]:
-    found: list[Patch | Line2D] = [Patch(label=name_of(arm), **_fill(mark_of(arm, arms))) for arm in arms]
+def _handles(defenses: Sequence[DefenseName], paper: pd.DataFrame) -> list[Patch | Line2D]:
+    handles: list[Patch | Line2D] = [
+        Patch(label=display_name(defense), **_fill(mark_of(defense, defenses))) for defense in defenses
+    ]
     if len(paper):
-        found.append(Line2D([], [], color="black", linestyle="--", label="paper"))
-    return found
+        handles.append(Line2D([], [], color="black", linestyle="--", label="paper"))
+    return handles

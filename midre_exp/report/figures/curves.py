@@ -11,20 +11,20 @@ from matplotlib.lines import Line2D
 
 from midre_exp.report.figures.points import (
     as_csv,
-    bars_about,
+    attack_and_target,
+    by_setup,
     derived,
+    error_bars,
+    filter_defenses,
     from_paper,
-    keep,
     measured,
-    named,
     not_run,
-    panels_of,
-    pick,
+    select,
 )
-from midre_exp.report.figures.style import Drawing, Drawn, panels, say
-from midre_exp.report.runs.defense_names import Arm
-from midre_exp.report.runs.planned_runs import Cell
-from midre_exp.report.runs.published import Published
+from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
+from midre_exp.report.runs.defense_names import DefenseName
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.published import PublishedResult
 
 #: metric, name, marker, line, colour
 LINES: tuple[tuple[str, str, str, Any, str], ...] = (
@@ -33,24 +33,25 @@ LINES: tuple[tuple[str, str, str, Any, str], ...] = (
 )
 
 
-class Curves(Drawn):
-    """``panels``: what to call a setup, by its id; ``stand_ins``: setups the paper does not name and ours
-    replace.
-    """
+class Curves(Plot):
+    """A panel for each setup."""
 
     def __init__(self, *, panels: Mapping[str, str], stand_ins: Sequence[str] = (), columns: int = 3):
-        self.panels = panels
-        self.stand_ins = tuple(stand_ins)
-        self.columns = columns
+        self.panels = panels  # what to call a setup, by its id
+        self.stand_ins = tuple(stand_ins)  # setups that stand for ones the paper does not name
+        self.columns = columns  # panels in a line
 
     def draw(
-        self, cells: Sequence[Cell], printed: Sequence[Published], kept: Mapping[str, pd.DataFrame]
-    ) -> Drawing:
+        self,
+        runs: Sequence[PlannedRun],
+        published: Sequence[PublishedResult],
+        cached: Mapping[str, pd.DataFrame],
+    ) -> Rendered:
         """The curves through every share that has been run; what was not is named in its panel."""
-        setups = panels_of(cells)
-        ours, records = measured(cells)
-        paper = from_paper([row for row in printed if _share(row.arm) is not None], list(setups))
-        ours = keep(ours, lambda arm: _share(arm) is not None)
+        setups = by_setup(runs)
+        ours, records = measured(runs)
+        paper = from_paper([row for row in published if _share(row.defense) is not None], list(setups))
+        ours = filter_defenses(ours, lambda defense: _share(defense) is not None)
 
         figure, every = panels(
             len(setups),
@@ -61,27 +62,24 @@ class Curves(Drawn):
             sharex=True,
         )
         for axes, (setup, own) in zip(every, setups.items(), strict=True):
-            self._panel(axes, pick(ours, setup), pick(paper, setup))
-            say(axes, self._title(setup, own), not_run(own))
+            self._panel(axes, select(ours, setup), select(paper, setup))
+            title_panel(axes, self._title(setup, own), not_run(own))
         figure.legend(handles=_handles(paper), loc="outside lower center", ncols=4)
-        notes = [
-            "Bars are 95 % intervals.",
-            *derived(paper),
-        ]
+        notes = ["Bars are 95 % intervals.", *derived(paper)]
         if any(setup in self.stand_ins for setup in setups):
             notes.append("*: the paper does not name the setup of this panel; ours stands in for it.")
-        return Drawing(figure, {"": as_csv(ours, paper)}, records, notes)
+        return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
 
-    def _title(self, setup: str, cells: Sequence[Cell]) -> str:
+    def _title(self, setup: str, runs: Sequence[PlannedRun]) -> str:
         star = "*" if setup in self.stand_ins else ""
-        return f"{self.panels.get(setup, setup)}{star}: {named(cells)}"
+        return f"{self.panels.get(setup, setup)}{star}: {attack_and_target(runs)}"
 
     def _panel(self, axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame) -> None:
         axes.set(xlim=(-3, 53), ylim=(-3, 103), xticks=range(0, 60, 10))
         for metric, _, marker, line, colour in LINES:
             rows = ours.assign(share=_percent(ours)).sort_values("share")
             axes.errorbar(
-                rows["share"], rows[metric].to_numpy(float), bars_about(rows, metric),
+                rows["share"], rows[metric].to_numpy(float), error_bars(rows, metric),
                 marker=marker, linestyle=line, color=colour, linewidth=1.2, elinewidth=0.8,
             )  # fmt: skip
             axes.plot(_percent(paper), paper[metric].to_numpy(float), **_hollow(marker, colour))
@@ -99,24 +97,24 @@ def _hollow(marker: str, colour: str) -> dict[str, Any]:
 
 
 def _handles(paper: pd.DataFrame) -> list[Line2D]:
-    found = [
+    handles = [
         Line2D([], [], marker=marker, linestyle=line, color=colour, label=name)
         for _, name, marker, line, colour in LINES
     ]
     if len(paper):
-        found += [
+        handles += [
             Line2D([], [], label=f"paper: {name}", **_hollow(marker, colour))
             for _, name, marker, _, colour in LINES
         ]
-    return found
+    return handles
 
 
-def _share(arm: Arm) -> float | None:
+def _share(defense: DefenseName) -> float | None:
     """The fixed share of a run that belongs to a curve, in [0, 1]."""
-    if not arm.names:
+    if not defense.names:
         return 0.0
-    return arm.share[0] if arm.names == ("RE",) and arm.share is not None else None
+    return defense.share[0] if defense.names == ("RE",) and defense.share is not None else None
 
 
 def _percent(rows: pd.DataFrame) -> list[float]:
-    return [100 * (_share(arm) or 0.0) for arm in rows["arm"]]
+    return [100 * (_share(defense) or 0.0) for defense in rows["name"]]

@@ -2,7 +2,7 @@
 and their convex hulls.
 
 The projection is a principal component analysis, one for each model, fitted on the private images of the
-people shown and on the same images erased, so that reconstructions have no say in how they are looked at. It
+identities shown and on the same images erased, so that reconstructions have no say in how they are looked at. It
 is linear: hulls in the plane are the shadows of hulls in feature space, so what is outside of a shadow is
 outside, and what is inside of it may still be outside.
 """
@@ -10,7 +10,6 @@ outside, and what is inside of it may still be outside.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +21,13 @@ from torch import Tensor
 from midre_exp import stages
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.transforms import Resize
+from midre_exp.defense import Defense
 from midre_exp.errors import StoreError
-from midre_exp.plan.config import build
-from midre_exp.report.runs.planned_runs import Cell
+from midre_exp.plan.config import build, trusted_packages
+from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.runtime import choose_device
 from midre_exp.seeding import generator
-from midre_exp.store.store import Artifact, Store
+from midre_exp.store.store import Artifact
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.training.batch import Batch, TrainingProgress
 
@@ -36,8 +36,8 @@ KINDS = ("private", "erased", "reconstruction")
 Points = NDArray[np.float64]
 
 
-def points_of(cell: Cell, eraser: Cell, people: int) -> pd.DataFrame:
-    """The images of the first ``people`` identities as the target of ``cell`` sees them, one row each.
+def points_of(run: PlannedRun, eraser: PlannedRun, identities: int) -> pd.DataFrame:
+    """The images of the first ``identities`` as the target of ``run`` sees them, one row each.
 
     Columns: ``model`` (the defense's label), ``target`` and ``reconstructed`` (keys in the store),
     ``identity``, ``kind`` (of ``KINDS``), ``x``, ``y``, and ``share_x``, ``share_y``: percent of the variance
@@ -45,40 +45,35 @@ def points_of(cell: Cell, eraser: Cell, people: int) -> pd.DataFrame:
     the same squares for every model. Of attacks that select their results only these are shown. Raises
     StoreError for an artifact that is not in the store, DataError for data that are not here.
     """
-    settings = cell.settings
-    trusted, device = (
-        tuple(settings["runtime"]["trusted_packages"]),
-        choose_device(settings["runtime"]["device"]),
-    )
-    target, attack = (stored(cell, stage) for stage in ("target", "attack"))
-    defense = _defense(cell)
-    model = stages.target.load(settings, target, defense)
-    private: ImageSet = build(settings["data"]["private"], trusted=trusted).load("train")
-    people = min(people, private.num_classes, settings["attack"]["identities"])
-    rows = (private.labels < people).nonzero().squeeze(1)
+    settings = run.settings
+    target, attack = (stored(run, stage) for stage in ("target", "attack"))
+    model = stages.target.load(settings, target, _defense(run))
+    private: ImageSet = build(
+        settings["data"]["private"], trusted=trusted_packages(settings)
+    ).load("train")
+    identities = min(identities, private.num_classes, settings["attack"]["identities"])
+    rows = (private.labels < identities).nonzero().squeeze(1)
     labels, images = private.labels[rows], to_float(private.images[rows])
-    draws = generator(settings["seed"], "figure", "erased")
-    erased = (
-        _defense(eraser).on_batch(Batch(images, labels, rows), model, TrainingProgress(0, 1), draws).images
-    )
-    made = attack.tensors("reconstructions")
-    mine = made["labels"] < people
-    if "selected" in made:
-        mine &= made["selected"].bool()
-    found = Resize(size=images.shape[-1])(
-        to_float(made["images"][mine])
-    )  # kept at the judge's size by some attacks
-    seen = [features(model, part, device) for part in (images, erased, found)]
-    flat, shares = project(seen, fitted_on=2)
-    kinds = np.repeat(KINDS, [len(part) for part in seen])
-    plane = np.concatenate(flat)
+    draws = generator(run.seed, "figure", "erased")
+    batch = Batch(images, labels, rows)
+    erased = _defense(eraser).on_batch(batch, model, TrainingProgress(0, 1), draws).images
+    reconstructions = attack.tensors("reconstructions")
+    shown = reconstructions["labels"] < identities
+    if "selected" in reconstructions:
+        shown &= reconstructions["selected"].bool()
+    # some attacks store them at the evaluator's size
+    reconstructed = Resize(size=images.shape[-1])(to_float(reconstructions["images"][shown]))
+    device = choose_device(settings["runtime"]["device"])
+    clouds = [features(model, part, device) for part in (images, erased, reconstructed)]
+    projected, shares = project(clouds, fitted_on=2)
+    plane = np.concatenate(projected)
     return pd.DataFrame(
         {
-            "model": cell.label,
+            "model": run.label,
             "target": target.key,
             "reconstructed": attack.key,
-            "identity": torch.cat([labels, labels, made["labels"][mine]]).numpy(),
-            "kind": kinds,
+            "identity": torch.cat([labels, labels, reconstructions["labels"][shown]]).numpy(),
+            "kind": np.repeat(KINDS, [len(cloud) for cloud in clouds]),
             "x": plane[:, 0],
             "y": plane[:, 1],
             "share_x": shares[0],
@@ -87,26 +82,24 @@ def points_of(cell: Cell, eraser: Cell, people: int) -> pd.DataFrame:
     )
 
 
-def stored(cell: Cell, stage: str) -> Artifact:
+def stored(run: PlannedRun, stage: str) -> Artifact:
     """What a stage of a run left. Raises StoreError with the way to get it."""
-    if cell.record is None:
-        raise StoreError(f"{cell.label} has not been run yet; run {cell.command}")
-    root, key = cell.settings["paths"]["store"], cell.record["artifacts"][stage]
-    found = Store(root).find(stage, key)
-    if found is None:
+    if run.record is None:
+        raise StoreError(f"{run.label} has not been run yet; run {run.command}")
+    artifact = run.artifact(stage)
+    if artifact is None:
         raise StoreError(
-            f"the {stage} of {cell.label} ({key}) is not in the store {root}; give paths.store= of the one that has it, "
-            f"or make it again by {cell.command}"
+            f"the {stage} of {run.label} ({run.record['artifacts'][stage]}) is not in the store "
+            f"{run.settings['paths']['store']}; give paths.store= of the one that has it, or make it again by "
+            f"{run.command}"
         )
-    return found
+    return artifact
 
 
-def _defense(cell: Cell) -> Any:
-    settings = cell.settings
-    return build(
-        {**settings["composer"], **settings["defense"]},
-        trusted=tuple(settings["runtime"]["trusted_packages"]),
-    )
+def _defense(run: PlannedRun) -> Defense:
+    parts = {**run.settings["composer"], **run.settings["defense"]}
+    defense: Defense = build(parts, trusted=trusted_packages(run.settings))
+    return defense
 
 
 @torch.no_grad()

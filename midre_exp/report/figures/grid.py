@@ -1,5 +1,5 @@
-"""Reconstructions to look at: people in columns, a private image on top, below it what each attack made of
-them.
+"""Reconstructions to look at: identities in columns, a private image on top, below it what each attack
+reconstructed.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,78 +15,71 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import StoreError
-from midre_exp.records import Record
-from midre_exp.report.figures.style import Drawing, Drawn
-from midre_exp.report.runs.planned_runs import Cell
-from midre_exp.report.runs.published import Published
-from midre_exp.report.tables import html as page
-from midre_exp.store.store import Store
+from midre_exp.report.figures.style import Plot, Rendered
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.published import PublishedResult
+from midre_exp.report.tables.html import Picture, gallery
 
+#: Colour, width in points and sign of a picture's frame, by whether the identity was recognised.
 FRAMES = {True: ("#C03020", 2.0, "✓"), False: ("0.75", 0.6, "–"), None: ("0.75", 0.6, "")}
 
 
-class Grid(Drawn):
-    """``people``: how many of the first identities. The pictures are those of the HTML pages."""
+class Grid(Plot):
+    """A line for each run, with the pictures of the HTML pages."""
 
-    def __init__(self, *, people: int):
-        self.people = people
+    def __init__(self, *, identities: int):
+        self.identities = identities  # how many of the first ones
 
     def draw(
-        self, cells: Sequence[Cell], printed: Sequence[Published], kept: Mapping[str, pd.DataFrame]
-    ) -> Drawing:
-        """A line for each run. Raises StoreError when no run has its pictures in the store."""
-        records = [_at(cell) for cell in cells if cell.record is not None]
-        drawn = [record for record in records if not _absent(record)]
-        if not drawn:
+        self,
+        runs: Sequence[PlannedRun],
+        published: Sequence[PublishedResult],
+        cached: Mapping[str, pd.DataFrame],
+    ) -> Rendered:
+        """Raises StoreError when no run has its pictures in the store."""
+        recorded = [run for run in runs if run.record is not None]
+        stored = [run for run in recorded if all(run.artifact(stage) for stage in ("attack", "metrics"))]
+        if not stored:
             raise StoreError(
-                f"none of the {len(records)} runs has its reconstructions in the store {records[0]['config']['paths']['store']}; "
-                f"give paths.store= of the one that has them, or make them again: leave out --no-run"
+                f"none of the {len(recorded)} runs has its reconstructions in the store "
+                f"{runs[0].settings['paths']['store']}; give paths.store= of the one that has them, or make "
+                "them again: leave out --no-run"
             )
-        rows = page.gallery(drawn, identities=self.people)
-        columns = max(len(row.cells) for row in rows)
+        rows = gallery(stored, identities=self.identities)
+        columns = max(len(row.pictures) for row in rows)
         figure = Figure(figsize=(1.7 + 0.62 * columns, 0.78 * len(rows) + 0.1), layout="constrained")
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for line, row in zip(grid, rows, strict=True):
-            for axes, cell in zip(line, row.cells, strict=False):
-                _picture(axes, cell)
-            for axes in line[len(row.cells) :]:
+        for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+            for axes, picture in zip(line, row.pictures, strict=False):
+                _draw(axes, picture)
+            for axes in line[len(row.pictures) :]:
                 axes.set_visible(False)
-            words = row.title.replace(" against ", "\nagainst ")
-            line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
+            title = row.title.replace(" against ", "\nagainst ")
+            line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=7)
         table = pd.DataFrame(
             [
-                {"line": row.title, "person": person, "recognised": cell.recognised}
+                {"line": row.title, "identity": identity, "recognised": picture.recognised}
                 for row in rows
-                for person, cell in enumerate(row.cells)
-                if cell.recognised is not None
+                for identity, picture in enumerate(row.pictures)
+                if picture.recognised is not None
             ]
         )
         notes = [
-            "One column per person, the first private training image on top, the first restart of each attack below it; nothing is picked "
-            "by quality. ✓ and a thick frame: the evaluator recognised the person; –: it did not.",
+            "One column per identity, the first private training image on top, the first restart of each "
+            "attack below it; nothing is picked by quality. ✓ and a thick frame: the evaluator recognised "
+            "the identity; –: it did not.",
             *(
-                f"Not in the store: {record['attack']} against {record['defense']['label']}, seed {record['seed']}."
-                for record in records
-                if _absent(record)
+                f"Not in the store: {run.row['attack']} against {run.label}, seed {run.seed}."
+                for run in recorded
+                if run not in stored
             ),
         ]
-        return Drawing(figure, {"": table}, drawn, notes)
+        return Rendered(figure, {"": table}, [run.record for run in stored if run.record is not None], notes)
 
 
-def _at(cell: Cell) -> Record:
-    """The record, with the folders of this machine in place of those of the machine that made it."""
-    assert cell.record is not None
-    return {**cell.record, "config": {**cell.record["config"], "paths": cell.settings["paths"]}}
-
-
-def _absent(record: Mapping[str, Any]) -> bool:
-    store = Store(record["config"]["paths"]["store"])
-    return any(not store.peek(stage, record["artifacts"][stage]) for stage in ("attack", "metrics"))
-
-
-def _picture(axes: Axes, cell: page.Cell) -> None:
-    colour, width, sign = FRAMES[cell.recognised]
-    axes.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(cell.url.partition(",")[2])))))
+def _draw(axes: Axes, picture: Picture) -> None:
+    colour, width, sign = FRAMES[picture.recognised]
+    content = base64.b64decode(picture.url.partition(",")[2])
+    axes.imshow(np.asarray(Image.open(io.BytesIO(content))))
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(sign, labelpad=1, fontsize=7)
     for spine in axes.spines.values():

@@ -11,39 +11,43 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from midre_exp.report.figures.marks import display_name, mark_of
 from midre_exp.report.figures.points import (
     as_csv,
-    bars_about,
+    attack_and_target,
+    by_setup,
     derived,
+    error_bars,
     from_paper,
     measured,
-    named,
     not_run,
-    panels_of,
-    pick,
+    select,
 )
-from midre_exp.report.figures.style import Drawing, Drawn, mark_of, name_of, panels, say
-from midre_exp.report.runs.defense_names import Arm
-from midre_exp.report.runs.planned_runs import Cell
-from midre_exp.report.runs.published import Published
+from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
+from midre_exp.report.runs.defense_names import DefenseName
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.published import PublishedResult
 
 
-class Scatter(Drawn):
-    """``defenses``: of the paper's rows, those with these names are drawn; our runs are all drawn."""
+class Scatter(Plot):
+    """A marker for each defense; our runs are all drawn."""
 
     def __init__(self, *, defenses: Sequence[Sequence[str]], columns: int = 3):
-        self.defenses = {tuple(names) for names in defenses}
-        self.columns = columns
+        self.defenses = {tuple(names) for names in defenses}  # of the paper's rows, those to draw
+        self.columns = columns  # panels in a line
 
     def draw(
-        self, cells: Sequence[Cell], printed: Sequence[Published], kept: Mapping[str, pd.DataFrame]
-    ) -> Drawing:
+        self,
+        runs: Sequence[PlannedRun],
+        published: Sequence[PublishedResult],
+        cached: Mapping[str, pd.DataFrame],
+    ) -> Rendered:
         """A marker for every run; of the paper hollow ones, or a line where it prints the attack accuracy
         alone.
         """
-        setups = panels_of(cells)
-        ours, records = measured(cells)
-        paper = from_paper([row for row in printed if row.arm.names in self.defenses], list(setups))
+        setups = by_setup(runs)
+        ours, records = measured(runs)
+        paper = from_paper([row for row in published if row.defense.names in self.defenses], list(setups))
         figure, every = panels(
             len(setups),
             self.columns,
@@ -51,35 +55,37 @@ class Scatter(Drawn):
             x="accuracy (%), more is better",
             y="attack accuracy (%), less is safer",
         )
-        arms = list(dict.fromkeys(cell.arm for cell in cells))
+        defenses = list(dict.fromkeys(run.defense for run in runs))
         for axes, (setup, own) in zip(every, setups.items(), strict=True):
-            _panel(axes, pick(ours, setup), pick(paper, setup), arms)
-            say(axes, f"{setup}: {named(own)}", not_run(own))
-        figure.legend(handles=_handles(arms, paper), loc="outside lower center", ncols=5)
+            _panel(axes, select(ours, setup), select(paper, setup), defenses)
+            title_panel(axes, f"{setup}: {attack_and_target(own)}", not_run(own))
+        figure.legend(handles=_handles(defenses, paper), loc="outside lower center", ncols=5)
         notes = ["Bars are 95 % intervals.", *derived(paper)]
         if paper["acc"].isna().any():
             notes.append(
-                "Lines: of these the paper prints the attack accuracy alone, or a bound of it (dotted, with arrows)."
+                "Lines: of these the paper prints the attack accuracy alone, or a bound of it "
+                "(dotted, with arrows)."
             )
-        return Drawing(figure, {"": as_csv(ours, paper)}, records, notes)
+        return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
 
 
-def _panel(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame, others: Sequence[Arm]) -> None:
+def _panel(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame, others: Sequence[DefenseName]) -> None:
     axes.set(ylim=(-3, 103), yticks=range(0, 120, 20))
     if ours.empty and paper.dropna(subset=["acc", "att_acc1"]).empty:
         axes.set_xticks([])  # levels alone
-    for place, arm in enumerate(ours["arm"]):
-        row, mark = ours.iloc[[place]], mark_of(arm, others)
+    for place, defense in enumerate(ours["name"]):
+        row, mark = ours.iloc[[place]], mark_of(defense, others)
         axes.errorbar(
             row["acc"].to_numpy(float), row["att_acc1"].to_numpy(float),
-            bars_about(row, "att_acc1"), bars_about(row, "acc"), **_style(mark.marker, mark.colour), elinewidth=0.6,
+            error_bars(row, "att_acc1"), error_bars(row, "acc"),
+            **_style(mark.marker, mark.colour), elinewidth=0.6,
         )  # fmt: skip
     for row in paper.to_dict("records"):
-        mark = mark_of(row["arm"], others)
+        mark = mark_of(row["name"], others)
         limit = bound_of(row["note"])
-        if _is(row["acc"]) and _is(row["att_acc1"]):
+        if _is_printed(row["acc"]) and _is_printed(row["att_acc1"]):
             axes.plot([row["acc"]], [row["att_acc1"]], **_style(mark.marker, mark.colour, hollow=True))
-        elif _is(row["att_acc1"]):
+        elif _is_printed(row["att_acc1"]):
             _line(axes, row["att_acc1"], "--", mark.marker, mark.colour)
         elif limit is not None:
             _line(axes, limit, ":", mark.marker, mark.colour)
@@ -101,8 +107,8 @@ def _line(axes: Axes, height: float, style: str, marker: str, colour: str) -> No
 
 def bound_of(note: str) -> float | None:
     """The percent that attack accuracy is printed to be below, from the note of a row."""
-    found = re.match(r"attack_acc < (\d+(?:\.\d+)?)", note)
-    return float(found[1]) if found else None
+    match = re.match(r"attack_acc < (\d+(?:\.\d+)?)", note)
+    return float(match[1]) if match else None
 
 
 def _style(marker: str, colour: str, *, hollow: bool = False) -> dict[str, Any]:
@@ -116,13 +122,13 @@ def _style(marker: str, colour: str, *, hollow: bool = False) -> dict[str, Any]:
     }
 
 
-def _handles(arms: Sequence[Arm], paper: pd.DataFrame) -> list[Line2D]:
-    marks = [(name_of(arm), mark_of(arm, arms)) for arm in arms]
-    found = [Line2D([], [], label=label, **_style(mark.marker, mark.colour)) for label, mark in marks]
+def _handles(defenses: Sequence[DefenseName], paper: pd.DataFrame) -> list[Line2D]:
+    marks = [(display_name(defense), mark_of(defense, defenses)) for defense in defenses]
+    handles = [Line2D([], [], label=label, **_style(mark.marker, mark.colour)) for label, mark in marks]
     if len(paper):
-        found.append(Line2D([], [], label="paper: the same, hollow", **_style("o", "#000000", hollow=True)))
-    return found
+        handles.append(Line2D([], [], label="paper: the same, hollow", **_style("o", "#000000", hollow=True)))
+    return handles
 
 
-def _is(value: Any) -> bool:
+def _is_printed(value: float | None) -> bool:
     return value is not None and not math.isnan(value)

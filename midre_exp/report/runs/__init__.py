@@ -1,1 +1,1 @@
-"""The runs a table shows, planned and recorded, and the paper's numbers."""
+"""What a report is about: planned runs and their records, and the paper's numbers."""

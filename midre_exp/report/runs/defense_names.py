@@ -4,11 +4,11 @@ published ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: The paper's name of each defense class. Classes of others keep their own.
+#: The paper's name of each defense class. Other classes keep their own.
 NAMES: Mapping[str, str] = {
     "FixedErasing": "FE",
     "LeaveOut": "EE",
@@ -16,37 +16,33 @@ NAMES: Mapping[str, str] = {
     "RandomCrop": "RandomCropping",
 }
 
+#: In combinations the paper names its own defense first.
+ORDER = ("MIDRE", "RE", "FE", "EE")
+
 
 @dataclass(frozen=True)
-class Arm:
-    """One defense or a combination, as the paper's tables name it.
+class DefenseName:
+    """One defense or a combination, as the paper's tables name it."""
 
-    ``names`` in the order of ``ORDER``; empty for no defense. ``share``: smallest and largest erased or
-    left-out share in [0, 1], None where nothing is erased; RE, FE and EE have the same number twice.
-    """
-
-    names: tuple[str, ...]
-    share: tuple[float, float] | None = None
+    names: tuple[str, ...]  # in the order of ``ORDER``, then of the alphabet; empty for no defense
+    share: tuple[float, float] | None = None  # smallest and largest share erased or left out, in [0, 1]; RE,
+    # FE and EE have the same number twice, None: nothing is erased
 
     def __str__(self) -> str:
         return "+".join(self.names) or "NoDef"
 
 
-#: In combinations the paper names its own defense first.
-ORDER = ("MIDRE", "RE", "FE", "EE")
-
-
-def make_arm(names: tuple[str, ...] | list[str], share: tuple[float, float] | None = None) -> Arm:
-    """An arm with its names in the one order."""
+def defense_name(names: Sequence[str], share: tuple[float, float] | None = None) -> DefenseName:
+    """The name with its parts in their one order."""
     rank = {name: place for place, name in enumerate(ORDER)}
-    return Arm(
+    return DefenseName(
         tuple(sorted(names, key=lambda name: (rank.get(name, len(ORDER)), name))),
         None if share is None else (round(share[0], 6), round(share[1], 6)),
     )
 
 
-def arm_of(parts: Mapping[str, Mapping[str, Any]]) -> Arm:
-    """The arm of ``record["defense"]["parts"]``: configs by name, each with its ``_target_``."""
+def published_name(parts: Mapping[str, Mapping[str, Any]]) -> DefenseName:
+    """The name of ``record["defense"]["parts"]``: config nodes by name, each with its ``_target_``."""
     names: list[str] = []
     share: tuple[float, float] | None = None
     for part in parts.values():
@@ -59,10 +55,8 @@ def arm_of(parts: Mapping[str, Mapping[str, Any]]) -> Arm:
         elif kind in ("FixedErasing", "LeaveOut"):
             share = (float(part["share"]), float(part["share"]))
             names.append(NAMES[kind])
-        elif (
-            kind == "BiDO" and part["measure"] != "hsic"
-        ):  # the paper's BiDO is the one with HSIC, the stronger of both
+        elif kind == "BiDO" and part["measure"] != "hsic":  # the paper's BiDO is the stronger one, with HSIC
             names.append(f"BiDO-{str(part['measure']).upper()}")
         else:
             names.append(NAMES.get(kind, kind))
-    return make_arm(names, share)
+    return defense_name(names, share)

@@ -1,4 +1,4 @@
-"""The runs a table is made of: for each its record, or the command that makes it."""
+"""The runs of a table or figure: for each its record, or the command that makes it."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ from typing import Any
 
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import build, without
+from midre_exp.plan.config import build, digest, trusted_packages, without
 from midre_exp.plan.keys import fingerprints_once
-from midre_exp.records import Record, read_record, read_records, record_path, results_folder
-from midre_exp.report.runs.defense_names import Arm, arm_of
+from midre_exp.records import Record, read_record, record_files, record_path, results_folder
+from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
 from midre_exp.sweep.finished import is_finished
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out.
 EXECUTION = ("paths", "runtime", "plan", "tracking")
+#: Classes and options that records of earlier versions know by another name.
+FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select"}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One planned run of a table: the overrides that make it, its resolved config, and its record or None."""
+class PlannedRun:
+    """One run that a table or figure shows."""
 
-    job: tuple[str, ...]
-    settings: dict[str, Any]
+    job: tuple[str, ...]  # the overrides that make it
+    settings: dict[str, Any]  # its resolved config
     record: Record | None
     path: Path | None = None  # where its record belongs
     obstacle: DataError | None = None  # why it cannot be run here
-    finished: bool = (
-        False  # record and artifacts are there; a record alone, as in a fresh clone, does not count
-    )
-    remark: str = ""  # what tells it from another cell of the same row
+    finished: bool = False  # record and artifacts are there; not a record alone, as in a fresh clone
+    earlier: bool = False  # its record was written by an earlier version of the code
+    remark: str = ""  # what tells it from another run of the same row
 
     @cached_property
     def name(self) -> str:
-        """Equal for cells that are the same run."""
-        return str(self.path or repr(what_it_is(self.settings)))
+        """Equal for jobs that are the same run."""
+        return str(self.path or repr(comparable_config(self.settings)))
 
     @property
     def command(self) -> str:
@@ -48,100 +51,94 @@ class Cell:
         return "python -m midre_exp " + shlex.join(self.job)
 
     @property
-    def arm(self) -> Arm:
+    def setup(self) -> str:
+        """The id of its setup."""
+        return str(self.settings["setup"]["id"])
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.settings["seed"])
+
+    @property
+    def defense(self) -> DefenseName:
         """The paper's name of its defense."""
-        return arm_of(self.settings["defense"])
+        return published_name(self.settings["defense"])
 
     @cached_property
     def label(self) -> str:
         """The defense's own label, of a missing run that of the object it would use; and the remark."""
         settings = self.settings
         if self.record is not None:
-            label = str(self.record["defense"]["label"])
+            label = self.record["defense"]["label"]
         else:
             parts = {**settings["composer"], **settings["defense"]}
-            label = str(build(parts, trusted=settings["runtime"]["trusted_packages"]).label)
+            label = str(build(parts, trusted=trusted_packages(settings)).label)
         return f"{label} ({self.remark})" if self.remark else label
 
     @property
-    def place(self) -> dict[str, str]:
+    def row(self) -> dict[str, str]:
         """The row of a comparison it belongs to."""
-        settings = self.settings
         return {
-            "setup": str(settings["setup"]["id"]),
-            "attack": str(settings["attack"]["name"]),
-            "target": str(settings["target"]["name"]),
+            "setup": self.setup,
+            "attack": str(self.settings["attack"]["name"]),
+            "target": str(self.settings["target"]["name"]),
             "defense": self.label,
         }
 
+    def artifact(self, stage: str) -> Artifact | None:
+        """What a stage of it left in the store; None without a record or where it is not there."""
+        if self.record is None:
+            return None
+        return Store(self.settings["paths"]["store"]).find(stage, self.record["artifacts"][stage])
 
-def plan_cells(jobs: Sequence[Sequence[str]]) -> list[Cell]:
-    """A cell for each job, equal ones once, in order. Raises ConfigError when they are not all of one scale.
 
-    A record is found by the run's key. Where its data is not on this machine there is no key, and the record
-    is the one whose config is equal in everything but how it was carried out.
+def plan_runs(jobs: Sequence[Sequence[str]], *, earlier: bool = False) -> list[PlannedRun]:
+    """A run for each job, equal ones once, in order. Raises ConfigError when they are not all of one scale.
+
+    A record is found by the run's key. Where the run's data is not on this machine there is no key, and the
+    record is the one whose config is equal in everything but how it was carried out. With ``earlier`` such a
+    record also serves where none has the key: it was written by another version of the code, under the
+    commit that it names.
     """
-    return plan_tables([jobs])[0]
+    return plan_tables([jobs], earlier=earlier)[0]
 
 
-def plan_tables(tables: Sequence[Sequence[Sequence[str]]]) -> list[list[Cell]]:
-    """``plan_cells`` of the jobs of each of several tables, what they share planned once."""
-    known: dict[tuple[str, ...], Cell] = {}
-    planned = []
+def plan_tables(
+    tables: Sequence[Sequence[Sequence[str]]], *, earlier: bool = False
+) -> list[list[PlannedRun]]:
+    """``plan_runs`` of the jobs of each of several tables, what they share planned once."""
+    known: dict[tuple[str, ...], PlannedRun] = {}
+    planned: list[list[PlannedRun]] = []
+    index = _RecordIndex()
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
         for jobs in tables:
-            cells: dict[str, Cell] = {}
+            runs: dict[str, PlannedRun] = {}
             for words in jobs:
                 job = tuple(part for part in words if not part.startswith("hydra"))
                 if job not in known:
-                    known[job] = _find(job, composer.settings(job))
-                cells.setdefault(known[job].name, known[job])
-            planned.append(list(cells.values()))
-    scales = sorted({str(cell.settings["scale"]) for cell in known.values()})
+                    known[job] = _plan(job, composer.settings(job), index, earlier=earlier)
+                runs.setdefault(known[job].name, known[job])
+            planned.append(list(runs.values()))
+    scales = sorted({str(run.settings["scale"]) for run in known.values()})
     if len(scales) > 1:
         raise ConfigError(f"a table shows runs of one scale, not of {' and '.join(scales)}; give one scale=")
     return planned
 
 
-def told_apart(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, those of one row and one seed with the overrides by which they differ as a remark, so that
-    only seeds are averaged.
-
-    Their records carry the remark in the label.
-    """
-    rows: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        rows.setdefault(tuple(cell.place.values()), []).append(cell)
-    return [_with_remark(cell, rows[tuple(cell.place.values())]) for cell in cells]
-
-
-def _with_remark(cell: Cell, row: Sequence[Cell]) -> Cell:
-    seeds = [other.settings["seed"] for other in row]
-    if len(set(seeds)) == len(seeds):
-        return cell
-    common = set.intersection(*(set(other.job) for other in row))
-    remark = ", ".join(part for part in cell.job if part not in common and not part.startswith("seed="))
-    marked = replace(cell, remark=remark)
-    if cell.record is None:
-        return marked
-    record: Record = {**cell.record, "defense": {**cell.record["defense"], "label": marked.label}}
-    return replace(cell, record=record)
-
-
-def _find(job: tuple[str, ...], settings: dict[str, Any]) -> Cell:
+def _plan(
+    job: tuple[str, ...], settings: dict[str, Any], index: _RecordIndex, *, earlier: bool
+) -> PlannedRun:
     try:
         plan = make_plan(settings)
-        path = record_path(settings["paths"]["results"], settings, plan)
     except DataError as error:
-        wanted = what_it_is(settings)
-        same = (
-            record
-            for record in read_records(results_folder(settings))
-            if what_it_is(record["config"]) == wanted
-        )
-        return Cell(job, settings, next(same, None), obstacle=error)
-    return Cell(job, settings, _read(path), path, finished=is_finished(settings, plan))
+        return PlannedRun(job, settings, index.find(settings), obstacle=error)
+    path = record_path(settings["paths"]["results"], settings, plan)
+    record = _read(path)
+    if record is None and earlier and (former := index.find(settings, same_folders=True)) is not None:
+        return PlannedRun(job, settings, former, path, earlier=True)
+    return PlannedRun(job, settings, record, path, finished=is_finished(settings, plan))
 
 
 def _read(path: Path) -> Record | None:
@@ -153,34 +150,89 @@ def _read(path: Path) -> Record | None:
     try:
         return read_record(path)
     except StoreError as error:
-        logging.warning("%s; the table takes its run for missing", error)
+        _log.warning("%s; the table takes its run for missing", error)
         return None
 
 
-def read_again(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with the records that have come or changed since they were planned."""
-    return [cell if cell.path is None else replace(cell, record=_read(cell.path)) for cell in cells]
+class _RecordIndex:
+    """The records of results folders by their comparable configs, read when first asked for."""
+
+    def __init__(self) -> None:
+        self._by_config: dict[tuple[Path, bool], dict[str, Record]] = {}
+
+    def find(self, settings: Mapping[str, Any], *, same_folders: bool = False) -> Record | None:
+        """The record of an equal config; ``same_folders``: only where its data lay in the same folders."""
+        folder = results_folder(settings)
+        if (folder, same_folders) not in self._by_config:
+            records = filter(None, map(_read, record_files(folder)))
+            self._by_config[folder, same_folders] = {
+                digest(comparable_config(record["config"], data_folders=same_folders)): record
+                for record in records
+            }
+        wanted = digest(comparable_config(settings, data_folders=same_folders))
+        return self._by_config[folder, same_folders].get(wanted)
 
 
-def what_it_is(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without how and where it is carried out, in which folders its data lie, and what is off.
+def with_current_records(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs with the records that have come or changed since they were planned."""
+    return [run if run.path is None else replace(run, record=_read(run.path)) for run in runs]
 
-    An option that came after a record was written, and is off, makes no difference.
+
+def disambiguate(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs, those of one row and one seed with the overrides by which they differ as a remark, so that
+    only seeds are averaged. Their records carry the remark in the label.
     """
-    data = {
-        name: without(node, "root") if isinstance(node, Mapping) else node
-        for name, node in settings["data"].items()
-    }
-    kept: dict[str, Any] = _what_is_on({**without(settings, *EXECUTION), "data": data})
-    return kept
+    rows: dict[tuple[str, ...], list[PlannedRun]] = {}
+    for run in runs:
+        rows.setdefault(tuple(run.row.values()), []).append(run)
+    return [_with_remark(run, rows[tuple(run.row.values())]) for run in runs]
 
 
-def _what_is_on(node: Any) -> Any:
+def _with_remark(run: PlannedRun, row: Sequence[PlannedRun]) -> PlannedRun:
+    seeds = [other.seed for other in row]
+    if len(set(seeds)) == len(seeds):
+        return run
+    common = set.intersection(*(set(other.job) for other in row))
+    remark = ", ".join(part for part in run.job if part not in common and not part.startswith("seed="))
+    marked = replace(run, remark=remark)
+    if run.record is None:
+        return marked
+    record: Record = {**run.record, "defense": {**run.record["defense"], "label": marked.label}}
+    return replace(run, record=record)
+
+
+def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False) -> dict[str, Any]:
+    """What of a config, of today or of a record, two runs of the same thing have in common.
+
+    Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie.
+    """
+    config = without(settings, *EXECUTION)
+    if not data_folders:
+        config["data"] = {
+            name: without(node, "root") if isinstance(node, Mapping) else node
+            for name, node in settings["data"].items()
+        }
+    shared: dict[str, Any] = comparable(config)
+    return shared
+
+
+def comparable(node: Any) -> Any:
+    """A config node with classes by their names alone, wherever they live, under today's names, and without
+    options that are off: one that came after a record was written makes no difference then.
+    """
     if isinstance(node, Mapping):
-        inner = {key: _what_is_on(value) for key, value in node.items()}
+        values = {
+            FORMER_NAMES.get(key, key): _class_name(value) if key == "_target_" else comparable(value)
+            for key, value in node.items()
+        }
         return {
             key: value
-            for key, value in inner.items()
+            for key, value in values.items()
             if value is not None and value is not False and value != {}
         }
-    return [_what_is_on(value) for value in node] if isinstance(node, list) else node
+    return [comparable(value) for value in node] if isinstance(node, list) else node
+
+
+def _class_name(path: str) -> str:
+    name = path.rpartition(".")[2]
+    return FORMER_NAMES.get(name, name)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midre_exp.errors import ConfigError
-from midre_exp.report.runs.defense_names import Arm, make_arm
+from midre_exp.report.runs.defense_names import DefenseName, defense_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-from midre_exp.report.tables.comparison import trade_off
+from midre_exp.report.runs.trade_off import trade_off
 
 _HERE = Path(__file__).resolve().parents[1]
 #: Inside the package in an installed wheel, in ``results/`` of a checkout.
@@ -49,14 +49,14 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """One printed result. Percent are 0 to 100; None: not printed. ``delta`` as printed, ``"OP"`` for no
     accuracy lost.
     """
 
     table: str
     setup: str
-    arm: Arm
+    defense: DefenseName
     acc: float | None
     att_acc1: float | None
     att_acc1_std: float | None
@@ -68,7 +68,7 @@ class Published:
     bound: str = ""  #: what is printed as a bound or roughly
 
 
-def read_published(path: Path | None = None) -> list[Published]:
+def read_published(path: Path | None = None) -> list[PublishedResult]:
     """All rows in the order of the file. Raises ConfigError naming file and line for a row that cannot be
     right.
     """
@@ -81,18 +81,18 @@ def read_published(path: Path | None = None) -> list[Published]:
             rows = [_row(cells, f"{path.name} line {number}") for number, cells in enumerate(reader, start=2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as a csv file ({error}); restore it") from error
-    seen: set[tuple[str, str, Arm]] = set()
+    seen: set[tuple[str, str, DefenseName]] = set()
     for row in rows:
-        key = (row.table, row.setup, row.arm)
+        key = (row.table, row.setup, row.defense)
         if key in seen and row.table.startswith("table"):
             raise ConfigError(
-                f"{path.name} has {row.table} {row.setup} {row.arm} {row.arm.share} twice; keep one"
+                f"{path.name} has {row.table} {row.setup} {row.defense} {row.defense.share} twice; keep one"
             )
         seen.add(key)
     return rows
 
 
-def _row(cells: dict[str, str], where: str) -> Published:
+def _row(cells: dict[str, str], where: str) -> PublishedResult:
     if None in cells or None in cells.values():  # how the csv module marks a row of another length
         raise ConfigError(f"{where} does not have {len(COLUMNS)} cells; correct the row")
     shares = [_number(cells, name, where, 1) for name in ("share_low", "share_high")]
@@ -108,12 +108,13 @@ def _row(cells: dict[str, str], where: str) -> Published:
     numbers = tuple(int(text) for text in listed)
     if unknown := [number for number in numbers if number not in INCONSISTENCIES]:
         raise ConfigError(
-            f"{where}: inconsistency {unknown[0]} is not in midre_exp/report/runs/inconsistencies.py; add it there"
+            f"{where}: inconsistency {unknown[0]} is not in midre_exp/report/runs/inconsistencies.py; "
+            "add it there"
         )
-    return Published(
+    return PublishedResult(
         table=cells["table"],
         setup=cells["setup_id"],
-        arm=make_arm(
+        defense=defense_name(
             [name for name in cells["defense"].split("+") if name not in ("", "NoDef")],
             None if low is None or high is None else (low, high),
         ),
@@ -146,7 +147,7 @@ def _float(text: str, where: str) -> float | None:
     return value
 
 
-def table_rows(table: str, path: Path | None = None) -> list[Published]:
+def table_rows(table: str, path: Path | None = None) -> list[PublishedResult]:
     """The rows of one table. Raises ConfigError when there are none."""
     rows = [row for row in read_published(path) if row.table == table]
     if not rows:
@@ -154,15 +155,15 @@ def table_rows(table: str, path: Path | None = None) -> list[Published]:
     return rows
 
 
-def recomputed(rows: Sequence[Published]) -> list[float | str | None]:
+def recomputed(rows: Sequence[PublishedResult]) -> list[float | str | None]:
     """Δ of each row from the printed accuracies, against NoDef in its table and setup; None for NoDef and
     where a number is not printed.
     """
-    base = {(row.table, row.setup): row for row in rows if not row.arm.names}
+    base = {(row.table, row.setup): row for row in rows if not row.defense.names}
 
-    def delta(row: Published) -> float | str | None:
+    def delta(row: PublishedResult) -> float | str | None:
         undefended = base.get((row.table, row.setup))
-        if not row.arm.names or undefended is None:
+        if not row.defense.names or undefended is None:
             return None
         numbers = (row.acc, row.att_acc1, undefended.acc, undefended.att_acc1)
         known = [number for number in numbers if number is not None]
@@ -171,7 +172,7 @@ def recomputed(rows: Sequence[Published]) -> list[float | str | None]:
     return [delta(row) for row in rows]
 
 
-def misprinted(rows: Sequence[Published]) -> list[tuple[Published, float | str]]:
+def misprinted(rows: Sequence[PublishedResult]) -> list[tuple[PublishedResult, float | str]]:
     """Rows whose printed Δ is not what their printed accuracies give to two digits, with what these give."""
     found = []
     for row, value in zip(rows, recomputed(rows), strict=True):

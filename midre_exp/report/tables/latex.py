@@ -11,7 +11,7 @@ _TEXT = (*_CELLS, ("&", r"\&"), ("#", r"\#"))
 
 
 def latex(shown: pd.DataFrame, caption: str, notes: Sequence[str] = (), *, columns: str) -> str:
-    """A table environment of text cells. ``columns``: one letter of alignment for each."""
+    """A table environment of text planned. ``columns``: one letter of alignment for each."""
     whole: str = shown.style.hide(axis="index").to_latex(
         hrules=True, caption=_escaped(caption, _TEXT), column_format=columns
     )

@@ -1,4 +1,4 @@
-"""From the cells of a table to its files and what the terminal shows."""
+"""From the runs of a table to its files and what the terminal shows."""
 
 from __future__ import annotations
 
@@ -7,67 +7,80 @@ from pathlib import Path
 
 from midre_exp.errors import ConfigError
 from midre_exp.records import results_folder
-from midre_exp.report.runs.planned_runs import Cell, told_apart
+from midre_exp.report.definitions import TableDefinition
+from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate
 from midre_exp.report.runs.published import table_rows
-from midre_exp.report.tables import comparison as tables
-from midre_exp.report.tables import html as page
-from midre_exp.report.tables.definitions import Definition
-from midre_exp.report.tables.with_paper import beside, complete, footnotes, mark_missing, shown_beside
+from midre_exp.report.tables.comparison import caption, comparison, printable
+from midre_exp.report.tables.html import gallery
+from midre_exp.report.tables.publish import RenderedTable, publish
+from midre_exp.report.tables.setups import render_setups
+from midre_exp.report.tables.with_published import (
+    footnotes,
+    mark_missing,
+    printable_with_published,
+    with_missing_rows,
+    with_published,
+)
 
 #: What the reader of a table with the paper's numbers must know, by whether it is of the paper's own scale.
 PAPER_COLUMNS = {
     True: "Columns named paper: as printed there.",
-    False: "Columns named paper: as printed there, for licensed data and full-size networks; at this scale compare directions, not values.",
+    False: "Columns named paper: as printed there, for licensed data and full-size networks; "
+    "at this scale compare directions, not values.",
 }
 
 
-def render(definition: Definition, cells: Sequence[Cell], *, other_data: bool) -> list[Path]:
+def render_table(definition: TableDefinition, runs: Sequence[PlannedRun], *, other_data: bool) -> list[Path]:
     """Print the table and write its files under ``results/<scale>/``; returns the paths.
 
     ``other_data``: the user chose the data, which then becomes part of the files' names. Raises ConfigError
     when no run has a record and there is nothing published to show.
     """
-    cells = told_apart(cells)
-    records = [cell.record for cell in cells if cell.record is not None]
+    settings = runs[-1].settings
+    data = str(settings["data"]["name"])
+    if definition.rows == "setups":
+        table, named_by_data = render_setups(definition, runs), other_data
+    else:
+        table = render_defenses(definition, runs)
+        named_by_data = other_data if definition.published else data != "synthfaces"
+    stem = f"{definition.name}-{data}" if named_by_data else definition.name
+    paths = publish(table, results_folder(settings), stem)
+    if table.missing and definition.rows == "setups":
+        print(f"not run yet: {len(table.missing)} of {len(runs)} runs; the first: {table.missing[0]}")
+    else:
+        for command in table.missing:
+            print(f"not run yet: {command}")
+    print("written: " + ", ".join(map(str, paths)))
+    return paths
+
+
+def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> RenderedTable:
+    """A table with a row for each defense. Raises ConfigError as ``render_table``."""
+    runs = disambiguate(runs)
+    records = [run.record for run in runs if run.record is not None]
     if not records and definition.published is None:
         raise ConfigError(f"table {definition.name} has no finished run yet; leave out --no-run to run it")
-    missing = [cell.command for cell in cells if cell.record is None]
-    settings = cells[-1].settings
-    scale, data = str(settings["scale"]), str(settings["data"]["name"])
-    named_by_data = other_data if definition.published else data != "synthfaces"
-    stem = f"{definition.name}-{data}" if named_by_data else definition.name
-
-    table = complete(tables.comparison(records) if records else None, cells)
+    scale = str(runs[-1].settings["scale"])
+    table = with_missing_rows(comparison(records) if records else None, runs)
     text = (
-        tables.caption(definition.title, records)
+        caption(definition.title, records)
         if records
         else f"{definition.title}. Scale {scale}: nothing has been run yet."
     )
     notes: list[str] = []
     if definition.published is None:
-        shown = mark_missing(tables.printable(table), table)
+        shown = mark_missing(printable(table), table)
     else:
-        table = beside(table, cells, table_rows(definition.published))
-        shown = shown_beside(mark_missing(tables.printable(table), table), table)
+        table = with_published(table, runs, table_rows(definition.published))
+        shown = printable_with_published(mark_missing(printable(table), table), table)
         text = f"{text} {PAPER_COLUMNS[scale == 'paper']}"
         notes = footnotes(table, definition.inconsistencies)
-
-    folder = results_folder(settings)
-    written = tables.write_tables(folder, stem, table, shown, text, notes)
-    html = folder / f"{stem}.html"
-    page.write_page(
-        html,
+    return RenderedTable(
         title=definition.title,
+        values=table,
+        shown=shown,
         caption=text,
-        table=shown,
-        rows=page.gallery(records),
-        missing=missing,
         notes=notes,
+        missing=[run.command for run in runs if run.record is None],
+        pictures=gallery([run for run in runs if run.record is not None]),
     )
-    print(f"\n{shown.to_markdown(index=False, disable_numparse=True, tablefmt='simple')}\n\n{text}\n")
-    for note in notes:
-        print(f"{note}\n")
-    for command in missing:
-        print(f"not run yet: {command}")
-    print("written: " + ", ".join(str(path) for path in [*written, html]))
-    return [*written, html]

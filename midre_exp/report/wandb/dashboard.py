@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import plain
-from midre_exp.report.configs import definitions
+from midre_exp.plan.config import plain
+from midre_exp.report.definitions import definitions
 from midre_exp.stages import STAGES
 
 #: Where a name is found: logged over time, in a run's summary, in its config, or known to W&B of every run.

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import digest
 from midre_exp.plan.explain import one_line
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import read_records, results_folder
-from midre_exp.report.runs.defense_names import arm_of
+from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
 from midre_exp.tracking.tracker import goes_online
 
@@ -191,11 +191,14 @@ def _colours(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]
         return {}
     from matplotlib.colors import to_hex
 
-    from midre_exp.report.figures.style import mark_of
+    from midre_exp.report.figures.marks import mark_of
 
     found: dict[tuple[str, ...], str] = {}
     for record in records:
-        label, colour = record["defense"]["label"], to_hex(mark_of(arm_of(record["defense"]["parts"])).colour)
+        label, colour = (
+            record["defense"]["label"],
+            to_hex(mark_of(published_name(record["defense"]["parts"])).colour),
+        )
         found[label,] = found[label, record["setup"]["id"]] = colour
     return found
 

@@ -1,0 +1,146 @@
+"""``python -m midre_exp.report claims``: what the records of a scale say to each claim of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.records import read_records, results_folder
+from midre_exp.report.claims.decisions import Decision, Estimate, decide
+from midre_exp.report.claims.intervals import ComparisonGroup, comparison_groups
+from midre_exp.report.claims.paper_claims import CLAIMS
+from midre_exp.store.files import write_atomic, write_json
+
+
+def render_claims(overrides: Sequence[str]) -> list[Path]:
+    """Decide every claim by the records of the scale that the overrides choose, print a table, write
+    ``claims.md`` and ``claims.json``.
+
+    Raises ConfigError when there are no records.
+    """
+    with packaged_configs():
+        settings = settings_of([part for part in overrides if not part.startswith("hydra")])
+    folder = results_folder(settings)
+    records = read_records(folder)
+    if not records:
+        raise ConfigError(f"{folder / 'records'} holds no records; make some, for example with make table1")
+    groups, left_out = comparison_groups(records)
+    decisions = [decide(claim, groups) for claim in CLAIMS]
+    text = caption(groups, left_out)
+    lines = overview(decisions)
+    shown = tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[60])
+    print(f"\n{shown}\n\n{text}\n")
+    paths = [folder / "claims.md", folder / "claims.json"]
+    write_atomic(paths[0], as_markdown(lines, decisions, text))
+    write_json(paths[1], {"caption": text, "claims": [as_json(decision) for decision in decisions]})
+    print("written: " + ", ".join(map(str, paths)))
+    return paths
+
+
+def overview(decisions: Sequence[Decision]) -> list[dict[str, str]]:
+    """One line for each claim."""
+    return [
+        {
+            "Claim": decision.claim.statement,
+            "Answer": decision.answer,
+            **printable(decision.overall),
+            "Unit": decision.claim.unit,
+            "Cases": str(len(decision.effects)),
+        }
+        for decision in decisions
+    ]
+
+
+def printable(estimate: Estimate) -> dict[str, str]:
+    """An estimate as text; empty where it was not measured."""
+    numbers = {"Effect": estimate.value, "95 % from": estimate.low, "to": estimate.high}
+    return {name: "" if number is None else f"{number:.2f}" for name, number in numbers.items()}
+
+
+def caption(groups: Sequence[ComparisonGroup], left_out: int) -> str:
+    """What a reader must know to trust the answers: scale, data, seeds, how the intervals were made, commits,
+    devices.
+    """
+    records = [record for group in groups for defense in group.defenses for record in defense.records]
+    seeds, commits, devices = (
+        ", ".join(dict.fromkeys(str(record[name]) for record in records))
+        for name in ("seed", "commit", "device")
+    )
+    most_seeds = max(len(defense.seeds) for group in groups for defense in group.defenses)
+    methods = {
+        True: "a paired bootstrap over identities and seeds",
+        False: "a normal approximation from each record's interval",
+    }
+    used = " and ".join(
+        methods[paired] for paired in sorted({group.paired for group in groups}, reverse=True)
+    )
+    one_seed = (
+        " One seed: how much another training would change is in no interval." if most_seeds == 1 else ""
+    )
+    dropped = (
+        f" {left_out} records of other configurations of the same setups are left out." if left_out else ""
+    )
+    return (
+        f"Scale {records[0]['scale']}: {len(records)} records of {'; '.join(setups(groups))}. "
+        "An effect is the mean over its cases, or, where a claim is about all of them, the case that speaks "
+        "least for it; supported and contradicted mean that its 95 % interval leaves the claimed limit out, "
+        f"claim by claim. Intervals of attack accuracy: {used}; of accuracy: binomial in the test images."
+        f"{one_seed}{dropped} Seeds {seeds}; commit {commits}; {devices}."
+    )
+
+
+def setups(groups: Sequence[ComparisonGroup]) -> list[str]:
+    """Each setup once, with what attacked which target on which data; setups of which that says enough share
+    a line.
+    """
+    attacks: dict[tuple[str, str, str], list[str]] = {}
+    for group in groups:
+        attacks.setdefault((group.setup, group.target, group.data), []).append(group.attack)
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for (setup, target, data), names in attacks.items():
+        lines.setdefault((", ".join(dict.fromkeys(names)), target, data), []).append(setup)
+    return [
+        f"{', '.join(names)} ({attack} on {target}, {data})"
+        for (attack, target, data), names in lines.items()
+    ]
+
+
+def as_markdown(lines: Sequence[Mapping[str, str]], decisions: Sequence[Decision], text: str) -> str:
+    """The overview, then every effect behind every claim."""
+    parts = [tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True), text]
+    for decision in decisions:
+        claim = decision.claim
+        parts.append(f"### {claim.statement}: {decision.answer}")
+        if not decision.effects:
+            parts.append(f"Needs {claim.needs}. Source: {claim.source}.")
+            continue
+        effects = [
+            {"Where": effect.where, "What": effect.detail, **printable(effect), "Answer": effect.answer}
+            for effect in decision.effects
+        ]
+        limit = f"{claim.claimed} {50 if claim.ranked else claim.threshold:g} {claim.unit}"
+        parts.append(f"Claimed: {limit}. Source: {claim.source}.")
+        parts.append(tabulate(effects, headers="keys", tablefmt="pipe", disable_numparse=True))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(decision: Decision) -> dict[str, Any]:
+    """Everything of a decision as plain values."""
+    claim = decision.claim
+    return {
+        "name": claim.name,
+        "statement": claim.statement,
+        "source": claim.source,
+        "claimed": claim.claimed,
+        "threshold": 50 if claim.ranked else claim.threshold,
+        "unit": claim.unit,
+        "answer": decision.answer,
+        "effect": asdict(decision.overall),
+        "cases": [asdict(effect) for effect in decision.effects],
+    }

@@ -1,0 +1,130 @@
+"""What tables and figures show, as data: each is a yaml in ``conf`` beside this file, or in the user's own
+config folder under another name.
+
+Of both: ``title``; ``sweeps``, lists of overrides, one list for each sweep; ``inconsistencies``, numbers of
+midre_exp/report/runs/inconsistencies.py that concern the whole of it.
+
+- ``table/NAME.yaml``: ``sweep`` may stand for a single one of ``sweeps``. ``rows: setups`` makes one line of
+  each setup, described as the paper's Table 2 does, instead of one of each defense. ``published`` names the
+  table of results/published.csv whose numbers stand beside ours.
+- ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
+  of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
+  known setup and can only be told in the caption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import config_files, plain
+from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
+
+REPORT_CONF = Path(__file__).parent / "conf"
+
+TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies")
+ROWS = ("defenses", "setups")
+FIGURE_KEYS = ("title", "sweeps", "draw")
+FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies")
+
+Sweeps = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """A table as its yaml has it."""
+
+    name: str
+    title: str
+    sweeps: Sweeps
+    published: str | None = None
+    inconsistencies: tuple[int, ...] = ()
+    rows: str = "defenses"  # one of ``ROWS``
+
+
+@dataclass(frozen=True)
+class FigureDefinition:
+    """A figure as its yaml has it."""
+
+    name: str
+    title: str
+    sweeps: Sweeps
+    draw: dict[str, Any]
+    published: tuple[str, ...] = ()
+    mentioned: tuple[str, ...] = ()
+    inconsistencies: tuple[int, ...] = ()
+
+
+def definitions(kind: str) -> dict[str, Path]:
+    """The yaml of every ``table``, ``figure`` or ``dashboard`` view by name, sorted."""
+    return config_files(kind, REPORT_CONF)
+
+
+def load_definition(name: str) -> TableDefinition | FigureDefinition:
+    """The table or figure of that name. Raises ConfigError naming those there are, or the key of the yaml
+    that is wrong.
+    """
+    return load_figure(name) if name in definitions("figure") else load_table(name)
+
+
+def load_table(name: str) -> TableDefinition:
+    """The definition of a table. Raises ConfigError as ``load_definition``."""
+    path = definitions("table").get(name)
+    if path is None:
+        known = [f"{kind}s: {', '.join(definitions(kind))}" for kind in ("table", "figure")]
+        raise ConfigError(f"there is no table or figure {name}; {'; '.join(known)}")
+    node: dict[str, Any] = plain(OmegaConf.load(path))
+    unknown = [key for key in node if key not in TABLE_KEYS]
+    if unknown or "title" not in node or ("sweep" in node) == ("sweeps" in node):
+        raise ConfigError(
+            f"{path} needs a title and one of sweep, sweeps, and may have rows, published and inconsistencies"
+            + (f"; it has {', '.join(unknown)}" if unknown else "")
+        )
+    rows = node.get("rows", ROWS[0])
+    if rows not in ROWS:
+        raise ConfigError(f"{path}: rows is one of {', '.join(ROWS)}, not {rows}")
+    return TableDefinition(
+        name=name,
+        title=str(node["title"]),
+        sweeps=_sweeps([node["sweep"]] if "sweep" in node else node["sweeps"]),
+        published=node.get("published"),
+        inconsistencies=_inconsistencies(node, path),
+        rows=rows,
+    )
+
+
+def load_figure(name: str) -> FigureDefinition:
+    """The definition of a figure there is. Raises ConfigError naming the key of the yaml that is wrong."""
+    path = definitions("figure")[name]
+    node: dict[str, Any] = plain(OmegaConf.load(path))
+    if not set(FIGURE_KEYS) <= set(node) <= {*FIGURE_KEYS, *FIGURE_OPTIONS}:
+        raise ConfigError(
+            f"{path} needs {', '.join(FIGURE_KEYS)} and may have {', '.join(FIGURE_OPTIONS)}; "
+            f"it has {', '.join(node)}"
+        )
+    return FigureDefinition(
+        name=name,
+        title=str(node["title"]),
+        sweeps=_sweeps(node["sweeps"]),
+        draw=node["draw"],
+        published=tuple(node.get("published", ())),
+        mentioned=tuple(node.get("mentioned", ())),
+        inconsistencies=_inconsistencies(node, path),
+    )
+
+
+def _sweeps(lists: list[list[Any]]) -> Sweeps:
+    return tuple(tuple(str(override) for override in sweep) for sweep in lists)
+
+
+def _inconsistencies(node: dict[str, Any], path: Path) -> tuple[int, ...]:
+    numbers = tuple(int(number) for number in node.get("inconsistencies", ()))
+    if unknown := [number for number in numbers if number not in INCONSISTENCIES]:
+        raise ConfigError(
+            f"{path}: inconsistency {unknown[0]} is not in midre_exp/report/runs/inconsistencies.py"
+        )
+    return numbers

@@ -1,0 +1,109 @@
+"""From the runs of a figure to its files: SVG, PDF, PNG, its numbers as CSV and its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import build
+from midre_exp.records import results_folder
+from midre_exp.report.definitions import FigureDefinition
+from midre_exp.report.figures.style import LOOK, Plot, Rendered, saved
+from midre_exp.report.runs.captions import circumstances, provenance
+from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.published import PublishedResult, table_rows
+from midre_exp.store.files import write_atomic
+
+
+def render_figure(
+    definition: FigureDefinition, runs: Sequence[PlannedRun], *, other_data: bool
+) -> list[Path]:
+    """Draw the figure, write its files under ``results/<scale>/``, print its caption; returns the paths.
+
+    ``other_data``: the user chose the data, which then becomes part of the files' names. Raises ConfigError
+    when there is nothing to draw, and what the figure's kind raises.
+    """
+    published = [row for table in definition.published for row in table_rows(table)]
+    if not published and all(run.record is None for run in runs):
+        raise ConfigError(f"figure {definition.name} has no finished run yet; leave out --no-run to run it")
+    settings = runs[-1].settings
+    folder = results_folder(settings)
+    stem = f"{definition.name}-{settings['data']['name']}" if other_data else definition.name
+    plot: Plot = build(definition.draw)
+    with matplotlib.rc_context(LOOK):
+        rendered = plot.draw(runs, published, cached_tables(folder, stem))
+    text = caption(definition, rendered, str(settings["scale"]))
+    missing = [run.command for run in runs if run.record is None]
+    files: dict[str, bytes | str] = {
+        f"{stem}.{kind}": content for kind, content in saved(rendered.figure).items()
+    }
+    for suffix, table in rendered.tables.items():
+        files[f"{stem}{suffix}.csv"] = table.to_csv(index=False)
+    files[f"{stem}.md"] = as_markdown(f"{stem}.png", definition.title, text, missing)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    print("\n" + "\n\n".join(text) + "\n")
+    for command in missing:
+        print(f"not run yet: {command}")
+    print("written: " + ", ".join(str(folder / name) for name in files))
+    return [folder / name for name in files]
+
+
+def cached_tables(folder: Path, stem: str) -> dict[str, pd.DataFrame]:
+    """The CSV tables of an earlier rendering by what follows ``stem`` in their names."""
+    paths = [folder / f"{stem}.csv", *sorted(folder.glob(f"{stem}-*.csv"))]
+    keys = {"target": str, "reconstructed": str}  # sixteen hexadecimal digits may look like a number
+    exact = dict.fromkeys(("x", "y", "share_x", "share_y"), float)  # pandas may miss the last bit
+    return {
+        path.stem.removeprefix(stem): pd.read_csv(path, dtype=keys, converters=exact)
+        for path in paths
+        if path.exists()
+    }
+
+
+def caption(definition: FigureDefinition, rendered: Rendered, scale: str) -> list[str]:
+    """The caption, then what its kind, the paper's rows and the inconsistencies add, a paragraph each."""
+    records = rendered.records
+    parts = [
+        f"{circumstances(definition.title, records)}. {provenance(records)}"
+        if records
+        else f"{definition.title}. Scale {scale}: nothing has been run yet.",
+        *rendered.notes,
+    ]
+    if definition.published:
+        comparable = (
+            "."
+            if scale == "paper"
+            else ", for licensed data and full-size networks; at this scale compare directions, not values."
+        )
+        parts.append(f"Points named paper: as printed there{comparable}")
+    mentioned = [as_sentence(row) for table in definition.mentioned for row in table_rows(table)]
+    if mentioned:
+        parts.append(f"Printed without the setup it belongs to, so not drawn: {'; '.join(mentioned)}.")
+    if definition.inconsistencies:
+        parts.append(" ".join(INCONSISTENCIES[number] for number in definition.inconsistencies))
+    return parts
+
+
+def as_sentence(row: PublishedResult) -> str:
+    """A printed result in words, for a caption."""
+    place, _, number = row.table.partition("_setup")
+    share = "" if row.defense.share is None else f" with {100 * row.defense.share[0]:g} % erased"
+    changes = [
+        f"{change:+.2f} points of {name}"
+        for name, change in (("accuracy", row.acc_change), ("attack accuracy", row.att_acc1_change))
+        if change is not None
+    ]
+    results = ", ".join([*changes, *filter(None, [row.bound])])
+    return f"{place.replace('fig', 'Fig. ')} Setup {number}{share} {results}"
+
+
+def as_markdown(picture: str, title: str, text: Sequence[str], missing: Sequence[str]) -> str:
+    """The caption with the picture above and the commands of missing runs below."""
+    commands = ["Not run yet:\n\n" + "\n".join(f"    {command}" for command in missing)] if missing else []
+    return "\n\n".join([f"![{title}]({picture})", *text, *commands]) + "\n"

@@ -1,0 +1,70 @@
+"""What a reader must know to trust a table or figure: scale, data, who was attacked, counts, seeds, commit,
+device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from midre_exp.records import Record
+
+#: Counts that a table's rows should share for their numbers to be comparable.
+_COUNTS = ("private_identities", "private_train", "public")
+
+
+def circumstances(title: str, records: Sequence[Record]) -> str:
+    """The title, then scale, data, who was attacked, counts and evaluator, without a full stop; setups where
+    these differ are told apart.
+    """
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        counts = tuple(record["counts"].get(name) for name in _COUNTS)
+        data = (record["data"]["name"], record["data"]["resolution"])
+        groups.setdefault((*data, *counts, record["evaluator"]), []).append(record)
+    if len(groups) == 1:
+        details = f": {_circumstances(records)}"
+    else:
+        details = "".join(
+            f". {_joined(record['setup']['id'] for record in group)}: {_circumstances(group)}"
+            for group in groups.values()
+        )
+    return f"{title}. Scale {records[0]['scale']}{details}"
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Seeds, commits and devices of the records, a sentence."""
+    seeds, commits = (_joined(record[name] for record in records) for name in ("seed", "commit"))
+    return f"Seeds {seeds}; commit {commits}; {_joined(record['device'] for record in records)}."
+
+
+def _circumstances(records: Sequence[Record]) -> str:
+    first = records[0]
+    counts = first["counts"]
+    return (
+        f"{first['data']['name']} at {first['data']['resolution']} px, "
+        f"{counts['private_identities']} private identities ({counts['private_train']} training images), "
+        f"{counts['public']} public images; {_budgets(records)}, "
+        f"judged by {_joined(record['evaluator'] for record in records)} "
+        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %)"
+    )
+
+
+def _budgets(records: Sequence[Record]) -> str:
+    """Which attacks met which targets, and how many reconstructions each made."""
+    attacks: dict[tuple[int, int], list[str]] = {}
+    for record in records:
+        counts = record["counts"]
+        attacks.setdefault((counts["identities"], counts["restarts"]), []).append(record["attack"])
+    targets = _joined(record["target"] for record in records)
+    budgets = [
+        (_joined(names), f"{identities} identities x {restarts} restarts")
+        for (identities, restarts), names in attacks.items()
+    ]
+    if len(budgets) == 1:
+        return f"{budgets[0][0]} on {targets}, {budgets[0][1]}"
+    return f"on {targets} {'; '.join(f'{names}: {budget}' for names, budget in budgets)}"
+
+
+def _joined(values: Iterable[object]) -> str:
+    """Each value once, in order."""
+    return ", ".join(dict.fromkeys(map(str, values)))

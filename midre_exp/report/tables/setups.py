@@ -1,0 +1,117 @@
+"""The setups of the paper as a table (its Table 2), with what a defense did in each of them at a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR
+from midre_exp.report.definitions import TableDefinition
+from midre_exp.report.runs.captions import provenance
+from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.trade_off import trade_off
+from midre_exp.report.tables.comparison import rounded
+from midre_exp.report.tables.publish import RenderedTable
+
+#: Columns of text, by their names in the CSV and as headings.
+DESCRIPTION = ("setup", "attack", "sees", "target", "private", "public", "px", "MIDRE")
+#: Measured columns: name in the CSV, heading.
+MEASURED = (
+    ("acc", "Acc"),
+    ("att_acc1", "AttAcc"),
+    ("acc_defended", "Acc defended"),
+    ("att_acc1_defended", "AttAcc defended"),
+    ("delta", "Δ"),
+)
+
+
+def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> RenderedTable:
+    """The table. Raises ConfigError when the runs of a setup are not one undefended and one defended."""
+    scale = str(runs[-1].settings["scale"])
+    records = [run.record for run in runs if run.record is not None]
+    measured = (
+        "Acc and AttAcc in percent; Δ is attack accuracy removed per point of accuracy lost, "
+        f"OP where none was lost. {provenance(records)}"
+        if records
+        else "Nothing has been run yet."
+    )
+    caption = (
+        f"{definition.title}. Data and resolution are those the paper names, certainty says how sure it is "
+        f"that the paper has this setup. Scale {scale}{', on synthetic faces' if scale != 'paper' else ''}. "
+        f"{measured}"
+    )
+    table = setup_table(runs)
+    return RenderedTable(
+        title=definition.title,
+        values=table,
+        shown=printable(table),
+        caption=caption,
+        notes=[" ".join(INCONSISTENCIES[number] for number in definition.inconsistencies)],
+        missing=[run.command for run in runs if run.record is None],
+    )
+
+
+def setup_table(runs: Sequence[PlannedRun]) -> pd.DataFrame:
+    """One row for each setup, in the order of the runs: the paper's description, and the means over seeds
+    undefended and defended.
+
+    Raises ConfigError when the runs of a setup differ in more than the seed and whether they are defended.
+    """
+    by_setup: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        by_setup.setdefault(run.setup, []).append(run)
+    return pd.DataFrame([_row(own) for own in by_setup.values()])
+
+
+def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    setup = runs[0].settings["setup"]
+    as_published = OmegaConf.load(CONF_DIR / "setup" / f"{setup['id']}.yaml")  # before a scale reduced it
+    undefended = [run for run in runs if not run.defense.names]
+    defended = [run for run in runs if run.defense.names]
+    for defense in (undefended, defended):
+        seeds = [run.seed for run in defense]
+        if len({run.label for run in defense}) > 1 or len(set(seeds)) < len(seeds):
+            raise ConfigError(
+                f"setup {setup['id']} has several runs per seed; a table with rows: setups takes one "
+                "undefended and one defended run, so let only seed= be swept"
+            )
+    row = {
+        "setup": setup["id"],
+        "attack": setup["attack"],
+        "sees": setup["attack_type"],
+        "target": setup["target"],
+        "private": setup["private"],
+        "public": setup["public"],
+        "px": as_published.resolution,
+        "MIDRE": " ".join(f"[{low:g}, {high:g}]" for low, high in setup["midre_ranges"]),
+        "runs": sum(run.record is not None for run in runs),
+        **_means(undefended, ""),
+        **_means(defended, "_defended"),
+    }
+    if None not in (row["acc"], row["acc_defended"]):
+        row["delta"] = trade_off(row["acc_defended"], row["att_acc1_defended"], row["acc"], row["att_acc1"])
+    return {**row, "certainty": setup["certainty"]}
+
+
+def _means(runs: Sequence[PlannedRun], ending: str) -> dict[str, float | None]:
+    metrics = [run.record["metrics"] for run in runs if run.record is not None]
+    return {
+        f"{name}{ending}": mean(values[name] for values in metrics) if metrics else None
+        for name in ("acc", "att_acc1")
+    }
+
+
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with headings and rounded text; what was not run is empty."""
+    shown = table[list(DESCRIPTION)].copy()
+    for name, heading in MEASURED:
+        if name in table:
+            shown[heading] = [rounded(value, 2) for value in table[name]]
+    shown["runs"], shown["certainty"] = table["runs"], table["certainty"]
+    return shown.astype(str)
