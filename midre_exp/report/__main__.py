@@ -25,9 +25,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
 from midre_exp.plan.explain import explain
-from midre_exp.plan.compose import expand
 from midre_exp.report.definitions import FigureDefinition, TableDefinition, load_definition
 from midre_exp.report.runs.planned_runs import PlannedRun, plan_tables, with_current_records
 from midre_exp.store.files import write_json

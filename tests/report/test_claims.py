@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from midre_exp.errors import ConfigError
-from midre_exp.report.claims.paper_claims import CLAIMS, caption, overview, report_claims
-from midre_exp.report.claims.comparisons import ordered_trade_off, difference
-from midre_exp.report.claims.intervals import DRAWS, comparison_groups
+from midre_exp.report.claims.comparisons import difference, ordered_trade_off
 from midre_exp.report.claims.decisions import decide
+from midre_exp.report.claims.intervals import DRAWS, comparison_groups
+from midre_exp.report.claims.paper_claims import CLAIMS
+from midre_exp.report.claims.render import caption, overview, render_claims
 from midre_exp.store.files import write_json
 from tests.report.paper_records import record
 
@@ -27,7 +28,7 @@ def test_a_clear_drop_is_supported_with_its_size_and_interval():
     # two intervals of +-4 in quadrature: +-5.66
     assert found.overall.low == pytest.approx(-25.66, abs=0.4)
     assert found.overall.high == pytest.approx(-14.34, abs=0.4)
-    assert found.cases[0].detail == "midre 40.00 against NoDef 60.00"
+    assert found.effects[0].detail == "midre 40.00 against NoDef 60.00"
 
 
 @pytest.mark.parametrize("att, answer", [(40, "supported"), (58, "undecided"), (80, "contradicted")])
@@ -43,7 +44,7 @@ def test_a_small_cost_is_at_most_what_the_paper_prints(acc, answer):
 
 def test_without_records_a_claim_is_not_measured_and_says_what_it_needs():
     found = decision("partial-beats-entire", record(90, 60), record(88, 40, "midre"))
-    assert (found.answer, found.overall.value, found.cases) == ("not measured", None, ())
+    assert (found.answer, found.overall.value, found.effects) == ("not measured", None, ())
     assert "RE and EE" in found.overall.detail
 
 
@@ -96,10 +97,10 @@ def test_by_identity_the_bootstrap_is_paired():
     ]
     (group,), _ = comparison_groups(defenses)
     assert group.paired
-    case = difference(group, group.find("MIDRE")[0], group.find()[0], "att_acc1")
+    case = difference(group, group.with_defense("MIDRE")[0], group.with_defense()[0], "att_acc1")
     assert case.draws.shape == (DRAWS,)
     assert case.value == pytest.approx(-5) and case.draws.std() < 1e-9
-    alone = group.draws(group.find()[0], "att_acc1")
+    alone = group.draws(group.with_defense()[0], "att_acc1")
     assert alone.std() == pytest.approx(np.std(lists[0]) / 300**0.5, rel=0.05)
 
 
@@ -128,7 +129,7 @@ def test_the_better_trade_off_wins():
     assert decision("better-than-nls", base, midre, worse).answer == "supported"
     assert decision("better-than-nls", base, midre, worse).overall.value > 99
     found = decision("better-than-nls", base, midre, better)
-    assert found.answer == "contradicted" and "Δ OP" in found.cases[0].detail
+    assert found.answer == "contradicted" and "Δ OP" in found.effects[0].detail
 
 
 def test_tldmi_without_public_training_is_not_measured():
@@ -146,10 +147,11 @@ def test_tldmi_without_public_training_is_not_measured():
 def test_a_combination_must_beat_both_of_its_parts():
     both = record(85, 20, "midre", "nls")
     assert (
-        decision("combining-helps", record(88, 40, "midre"), record(88, 50, "nls"), both).answer == "supported"
+        decision("combining-helps", record(88, 40, "midre"), record(88, 50, "nls"), both).answer
+        == "supported"
     )
     found = decision("combining-helps", record(88, 40, "midre"), record(88, 22, "nls"), both)
-    assert found.answer == "undecided" and "nls 22.00" in found.cases[1].detail
+    assert found.answer == "undecided" and "nls 22.00" in found.effects[1].detail
     assert found.overall.value == pytest.approx(-2)
     assert (
         decision("combining-helps", record(88, 40, "midre"), record(88, 2, "nls"), both).answer
@@ -206,10 +208,10 @@ def test_the_caption_says_how_the_intervals_were_made():
 def test_the_command_writes_both_files(tmp_path, capsys):
     folder = tmp_path / "mini"
     with pytest.raises(ConfigError, match="holds no records"):
-        report_claims([f"paths.results={tmp_path}"])
+        render_claims([f"paths.results={tmp_path}"])
     for number, run in enumerate([record(90, 60), record(88, 40, "midre")]):
         write_json(folder / "records" / f"{number}.json", run)
-    report_claims([f"paths.results={tmp_path}"])
+    render_claims([f"paths.results={tmp_path}"])
     assert "supported" in capsys.readouterr().out
     claims = {claim["name"]: claim for claim in json.loads((folder / "claims.json").read_text())["claims"]}
     assert set(claims) == set(BY_NAME)

@@ -16,17 +16,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import ConfigError, StoreError
-from midre_exp.plan.config import build
 from midre_exp.plan.compose import expand, packaged_configs, settings_of
+from midre_exp.plan.config import build
 from midre_exp.report import __main__ as command
+from midre_exp.report.definitions import definitions, load_figure
 from midre_exp.report.figures.bars import drop_of
 from midre_exp.report.figures.curves import LINES
-from midre_exp.report.figures.feature_space import hull, hull_numbers, overlap, project, share_inside
 from midre_exp.report.figures.feature_hulls import LOOKS
-from midre_exp.report.figures.render import figure_names, cached_tables, load_figure, render_figure
+from midre_exp.report.figures.feature_space import hull, hull_numbers, overlap, project, share_inside
+from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.figures.points import measured
+from midre_exp.report.figures.render import cached_tables, render_figure
 from midre_exp.report.figures.scatter import bound_of
-from midre_exp.report.figures.style import mark_of
 from midre_exp.report.runs.defense_names import DefenseName, defense_name
 from midre_exp.report.runs.planned_runs import PlannedRun, plan_runs
 from midre_exp.report.runs.published import read_published, table_rows
@@ -55,7 +56,8 @@ def runs(setup: str, *names: str, **values: object) -> PlannedRun:
 def writing_to(folder: Path, planned_run: PlannedRun) -> PlannedRun:
     """The same with another folder for results."""
     return replace(
-        planned_run, settings={**planned_run.settings, "paths": {**planned_run.settings["paths"], "results": str(folder)}}
+        planned_run,
+        settings={**planned_run.settings, "paths": {**planned_run.settings["paths"], "results": str(folder)}},
     )
 
 
@@ -358,7 +360,7 @@ def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("midre_exp.report.definitions.REPORT_CONF", tmp_path)
     (tmp_path / "figure").mkdir()
     (tmp_path / "figure" / "mine.yaml").write_text("title: t\nsweeps: [[setup=demo]]\n")
-    assert figure_names() == ["mine"]
+    assert list(definitions("figure")) == ["mine"]
     with pytest.raises(
         ConfigError, match=r"/figure/mine.yaml needs title, sweeps, draw .* it has title, sweeps"
     ):

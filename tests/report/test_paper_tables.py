@@ -10,17 +10,17 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.errors import ConfigError, DataError
-from midre_exp.plan.config import CONF_DIR
 from midre_exp.plan.compose import expand, packaged_configs, settings_of
+from midre_exp.plan.config import CONF_DIR
 from midre_exp.records import record_path
 from midre_exp.report import __main__ as command
+from midre_exp.report.definitions import TableDefinition, load_table
 from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-from midre_exp.report.runs.planned_runs import PlannedRun, plan_runs, disambiguate
+from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate, plan_runs
 from midre_exp.report.runs.published import table_rows
-from midre_exp.report.tables.definitions import TableDefinition, load_table
-from midre_exp.report.tables.setups import setup_table, render_setups
-from midre_exp.report.tables.render import render
+from midre_exp.report.tables.render import render_table
+from midre_exp.report.tables.setups import setup_table
 from midre_exp.stages import make_plan
 from midre_exp.store.files import write_json
 from midre_exp.sweep.sweeper import listed_jobs
@@ -57,21 +57,23 @@ def test_table_2_runs_every_setup_undefended_and_defended_and_lomma_in_both_form
     assert defenses == "defense=nodef,midre"
 
 
-def registry_cell(setup, defense, numbers, seed=0):
+def setup_run(setup, defense, numbers, seed=0):
     """A run of a setup at mini, with accuracy and attack accuracy or, with None, without a record."""
     job = (f"setup={setup}", f"defense={defense}", f"seed={seed}")
     with packaged_configs():
         settings = settings_of(job)
-    return PlannedRun(job, settings, numbers and record(*numbers, defense, setup=setup) | {"config": settings})
+    return PlannedRun(
+        job, settings, numbers and record(*numbers, defense, setup=setup) | {"config": settings}
+    )
 
 
-def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, capsys):
+def test_the_table_of_setups_has_a_line_for_each_with_means_over_seeds(tmp_path, capsys):
     runs = [
-        registry_cell("S13a", "nodef", (90.0, 60.0)),
-        registry_cell("S13a", "nodef", (94.0, 70.0), seed=1),
-        registry_cell("S13a", "midre", (88.0, 45.0)),
-        registry_cell("S34", "nodef", (90.0, 60.0)),
-        registry_cell("S34", "midre", None),
+        setup_run("S13a", "nodef", (90.0, 60.0)),
+        setup_run("S13a", "nodef", (94.0, 70.0), seed=1),
+        setup_run("S13a", "midre", (88.0, 45.0)),
+        setup_run("S34", "nodef", (90.0, 60.0)),
+        setup_run("S34", "midre", None),
     ]
     rows = setup_table(runs).set_index("setup")
     assert list(rows.index) == ["S13a", "S34"] and list(rows.runs) == [3, 1]
@@ -81,7 +83,7 @@ def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, 
 
     for run in runs:
         run.settings["paths"]["results"] = str(tmp_path)
-    markdown = render_setups(load_table("table2"), runs, other_data=False)[0].read_text()
+    markdown = render_table(load_table("table2"), runs, other_data=False)[0].read_text()
     assert "| 92.00 |" in markdown and "nan" not in markdown and INCONSISTENCIES[21] in markdown
     assert (
         "not run yet: 1 of 5 runs; the first: python -m midre_exp setup=S34 defense=midre"
@@ -89,13 +91,12 @@ def test_the_registry_has_a_line_for_each_setup_with_means_over_seeds(tmp_path, 
     )
     bare = [PlannedRun(run.job, run.settings, None) for run in runs]
     assert (
-        "Nothing has been run yet"
-        in render_setups(load_table("table2"), bare, other_data=True)[0].read_text()
+        "Nothing has been run yet" in render_table(load_table("table2"), bare, other_data=True)[0].read_text()
     )
 
 
-def test_a_line_of_the_registry_averages_only_seeds():
-    twice = [registry_cell("S34", "midre", (90.0, 60.0)) for _ in range(2)]
+def test_a_line_of_the_setups_averages_only_seeds():
+    twice = [setup_run("S34", "midre", (90.0, 60.0)) for _ in range(2)]
     with pytest.raises(ConfigError, match="let only seed= be swept"):
         setup_table(twice)
 
@@ -123,7 +124,7 @@ def planned_runs(tmp_path_factory):
 
 
 def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(planned_runs, capsys):
-    written = render(load_table("table3"), planned_runs, other_data=False)
+    written = render_table(load_table("table3"), planned_runs, other_data=False)
     assert [path.name for path in written] == ["table3.md", "table3.csv", "table3.tex", "table3.html"]
     text, csv, tex, html = (path.read_text() for path in written)
 
@@ -156,12 +157,12 @@ def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(planned_ru
 
 def test_nothing_run_still_shows_the_paper(planned_runs):
     bare = [PlannedRun(planned_run.job, planned_run.settings, None) for planned_run in planned_runs]
-    written = render(load_table("table3"), bare, other_data=True)
+    written = render_table(load_table("table3"), bare, other_data=True)
     assert written[0].name == "table3-synthfaces.md"
     text = written[0].read_text()
     assert text.count("not run") == 3 and "26.62" in text and "nothing has been run yet" in text
     with pytest.raises(ConfigError, match="table demo has no finished run"):
-        render(load_table("demo"), bare, other_data=False)
+        render_table(load_table("demo"), bare, other_data=False)
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(planned_runs):
@@ -175,13 +176,17 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(planned_runs):
         "MIDRE [0.1, 0.4] (attack.restarts=1)",
         "MIDRE [0.1, 0.4]",
     ]
-    assert [planned_run.label for planned_run in disambiguate([first, other_seed])] == ["MIDRE [0.1, 0.4]"] * 2
+    assert [planned_run.label for planned_run in disambiguate([first, other_seed])] == [
+        "MIDRE [0.1, 0.4]"
+    ] * 2
 
 
 def test_a_record_is_found_by_key_and_without_the_data_by_its_config(tmp_path, monkeypatch):
     job = ["setup=demo", "defense=midre", *TINY, f"paths.results={tmp_path}"]
     (planned_run,) = plan_runs([job, ["hydra/launcher=joblib", *job]])
-    assert planned_run.record is None and planned_run.obstacle is None and "launcher" not in planned_run.command
+    assert (
+        planned_run.record is None and planned_run.obstacle is None and "launcher" not in planned_run.command
+    )
     with packaged_configs():
         settings = settings_of(job)
     elsewhere = {**settings, "paths": {**settings["paths"], "store": "far away"}, "speed": {}}
@@ -218,7 +223,7 @@ def test_scales_are_never_mixed(tmp_path):
 def two_sweeps(monkeypatch):
     """A table of two sweeps, one run each, in place of every other."""
     definition = TableDefinition("t", "T", (("setup=S19",), ("setup=S19", "defense=midre")), "table3")
-    monkeypatch.setattr(command, "load_table", lambda _: definition)
+    monkeypatch.setattr(command, "load_definition", lambda _: definition)
     return definition
 
 
@@ -263,9 +268,11 @@ def test_what_tables_lack_is_one_sweep_and_what_has_no_run_is_not_rendered(
 def test_several_tables_share_their_runs_and_finished_ones_launch_nothing(tmp_path, monkeypatch, capsys):
     tables = {
         "one": TableDefinition("one", "One", (("setup=demo",),)),
-        "two": TableDefinition("two", "Two", (("setup=demo", "defense=nodef,midre"), ("setup=demo", "seed=1"))),
+        "two": TableDefinition(
+            "two", "Two", (("setup=demo", "defense=nodef,midre"), ("setup=demo", "seed=1"))
+        ),
     }
-    monkeypatch.setattr(command, "load_table", tables.__getitem__)
+    monkeypatch.setattr(command, "load_definition", tables.__getitem__)
     launched = []
 
     def launch(words):
@@ -290,7 +297,7 @@ def test_a_plan_tells_of_all_tables_and_launches_nothing(tmp_path, monkeypatch, 
     overrides = [f"paths.results={tmp_path}", f"paths.store={tmp_path}", "hydra/launcher=joblib"]
     assert command.main(["table3", "fig6", "claims", "--plan", *overrides]) == 0
     out = capsys.readouterr().out
-    runs = sum(len(command.jobs_of(command.load(name), ())) for name in ("table3", "fig6"))
+    runs = sum(len(command.jobs_of(command.load_definition(name), ())) for name in ("table3", "fig6"))
     assert f"{runs} runs planned: 0 finished before, 0 repeated, {runs} to do" in out
     assert "surrogates" in out and not (tmp_path / "mini").exists()
 
@@ -298,10 +305,12 @@ def test_a_plan_tells_of_all_tables_and_launches_nothing(tmp_path, monkeypatch, 
 def test_tables_come_before_claims_and_something_has_to_be_named(two_sweeps, tmp_path, monkeypatch, capsys):
     done = []
     monkeypatch.setattr(
-        command, "make", lambda names, overrides, run: done.append((names, overrides, run)) or 2
+        command,
+        "make",
+        lambda names, overrides, launch_missing: done.append((names, overrides, launch_missing)) or 2,
     )
     monkeypatch.setattr(
-        "midre_exp.report.claims.paper_claims.report_claims", lambda overrides: done.append(overrides)
+        "midre_exp.report.claims.render.render_claims", lambda overrides: done.append(overrides)
     )
     assert command.main(["t", "claims", "seed=1", "--no-run", "~data"]) == 2
     assert done == [(["t"], ["seed=1", "~data"], False), ["seed=1", "~data"]]
@@ -337,7 +346,10 @@ def test_jobs_of_a_file_take_no_further_overrides(tmp_path):
         ({"title": "t", "sweep": ["setup=demo"], "sweeps": []}, "one of sweep, sweeps,"),
         ({"sweep": ["setup=demo"]}, "needs a title"),
         ({"title": "t", "sweep": ["setup=demo"], "footnotes": []}, "it has footnotes"),
-        ({"title": "t", "sweep": ["setup=demo"], "rows": "planned_runs"}, "rows is one of runs, setups, not planned_runs"),
+        (
+            {"title": "t", "sweep": ["setup=demo"], "rows": "runs"},
+            "rows is one of defenses, setups, not runs",
+        ),
         ({"title": "t", "sweep": ["setup=demo"], "inconsistencies": [77]}, "inconsistency 77"),
     ],
 )

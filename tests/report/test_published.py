@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from midre_exp.errors import ConfigError
-from midre_exp.report.runs.defense_names import DefenseName, published_name, defense_name
+from midre_exp.report.runs.defense_names import DefenseName, defense_name, published_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.published import (
     PUBLISHED,
@@ -64,7 +64,7 @@ def test_a_table_is_recomputed_against_its_own_baseline():
     assert recomputed(rows)[0] is None
 
 
-def test_inconsistent_cells_point_to_a_text():
+def test_inconsistent_rows_point_to_a_text():
     rows = read_published()
     assert {4, 5} <= {n for row in rows if row.table == "table3" for n in row.inconsistencies}
     assert sorted(INCONSISTENCIES) == list(range(1, 35))
@@ -102,7 +102,7 @@ def test_a_row_given_twice_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "defense, defense",
+    "defense, name",
     [
         (parts(), DefenseName(())),
         (parts("midre"), DefenseName(("MIDRE",), LOW)),
@@ -116,5 +116,5 @@ def test_a_row_given_twice_is_named(tmp_path: Path):
         ({"mine": {"_target_": "my_package.Mine"}}, DefenseName(("Mine",))),
     ],
 )
-def test_a_defense_has_the_papers_name(defense, defense):
-    assert published_name(defense) == defense
+def test_a_defense_has_the_papers_name(defense, name):
+    assert published_name(defense) == name

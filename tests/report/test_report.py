@@ -11,9 +11,12 @@ from PIL import Image
 
 from midre_exp.data.pictures import data_url
 from midre_exp.errors import UserError
-from midre_exp.report.__main__ import load, show
+from midre_exp.report.__main__ import render
+from midre_exp.report.definitions import load_table
+from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables import comparison as tables
-from midre_exp.report.tables.html import Picture, Column, PictureRow, write_page
+from midre_exp.report.tables.html import Column, Picture, PictureRow, write_page
+from midre_exp.report.tables.publish import RenderedTable, write_tables
 
 
 def record(
@@ -60,9 +63,9 @@ def test_delta_recomputes_table_3_of_the_paper():
 
 
 def test_a_defense_that_costs_nothing_is_op_and_a_stronger_attack_negative():
-    assert tables.trade_off(95.47, 15.97, 95.43, 86.51) == "OP"
-    assert tables.trade_off(95.43, 15.97, 95.43, 86.51) == "OP"
-    assert tables.trade_off(80.02, 72.00, 85.74, 71.00) == pytest.approx(-0.17, abs=0.005)
+    assert trade_off(95.47, 15.97, 95.43, 86.51) == "OP"
+    assert trade_off(95.43, 15.97, 95.43, 86.51) == "OP"
+    assert trade_off(80.02, 72.00, 85.74, 71.00) == pytest.approx(-0.17, abs=0.005)
 
 
 def test_seeds_are_averaged_and_counted_and_order_is_kept():
@@ -123,7 +126,7 @@ def test_without_a_baseline_delta_is_empty_and_a_missing_metric_stays_empty():
 def test_files_hold_the_same_numbers(tmp_path):
     table = tables.comparison(TABLE3)
     text = tables.caption("Title with 100 % and _", TABLE3)
-    tables.write_tables(tmp_path, "table3", table, tables.printable(table), text)
+    write_tables(RenderedTable("Title", table, tables.printable(table), text), tmp_path, "table3")
     assert "| MIDRE [0.1, 0.4] |" in (tmp_path / "table3.md").read_text()
     csv = pd.read_csv(io.StringIO((tmp_path / "table3.csv").read_text()))
     assert list(csv.att_acc1) == [53.64, 39.16, 26.62]
@@ -201,16 +204,16 @@ def test_numbers_words_and_prose_are_told_apart_on_a_page():
 def test_drawing_takes_one_thread_and_gives_the_others_back_after_an_error(monkeypatch):
     seen = []
 
-    def render(*_, **__):
+    def fail(*_, **__):
         seen.append(torch.get_num_threads())
         raise UserError("no paper left")
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        monkeypatch.setattr("midre_exp.report.tables.render.render", render)
+        monkeypatch.setattr("midre_exp.report.tables.render.render_table", fail)
         with pytest.raises(UserError, match="paper"):
-            show(load("demo"), [], other_data=False)
+            render(load_table("demo"), [], other_data=False)
         assert seen == [1] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

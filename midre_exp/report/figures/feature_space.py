@@ -48,9 +48,7 @@ def points_of(run: PlannedRun, eraser: PlannedRun, identities: int) -> pd.DataFr
     settings = run.settings
     target, attack = (stored(run, stage) for stage in ("target", "attack"))
     model = stages.target.load(settings, target, _defense(run))
-    private: ImageSet = build(
-        settings["data"]["private"], trusted=trusted_packages(settings)
-    ).load("train")
+    private: ImageSet = build(settings["data"]["private"], trusted=trusted_packages(settings)).load("train")
     identities = min(identities, private.num_classes, settings["attack"]["identities"])
     rows = (private.labels < identities).nonzero().squeeze(1)
     labels, images = private.labels[rows], to_float(private.images[rows])

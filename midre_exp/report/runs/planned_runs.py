@@ -17,6 +17,7 @@ from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import Record, read_record, record_files, record_path, results_folder
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
+from midre_exp.store.store import Artifact, Store
 from midre_exp.sweep.finished import is_finished
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out.

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import plain
-from midre_exp.plan.config import plain
 from midre_exp.report.definitions import definitions
 from midre_exp.stages import STAGES
 

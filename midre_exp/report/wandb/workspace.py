@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import digest
 from midre_exp.plan.explain import one_line
-from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import read_records, results_folder
 from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
