@@ -202,7 +202,7 @@ def test_the_caption_says_how_the_intervals_were_made():
     assert "normal approximation" in text and "One seed" in text and "3 records" in text and "abc" in text
     lists = [record(90, 60, by_identity=[60.0] * 4), record(88, 40, "midre", by_identity=[40.0] * 4)]
     assert "paired bootstrap" in caption(comparison_groups(lists)[0], 0)
-    assert overview([decision("erasing-protects", *pair)])[0]["Estimate"] == "-20.00"
+    assert overview([decision("erasing-protects", *pair)])[0]["Effect"] == "-20.00"
 
 
 def test_the_command_writes_both_files(tmp_path, capsys):

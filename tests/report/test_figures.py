@@ -125,7 +125,7 @@ def test_curves_run_through_what_was_run_beside_the_papers_points(sweep_of_share
     assert list(ours.share_low.fillna(0)) == [0, 0.2] and list(ours.att_acc1) == [60, 40]
     assert list(ours.att_acc1_low < ours.att_acc1) == [True, True]
     paper = table[table.source == "paper, Table 1"].set_index("share_low")
-    assert paper.acc[0.4] == 96.05 and paper.att_acc1[0.5] == 15.98 and set(paper.defense) == {"NoDef", "RE"}
+    assert paper.acc[0.4] == 96.05 and paper.att_acc1[0.5] == 15.98 and set(paper.arm) == {"NoDef", "RE"}
     assert list(table.att_acc1[table.source == "paper, Fig. 2 Setup 5"]) == [88.67, 27.75]
     first, second = (axes for axes in figure.axes if axes.get_visible())
     assert first.get_title(loc="left") == "Setup 5: PPA, ResNet18\nnot run: RE 0.4"
@@ -167,7 +167,7 @@ def test_bars_show_ours_and_the_printed_drops():
     heights = [[patch.get_height() for patch in axes.patches] for axes in figure.axes]
     assert heights[0] == [95, 93, 94] and heights[1] == [70, 30, 60] and heights[2] == [-40]
     assert [text.get_text() for text in figure.axes[0].texts] == ["not run"]
-    change = table[table.defense == "MIDRE"].iloc[0]
+    change = table[table.arm == "MIDRE"].iloc[0]
     assert change.att_acc1_change == -40 and change.att_acc1_change_low < -40 < change.att_acc1_change_high
     lines = [path.vertices[0, 1] for found in figure.axes[2].collections for path in found.get_paths()]
     assert lines.count(-22) == 2 and figure.axes[2].get_ylim()[0] < -40
