@@ -3,7 +3,7 @@ needs it.
 
 An ``images`` artifact holds ``pixels.u8`` (uint8 [n, 3, h, w], row-major) and ``files.txt`` (one name and
 label per row, so that a split can be repeated elsewhere). Its key is a hash of the listed names, their sizes
-in bytes and the picture steps. Building it is resumable and guarded by the store's lock, so several jobs
+in bytes and the transforms. Building it is resumable and guarded by the store's lock, so several jobs
 decode one dataset once; a file unchanged since it was last verified is not hashed again.
 """
 
@@ -107,12 +107,12 @@ def _decode(
             image = read(row)
         except UNREADABLE:
             return False
-        except DataError as error:  # of a step, which knows no names
+        except DataError as error:  # of a transform, which knows no names
             raise DataError(f"{names[row]}: {error}") from error
         if tuple(image.shape) != shape[1:]:
             raise DataError(
                 f"{names[row]} becomes {image.shape[1]}x{image.shape[2]} px, {names[0]} {shape[2]}x{shape[3]} px; "
-                "end the picture steps of this dataset with a Resize"
+                "end data.*.transforms with a Resize"
             )
         pixels[row] = image.numpy()
         return True

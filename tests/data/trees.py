@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from midre_exp.data.base import Part, Role
-from midre_exp.data.readers.file_list import PARTS, ListedDataset
+from midre_exp.data.readers.file_list import PARTS, FileListDataset
 from midre_exp.errors import DataError
 from midre_exp.plan.config import CONF_DIR, build
 
@@ -27,7 +27,7 @@ CENTERED = [
 ]
 
 
-def dataset(name: str, root: Path, store: Path | None = None, **changes: Any) -> ListedDataset:
+def dataset(name: str, root: Path, store: Path | None = None, **changes: Any) -> FileListDataset:
     """The dataset of conf/data/dataset/<name>.yaml on a tree, built as a run builds it."""
     node = OmegaConf.load(CONF_DIR / "data" / "dataset" / f"{name}.yaml")
     paths = {"data": "data", "store": str(store or root.parent / "store")}
@@ -36,7 +36,7 @@ def dataset(name: str, root: Path, store: Path | None = None, **changes: Any) ->
         assert key in config.data.private, f"conf/data/dataset/{name}.yaml has no key {key}"
         config.data.private[key] = value
     found = build(config.data.private)
-    assert isinstance(found, ListedDataset)
+    assert isinstance(found, FileListDataset)
     return found
 
 
@@ -45,8 +45,8 @@ def copied(tree: Path, place: Path) -> Path:
     return Path(shutil.copytree(tree, place))
 
 
-def names(data: ListedDataset, part: Part) -> tuple[str, ...]:
-    return data.list_once(part).names
+def names(data: FileListDataset, part: Part) -> tuple[str, ...]:
+    return data.file_list(part).names
 
 
 def pixels(path: Path, size: int = SIZE) -> Tensor:
@@ -57,9 +57,9 @@ def pixels(path: Path, size: int = SIZE) -> Tensor:
 
 
 def check_fingerprint(
-    name: str, tree: Path, place: Path, role: Role, other_picture: list[dict[str, Any]], **changes: Any
+    name: str, tree: Path, place: Path, role: Role, other_transforms: list[dict[str, Any]], **changes: Any
 ) -> None:
-    """Equal for a copied tree with other dates; different after a file grew, for other picture steps, for
+    """Equal for a copied tree with other dates; different after a file grew, for other transforms, for
     another size.
     """
     before = dataset(name, tree, **changes).fingerprint(role)
@@ -67,7 +67,7 @@ def check_fingerprint(
     victim = copy / names(dataset(name, copy, **changes), PARTS[role][-1])[-1]
     victim.touch()
     assert dataset(name, copy, **changes).fingerprint(role) == before
-    assert dataset(name, copy, **changes, picture=other_picture).fingerprint(role) != before
+    assert dataset(name, copy, **changes, transforms=other_transforms).fingerprint(role) != before
     assert dataset(name, copy, **changes, size=SIZE + 1).fingerprint(role) != before
     victim.write_bytes(victim.read_bytes() + b"\0")
     assert dataset(name, copy, **changes).fingerprint(role) != before

@@ -200,13 +200,13 @@ def test_a_survey_counts_what_a_listing_counts(name, tmp_path):
     chosen = settings(f"setup={setup}", "scale=paper", *WRITERS[name](tmp_path / name))
     dataset = build(chosen["data"][role])
     parts = ("train", "test") if role == "private" else ("public",)
-    assert dataset.count_images(role) == sum(len(dataset.listing(part).names) for part in parts)
+    assert dataset.count_images(role) == sum(len(dataset.list_files(part).names) for part in parts)
 
 
-def test_surveying_vggface2_does_not_list_everybody(tmp_path, monkeypatch):
+def test_counting_vggface2_does_not_list_everybody(tmp_path, monkeypatch):
     chosen = settings("setup=S34", "scale=paper", *WRITERS["vggface2"](tmp_path / "v", identities=7))
     monkeypatch.setattr("midre_exp.data.readers.vggface2._COUNTED", 3)
-    monkeypatch.setattr(VGGFace2, "_listing", None)
+    monkeypatch.setattr(VGGFace2, "_all_images", None)
     assert build(chosen["data"]["private"]).count_images("private") == 35
 
 

@@ -5,21 +5,22 @@ of PPA.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from midre_exp.data.base import Part, Role
 from midre_exp.data.cache import abbreviate
 from midre_exp.data.readers.celeba_lists import LISTS, Splits, read_lists
-from midre_exp.data.readers.file_list import PARTS, UNLABELLED, ListedDataset, Listing
+from midre_exp.data.readers.file_list import PARTS, UNLABELLED, FileList, FileListDataset
 from midre_exp.data.readers.layout import (
-    demand,
     first_existing,
     image_names,
     is_count,
     lines_of,
+    require,
     warn_once,
     wrong_line,
 )
@@ -30,10 +31,9 @@ from midre_exp.data.readers.splits import (
     most_frequent,
     ninety_ten,
 )
-from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
-TREE = """\
+LAYOUT = """\
   <root>/                               (or <root>/celeba/, with or without Img/ and Anno/)
     img_align_celeba/000001.jpg ...     202,599 images of 178x218 px, or img_align_celeba_png/000001.png ...
     identity_CelebA.txt                 lines of <image> <identity>; not needed beside the list files
@@ -46,50 +46,38 @@ RECROPPED = "align_size(224,224)_move(0.250,0.000)_face_factor(0.650)_jpg/data"
 log = logging.getLogger(__name__)
 
 
-class CelebA(ListedDataset):
-    """CelebA as downloaded, split as ``split`` says; ``identities`` private people.
-
-    ``lists``: the list files in the folder ``lists`` (None: the root). ``derived``: the same people and
-    counts by rule (the first ``identities`` numbers with at least ``least_images`` images, floor(0.9 n) of
-    each to train), images drawn by ``seed``; ``public_images`` drawn from the identities above number
-    ``public_above`` with fewer than ``least_images``. ``auto``: the lists where there are any, else derived,
-    with a warning. ``ppa``: the ``identities`` most frequent people, 90 / 10 over all their images (numpy
-    seed 42); everybody else is public. Results on different splits are not comparable; the fingerprint holds
-    which one was used. Images are matched by stem, so .jpg and .png trees both work.
+@dataclass(kw_only=True, eq=False)
+class CelebA(FileListDataset):
+    """CelebA as downloaded. Results on different splits are not comparable; the fingerprint holds which one
+    was used. Images are matched by stem, so .jpg and .png trees both work.
     """
+
+    # lists: by the list files. derived: the same identities and counts by rule, see below, images drawn by
+    # ``seed``. auto: the lists where there are any, else derived, with a warning. ppa: the ``identities`` with
+    # most images, 90 / 10 over all their images (numpy seed 42); everybody else is public
+    split: Literal["auto", "lists", "derived", "ppa"]
+    lists: Path | None  # folder of the list files, None: the root
+    identities: int  # private ones; derived: the lowest numbers of those with ``least_images``
+    least_images: int  # derived: that a private identity has at least; floor(0.9 n) of its n images train
+    public_images: int  # derived: drawn from the identities that follow
+    public_above: int  # derived: public identities have larger numbers, and fewer than ``least_images``
+    seed: int  # derived: of both draws
 
     title = "CelebA"
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        picture: Sequence[Transform | partial[Transform]],
-        size: int,
-        store: str | Path,
-        split: Literal["auto", "lists", "derived", "ppa"],
-        lists: str | Path | None,
-        identities: int,
-        least_images: int,
-        public_images: int,
-        public_above: int,
-        seed: int,
-    ):
-        super().__init__(root=root, picture=picture, size=size, store=store)
-        if split not in ("auto", "lists", "derived", "ppa"):
-            raise ConfigError(f"data.private.split={split} is unknown; use auto, lists, derived or ppa")
-        for key, value in (("identities", identities), ("public_images", public_images)):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in ("auto", "lists", "derived", "ppa"):
+            raise ConfigError(f"data.private.split={self.split} is unknown; use auto, lists, derived or ppa")
+        for key, value in (("identities", self.identities), ("public_images", self.public_images)):
             if value < 1:
                 raise ConfigError(f"data.private.{key}={value} must be at least 1")
-        if least_images < 2:
+        if self.least_images < 2:
             raise ConfigError(
-                f"data.private.least_images={least_images} must be at least 2: one to train, one to test"
+                f"data.private.least_images={self.least_images} must be at least 2: one to train, one to test"
             )
-        self.split, self.lists, self.seed = split, lists, seed
-        self.identities, self.least_images = identities, least_images
-        self.public_images, self.public_above = public_images, public_above
 
-    def listing(self, part: Part) -> Listing:
+    def list_files(self, part: Part) -> FileList:
         """A part, with images found by stem. Raises DataError for missing images, wrong lines, images listed
         twice, shared identities.
         """
@@ -102,10 +90,10 @@ class CelebA(ListedDataset):
             )
         names = tuple(f"{prefix}/{self._images[stem]}" for stem, _ in rows)
         if part == "public":
-            return Listing(names, (0,) * len(names), UNLABELLED)
+            return FileList(names, (0,) * len(names), UNLABELLED)
         count = 1 + max(label for _, label in self._splits["train"])
         classes = tuple(f"celeba-{number}" for number in self._numbers or range(count))
-        return Listing(names, tuple(label for _, label in rows), classes)
+        return FileList(names, tuple(label for _, label in rows), classes)
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """As for every listed dataset, and which split it is."""
@@ -122,7 +110,7 @@ class CelebA(ListedDataset):
         wanted = [] if found else ["the folder img_align_celeba or img_align_celeba_png"]
         if self._kind != "lists" and self._identity_file is None:
             wanted.append(IDENTITIES)
-        demand(self.root, wanted, title=self.title, tree=TREE)
+        require(self.root, wanted, title=self.title, layout=LAYOUT)
         if self.split == "ppa" and found is not None and not found.match(f"*/{RECROPPED}"):
             warn_once(
                 log,
@@ -156,11 +144,11 @@ class CelebA(ListedDataset):
     @cached_property
     def _kind(self) -> str:
         """The split in effect."""
-        demand(self.root, [], title=self.title, tree=TREE)
+        require(self.root, [], title=self.title, layout=LAYOUT)
         if self.split == "lists" or (self.split == "auto" and (self._list_files or self.lists is not None)):
             absent = [f"celeba_{name}" for part, name in LISTS.items() if part not in self._list_files]
             where = self.root if self.lists is None else Path(self.lists).expanduser().absolute()
-            demand(where, absent, title="the list files of CelebA's split", tree=TREE)
+            require(where, absent, title="the list files of CelebA's split", layout=LAYOUT)
             return "lists"
         if self.split == "auto":
             warn_once(
@@ -174,7 +162,7 @@ class CelebA(ListedDataset):
         """(stem, identity number) of every image in the identity file, in file order."""
         path = self._identity_file
         if path is None:
-            demand(self.root, [IDENTITIES], title=self.title, tree=TREE)
+            require(self.root, [IDENTITIES], title=self.title, layout=LAYOUT)
             return []
         rows: dict[str, int] = {}
         for number, words in lines_of(path):
@@ -195,10 +183,10 @@ class CelebA(ListedDataset):
     @cached_property
     def _numbers(self) -> list[int] | None:
         """The identity number behind every label, where the split knows them."""
-        people = [identity for _, identity in self._rows] if self._kind != "lists" else []
+        identities = [identity for _, identity in self._rows] if self._kind != "lists" else []
         if self._kind == "derived":
-            return frequent_by_number(people, self.identities, self.least_images)
-        return most_frequent(people, self.identities) if self._kind == "ppa" else None
+            return frequent_by_number(identities, self.identities, self.least_images)
+        return most_frequent(identities, self.identities) if self._kind == "ppa" else None
 
     @cached_property
     def _splits(self) -> Splits:
@@ -210,8 +198,8 @@ class CelebA(ListedDataset):
             )
         if self._identity_file is not None:
             identity = dict(self._rows)
-            people = {identity[stem] for stem in private if stem in identity}
-            if leaked := sorted({s for s, _ in splits["public"] if identity.get(s) in people}):
+            identities = {identity[stem] for stem in private if stem in identity}
+            if leaked := sorted({s for s, _ in splits["public"] if identity.get(s) in identities}):
                 raise DataError(
                     f"CelebA's public list shows private identities, in {abbreviate(leaked)}; remove these images from it"
                 )

@@ -5,28 +5,28 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from midre_exp.data.base import Part
 from midre_exp.data.cache import abbreviate
-from midre_exp.data.readers.file_list import ListedDataset, Listing
+from midre_exp.data.readers.file_list import FileList, FileListDataset
 from midre_exp.data.readers.layout import (
     canonical,
-    demand,
-    demand_count,
     first_existing,
     folder_names,
     image_names,
     is_count,
     lines_of,
+    require,
+    require_count,
     wrong_line,
 )
 from midre_exp.data.readers.splits import ninety_ten
-from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
-TREE = """\
+LAYOUT = """\
   <root>/                               (or <root>/facescrub/)
     actors/faces/<name>/<name>_<image id>_<face id>.jpg ...        blanks or underscores in names
     actresses/faces/<name>/<name>_<image id>_<face id>.jpg ...
@@ -38,97 +38,91 @@ BASES = ("", "facescrub/", "faceScrub/", "FaceScrub/")
 #: Labels follow this order.
 GROUPS = ("actors", "actresses")
 
-People = dict[str, tuple[str, ...]]  # images of each person, relative to the root, by canonical name
+Images = dict[str, tuple[str, ...]]  # of each identity, relative to the root, by canonical name
 
 
-class FaceScrub(ListedDataset):
+@dataclass(kw_only=True, eq=False)
+class FaceScrub(FileListDataset):
     """FaceScrub as downloaded: labels are actors, then actresses, each sorted by name with underscores for
     blanks.
 
-    ``identities``: the first so many people are private, all others public; None: all are private; 0: all are
-    public. ``expected_people``: how many people a complete download has, None for any number. Of all private
-    images in the order of labels and file names, a permutation (numpy seed 42) gives 90 % to train: not
-    stratified, and other for every download, since dead links differ.
+    Of all private images in the order of labels and file names, a permutation (numpy seed 42) gives 90 % to
+    train: not stratified, and other for every download, since dead links differ.
     """
+
+    identities: int | None  # private: the first so many, all others are public; None: all; 0: none
+    expected_identities: int | None  # of a complete download, None for any number
 
     title = "FaceScrub"
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        picture: Sequence[Transform | partial[Transform]],
-        size: int,
-        store: str | Path,
-        identities: int | None,
-        expected_people: int | None,
-    ):
-        super().__init__(root=root, picture=picture, size=size, store=store)
-        if identities is not None and identities < 0:
-            raise ConfigError(f"data.*.identities={identities} must be null, 0 or more")
-        self.identities, self.expected_people = identities, expected_people
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.identities is not None and self.identities < 0:
+            raise ConfigError(f"data.*.identities={self.identities} must be null, 0 or more")
 
-    def listing(self, part: Part) -> Listing:
-        """A part. Raises DataError for a layout that is none, people missing, named twice or without images."""
-        people = list(self._people.items())
-        private = len(people) if self.identities is None else self.identities
-        if private > len(people):
+    def list_files(self, part: Part) -> FileList:
+        """A part. Raises DataError for an unknown layout, and for identities
+        missing, named twice or without images.
+        """
+        identities = list(self._images.items())
+        private = len(identities) if self.identities is None else self.identities
+        if private > len(identities):
             raise DataError(
-                f"FaceScrub has {len(people)} people in {self.root}, data.*.identities={private} are wanted; lower it"
+                f"FaceScrub has {len(identities)} identities in {self.root}, data.*.identities={private} are wanted; lower it"
             )
         if part == "public":
-            if private == len(people):
+            if private == len(identities):
                 raise ConfigError(
-                    "all people of FaceScrub are private, so it has no public part; lower data.*.identities"
+                    "all identities of FaceScrub are private, so it has no public part; lower data.*.identities"
                 )
-            return _listing(people[private:])
+            return _all_images(identities[private:])
         if not private:
             raise ConfigError(
                 f"data.*.identities=0 leaves FaceScrub no {part} part; raise it or use it as data.public only"
             )
-        every = _listing(people[:private])
+        every = _all_images(identities[:private])
         train, test = ninety_ten(len(every.names))
         return every.rows(train if part == "train" else test)
 
     @cached_property
-    def _people(self) -> People:
+    def _images(self) -> Images:
         """Everybody in the order of labels."""
         found = [first_existing(self.root, [f"{base}{group}/faces" for base in BASES]) for group in GROUPS]
         if any(found) or (flat := self._flat_folder) is None:
             absent = [f"{group}/faces" for group, folder in zip(GROUPS, found, strict=True) if folder is None]
-            demand(self.root, absent, title=self.title, tree=TREE)
+            require(self.root, absent, title=self.title, layout=LAYOUT)
             groups = [self._group(folder, "") for folder in found if folder is not None]
         else:
-            groups = self._told_apart(self._group(flat, "face"))
-        people: People = {}
+            groups = self._by_group(self._group(flat, "face"))
+        identities: Images = {}
         for group in groups:
-            if both := sorted(people.keys() & group.keys()):
+            if both := sorted(identities.keys() & group.keys()):
                 raise DataError(
                     f"FaceScrub in {self.root} has {abbreviate(both)} among actors and actresses; remove one of the folders"
                 )
-            people |= group
-        if empty := [name for name, images in people.items() if not images]:
+            identities |= group
+        if empty := [name for name, images in identities.items() if not images]:
             raise DataError(
                 f"FaceScrub in {self.root} has no face of {abbreviate(empty)}; complete the download or remove the folders"
             )
-        demand_count(
-            len(people),
-            self.expected_people,
+        require_count(
+            len(identities),
+            self.expected_identities,
             title=self.title,
-            what="people",
+            what="identities",
             folder=self.root,
-            key="expected_people",
+            key="expected_identities",
         )
-        return people
+        return identities
 
     @cached_property
     def _flat_folder(self) -> Path | None:
-        """The folder whose folders are people with a folder ``face`` inside."""
+        """The folder that holds a folder of each identity, with a folder ``face`` inside."""
         folders = [self.root / base for base in BASES]
         return next((f for f in folders if f.is_dir() and any(f.glob("*/face"))), None)
 
-    def _group(self, folder: Path, inside: str) -> People:
-        """The people of a folder, sorted by canonical name: code points order blanks before hyphens,
+    def _group(self, folder: Path, inside: str) -> Images:
+        """The identities of a folder, sorted by canonical name: code points order blanks before hyphens,
         underscores after.
         """
         prefix = folder.relative_to(self.root).as_posix()
@@ -142,15 +136,15 @@ class FaceScrub(ListedDataset):
                 )
             names[canonical(name)] = name
         return {
-            person: tuple(
-                (Path(prefix) / names[person] / inside / image).as_posix()
-                for image in image_names(folder / names[person] / inside)
+            identity: tuple(
+                (Path(prefix) / names[identity] / inside / image).as_posix()
+                for image in image_names(folder / names[identity] / inside)
             )
-            for person in sorted(names)
+            for identity in sorted(names)
         }
 
-    def _told_apart(self, people: People) -> list[People]:
-        """The people of the flat layout as actors and actresses. Raises DataError for somebody in none of the
+    def _by_group(self, identities: Images) -> list[Images]:
+        """The identities of the flat layout as actors and actresses. Raises DataError for somebody in none of the
         lists or in both.
         """
         listed: list[set[str]] = []
@@ -162,17 +156,17 @@ class FaceScrub(ListedDataset):
                 absent.append(f"{names[0]} or {names[1]}")
             else:
                 listed.append(_names_in(path))
-        demand(self.root, absent, title=self.title, tree=TREE)
+        require(self.root, absent, title=self.title, layout=LAYOUT)
         actors, actresses = listed
         if both := sorted(actors & actresses):
             raise DataError(
                 f"the FaceScrub lists in {self.root} both name {abbreviate(both)}; download them again"
             )
-        if unknown := sorted(people.keys() - actors - actresses):
+        if unknown := sorted(identities.keys() - actors - actresses):
             raise DataError(
                 f"the FaceScrub lists in {self.root} do not name {abbreviate(unknown)}; rename or remove these folders"
             )
-        return [{name: files for name, files in people.items() if name in group} for group in listed]
+        return [{name: files for name, files in identities.items() if name in group} for group in listed]
 
 
 def _names_in(path: Path) -> set[str]:
@@ -189,8 +183,8 @@ def _names_in(path: Path) -> set[str]:
     return names
 
 
-def _listing(people: Sequence[tuple[str, tuple[str, ...]]]) -> Listing:
-    """All images of these people; label = position."""
-    rows = [(name, label) for label, (_, images) in enumerate(people) for name in images]
+def _all_images(identities: Sequence[tuple[str, tuple[str, ...]]]) -> FileList:
+    """All images of these identities; label = position."""
+    rows = [(name, label) for label, (_, images) in enumerate(identities) for name in images]
     names, labels = tuple(name for name, _ in rows), tuple(label for _, label in rows)
-    return Listing(names, labels, tuple(person for person, _ in people))
+    return FileList(names, labels, tuple(identity for identity, _ in identities))

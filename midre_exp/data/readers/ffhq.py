@@ -1,9 +1,9 @@
-"""FFHQ: 70,000 faces of nobody in particular, as thumbnails of 128 px or at 1024 px; a public set."""
+"""FFHQ: 70,000 faces without identities, as thumbnails of 128 px or at 1024 px; a public set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,11 @@ from PIL import Image
 
 from midre_exp.data.base import Part
 from midre_exp.data.cache import UNREADABLE
-from midre_exp.data.readers.file_list import UNLABELLED, ListedDataset, Listing
-from midre_exp.data.readers.layout import demand, demand_count, first_existing, folder_names, image_names
-from midre_exp.data.transforms import Transform
+from midre_exp.data.readers.file_list import UNLABELLED, FileList, FileListDataset
+from midre_exp.data.readers.layout import first_existing, folder_names, image_names, require, require_count
 from midre_exp.errors import ConfigError, DataError
 
-TREE = """\
+LAYOUT = """\
   <root>/                               (or <root>/ffhq/, or <root>/ffhq-dataset/)
     thumbnails128x128/00000/00000.png ... 69000/69999.png     for variant=thumbnails (also flat: thumbnails128x128/00000.png ...)
     images1024x1024/00000/00000.png ... 69000/69999.png       for variant=images1024
@@ -27,31 +26,21 @@ BASES = ("", "ffhq/", "FFHQ/", "ffhq-dataset/")
 VARIANTS = {"thumbnails": ("thumbnails128x128", 128), "images1024": ("images1024x1024", 1024)}
 
 
-class FFHQ(ListedDataset):
-    """FFHQ as downloaded, all images in order of their number; public only, unlabelled.
+@dataclass(kw_only=True, eq=False)
+class FFHQ(FileListDataset):
+    """FFHQ as downloaded, all images in order of their number; public only, unlabelled."""
 
-    ``variant``: thumbnails (128 px) or images1024. ``expected_images``: of a complete download, None for any
-    number.
-    """
+    variant: Literal["thumbnails", "images1024"]  # 128 px or 1024 px
+    expected_images: int | None  # of a complete download, None for any number
 
     title = "FFHQ"
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        picture: Sequence[Transform | partial[Transform]],
-        size: int,
-        store: str | Path,
-        variant: Literal["thumbnails", "images1024"],
-        expected_images: int | None,
-    ):
-        super().__init__(root=root, picture=picture, size=size, store=store)
-        if variant not in VARIANTS:
-            raise ConfigError(f"data.*.variant={variant} is unknown; use {' or '.join(VARIANTS)}")
-        self.variant, self.expected_images = variant, expected_images
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in VARIANTS:
+            raise ConfigError(f"data.*.variant={self.variant} is unknown; use {' or '.join(VARIANTS)}")
 
-    def listing(self, part: Part) -> Listing:
+    def list_files(self, part: Part) -> FileList:
         """The public part. Raises DataError for an incomplete tree, a number given twice and pictures of the
         other variant.
         """
@@ -61,13 +50,13 @@ class FFHQ(ListedDataset):
         folder = first_existing(self.root, [f"{base}{name}" for base in BASES])
         if folder is None and any(_images(self.root)):
             folder = self.root
-        demand(self.root, [] if folder else [f"the folder {name}"], title=self.title, tree=TREE)
+        require(self.root, [] if folder else [f"the folder {name}"], title=self.title, layout=LAYOUT)
         images = sorted(_images(folder or self.root), key=lambda image: (Path(image).stem, image))
         prefix = (folder or self.root).relative_to(self.root)
         for one, other in pairwise(images):
             if Path(one).stem == Path(other).stem:
                 raise DataError(f"FFHQ in {folder} has {one} and {other}; remove one of the copies")
-        demand_count(
+        require_count(
             len(images),
             self.expected_images,
             title=self.title,
@@ -77,8 +66,8 @@ class FFHQ(ListedDataset):
         )
         names = tuple((prefix / image).as_posix() for image in images)
         if names:
-            _demand_side(self.root / names[0], side)
-        return Listing(names, (0,) * len(names), UNLABELLED)
+            _require_side(self.root / names[0], side)
+        return FileList(names, (0,) * len(names), UNLABELLED)
 
 
 def _images(folder: Path) -> Iterator[str]:
@@ -91,7 +80,7 @@ def _images(folder: Path) -> Iterator[str]:
             yield from (f"{thousand}/{name}" for name in image_names(folder / thousand))
 
 
-def _demand_side(path: Path, side: int) -> None:
+def _require_side(path: Path, side: int) -> None:
     """Raise DataError if a readable picture is not ``side`` x ``side``: the crops of one variant would cut
     the other without an error.
     """

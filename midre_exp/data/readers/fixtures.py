@@ -1,7 +1,7 @@
-"""Tiny trees in the layouts of the official downloads, quirks included, filled with synthetic faces: to try a
+"""Tiny data sets in the layouts of the official downloads, quirks included, filled with synthetic faces: to try a
 setup without the data.
 
-One function per dataset; each returns the overrides that read its tree. No person appears in two datasets, or
+One function per dataset; each returns the overrides that read it. No identity appears in two datasets, or
 on two sides of one.
 """
 
@@ -24,8 +24,8 @@ from midre_exp.store.files import make_folder
 Overrides = tuple[str, ...]
 
 _DRAWN = 64  # pixels at which faces are rendered before they are enlarged: enough for tiny trees, and quick
-#: Where each dataset's synthetic people start.
-_PEOPLE = {
+#: Where each dataset's synthetic identities start.
+_FIRST_IDENTITY = {
     "celeba": 0,
     "facescrub": 100_000,
     "vggface2": 200_000,
@@ -33,13 +33,13 @@ _PEOPLE = {
     "ffhq": 400_000,
     "afhq": 500_000,
 }
-_OTHERS = 50_000  # added for public people
+_PUBLIC = 50_000  # added for public identities
 
 
 def write_celeba(
     root: Path, *, identities: int = 5, images: int = 6, lists: bool = False, extension: str = "jpg"
 ) -> Overrides:
-    """CelebA: ``identities`` private people of at least ``images`` (30 in the original) aligned 178 x 218
+    """CelebA: ``identities`` private ones of at least ``images`` (30 in the original) aligned 178 x 218
     images each, and public ones.
 
     ``lists``: also the three list files. The identity file has CRLF line ends, as downloaded.
@@ -80,7 +80,7 @@ def write_celeba_hd(root: Path, *, identities: int = 5, images: int = 6) -> Over
 
 
 def write_facescrub(root: Path, *, identities: int = 5, images: int = 4, layout: str = "blanks") -> Overrides:
-    """FaceScrub: ``identities`` people, half of them actors, with ``images`` faces each; sizes and formats
+    """FaceScrub: ``identities``, half of them actors, with ``images`` faces each; sizes and formats
     vary, names have accents.
 
     ``layout``: blanks (as the author's script names folders), underscores (as PPA does) or flat (as PLG-MI's
@@ -91,7 +91,7 @@ def write_facescrub(root: Path, *, identities: int = 5, images: int = 4, layout:
     _fresh(root)
     half = (identities + 1) // 2
     groups = {"actors": _names(_ACTORS, half), "actresses": _names(_ACTRESSES, identities - half)}
-    person = _PEOPLE["facescrub"]
+    identity = _FIRST_IDENTITY["facescrub"]
     for group, names in groups.items():
         lines = ["name\timage_id\tface_id\turl\tbbox\tsha256"]
         for name in names:
@@ -99,34 +99,34 @@ def write_facescrub(root: Path, *, identities: int = 5, images: int = 4, layout:
             folder = root / shown / "face" if layout == "flat" else root / group / "faces" / shown
             files = []
             for image in range(images):
-                url = f"http://example.org/{person}/{image}.jpg"
+                url = f"http://example.org/{identity}/{image}.jpg"
                 sha1 = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
                 extension = ("jpeg", "png", "jpg")[image % 3]
                 files.append(
-                    f"{sha1}.jpg" if layout == "flat" else f"{shown}_{image + 1}_{person}.{extension}"
+                    f"{sha1}.jpg" if layout == "flat" else f"{shown}_{image + 1}_{identity}.{extension}"
                 )
                 bbox = "10,12,90,95"
-                lines.append(f"{name}\t{image + 1}\t{person}\t{url}\t{bbox}\t{sha1}")
+                lines.append(f"{name}\t{image + 1}\t{identity}\t{url}\t{bbox}\t{sha1}")
             sizes = [(80 + image, 83 - image % 7) for image in range(images)]
-            _save(folder, files, _faces([person] * images, range(images), sizes))
-            person += 1
+            _save(folder, files, _faces([identity] * images, range(images), sizes))
+            identity += 1
         (root / f"facescrub_{group}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return (f"data.private.root={root}", f"data.private.expected_people={identities}")
+    return (f"data.private.root={root}", f"data.private.expected_identities={identities}")
 
 
 def write_vggface2(root: Path, *, identities: int = 5, images: int = 5) -> Overrides:
-    """VGGFace2: ``identities`` people in train/ and as many others in test/, loosely cropped at several
+    """VGGFace2: ``identities`` in train/ and as many others in test/, loosely cropped at several
     sizes, and the detector's boxes.
     """
     _fresh(root)
-    for part, first in (("train", 0), ("test", _OTHERS)):
+    for part, first in (("train", 0), ("test", _PUBLIC)):
         lines = ["NAME_ID,X,Y,W,H"]
         for position in range(identities):
             name = f"n{2 * position + (part == 'train') + 1:06d}"
             files = [f"{image + 1:04d}_01.jpg" for image in range(images)]
             sizes = [(90 + 5 * image, 100 + 3 * position) for image in range(images)]
-            people = [_PEOPLE["vggface2"] + first + position] * images
-            _save(root / part / name, files, _faces(people, range(images), sizes))
+            portrayed = [_FIRST_IDENTITY["vggface2"] + first + position] * images
+            _save(root / part / name, files, _faces(portrayed, range(images), sizes))
             lines += [
                 f'"{name}/{Path(file).stem}",{width // 4},{height // 4},{width // 2},{height // 2}'
                 for file, (width, height) in zip(files, sizes, strict=True)
@@ -136,13 +136,13 @@ def write_vggface2(root: Path, *, identities: int = 5, images: int = 5) -> Overr
         csv.write_text("\n".join(lines) + "\n")
     return (
         f"data.private.root={root}",
-        f"data.private.expected_people={identities}",
-        f"data.private.expected_public_people={identities}",
+        f"data.private.expected_identities={identities}",
+        f"data.private.expected_public_identities={identities}",
     )
 
 
 def write_stanford_dogs(root: Path, *, identities: int = 5, images: int = 6) -> Overrides:
-    """Stanford Dogs: ``identities`` breeds (played by people) of ``images`` pictures, some grey, with
+    """Stanford Dogs: ``identities`` breeds (played by human faces) of ``images`` pictures, some grey, with
     annotations and MATLAB lists.
     """
     import numpy as np
@@ -156,8 +156,8 @@ def write_stanford_dogs(root: Path, *, identities: int = 5, images: int = 6) -> 
     for label, breed in enumerate(breeds, start=1):
         stems = [f"{breed.split('-')[0]}_{100 * image + 7}" for image in range(images)]
         sizes = [(120 + 4 * image, 90 + 3 * label) for image in range(images)]
-        people = [_PEOPLE["dogs"] + label] * images
-        pictures = _faces(people, range(images), sizes)
+        portrayed = [_FIRST_IDENTITY["dogs"] + label] * images
+        pictures = _faces(portrayed, range(images), sizes)
         pictures[0] = pictures[0].convert("L")  # a few of the original are not RGB either
         _save(root / "Images" / breed, [f"{stem}.jpg" for stem in stems], pictures)
         (root / "Annotation" / breed).mkdir(parents=True)
@@ -177,7 +177,7 @@ def write_stanford_dogs(root: Path, *, identities: int = 5, images: int = 6) -> 
 
 
 def write_ffhq(root: Path, *, images: int = 12, variant: str = "thumbnails") -> Overrides:
-    """FFHQ: ``images`` pictures of as many people in folders of thousands. ``variant``: thumbnails or
+    """FFHQ: ``images`` pictures in folders of thousands. ``variant``: thumbnails or
     images1024.
     """
     folders = {"thumbnails": ("thumbnails128x128", 128), "images1024": ("images1024x1024", 1024)}
@@ -185,8 +185,8 @@ def write_ffhq(root: Path, *, images: int = 12, variant: str = "thumbnails") -> 
         raise ConfigError(f"variant={variant} is unknown; use {' or '.join(folders)}")
     folder, side = folders[variant]
     _fresh(root)
-    people = [_PEOPLE["ffhq"] + image for image in range(images)]
-    for thousand, some in ((0, people[: images // 2]), (1000, people[images // 2 :])):
+    portrayed = [_FIRST_IDENTITY["ffhq"] + image for image in range(images)]
+    for thousand, some in ((0, portrayed[: images // 2]), (1000, portrayed[images // 2 :])):
         files = [f"{thousand + row:05d}.png" for row in range(len(some))]
         _save(
             root / folder / f"{thousand:05d}",
@@ -197,19 +197,19 @@ def write_ffhq(root: Path, *, images: int = 12, variant: str = "thumbnails") -> 
 
 
 def write_afhq(root: Path, *, images: int = 12, version: int = 1) -> Overrides:
-    """AFHQ: ``images`` dogs (played by people) for training, a few to test, and cats, which nobody reads.
+    """AFHQ: ``images`` dogs (played by human faces) for training, a few to test, and cats, which nobody reads.
     ``version``: 1 or 2.
     """
     if version not in (1, 2):
         raise ConfigError(f"version={version} is unknown; use 1 or 2")
     _fresh(root)
     base, held_out, extension = (("afhq", "val", "jpg"), ("", "test", "png"))[version - 1]
-    first = _PEOPLE["afhq"]
+    first = _FIRST_IDENTITY["afhq"]
     for folder, count in (("train/dog", images), (f"{held_out}/dog", 2), ("train/cat", 1)):
         source = ("flickr", "pixabay")
         files = [f"{source[row % 2]}_{Path(folder).name}_{row + 2:06d}.{extension}" for row in range(count)]
-        people = [first + row for row in range(count)]
-        _save(root / base / folder, files, _faces(people, [0] * count, [(512, 512)] * count))
+        portrayed = [first + row for row in range(count)]
+        _save(root / base / folder, files, _faces(portrayed, [0] * count, [(512, 512)] * count))
         first += 1000
     return (f"data.public.root={root}", f"data.public.expected_images={images}")
 
@@ -236,11 +236,11 @@ def _fresh(root: Path) -> Path:
 
 
 def _faces(
-    people: Sequence[int], indices: Sequence[int], sizes: Sequence[tuple[int, int]]
+    identities: Sequence[int], indices: Sequence[int], sizes: Sequence[tuple[int, int]]
 ) -> list[Image.Image]:
-    """A photograph of each person, enlarged to fill its size (width, height) without distortion."""
+    """A photograph of each identity, enlarged to fill its size (width, height) without distortion."""
     pixels = render(
-        torch.tensor(people, dtype=torch.int64), torch.tensor(list(indices), dtype=torch.int64), _DRAWN
+        torch.tensor(identities, dtype=torch.int64), torch.tensor(list(indices), dtype=torch.int64), _DRAWN
     )
     pictures = []
     for face, (width, height) in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), sizes, strict=True):
@@ -262,22 +262,24 @@ def _names(known: Sequence[str], count: int) -> list[str]:
 
 
 def _celeba_rows(root: Path, identities: int, images: int) -> list[tuple[str, int]]:
-    """(stem, identity number) in file order: the private people, one more with as many images, and public
-    people with fewer, mixed.
+    """(stem, identity number) in file order: the private identities, one more with as many images, and public
+    identities with fewer, mixed.
     """
     if identities < 1 or images < 2:
         raise ConfigError(f"identities={identities} and images={images} must be at least 1 and 2")
     numbers = [14 + 3 * position for position in range(identities)]
     owners = [number for number in (*numbers, 5001) for _ in range(images)] + numbers[:1]
-    owners += [9001 + person for person in range(2 * identities) for _ in range(1 + person % (images - 1))]
+    owners += [
+        9001 + identity for identity in range(2 * identities) for _ in range(1 + identity % (images - 1))
+    ]
     order = torch.randperm(len(owners), generator=generator(0, "fixture", "celeba")).tolist()
     return [(f"{position + 1:06d}", owners[row]) for position, row in enumerate(order)]
 
 
 def _celeba_faces(rows: Sequence[tuple[str, int]], size: tuple[int, int]) -> list[Image.Image]:
-    """The identity number is the person, the row the photograph."""
-    people = [_PEOPLE["celeba"] + number for _, number in rows]
-    return _faces(people, range(len(rows)), [size] * len(rows))
+    """The synthetic identity follows the number, the photograph the row."""
+    portrayed = [_FIRST_IDENTITY["celeba"] + number for _, number in rows]
+    return _faces(portrayed, range(len(rows)), [size] * len(rows))
 
 
 def _celeba_identities(root: Path, rows: Sequence[tuple[str, int]]) -> None:

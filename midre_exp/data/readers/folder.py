@@ -1,7 +1,7 @@
 """Your own images: one folder per identity under one root, any common format, any size.
 
 Identities are divided into private and public ones, private images into train and test. Nothing depends on
-the order in which the file system lists things or on where the tree lies: a copy has the same parts and keys.
+the order in which the file system lists things or on where the folder lies: a copy has the same parts and keys.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image, ImageOps
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageFile(NamedTuple):
-    """An image of a tree: ``name`` relative to the root, with "/" and in Unicode NFC, ``size`` in bytes."""
+    """An image below the root: ``name`` relative to the root, with "/" and in Unicode NFC, ``size`` in bytes."""
 
     path: Path
     name: str
@@ -53,36 +54,36 @@ def scan(root: Path, extensions: Sequence[str]) -> dict[str, list[ImageFile]]:
     """The image files of every identity, subfolders included, all in natural order.
 
     Hidden entries and other files are left out; only identity folders may be links.
-    Raises DataError when the tree is not ``root/<identity>/<images>``.
+    Raises DataError when the layout is not ``root/<identity>/<images>``.
     """
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root={root} {problem}; give the folder that holds one folder per identity")
     suffixes = {f".{extension}" for extension in extensions}
-    tree: dict[str, list[ImageFile]] = {}
+    found: dict[str, list[ImageFile]] = {}
     try:
         for folder in root.iterdir():
             if folder.name.startswith(".") or not folder.is_dir():
                 continue
             name = unicodedata.normalize("NFC", folder.name)
-            if name in tree:
+            if name in found:
                 raise DataError(f"{root} holds two folders whose names both read {name!r}; rename one")
             files = (file for file in _walk(folder, root) if file.path.suffix.lower() in suffixes)
-            tree[name] = sorted(files, key=lambda file: natural(file.name))
+            found[name] = sorted(files, key=lambda file: natural(file.name))
     except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read ({error.strerror}); mend its permissions"
         ) from error
-    if not tree:
+    if not found:
         raise DataError(
             f"data.root={root} holds no identity folders; arrange it as <root>/<identity>/<image>"
         )
-    if empty := sorted((name for name, files in tree.items() if not files), key=natural):
+    if empty := sorted((name for name, files in found.items() if not files), key=natural):
         known = " ".join(extensions)
         raise DataError(
             f"{root} holds no image of {abbreviate(empty)}; add images ({known}) or remove the folder"
         )
-    return {name: tree[name] for name in sorted(tree, key=natural)}
+    return {name: found[name] for name in sorted(found, key=natural)}
 
 
 def _walk(folder: Path, root: Path) -> Iterator[ImageFile]:
@@ -180,46 +181,37 @@ def hold_out(labels: Tensor, scores: Tensor, share: float) -> Tensor:
     return rank < held_out[labels]
 
 
+@dataclass(kw_only=True, eq=False)
 class FaceFolder(Dataset):
-    """Images under ``root/<identity>/``, subfolders included.
-
-    ``root``: relative to the working directory if not absolute. ``size``: pixels of a side. ``private``: the
-    private identities by name, or a text file with one per line; None draws ``private_share`` of all by
-    ``seed``. ``test_share``: share of each private identity's readable images held out. ``crop``: ``center``
-    or ``none`` (stretch). ``extensions``: file endings to read, None for all of ``EXTENSIONS``. Labels follow
-    the natural order of the names, however ``private`` lists them. Raises ConfigError here for values out of
-    range, on first use for what does not fit the tree.
+    """Images under ``root/<identity>/``, subfolders included. Labels follow the natural order of the names,
+    however ``private`` lists them.
     """
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        size: int,
-        private: Sequence[str] | str | Path | None,
-        private_share: float,
-        test_share: float,
-        crop: str,
-        seed: int,
-        extensions: Sequence[str] | None = None,
-    ):
-        if size < 1:
-            raise ConfigError(f"resolution={size} must be at least 1 pixel")
-        for key, share in (("private_share", private_share), ("test_share", test_share)):
+    root: Path  # relative to the working directory if not absolute
+    size: int  # px of a side of the pixels made
+    # the private identities by name, or a text file with one per line; None draws ``private_share`` of all
+    private: Sequence[str] | str | Path | None
+    private_share: float  # in (0, 1)
+    test_share: float  # of each private identity's readable images, held out, in (0, 1)
+    crop: Literal["center", "none"]  # the largest centred square, or stretched to a square
+    seed: int  # of both draws
+    extensions: Sequence[str] | None = None  # file endings to read, None for all of ``EXTENSIONS``
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"resolution={self.size} must be at least 1 pixel")
+        for key, share in (("private_share", self.private_share), ("test_share", self.test_share)):
             if not 0 < share < 1:
                 raise ConfigError(f"data.{key}={share} must lie between 0 and 1, both excluded")
-        if crop not in ("center", "none"):
-            raise ConfigError(f"data.crop={crop} is unknown; use center (centred square) or none (stretch)")
-        if extensions is not None and (isinstance(extensions, str) or not extensions):
-            raise ConfigError(f"data.extensions={extensions} must be a list like [jpg,png], or null for all")
-        self.root = Path(root).expanduser().absolute()
-        self.size = size
-        self.private = private
-        self.private_share = private_share
-        self.test_share = test_share
-        self.crop = crop
-        self.seed = seed
-        self.extensions = sorted({ending.lower().removeprefix(".") for ending in extensions or EXTENSIONS})
+        if self.crop not in ("center", "none"):
+            raise ConfigError(
+                f"data.crop={self.crop} is unknown; use center (centred square) or none (stretch)"
+            )
+        given = self.extensions
+        if given is not None and (isinstance(given, str) or not given):
+            raise ConfigError(f"data.extensions={given} must be a list like [jpg,png], or null for all")
+        self.root = Path(self.root).expanduser().absolute()
+        self._endings = sorted({ending.lower().removeprefix(".") for ending in given or EXTENSIONS})
 
     def load(self, part: Part) -> ImageSet:
         """One part; every image is decoded once, and the split sees readable images only.
@@ -243,16 +235,16 @@ class FaceFolder(Dataset):
         return len(self._private_names)
 
     @cached_property
-    def _tree(self) -> dict[str, list[ImageFile]]:
-        return scan(self.root, self.extensions)
+    def _by_identity(self) -> dict[str, list[ImageFile]]:
+        return scan(self.root, self._endings)
 
     @cached_property
     def _private_names(self) -> set[str]:
-        count, total = round(self.private_share * len(self._tree)), len(self._tree)
+        count, total = round(self.private_share * len(self._by_identity)), len(self._by_identity)
         if self.private is not None:
             return self._named(self.private)
         if 0 < count < total:
-            drawn = sorted(self._tree, key=lambda name: derive(self.seed, "folder", "private", name))
+            drawn = sorted(self._by_identity, key=lambda name: derive(self.seed, "folder", "private", name))
             return set(drawn[:count])
         raise ConfigError(
             f"data.private_share={self.private_share} makes {count} of the {total} identities in {self.root} "
@@ -260,7 +252,7 @@ class FaceFolder(Dataset):
         )
 
     def _named(self, private: Sequence[str] | str | Path) -> set[str]:
-        """The private identities the user names, checked against the tree."""
+        """The private identities the user names, checked against the folders."""
         key = "data.private_identities"
         if isinstance(private, (str, Path)):
             try:
@@ -273,14 +265,14 @@ class FaceFolder(Dataset):
         names = sorted((unicodedata.normalize("NFC", str(name)) for name in private), key=natural)
         if repeated := [name for name, times in Counter(names).items() if times > 1]:
             raise ConfigError(f"{key} names {abbreviate(repeated)} more than once; name every identity once")
-        if unknown := [name for name in names if name not in self._tree]:
-            there = abbreviate(list(self._tree))
+        if unknown := [name for name in names if name not in self._by_identity]:
+            there = abbreviate(list(self._by_identity))
             raise ConfigError(
                 f"{key} names {abbreviate(unknown)}, but {self.root} holds {there}; correct the names"
             )
-        if not 0 < len(names) < len(self._tree):
+        if not 0 < len(names) < len(self._by_identity):
             raise ConfigError(
-                f"{key} names {len(names)} of the {len(self._tree)} identities in {self.root}; "
+                f"{key} names {len(names)} of the {len(self._by_identity)} identities in {self.root}; "
                 "name at least one and leave at least one for the attacker's public images"
             )
         return set(names)
@@ -288,11 +280,11 @@ class FaceFolder(Dataset):
     def _files(self, role: Role) -> dict[str, list[ImageFile]]:
         """The files of a role by identity."""
         private = role == "private"
-        files = {name: f for name, f in self._tree.items() if (name in self._private_names) == private}
-        self._demand(role, {name: len(found) for name, found in files.items()})
+        files = {name: f for name, f in self._by_identity.items() if (name in self._private_names) == private}
+        self._require(role, {name: len(found) for name, found in files.items()})
         return files
 
-    def _demand(self, role: Role, counts: dict[str, int]) -> None:
+    def _require(self, role: Role, counts: dict[str, int]) -> None:
         least = 2 if role == "private" else 1
         if short := [name for name, count in counts.items() if count < least]:
             need = "2 readable images (to train and to test)" if role == "private" else "a readable image"
@@ -303,14 +295,16 @@ class FaceFolder(Dataset):
 
     def _read(self, role: Role) -> tuple[ImageSet, Tensor]:
         """All readable images of a role, and of each an int64 score drawn by its name and ``seed``."""
-        tree = self._files(role)
-        files = list(chain(*tree.values()))
+        by_identity = self._files(role)
+        files = list(chain(*by_identity.values()))
         images, readable = read(files, size=self.size, crop=self.crop)
         scores = torch.tensor([derive(self.seed, "folder", "test", file.name) for file in files])[readable]
-        sizes = torch.tensor([len(found) for found in tree.values()])
-        labels = torch.arange(len(tree)).repeat_interleave(sizes)[readable]
-        self._demand(role, dict(zip(tree, labels.bincount(minlength=len(tree)).tolist(), strict=True)))
-        return ImageSet(images, labels, tuple(tree)), scores
+        sizes = torch.tensor([len(found) for found in by_identity.values()])
+        labels = torch.arange(len(by_identity)).repeat_interleave(sizes)[readable]
+        self._require(
+            role, dict(zip(by_identity, labels.bincount(minlength=len(by_identity)).tolist(), strict=True))
+        )
+        return ImageSet(images, labels, tuple(by_identity)), scores
 
     @cached_property
     def _private_parts(self) -> dict[str, ImageSet]:

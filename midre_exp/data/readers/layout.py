@@ -1,4 +1,4 @@
-"""Reading a downloaded tree and its text lists: one sentence for whatever is missing or malformed. Used by
+"""The layout of a download and its text lists: one sentence for whatever is missing or malformed. Used by
 every dataset reader.
 """
 
@@ -22,23 +22,23 @@ def first_existing(root: Path, names: Sequence[str]) -> Path | None:
     return next((root / name for name in names if (root / name).exists()), None)
 
 
-def demand(root: Path, absent: Sequence[str], *, title: str, tree: str) -> None:
-    """Raise DataError with everything that is absent and the expected tree, unless nothing is."""
+def require(root: Path, absent: Sequence[str], *, title: str, layout: str) -> None:
+    """Raise DataError with everything that is absent and the expected layout, unless nothing is."""
     if not root.is_dir():
         absent = [f"the folder {root} itself"]
     if absent:
         raise DataError(
-            f"{title} is incomplete in {root}: missing {'; '.join(absent)}; put the official download there or point "
-            f"data.private.root or data.public.root at it. Expected:\n{tree.rstrip()}"
+            f"{title} is incomplete in {root}: missing {'; '.join(absent)}; put the official download there or "
+            f"point data.private.root or data.public.root at it. Expected:\n{layout.rstrip()}"
         )
 
 
-def demand_count(found: int, expected: int | None, *, title: str, what: str, folder: Path, key: str) -> None:
+def require_count(found: int, expected: int | None, *, title: str, what: str, folder: Path, key: str) -> None:
     """Raise DataError with both figures unless ``found`` is what is expected; None accepts any number."""
     if expected is not None and found != expected:
         raise DataError(
-            f"{title} has {found} {what} in {folder}, expected {expected}; complete the download, or give data.*.{key}={found} "
-            "(null: any number)"
+            f"{title} has {found} {what} in {folder}, expected {expected}; complete the download, or give "
+            f"data.*.{key}={found} (null: any number)"
         )
 
 
@@ -67,7 +67,8 @@ def is_count(word: str) -> bool:
 def wrong_line(path: Path, number: int, words: Sequence[str], expected: str) -> DataError:
     """The error for a line that is not as its format wants it."""
     return DataError(
-        f"{path} line {number} reads {' '.join(words)[:80]!r}, expected {expected}; correct or download the file again"
+        f"{path} line {number} reads {' '.join(words)[:80]!r}, expected {expected}; correct or download the file "
+        "again"
     )
 
 
@@ -105,5 +106,5 @@ def warn_once(log: logging.Logger, sentence: str) -> None:
 
 
 def canonical(name: str) -> str:
-    """A person's name as classes are sorted and compared: blanks become underscores, Unicode NFC."""
+    """An identity's name as classes are sorted and compared: blanks become underscores, Unicode NFC."""
     return unicodedata.normalize("NFC", name).replace(" ", "_")

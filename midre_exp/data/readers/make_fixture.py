@@ -38,9 +38,9 @@ def write(arguments: Sequence[str]) -> fixtures.Overrides:
     parser = _Parser(prog="python -m midre_exp.data.readers.make_fixture", description=fixtures.__doc__)
     parser.add_argument("dataset", help=", ".join(WRITERS))
     parser.add_argument("out", type=Path, help="a folder that is new or empty")
-    parser.add_argument("--identities", type=int, help="private people")
+    parser.add_argument("--identities", type=int, help="private identities")
     parser.add_argument(
-        "--images", type=int, help="images of each person; of the whole set for ffhq and afhq"
+        "--images", type=int, help="images of each identity; of the whole set for ffhq and afhq"
     )
     parser.add_argument(
         "--lists", action="store_true", default=None, help="celeba: also the attack literature's list files"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
 from midre_exp.data.base import Part, Role
-from midre_exp.data.readers.file_list import ListedDataset, Listing
-from midre_exp.data.readers.layout import demand, demand_count, first_existing
+from midre_exp.data.readers.file_list import FileList, FileListDataset
+from midre_exp.data.readers.layout import first_existing, require, require_count
 from midre_exp.data.readers.matlab import read_variables
 from midre_exp.data.readers.splits import ninety_ten
-from midre_exp.data.transforms import Transform
 from midre_exp.errors import ConfigError, DataError
 
-TREE = """\
+LAYOUT = """\
   <root>/                               (or <root>/stanford_dogs/)
     Images/n02085620-Chihuahua/n02085620_10074.jpg ...    120 breeds, 20,580 images
     Annotation/n02085620-Chihuahua/n02085620_10074 ...    XML without extension; needed for cropped=true only
@@ -28,30 +27,20 @@ LISTS = ("train_list.mat", "test_list.mat")
 Box = tuple[int, int, int, int]
 
 
-class StanfordDogs(ListedDataset):
+@dataclass(kw_only=True, eq=False)
+class StanfordDogs(FileListDataset):
     """Stanford Dogs as downloaded; private only. Label = label of the lists - 1 = rank of the breed's folder.
 
     The official split is ignored, as PPA does: of the train list followed by the test list a permutation
-    (numpy seed 42) gives 90 % to train. ``cropped``: cut every picture to the first box of its annotation.
-    ``expected_images``: of a complete download, None for any.
+    (numpy seed 42) gives 90 % to train.
     """
+
+    cropped: bool  # cut every picture to the first box of its annotation
+    expected_images: int | None  # of a complete download, None for any number
 
     title = "Stanford Dogs"
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        picture: Sequence[Transform | partial[Transform]],
-        size: int,
-        store: str | Path,
-        cropped: bool,
-        expected_images: int | None,
-    ):
-        super().__init__(root=root, picture=picture, size=size, store=store)
-        self.cropped, self.expected_images = cropped, expected_images
-
-    def listing(self, part: Part) -> Listing:
+    def list_files(self, part: Part) -> FileList:
         """A part. Raises DataError for missing files, wrong entries and labels that are not the rank of the
         folder.
         """
@@ -64,7 +53,7 @@ class StanfordDogs(ListedDataset):
         chosen = [rows[row] for row in (train if part == "train" else test)]
         boxes = tuple(self._box(name) for name, _ in chosen) if self.cropped else None
         names = tuple(f"{prefix}/{name}" for name, _ in chosen)
-        return Listing(names, tuple(label for _, label in chosen), self._classes, boxes)
+        return FileList(names, tuple(label for _, label in chosen), self._classes, boxes)
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """As for every listed dataset, and whether pictures are cut to the first dog."""
@@ -87,7 +76,7 @@ class StanfordDogs(ListedDataset):
             for name, inside in places.items()
         }
         absent = [name for name, path in found.items() if path is None]
-        demand(self.root, absent, title=self.title, tree=TREE)
+        require(self.root, absent, title=self.title, layout=LAYOUT)
         return {name: path for name, path in found.items() if path is not None}
 
     @property
@@ -107,7 +96,7 @@ class StanfordDogs(ListedDataset):
                     f"{self._found[LISTS[0]].parent}: the lists give {name} the label {label + 1}, but {_folder(name)} is folder number "
                     f"{rank[_folder(name)] + 1} of {len(rank)} in order; download the lists again"
                 )
-        demand_count(
+        require_count(
             len(rows),
             self.expected_images,
             title=self.title,

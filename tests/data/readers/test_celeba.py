@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from midre_exp.data.base import Part
-from midre_exp.data.readers.file_list import ListedDataset
+from midre_exp.data.readers.file_list import FileListDataset
 from midre_exp.data.readers.fixtures import write_celeba, write_celeba_hd
 from midre_exp.errors import ConfigError, DataError
 from tests.data.trees import check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
@@ -34,11 +34,11 @@ def bare(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def celeba(root: Path, **changes: Any) -> ListedDataset:
+def celeba(root: Path, **changes: Any) -> FileListDataset:
     return dataset("celeba", root, **{**RULE, **changes})
 
 
-def people(root: Path) -> dict[str, str]:
+def identities(root: Path) -> dict[str, str]:
     """Identity number by stem."""
     lines = (root / "Anno" / "identity_CelebA.txt").read_text().split("\n")
     return {line.split(".")[0]: line.split()[1] for line in lines if line}
@@ -56,19 +56,19 @@ def test_the_parts_have_the_expected_images_labels_and_classes(which: str, reque
     assert len(train.classes) == 4
     assert (len(public), public.classes) == (20, ("unlabelled",))
     numbers = [14, 17, 20, 23]  # ascending identity number, not order of the file
-    owner = people(root)
+    owner = identities(root)
     for part, images in (("train", train), ("test", test)):
         stems = [Path(name).stem for name in names(data, part)]
         assert [int(owner[stem]) for stem in stems] == [numbers[label] for label in images.labels]
 
 
 @pytest.mark.parametrize("split", ["lists", "derived", "ppa"])
-def test_no_image_is_in_two_parts_and_no_person_on_both_sides(tree: Path, split: str) -> None:
+def test_no_image_is_in_two_parts_and_no_identity_on_both_sides(tree: Path, split: str) -> None:
     data = celeba(tree, split=split)
     parts = {part: {Path(name).stem for name in names(data, part)} for part in (*PRIVATE, "public")}
     assert not parts["train"] & parts["test"]
     private, public = parts["train"] | parts["test"], parts["public"]
-    owner = people(tree)
+    owner = identities(tree)
     assert not {owner[stem] for stem in private} & {owner[stem] for stem in public}
 
 
@@ -96,12 +96,12 @@ def test_png_trees_flat_trees_lf_headers_and_blanks_are_read_alike(bare: Path, t
     assert data.load("train").images.shape[0] == 17
 
 
-def test_ppa_takes_the_most_frequent_people_in_order_of_appearance(tmp_path: Path) -> None:
+def test_ppa_takes_the_most_frequent_identities_in_order_of_appearance(tmp_path: Path) -> None:
     root = tmp_path / "tree"
     write_celeba_hd(root, identities=4, images=5)
     data = dataset("celeba_hd", root, identities=4)
     counts: dict[str, int] = {}
-    for owner in people(root).values():
+    for owner in identities(root).values():
         counts[owner] = counts.get(owner, 0) + 1
     ranked = sorted(counts, key=lambda owner: -counts[owner])[:4]  # stable: ties as they appear
     train = data.load("train")
@@ -191,7 +191,9 @@ def test_wrong_lines_are_told_with_file_and_number(
     assert Path(file).name in str(error.value) or "public part" in message
 
 
-def test_an_image_on_two_lists_and_a_private_person_in_public_are_refused(tree: Path, tmp_path: Path) -> None:
+def test_an_image_on_two_lists_and_a_private_identity_in_public_are_refused(
+    tree: Path, tmp_path: Path
+) -> None:
     root = copied(tree, tmp_path / "copy")
     train = (root / "celeba_trainset.txt").read_text()
     public = (root / "celeba_ganset.txt").read_text()
@@ -208,7 +210,7 @@ def test_an_image_on_two_lists_and_a_private_person_in_public_are_refused(tree: 
         names(celeba(root), "train")
 
 
-def test_too_few_people_or_public_images_are_told_with_figures(bare: Path) -> None:
+def test_too_few_identities_or_public_images_are_told_with_figures(bare: Path) -> None:
     with pytest.raises(DataError, match="5 identities have at least 5 images, 9 are wanted"):
         names(celeba(bare, identities=9), "train")
     with pytest.raises(DataError, match=r"offers 20 public images .* 1000 are wanted"):
@@ -224,12 +226,15 @@ def test_options_that_cannot_be_used_are_refused_at_once(bare: Path) -> None:
         celeba(bare).load("valid")  # type: ignore[arg-type]
 
 
-def test_picture_steps_that_do_not_end_at_size_are_refused(bare: Path) -> None:
-    steps = [{"_target_": "midre_exp.data.transforms.Resize", "size": 8}]
-    with pytest.raises(DataError, match=r"picture makes 8x8 px where data\.\*\.size=16"):
-        celeba(bare, picture=steps).load("test")
-    assert celeba(bare, picture=steps, size=8).load("test").images.shape[2:] == (8, 8)
-    with pytest.raises(DataError, match="picture makes 8x8 px"):
-        celeba(bare, picture=steps).load("test")  # also from the cache
-    with pytest.raises(ConfigError, match="has no picture steps"):
-        celeba(bare, picture=[])
+def test_transforms_that_do_not_end_at_size_are_refused(bare: Path) -> None:
+    transforms = [{"_target_": "midre_exp.data.transforms.Resize", "size": 8}]
+    with pytest.raises(DataError, match=r"transforms make 8x8 px where data\.\*\.size=16"):
+        celeba(bare, transforms=transforms).load("test")
+    assert celeba(bare, transforms=transforms, size=8).load("test").images.shape[2:] == (8, 8)
+    with pytest.raises(DataError, match="transforms make 8x8 px"):
+        celeba(bare, transforms=transforms).load("test")  # also from the cache
+    with pytest.raises(ConfigError, match="has no transforms"):
+        celeba(bare, transforms=[])
+    aligned = [{"_target_": "midre_exp.data.transforms.AlignedResize", "size": 16}]
+    with pytest.raises(ConfigError, match="names AlignedResize, which does not work on pictures; use Crop"):
+        celeba(bare, transforms=aligned)

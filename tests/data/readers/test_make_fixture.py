@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from midre_exp.data.base import Part
-from midre_exp.data.readers.file_list import ListedDataset
+from midre_exp.data.readers.file_list import FileListDataset
 from midre_exp.data.readers.make_fixture import WRITERS, main
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
@@ -40,7 +40,7 @@ def test_the_printed_overrides_read_the_fixture(
     fixed = [f"data={data}", "resolution=24", "evaluator.resolution=32", f"paths.store={tmp_path / 'store'}"]
     with packaged_configs():
         private, public, judged = nodes_of(settings_of([*fixed, *overrides])["data"])
-    read: dict[str, ListedDataset] = {}
+    read: dict[str, FileListDataset] = {}
     for part, count in counts.items():
         read[part] = build(public if part == "public" else private)
         images = read[part].load(part)

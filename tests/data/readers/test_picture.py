@@ -59,7 +59,7 @@ def test_vggface2s_margin_in_the_yaml_gives_256_for_224() -> None:
 
     from midre_exp.plan.config import CONF_DIR
 
-    step = OmegaConf.load(CONF_DIR / "data" / "dataset" / "vggface2.yaml").picture[0]
+    step = OmegaConf.load(CONF_DIR / "data" / "dataset" / "vggface2.yaml").transforms[0]
     assert round(step.margin * 224) == 256
 
 

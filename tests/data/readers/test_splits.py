@@ -35,7 +35,7 @@ def test_ties_are_broken_as_each_family_breaks_them() -> None:
     assert most_frequent(PEOPLE, 4) == [7, 2, 4, 9]
 
 
-def test_too_few_people_are_told_with_both_figures() -> None:
+def test_too_few_identities_are_told_with_both_figures() -> None:
     with pytest.raises(DataError, match="names 4 identities, 5 are wanted"):
         most_frequent(PEOPLE, 5)
     with pytest.raises(DataError, match="3 identities have at least 3 images, 4 are wanted"):
@@ -99,12 +99,12 @@ def test_drawn_rows_depend_on_names_and_seed_not_on_order() -> None:
 @pytest.mark.skipif(REAL is None, reason="set MIDRE_CELEBA_IDENTITIES to the official identity_CelebA.txt")
 def test_the_real_identity_file_gives_the_published_selections() -> None:
     rows = [(words[0], int(words[1])) for _, words in lines_of(Path(str(REAL)))]
-    people = [identity for _, identity in rows]
+    identities = [identity for _, identity in rows]
     expected = golden("celeba_splits")
     assert len(rows) == expected["celeba"]["images"]
 
     high = expected["high_resolution_ppa"]
-    chosen = most_frequent(people, 1000)
+    chosen = most_frequent(identities, 1000)
     assert (chosen[:5], chosen[-3:]) == (high["first5_identities"], high["last3_identities"])
     label = {identity: position for position, identity in enumerate(chosen)}
     private = [f"{name} {label[identity]}" for name, identity in rows if identity in label]
@@ -115,7 +115,7 @@ def test_the_real_identity_file_gives_the_published_selections() -> None:
     assert sha(private[row] for row in test) == high["test_rows_sha256"]
 
     low = expected["low_resolution_gmi_family"]
-    numbers = frequent_by_number(people, 1000, 30)
+    numbers = frequent_by_number(identities, 1000, 30)
     assert (numbers[:5], numbers[-3:]) == (low["first5_identities"], low["last3_identities"])
     assert len(set(numbers) & set(chosen)) == expected["identities_shared_by_both_selections"]
     label = {identity: position for position, identity in enumerate(numbers)}

@@ -10,7 +10,7 @@ from midre_exp.data.readers.vggface2 import enlarged
 from midre_exp.errors import ConfigError, DataError
 from tests.data.trees import check_fingerprint, check_spoilt_images, copied, dataset, names, pixels
 
-COUNT = {"expected_people": 3, "expected_public_people": 3}
+COUNT = {"expected_identities": 3, "expected_public_identities": 3}
 STRETCH = [{"_target_": "midre_exp.data.transforms.Resize", "_partial_": True}]
 
 
@@ -21,7 +21,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def person(name: str) -> str:
+def identity_of(name: str) -> str:
     return name.split("/")[-2]
 
 
@@ -34,9 +34,11 @@ def test_labels_are_ranks_of_train_folders_and_test_folders_are_public(tree: Pat
     assert test.labels.bincount().tolist() == [1] * 3
     assert public.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     for part, images in (("train", train), ("test", test), ("public", public)):
-        assert [person(name) for name in names(data, part)] == [images.classes[k] for k in images.labels]
+        assert [identity_of(name) for name in names(data, part)] == [images.classes[k] for k in images.labels]
     assert not set(names(data, "train")) & set(names(data, "test"))
-    assert not {person(n) for n in names(data, "train")} & {person(n) for n in names(data, "public")}
+    assert not {identity_of(n) for n in names(data, "train")} & {
+        identity_of(n) for n in names(data, "public")
+    }
 
 
 def test_fewer_identities_keep_labels_and_held_out_images(tree: Path) -> None:
@@ -73,7 +75,7 @@ def test_the_detectors_box_is_cut_out_on_request(tree: Path, tmp_path: Path, pla
     for file in (tmp_path / "boxes").iterdir():
         file.rename(root / place / file.name)
     for part in ("train", "public"):
-        data = dataset("vggface2", root, **COUNT, box_margin=0.3, picture=STRETCH)
+        data = dataset("vggface2", root, **COUNT, box_margin=0.3, transforms=STRETCH)
         first = names(data, part)[0]
         with Image.open(root / first) as file:
             width, height = file.size
@@ -131,13 +133,16 @@ def test_spoilt_images_are_named(tree: Path, tmp_path: Path) -> None:
 
 
 def test_malformed_trees_are_told(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"has 3 people in {tree / 'train'}, expected 8631"):
+    with pytest.raises(DataError, match=f"has 3 identities in {tree / 'train'}, expected 8631"):
         names(dataset("vggface2", tree), "train")
-    with pytest.raises(DataError, match=f"has 3 people in {tree / 'test'}, expected 500"):
-        names(dataset("vggface2", tree, expected_people=3), "public")
-    with pytest.raises(DataError, match=r"has 3 people in .*identities=4 are wanted"):
+    with pytest.raises(DataError, match=f"has 3 identities in {tree / 'test'}, expected 500"):
+        names(dataset("vggface2", tree, expected_identities=3), "public")
+    with pytest.raises(DataError, match=r"has 3 identities in .*identities=4 are wanted"):
         names(dataset("vggface2", tree, **COUNT, identities=4), "train")
-    root, loose = copied(tree, tmp_path / "copy"), {"expected_people": None, "expected_public_people": None}
+    root, loose = (
+        copied(tree, tmp_path / "copy"),
+        {"expected_identities": None, "expected_public_identities": None},
+    )
     copied(root / "train/n000002", root / "test/n000002")
     with pytest.raises(DataError, match="has n000002 in train and test"):
         names(dataset("vggface2", root, **loose), "public")
@@ -145,7 +150,7 @@ def test_malformed_trees_are_told(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train has no image of n000099"):
         names(dataset("vggface2", root, **loose), "train")
     (root / "train").rename(tmp_path / "away")
-    with pytest.raises(DataError, match=r"missing the folder train; .*(\n.*)*8,631 people"):
+    with pytest.raises(DataError, match=r"missing the folder train; .*(\n.*)*8,631 identities"):
         names(dataset("vggface2", root, **loose), "train")
 
 

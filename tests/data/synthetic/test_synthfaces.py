@@ -86,7 +86,7 @@ def test_the_art_has_the_version_that_was_published():
     assert (face_renderer.RENDERER_VERSION, digest) == (1, "45fc7ae86bdabae9")
 
 
-def test_a_person_has_the_same_traits_in_every_photograph_and_source():
+def test_a_identity_has_the_same_traits_in_every_photograph_and_source():
     index = torch.arange(30)
     traits = faces(torch.full_like(index, 7), index, seed=3, source="same")
     elsewhere = faces(torch.full_like(index, 7), index, seed=3, source="other")
@@ -112,17 +112,17 @@ def test_traits_fill_their_ranges_and_the_other_source_is_wider():
     assert OTHER["yaw"][1] > NUISANCE["yaw"][1]
 
 
-def test_photographs_of_a_person_are_closer_than_those_of_two_people():
-    people, shots = torch.arange(40), 24
-    images = render(people.repeat(shots), torch.arange(shots).repeat_interleave(40), 32).float()
+def test_photographs_of_a_identity_are_closer_than_those_of_two_identities():
+    identities, shots = torch.arange(40), 24
+    images = render(identities.repeat(shots), torch.arange(shots).repeat_interleave(40), 32).float()
     faces_only = images.view(2, shots // 2, 40, 3, 32, 32)[..., 6:26, 6:26].flatten(3)
     distance = torch.cdist(
         *faces_only.mean(1)
-    )  # mean faces of disjoint photographs: rows and columns are people
-    assert (distance.argmin(1) == people).float().mean() > 0.75
+    )  # mean faces of disjoint photographs: rows and columns are identities
+    assert (distance.argmin(1) == identities).float().mean() > 0.75
     assert distance.diag().mean() < 0.5 * distance.mean()
     single = torch.cdist(*faces_only[:, 0]).argmin(1)
-    assert (single == people).float().mean() < 0.6  # one photograph does not tell: the nuisance matters
+    assert (single == identities).float().mean() < 0.6  # one photograph does not tell: the nuisance matters
 
 
 def test_parts_have_the_announced_sizes_labels_and_names():
