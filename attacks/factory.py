@@ -9,7 +9,7 @@ from attacks.base import Attack
 from midre_exp import attack as contract
 from midre_exp.errors import ConfigError
 from midre_exp.plan.choice import choice
-from midre_exp.plan.config import without
+from midre_exp.plan.config import config_files, without
 from midre_exp.threat import AnyVictim
 
 
@@ -18,8 +18,11 @@ def build_attack(name: str, *, scale: str = "paper", **options: object) -> Attac
 
     ``options`` are laid over the yaml: ``steps=10``, ``search={"size": 100}``; a mapping changes the keys it
     names, or replaces the whole node if it names another ``_target_``. Raises ConfigError for an unknown
-    option or value.
+    name, option or value.
     """
+    known = config_files("attack")
+    if name not in known:
+        raise ConfigError(f"attack {name} is unknown; known attacks: {', '.join(known)}")
     node = without(choice("attack", name, scale=scale), *contract.NOT_OPTIONS)
     return contract.build_attack(_laid_over(node, options, f"attack {name}"))
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from midre_exp.data.base import ImageSet
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
 from midre_exp.run import run
@@ -53,6 +54,26 @@ def test_the_attack_of_the_readme_works_as_printed(tmp_path, monkeypatch, tiny):
     assert record["attack"] == "ascent"
     assert record["queries"] == 5 * kept["identities"] * kept["restarts"]
     sys.modules.pop("ascent")
+
+
+def test_the_notebook_of_the_readme_attacks_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 10)
+
+        def forward(self, images):
+            return self.layer(images.mean((2, 3)))
+
+    text = re.sub(r"steps=\d+", "steps=2", block("python", "own_network"))
+    assert len(text.splitlines()) <= 18
+    monkeypatch.chdir(tmp_path)
+    images = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8)
+    public = ImageSet(images, torch.zeros(32, dtype=torch.long), ("anybody",))
+    names = {"network": Network(), "evaluator": Network(), "public": public}
+    exec(compile(text, "own_network.py", "exec"), names)
+    assert names["victim"].queries == 2 * len(names["found"].images) == 2 * 10 * 5
+    assert capsys.readouterr().out.startswith("attack accuracy ")
 
 
 def commands() -> list[str]:
