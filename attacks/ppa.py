@@ -25,14 +25,14 @@ class PPA(WhiteBoxAttack):
     """(L_id(T, v(G(w)), y) + discriminator_weight * softplus(-D(G(w)))) / reference_batch, over codes w of a
     style prior by Adam (Struppek et al., ICML 2022, Sec. 4).
 
-    ``restarts`` candidates per identity, of which the final selection marks ``kept`` as ``selected`` and
-    tells the ``robustness`` of all. Latents are codes: [n, 1, w_dim] with ``single_w``, else
+    ``restarts`` candidates per identity; details: their ``robustness`` in the final selection, and ``kept`` of
+    them as ``selected``. Latents are codes: [n, 1, w_dim] with ``single_w``, else
     [n, num_ws, w_dim].
     """
 
     search: InitialSelection  # candidates start from its codes that the target is most confident of
-    #: One code for all layers (released), from the first layer's, which is truncated, although the target was
-    #: asked about codes truncated in the first layers alone; False: a code per layer.
+    #: One code for all layers (released), from the first layer's, which is truncated, although the target saw
+    #: codes truncated in the first layers alone; False: a code per layer.
     single_w: bool
     steps: int  # optimiser steps (released: 50; CelebA: 70)
     lr: float  # of Adam (released: 5e-3)

@@ -46,7 +46,7 @@ class Loop:
         first_item: int = 0,
     ):
         """``path``: where the state is saved; ``title``: of the progress bar; ``first_item``: the number of
-        this chunk's first item, which tells its curves from other chunks'.
+        this chunk's first item, which names its curves.
         """
         self.path, self.title, self.runtime, self.victim = path, title, runtime, victim
         self.queries = victim.queries
