@@ -95,9 +95,7 @@ class MIDRE(Defense):
     area: str  # uniform: draw A, then a corner that fits | joint_rejection: redraw both until they fit
     rounding: str  # round | floor | ceil, of the side to pixels
     fill: Sequence[float]  # red, green, blue, in fill_space
-    fill_space: (
-        str  # pixel: in [0, 1] | normalised_literal: in the model's units, as pixels fill * std + mean
-    )
+    fill_space: str  # pixel: in [0, 1] | normalised_literal: fill * std + mean of the model's normalisation
 
     def __post_init__(self) -> None:
         for key, share in (("a_l", self.a_l), ("a_h", self.a_h)):

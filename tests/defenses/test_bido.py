@@ -246,7 +246,7 @@ def test_mixed_labels_enter_the_label_kernel() -> None:
 def test_every_tapped_layer_gets_a_gradient(measure: str) -> None:
     output, batch = golden_output(torch.float32)
     leaves = {name: value.clone().requires_grad_() for name, value in output.taps.items() if name != "input"}
-    output = output._replace(stages={**leaves, "input": output.taps["input"]})
+    output = output._replace(taps={**leaves, "input": output.taps["input"]})
     losses = bido(measure=measure, stages=list(leaves)).extra_losses(output, batch, CLOCK)
     torch.stack(list(losses.values())).sum().backward()
     assert all(leaf.grad is not None and leaf.grad.abs().max() > 0 for leaf in leaves.values())

@@ -61,7 +61,7 @@ class Affine(Defense):
         return {"penalty": torch.tensor(float(self.shift))}
 
     def modify_backbone(self, model: Classifier) -> None:
-        changes_of(model).append(f"{self.name} reshape")
+        changes_of(model).append(f"{self.name} modify_backbone")
 
     def replace_head(self, model: Classifier) -> None:
         changes_of(model).append(f"{self.name} replace_head")
@@ -111,14 +111,14 @@ def output() -> Output:
     return Output(torch.zeros(2, 2), torch.zeros(2, 12))
 
 
-def test_two_parts_with_the_same_claim_are_refused_by_name() -> None:
+def test_two_parts_that_take_the_same_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="identity_batches and other both set the sampler"):
         compose(identity_batches=Owner(), plain=NoDef(), other=SecondSampler())
     with pytest.raises(ConfigError, match="midre and narrow both set the erase"):
         compose(midre=midre(), narrow=midre(0.2))
 
 
-def test_parts_with_different_claims_compose() -> None:
+def test_parts_that_take_different_things_compose() -> None:
     assert list(compose(midre=midre(), owner=Owner()).parts) == ["midre", "owner"]
 
 
@@ -163,7 +163,7 @@ def test_every_part_changes_the_model_in_the_order_given() -> None:
     both.replace_head(model)
     both.on_epoch(model, CLOCK)
     both.on_inference(model)
-    steps = ("reshape", "replace_head", "epoch 1", "inference")
+    steps = ("modify_backbone", "replace_head", "epoch 1", "inference")
     assert model.history == [f"{name} {step}" for step in steps for name in ("b", "a")]
 
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR
 from midre_exp.targets import Classifier, Output, build_target
-from midre_exp.targets.architectures.densenet import DenseNet
-from midre_exp.targets.architectures.inception_v3 import InceptionV3
-from midre_exp.targets.architectures.maxvit import MaxViT
-from midre_exp.targets.architectures.resnest import ResNeSt
 from midre_exp.targets.architectures.resnet import ResNet
 from midre_exp.targets.architectures.vgg import VGG16
 
 ARCHITECTURES = [("vgg16", VGG16), ("resnet18", ResNet)]
-
-#: Config name, class, what its model node sets to other values than the constructor's defaults.
-CONFIGS: list[tuple[str, type[Classifier], dict[str, object]]] = [
-    ("vgg16", VGG16, {}),
-    ("resnet18", ResNet, {}),
-    ("resnet50", ResNet, {"depth": 50}),
-    ("resnet101", ResNet, {"depth": 101}),
-    ("resnet152", ResNet, {"depth": 152}),
-    ("densenet121", DenseNet, {}),
-    ("densenet169", DenseNet, {"depth": 169}),
-    ("maxvit", MaxViT, {}),
-    ("resnest101", ResNeSt, {}),
-    ("inception_v3", InceptionV3, {}),
-]
-LEFT_OUT = {"resnet18": {"blocks"}}  # ResNet-18 has nothing to shorten
 
 
 @torch.no_grad()
@@ -51,51 +30,27 @@ def test_a_name_builds_its_architecture_and_keywords_override(name: str, kind: t
     assert not output.taps
 
 
-@pytest.mark.parametrize(("name", "kind", "own"), CONFIGS, ids=[case[0] for case in CONFIGS])
-def test_the_config_lists_every_option_with_the_constructors_default(
-    name: str, kind: type[Classifier], own: dict[str, object]
-) -> None:
-    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "target" / f"{name}.yaml"))["model"]
-    parameters = inspect.signature(kind).parameters
-    options = set(parameters) - {"num_classes"} - LEFT_OUT.get(name, set())
-    defaults = {option: parameters[option].default for option in options}
-    lists = {option: list(value) for option, value in defaults.items() if isinstance(value, tuple)}
-    assert node == {"_target_": f"{kind.__module__}.{kind.__name__}", **defaults, **lists, **own}
-
-
-@pytest.mark.parametrize("name", [case[0] for case in CONFIGS])
-def test_the_mini_form_fits_32_px_and_keeps_the_architecture(name: str) -> None:
-    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "scale" / "target" / f"mini_{name}.yaml"))
-    assert node["weights"] is None
-    with torch.device("meta"):
-        model = build_target(name, num_classes=50, **node["model"])
-        output = model.train()(torch.rand(2, 3, 32, 32))
-    assert output.logits.shape == (2, 50)
-    assert sum(p.numel() for p in model.parameters()) < 1_000_000
-
-
-def small(name: str, classes: int) -> Classifier:
-    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "scale" / "target" / f"mini_{name}.yaml"))
-    return build_target(name, classes, **node["model"])
-
-
-@pytest.mark.parametrize("name", ["vgg16", "resnet50", "densenet121", "maxvit", "inception_v3"])
-def test_a_checkpoint_tells_the_number_of_classes(name: str, tmp_path: Path) -> None:
-    source, file = small(name, 7), tmp_path / "w.pth"
-    torch.save({"model_state_dict": {f"model.{k}": v for k, v in source.state_dict().items()}}, file)
-    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "scale" / "target" / f"mini_{name}.yaml"))
-    for given in ({}, {"num_classes": 7}):
-        model = build_target(name, checkpoint=file, **given, **node["model"])
-        assert not model.training
-        assert all(torch.equal(v, source.state_dict()[key]) for key, v in model.state_dict().items())
-    with pytest.raises(CheckpointError, match="does not fit"):
-        build_target(name, 8, checkpoint=str(file), **node["model"])
-
-
 def test_nothing_that_tells_the_number_of_classes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"target resnet18 needs num_classes, or a checkpoint") as caught:
         build_target("resnet18")
     assert "\n" not in str(caught.value)
+
+
+def test_a_scale_and_an_evaluator_are_built_by_the_same_function() -> None:
+    assert build_target("ir152", 3, scale="mini").get_submodule("fc_layer").in_features == 64
+    assert (
+        build_target("inception_v3", 3, scale="mini", stem="published").get_submodule("fc").in_features == 512
+    )
+
+
+def test_an_evaluator_of_the_users_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evaluator").mkdir()
+    text = (
+        "defaults:\n  - /target@_here_: vgg16\n  - _self_\nresolution: 64\nseed: 1\nmodel:\n  width: 0.125\n"
+    )
+    (tmp_path / "evaluator" / "mine.yaml").write_text(text)
+    monkeypatch.setenv("MIDRE_CONF", str(tmp_path))
+    assert build_target("mine", 3).get_submodule("fc_layer").in_features == 256
 
 
 def test_without_a_checkpoint_the_model_is_ready_to_train() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, plain
-from midre_exp.targets import build_target, load_checkpoint
 from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.weights.state_dict import load_backbone
 from tests.golden.fill import fill, golden, golden_images, official_shapes, shapes_of
@@ -55,22 +51,6 @@ def test_keys_and_shapes_are_the_official_ones_in_official_order() -> None:
     assert list(shapes_of(model).items()) == list(official_shapes("inception_resnet_v1_10classes").items())
     assert len(shapes_of(model)) == golden("inception_resnet_v1")["n_tensors"]
     assert sum(p.numel() for p in model.parameters()) == golden("inception_resnet_v1")["n_params"]
-
-
-@pytest.mark.parametrize("classes", [1000, 8631, 10575])
-def test_the_config_builds_it_for_any_number_of_classes(classes: int) -> None:
-    with torch.device("meta"):
-        model = build_target("inception_resnet_v1", num_classes=classes)
-    assert sum(p.numel() for p in model.parameters()) == 23_482_624 + 513 * classes
-
-
-def test_the_config_lists_every_option_with_the_constructors_default() -> None:
-    node = plain(OmegaConf.load(CONF_DIR / "target" / "inception_resnet_v1.yaml"))["model"]
-    parameters = inspect.signature(InceptionResNetV1).parameters
-    assert set(node) - {"_target_"} == set(parameters) - {"num_classes"}
-    for option in set(node) - {"_target_"}:
-        default = parameters[option].default
-        assert node[option] == (list(default) if isinstance(default, tuple) else default)
 
 
 @torch.no_grad()
@@ -178,15 +158,6 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
         tiny(**options)
 
 
-def test_a_wrapped_checkpoint_comes_back_whole(tmp_path: Path) -> None:
-    source, model = fill(tiny()), tiny()
-    state = {f"module.{key}": value for key, value in source.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "w.pth")
-    loaded = load_checkpoint(model, tmp_path / "w.pth")
-    assert (loaded.wrapper, loaded.prefixes, loaded.kept) == ("state_dict", ("module.",), ())
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
-
-
 def test_a_released_file_starts_a_network_of_other_classes_all_but_its_head(tmp_path: Path) -> None:
     source, model = fill(tiny(num_classes=9)), tiny(num_classes=4)
     head = model.head.weight.clone()  # type: ignore[operator]
@@ -207,11 +178,3 @@ def test_a_released_file_without_its_head_starts_the_rest(tmp_path: Path) -> Non
 def test_imagenet_weights_are_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="InceptionResNetV1 has no ImageNet weights"):
         load_backbone(tiny(), "imagenet")
-
-
-@torch.no_grad()
-def test_the_mini_form_is_a_small_network_for_32_px() -> None:
-    overlay = plain(OmegaConf.load(CONF_DIR / "scale" / "target" / "mini_inception_resnet_v1.yaml"))
-    model = build_target("inception_resnet_v1", num_classes=50, **overlay["model"]).eval()
-    assert model(golden_images(32)).logits.shape == (2, 50)
-    assert sum(p.numel() for p in model.parameters()) < 1_000_000

@@ -166,13 +166,6 @@ def test_images_too_small_for_the_network_or_its_auxiliary_head_are_refused() ->
             model.eval()(torch.zeros(2, 3, smallest, smallest - 1))
 
 
-def test_an_unknown_tap_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        ConfigError, match=r"no tap layer1; known taps: input, stem, Mixed_5d, Mixed_6e, Mixed_7c, pool"
-    ):
-        tiny()(golden_images(32), taps=("layer1",))
-
-
 @pytest.mark.parametrize(
     ("options", "what"),
     [

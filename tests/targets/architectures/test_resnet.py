@@ -54,12 +54,6 @@ def test_logits_and_taps_are_torchvisions_after_normalisation(depth: int) -> Non
     assert output.features.shape == (2, 512 if depth == 18 else 2048)
 
 
-def test_normalisation_is_not_part_of_the_state_dict() -> None:
-    model = ResNet(num_classes=3, width=0.05)
-    assert (model.mean == 0.5).all()
-    assert not {"mean", "std"} & set(model.state_dict())
-
-
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
 @pytest.mark.parametrize("width", [0.125, 0.3])

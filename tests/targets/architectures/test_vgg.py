@@ -98,12 +98,6 @@ def test_taps_are_the_five_pooled_blocks_with_the_last_after_the_feature_norm() 
     torch.testing.assert_close(taps["block5"], model(images).features)
 
 
-def test_an_unknown_tap_is_refused_with_the_known_ones() -> None:
-    model = fill(VGG16(num_classes=5, width=0.05))
-    with pytest.raises(ConfigError, match=r"no tap block6; known taps: input, block1, .*block5"):
-        model(golden_images(64), taps=["block6"])
-
-
 @pytest.mark.parametrize("image_size", [0, 16, 48, 100])
 def test_sizes_that_do_not_halve_five_times_are_refused(image_size: int) -> None:
     with pytest.raises(ConfigError, match=f"image_size={image_size} must be a multiple of 32"):
@@ -114,11 +108,3 @@ def test_sizes_that_do_not_halve_five_times_are_refused(image_size: int) -> None
 def test_a_width_that_is_not_positive_is_refused(width: float) -> None:
     with pytest.raises(ConfigError, match="must be positive"):
         VGG16(num_classes=5, width=width)
-
-
-def test_replacing_the_head_replaces_the_official_layer() -> None:
-    model = VGG16(num_classes=5, width=0.05)
-    model.head = nn.Linear(model.bn.num_features, 7)
-    assert model.head is model.fc_layer
-    assert model(golden_images(64)).logits.shape == (2, 7)
-    assert not [key for key in model.state_dict() if key.startswith("head")]

@@ -4,19 +4,16 @@ hand.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from omegaconf import OmegaConf
 from torch import nn
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, plain
-from midre_exp.targets import build_target, load_checkpoint
+from midre_exp.targets import build_target
 from midre_exp.targets.architectures.vggface_resnet50 import VGGFaceResNet50
 from midre_exp.weights.state_dict import load_backbone
 from tests.golden.fill import fill, golden_images, shapes_of
@@ -152,15 +149,6 @@ def test_the_reduced_network_runs_forward_and_backward() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_the_config_lists_every_option_with_the_constructors_default() -> None:
-    node = plain(OmegaConf.load(CONF_DIR / "target" / "vggface_resnet50.yaml"))["model"]
-    parameters = inspect.signature(VGGFaceResNet50).parameters
-    assert set(node) - {"_target_"} == set(parameters) - {"num_classes"}
-    for option in set(node) - {"_target_"}:
-        default = parameters[option].default
-        assert node[option] == (list(default) if isinstance(default, tuple) else default)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -175,22 +163,6 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
         tiny(**options)
 
 
-def test_an_unknown_tap_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        ConfigError, match=r"no tap conv6; known taps: .*stem, conv2, conv3, conv4, conv5, pool"
-    ):
-        tiny().eval()(golden_images(32), taps=["conv6"])
-
-
-def test_a_wrapped_checkpoint_comes_back_whole(tmp_path: Path) -> None:
-    source, model = fill(tiny()), tiny()
-    state = {f"module.{key}": value for key, value in source.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "w.pth")
-    loaded = load_checkpoint(model, tmp_path / "w.pth")
-    assert (loaded.wrapper, loaded.prefixes, loaded.kept) == ("state_dict", ("module.",), ())
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
-
-
 def test_an_old_file_without_batch_counters_starts_other_classes_all_but_the_head(tmp_path: Path) -> None:
     source, model = fill(tiny(num_classes=9)), tiny(num_classes=4)
     state = {key: v for key, v in source.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -200,11 +172,3 @@ def test_an_old_file_without_batch_counters_starts_other_classes_all_but_the_hea
     assert {key for key in loaded.kept if not key.endswith("num_batches_tracked")} == set(loaded.unused)
     name = "conv5_1_1x1_proj.weight"
     assert torch.equal(model.state_dict()[name], state[name])
-
-
-@torch.no_grad()
-def test_the_mini_form_is_a_small_network_for_32_px() -> None:
-    overlay = plain(OmegaConf.load(CONF_DIR / "scale" / "target" / "mini_vggface_resnet50.yaml"))
-    model = build_target("vggface_resnet50", num_classes=50, **overlay["model"]).eval()
-    assert model(golden_images(32)).logits.shape == (2, 50)
-    assert sum(p.numel() for p in model.parameters()) < 1_000_000
