@@ -44,13 +44,13 @@ residual = pytest.mark.parametrize("name", [name for name in NAMES if name not i
 
 
 def reduced(name: str, seed: int = 0) -> Classifier:
-    """The form of scale mini, from a seed, in evaluation mode, with norms at which every branch counts."""
+    """The form of scale mini, from a seed, in evaluation mode, with no branch that starts at zero (ResNeSt)."""
     node = {"model": choice("target", name, scale="mini")["model"]}
     model = assemble(node, 5, compose(), seed=seed).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for key, parameter in model.named_parameters():
+            if key.endswith("weight") and not parameter.any():
                 parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
     return model
 
@@ -251,7 +251,7 @@ def in_norm(model: Classifier, key: str) -> bool:
     return bool(model.feature_norm) and key.startswith(f"{model.feature_norm}.")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnest101", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
 def test_blocks_read_from_the_stages_are_those_the_architecture_lists(name: str) -> None:
     model = reduced(name)
     found = traced_blocks(model, model.stages())
