@@ -1,21 +1,93 @@
-"""The command line: ``python -m midre_exp OVERRIDES`` is one run, ``-m`` a sweep, ``--plan`` only tells what
-either would do.
+"""The command line: ``midre-exp COMMAND …``, or ``python -m midre_exp COMMAND …``. Without a command, Hydra's way:
+overrides are one run, with ``-m`` a sweep, with ``--plan`` only an account of what either would do.
 
-Turns every user mistake into one sentence.
+Each command imports only what it needs, when it is called.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
+from importlib import import_module
+
+from midre_exp import __version__
+
+#: What Hydra composes: the flag each stands for, and what it does.
+_HYDRA = {
+    "run": ("", "one run: run setup=S01 defense=midre"),
+    "sweep": ("-m", "a grid of runs, minus what is finished: sweep defense=nodef,midre seed=0,1"),
+    "plan": ("--plan", "what a run or sweep would build and reuse, and how long it would take"),
+}
+#: Programs of their own: the module whose ``main`` takes the arguments, and what it does.
+_PROGRAMS = {
+    "report": ("midre_exp.report.__main__", "tables, figures, claims; runs what they lack"),
+    "doctor": ("midre_exp.doctor.__main__", "which setups can run here, and what the others lack"),
+    "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
+    "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
+    "smoke": ("midre_exp.doctor.smoke", "every setup with full networks on tiny files, a few steps"),
+    "data make-fixture": (
+        "midre_exp.data.readers.make_fixture",
+        "tiny files in the official layout of a data set",
+    ),
+}
 
 
 def main() -> None:
-    """Run Hydra on the packaged configs. Exit codes: 0 done, 2 a mistake the user can mend, 1 a failure
-    (report in ``paths.runs``).
+    """Carry out the command line. Exit codes: 0 done, 2 a mistake the user can mend, 1 a failure (report in
+    ``paths.runs``), 130 interrupted.
     """
+    from midre_exp.plan.config import use_own_packages  # loads OmegaConf
+
+    use_own_packages()
+    arguments = sys.argv[1:]
+    for name, (module, _) in _PROGRAMS.items():
+        words = name.split()
+        if arguments[: len(words)] == words:
+            sys.exit(import_module(module).main(arguments[len(words) :]))
+    if not arguments:
+        print(_usage())
+    elif arguments == ["--version"]:
+        print(f"midre-exp {__version__}")
+    elif arguments[0] in _HYDRA:
+        _hydra([*_HYDRA[arguments[0]][0].split(), *arguments[1:]])
+    elif re.fullmatch(r"\w[\w-]*", arguments[0]):
+        fail(_unknown(arguments), 2)
+    else:
+        _hydra(arguments)
+
+
+def _usage() -> str:
+    width = max(map(len, (*_HYDRA, *_PROGRAMS)))
+    lines = [f"  {name:{width}}  {purpose}" for name, (_, purpose) in (*_HYDRA.items(), *_PROGRAMS.items())]
+    return "\n".join(
+        [
+            "Model inversion attacks against defended classifiers.",
+            "",
+            "midre-exp COMMAND ... (the same: python -m midre_exp COMMAND ...)",
+            "",
+            *lines,
+            "",
+            "midre-exp --help lists every choice and key of a run; midre-exp COMMAND --help explains a command.",
+        ]
+    )
+
+
+def _unknown(arguments: list[str]) -> str:
+    """What to say of a first word that is no command."""
+    given, known = arguments[0], [*_HYDRA, *_PROGRAMS]
+    if given == "data":
+        given, known = " ".join(arguments[:2]), [name for name in known if name.startswith("data ")]
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{given} is no command; {hint}commands: {', '.join(known)}; an override has the form KEY=VALUE"
+
+
+def _hydra(arguments: list[str]) -> None:
+    """Run Hydra on the packaged configs."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +96,6 @@ def main() -> None:
     from midre_exp.plan.config import CONF_DIR, use_own_configs
     from midre_exp.plan.explain import explain
     from midre_exp.store.lock import sigterm_as_exit
-    from midre_exp.sweep.job import Task
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -32,22 +103,30 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with sigterm_as_exit():  # so that locks are released and trackers closed
-            own, rest = _own_flags(sys.argv[1:])
+            own, rest = _own_flags(arguments)
             use_own_configs(own.config_dir)
-            if own.plan:
+            values = [text for text in rest if text not in ("-m", "--multirun")]
+            if own.help:
+                from midre_exp.plan.help import help_text
+
+                print(_usage(), help_text(values), sep="\n\n")
+            elif own.plan:
                 from midre_exp.plan.compose import expand
                 from midre_exp.sweep.estimate import show
 
-                return show(expand([text for text in rest if text not in ("-m", "--multirun")]))
-            sys.argv[1:] = rest  # Hydra's
-            task = Task()
-            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-            if task.last is not None and task.last.error is not None:
-                raise task.last.error
+                show(expand(values))
+            else:
+                from midre_exp.sweep.job import Task
+
+                sys.argv[1:] = rest  # Hydra's
+                task = Task()
+                hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+                if task.last is not None and task.last.error is not None:
+                    raise task.last.error
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_traceback:
             raise
-        fail(explain(error, sys.argv[1:]), 2)
+        fail(explain(error, arguments), 2)
     except KeyboardInterrupt:
         fail("interrupted; the same command continues where this one stopped", 130)
     except Exception as error:
@@ -56,8 +135,8 @@ def main() -> None:
         if isinstance(error, ValueError) and raised_in(error).startswith("hydra."):  # an unusable override
             fail(f"{' '.join(str(error).split())}; correct the command line", 2)
         fail(
-            f"{type(error).__name__}: {error} (a bug or a broken environment; the traceback is in the newest file of the failed folder of "
-            "paths.runs, or set HYDRA_FULL_ERROR=1)",
+            f"{type(error).__name__}: {error} (a bug or a broken environment; the traceback is in the newest "
+            "file of the failed folder of paths.runs, or set HYDRA_FULL_ERROR=1)",
             1,
         )
 
@@ -66,7 +145,8 @@ def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags that are read here, and what is left for Hydra. ``--config-dir`` is Hydra's name for what
     here reaches every job.
     """
-    parser = argparse.ArgumentParser(prog="python -m midre_exp", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="midre-exp", add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--config-dir", "-cd")
     return parser.parse_known_args(arguments)

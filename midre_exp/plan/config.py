@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from midre_exp.errors import ConfigError, UserError
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
-
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from midre_exp import ALLOWED_TARGETS
+from midre_exp.errors import ConfigError, UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: The Hydra configs: inside the package in an installed wheel, beside it in a checkout.
@@ -38,6 +31,15 @@ def use_own_configs(folder: str | None) -> None:
     if folder is not None:
         os.environ[OWN_CONFIGS] = str(Path(folder).resolve())
     own_configs()
+
+
+def use_own_packages() -> None:
+    """Let classes of the user's be imported from the folder the command is started in, behind our packages:
+    a folder of the same name there changes nothing.
+    """
+    ours, here = str(_PACKAGE.parent), str(Path.cwd())
+    elsewhere = [path for path in sys.path if os.path.realpath(path) != os.path.realpath(here)]
+    sys.path[:] = [*([] if ours in elsewhere else [ours]), *elsewhere, here]
 
 
 def own_configs() -> Path | None:

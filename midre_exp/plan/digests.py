@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from midre_exp.store.files import Stamp, sha256, stamp
-
-if TYPE_CHECKING:  # planning must not wait for torch
-    pass
-
 
 #: File endings by which a config value is taken for the path of a weight file.
 WEIGHT_FILES = (".pt", ".pth", ".tar", ".pkl", ".safetensors", ".ckpt", ".bin")

@@ -7,10 +7,16 @@ import errno
 import re
 from collections.abc import Sequence
 
+from hydra import compose
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig
 
 from midre_exp.errors import UserError
+from midre_exp.plan.compose import packaged_configs
+from midre_exp.plan.config import CONF_DIR, config_files
+from midre_exp.plan.help import GROUPS
+
+_FOLDERS = "paths.store, paths.runs and paths.results"
 
 
 def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
@@ -24,7 +30,10 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     text = one_line(str(error))
     unknown = re.search(r"Could not override '([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and unknown:
-        return _unknown_key(unknown.group(1), overrides)
+        key, missing = unknown.group(1), getattr(error.__cause__, "full_key", None)
+        if missing and str(missing).startswith(f"{key}."):
+            return _missing_in_node(key, str(missing))
+        return _unknown_group(key) or _unknown_key(key, overrides)
     cause = error.__cause__
     return f"{text}: {one_line(str(cause))}" if cause is not None else text
 
@@ -44,22 +53,36 @@ def _missing_choice(error: MissingConfigException) -> str:
             if unknown_group is None
             else one_line(str(error)).rstrip(".") + "; see --help for all groups"
         )
-    from midre_exp.plan.config import config_files
-
     options = sorted(error.options or config_files(group))
     close = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"{group}={name} does not exist (there is no conf/{group}/{name}.yaml); {hint}choices: {', '.join(options)}"
+    return (
+        f"{group}={name} does not exist (there is no conf/{group}/{name}.yaml); {hint}"
+        f"choices: {', '.join(options)}"
+    )
+
+
+def _missing_in_node(key: str, missing: str) -> str:
+    """What to say of ``KEY={...}`` with a key in it that the node has not."""
+    return (
+        f"{key}={{...}} is laid over the keys of {key} and {missing} is none of them; add it as "
+        f"+{missing}=VALUE, or give another {key} in a yaml of your own (--config-dir)"
+    )
+
+
+def _unknown_group(key: str) -> str | None:
+    """What to say of a key that is meant for a nested group; None when it is none."""
+    name = key.partition("@")[0].rpartition("/")[2]
+    typed = [group for group in GROUPS if "/" in group and group.partition("@")[0].endswith(f"/{name}")]
+    if not typed:
+        return None
+    return (
+        f"there is no group {key} among the chosen options; use {' or '.join(f'{t}=OPTION' for t in typed)}"
+    )
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
-    from hydra import compose
-
-    from midre_exp.plan.compose import packaged_configs
-    from midre_exp.plan.config import CONF_DIR
-
-    groups = {path.name for path in CONF_DIR.iterdir() if path.is_dir()}
-    choices = [text for text in overrides if text.partition("=")[0] in groups]
+    choices = [text for text in overrides if (CONF_DIR / re.split("[@=]", text)[0]).is_dir()]
     try:
         with packaged_configs():
             known = sorted(_keys(compose("config", overrides=choices)))
@@ -85,10 +108,10 @@ def _keys(node: DictConfig, prefix: str = "") -> set[str]:
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     remedy = {
-        errno.ENOSPC: "the disk is full; free space or set paths.store, paths.runs and paths.results to another disk",
-        errno.EDQUOT: "the disk quota is used up; free space or set paths.store, paths.runs and paths.results elsewhere",
-        errno.EROFS: "the file system is read-only; set paths.store, paths.runs and paths.results to a folder you can write",
-        errno.EACCES: "permission denied; set paths.store, paths.runs and paths.results to a folder you can write",
+        errno.ENOSPC: f"the disk is full; free space or set {_FOLDERS} to another disk",
+        errno.EDQUOT: f"the disk quota is used up; free space or set {_FOLDERS} elsewhere",
+        errno.EROFS: f"the file system is read-only; set {_FOLDERS} to a folder you can write",
+        errno.EACCES: f"permission denied; set {_FOLDERS} to a folder you can write",
         errno.ENOTDIR: "a file stands where a folder is needed; move it away or set another path",
         errno.EISDIR: "a folder stands where a file is needed; move it away or set another path",
         errno.EEXIST: "a file stands where a folder is needed; move it away or set another path",

@@ -6,6 +6,7 @@ keys of the stages it builds on. How a run is executed (``runtime``, ``paths``, 
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -96,12 +97,11 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
 
 def uses_target(prior: Mapping[str, Any]) -> bool:
     """Whether a prior's class is trained against the attacked target."""
-    import hydra.utils
-
+    name = str(prior["_target_"])
     try:
-        return bool(getattr(hydra.utils.get_class(prior["_target_"]), "uses_target"))  # noqa: B009 (a plugin's attribute)
+        return bool(pkgutil.resolve_name(name).uses_target)
     except (ImportError, ValueError, AttributeError) as error:
-        raise ConfigError(f"attack.prior._target_={prior['_target_']} is no prior class: {error}") from error
+        raise ConfigError(f"attack.prior._target_={name} is no prior class: {error}") from error
 
 
 def reads_public(attack: Mapping[str, Any]) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import midre_exp
 from midre_exp.__main__ import main
 from midre_exp.plan.config import CONF_DIR
 from tests.conftest import tiny_overrides
@@ -44,9 +47,9 @@ def test_one_run_then_nothing_to_do(cli, tmp_path):
     assert code == 0 and "record written to" in out
     assert [line.split()[0] for line in err.splitlines() if "ready" in line] == [
         "target",
+        "evaluator",
         "prior",
         "attack",
-        "evaluator",
         "metrics",
     ]
     assert len(records(tmp_path)) == 1
@@ -172,6 +175,76 @@ def test_help_and_config_listing_name_every_group_and_key(cli):
         assert word in out, word
     code, out, _ = cli("--cfg=job", tiny=False)
     assert code == 0 and "identity_weight" in out and "hydra" not in out.split("\n")[0]
+
+
+def typed(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The program as it is started in a folder."""
+    command = [sys.executable, "-m", "midre_exp", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=at)
+
+
+def test_the_program_alone_prints_its_commands_and_each_explains_itself():
+    alone = typed()
+    assert alone.returncode == 0 and not alone.stderr
+    commands = re.findall(r"^  (\w[\w -]*?)  +", alone.stdout, re.M)
+    assert commands == [
+        *("run", "sweep", "plan", "report", "doctor", "store", "study", "smoke", "data make-fixture")
+    ]
+    for command in commands[3:]:
+        explained = typed(*command.split(), "--help")
+        assert explained.returncode == 0 and "usage:" in explained.stdout, command
+    assert typed("--version").stdout == f"midre-exp {midre_exp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["dcotor"], "dcotor is no command; did you mean doctor? commands: run, sweep, plan"),
+        (["data", "fixture"], "data fixture is no command; did you mean data make-fixture?"),
+        (["data"], "data is no command; commands: data make-fixture"),
+        (["setup"], "setup is no command; commands: run"),
+    ],
+)
+def test_an_unknown_command_is_one_sentence(cli, words, sentence):
+    code, out, err = cli(*words, tiny=False)
+    assert (code, out) == (2, "") and err.startswith(f"midre_exp: {sentence}") and err.count("\n") == 1
+
+
+def test_commands_are_the_hydra_way_under_a_name(cli, tmp_path, monkeypatch):
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["midre-exp", *arguments, *tiny_overrides(tmp_path)])
+        main()
+        return cli("--version", tiny=False)[1]  # printed since the last call
+
+    assert said("plan", "seed=0,1") == said("--plan", "-m", "seed=0,1")
+    assert "1 runs planned: 0 finished before, 0 repeated, 1 to do" in said("sweep", "seed=0")
+    assert "nothing to do" in said("run", "seed=0")
+
+
+def test_nothing_that_needs_no_torch_loads_it():
+    for words in (["--help"], ["--version"], ["store", "--help"], ["report", "--help"], ["data"]):
+        code = f"import sys; sys.argv[1:] = {words}; from midre_exp.__main__ import main\ntry: main()\n"
+        code += "except SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stderr.endswith("False\n"), (words, done.stderr)
+
+
+def test_a_package_of_the_users_is_found_where_he_stands_and_never_in_place_of_ours(tmp_path):
+    for name in ("attacks", "defenses"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    (tmp_path / "midre_exp").mkdir()
+    (tmp_path / "my_package.py").write_text(
+        "from midre_exp.defense import Defense\nclass Mine(Defense):\n    label = 'Mine'\n"
+    )
+    mine = ["defense.nodef._target_=my_package.Mine", "runtime.trusted_packages=[my_package]"]
+    done = typed("run", *mine, *tiny_overrides(tmp_path), at=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert records(tmp_path)[0]["defense"]["label"] == "Mine"
+    script = "import sys; sys.path[0] = '/'; from midre_exp.__main__ import main; main()"  # as midre-exp
+    command = [sys.executable, "-c", script, *mine, *tiny_overrides(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
 
 
 def test_an_unwritable_results_folder_is_found_before_work_starts(cli, tmp_path):
