@@ -179,8 +179,18 @@ def test_help_and_config_listing_name_every_group_and_key(cli):
 
 def typed(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The program as it is started in a folder."""
-    command = [sys.executable, "-m", "midre_exp", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=at)
+    return started("-m", "midre_exp", *arguments, at=at)
+
+
+def started(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Python in a folder, with this checkout installed."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=at,
+        env=os.environ | {"PYTHONPATH": str(Path(midre_exp.__file__).parents[1])},
+    )
 
 
 def test_the_program_alone_prints_its_commands_and_each_explains_itself():
@@ -202,7 +212,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself():
         (["dcotor"], "dcotor is no command; did you mean doctor? commands: run, sweep, plan"),
         (["data", "fixture"], "data fixture is no command; did you mean data make-fixture?"),
         (["data"], "data is no command; commands: data make-fixture"),
-        (["setup"], "setup is no command; commands: run"),
+        (["setup"], "setup is no command; did you mean sweep? commands: run"),
     ],
 )
 def test_an_unknown_command_is_one_sentence(cli, words, sentence):
@@ -225,7 +235,7 @@ def test_nothing_that_needs_no_torch_loads_it():
     for words in (["--help"], ["--version"], ["store", "--help"], ["report", "--help"], ["data"]):
         code = f"import sys; sys.argv[1:] = {words}; from midre_exp.__main__ import main\ntry: main()\n"
         code += "except SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = started("-c", code)
         assert done.stderr.endswith("False\n"), (words, done.stderr)
 
 
@@ -242,8 +252,7 @@ def test_a_package_of_the_users_is_found_where_he_stands_and_never_in_place_of_o
     assert done.returncode == 0, done.stderr
     assert records(tmp_path)[0]["defense"]["label"] == "Mine"
     script = "import sys; sys.path[0] = '/'; from midre_exp.__main__ import main; main()"  # as midre-exp
-    command = [sys.executable, "-c", script, *mine, *tiny_overrides(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = started("-c", script, *mine, *tiny_overrides(tmp_path), at=tmp_path)
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
 
 

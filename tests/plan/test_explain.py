@@ -114,7 +114,7 @@ def test_a_nested_group_that_was_mistyped_is_told_as_it_composes(override):
 def test_a_node_is_overridden_key_by_key_and_a_new_key_is_told_as_it_composes():
     with packaged_configs():
         view = compose("config", ["attack=plgmi", "attack.view={flip_p:0.1}"]).attack.view
-        assert (view.flip_p, view._target_) == (0.1, "midre_exp.priors.RandomView")
+        assert view.flip_p == 0.1 and view._target_.endswith(".RandomView")
     for node, choice in (("attack.view", "attack=plgmi"), ("data.private", "data=synthfaces")):
         told = sentence(choice, f"{node}={{extra:1}}")
         assert f"{node}={{...}} is laid over the keys of {node} and {node}.extra is none of them" in told
