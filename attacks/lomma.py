@@ -61,7 +61,7 @@ class LogitLoss(IdentityLoss):
             )
         output = victim(images)
         criterion = _LOSSES[self.criterion]
-        logits = [output.logits, *(student(images).logits for student in surrogates.students.values())]
+        logits = [output.logits, *(student(images).logits for student in surrogates.networks.values())]
         losses = torch.stack([criterion(answer, labels) for answer in logits]).mean(0)
         if self.regulariser:
             goal = surrogates.feature_mean

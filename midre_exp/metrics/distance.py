@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.grouping import distances, rows_of, together
+
+
+def knn_distance(features: Tensor, labels: Tensor, private: Tensor, private_labels: Tensor) -> float:
+    """Mean over reconstructions of ``nearest_private``, the KNN distance of LOMMA and PLG-MI; higher is
+    safer.
+    """
+    return float(nearest_private(features, labels, private, private_labels).mean())
 
 
 def nearest_private(features: Tensor, labels: Tensor, private: Tensor, private_labels: Tensor) -> Tensor:
@@ -30,25 +39,22 @@ def nearest_private(features: Tensor, labels: Tensor, private: Tensor, private_l
 
 
 class KnnDistance:
-    """KNN distance of LOMMA and PLG-MI: mean over all reconstructions of the smallest squared L2 distance, in
-    the evaluator's penultimate features, to the private training images of the attacked identity. Higher is
-    safer.
-    """
+    """``knn_dist`` of LOMMA and PLG-MI: ``knn_distance`` in the evaluator's penultimate features."""
 
-    name = "knn_dist"
+    name: ClassVar[str] = "knn_dist"
 
-    def __call__(self, seen: Evaluation) -> dict[str, float]:
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         """The mean under the class's ``name``. Raises Unavailable when an attacked identity has no private
-        image.
+        image and for an evaluator without features.
         """
-        nearest = nearest_private(seen.features, seen.labels, seen.private_features, seen.private_labels)
-        return {self.name: float(nearest.mean())}
+        features, private = evaluation.feature_sets()
+        return {self.name: knn_distance(features, evaluation.labels, private, evaluation.private_labels)}
 
 
 class EvaluatorDistance(KnnDistance):
     """``delta_eval`` of PPA: the same rule, under the name it has there. PPA's evaluator is an Inception-v3,
-    its features the 2048 pooled ones, not normalised. Higher is safer; comparable only between attacks judged
-    by the same evaluator.
+    its features the 2048 pooled ones, not normalised. Comparable only between attacks with the same
+    evaluator.
     """
 
     name = "delta_eval"

@@ -4,6 +4,7 @@ private identities.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.functional import normalize
 from midre_exp.data.transforms import Resize
 from midre_exp.errors import CheckpointError
 from midre_exp.metrics.base import Evaluation, Unavailable
-from midre_exp.metrics.distance import nearest_private
+from midre_exp.metrics.distance import knn_distance
 from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.targets.predict import predict
 from midre_exp.weights.state_dict import load_backbone
@@ -24,38 +25,40 @@ _SIZE = 160  # px
 _BATCH = 256
 
 
+@dataclass(kw_only=True, eq=False)
 class FaceDistance:
     """``delta_face`` of PPA: mean over reconstructions of the smallest squared L2 distance to the private
     training images of the attacked identity, in the unit-length 512-d embedding of Inception-ResNet-v1 at 160
     px (0 to 4). Higher is safer.
 
-    Pictures are resized (bilinear, antialiased) from the stored ones and from the evaluator's private images,
+    Images are resized (bilinear, antialiased) from the stored ones and from the evaluator's private images,
     in PPA's code directly from what generator and camera gave; normalised with 0.5 / 0.5 as there. Only for
-    faces. Where the private images are VGGFace2 the weights have seen the very people (S34, S35), and the
-    number is that of no independent judge. ``weights``: ``vggface2`` for 20180402-114759-vggface2.pt in the
-    folder ``checkpoints`` of torch's hub (``TORCH_HOME``), where it must be put by hand; the path of that
-    file; or None, which leaves the metric out.
+    faces. Where the private images are VGGFace2 the weights have seen the very identities (S34, S35), and the
+    number is not independent of them.
     """
 
-    def __init__(self, *, weights: str | None):
-        self.weights = weights
+    #: ``vggface2``: 20180402-114759-vggface2.pt in the folder ``checkpoints`` of torch's hub
+    #: (``TORCH_HOME``), where it must be put by hand | the path of that file | None: not measured.
+    weights: str | None
 
-    def __call__(self, seen: Evaluation) -> dict[str, float]:
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         """The distance. Raises Unavailable without weights, and when an attacked identity has no private
         image.
         """
         network = self.network()
-        fake = self._embeddings(network, seen.images, torch.arange(len(seen.images)), seen)
-        real = self._embeddings(network, seen.private_images, seen.private_rows, seen)
-        nearest = nearest_private(fake, seen.labels, real, seen.private_labels)
-        return {"delta_face": float(nearest.mean())}
+        fake = self._embeddings(network, evaluation.images, torch.arange(len(evaluation.images)), evaluation)
+        real = self._embeddings(network, evaluation.private_images, evaluation.private_rows, evaluation)
+        return {"delta_face": knn_distance(fake, evaluation.labels, real, evaluation.private_labels)}
 
     def network(self) -> InceptionResNetV1:
-        """The network with its weights. Raises Unavailable when they are not chosen, missing or do not fit."""
+        """The network with its weights. Raises Unavailable when they are not chosen, missing or do not
+        fit.
+        """
         if self.weights is None:
             raise Unavailable(
-                "no face weights are chosen; set metrics.measure.delta_face.weights (face_weights) to vggface2 or to the path of "
-                f"{VGGFACE2}"
+                "no face weights are chosen; set metrics.measure.delta_face.weights (face_weights) to "
+                "vggface2 or "
+                f"to the path of {VGGFACE2}"
             )
         path = Path(self.weights)
         if self.weights == "vggface2":
@@ -73,8 +76,12 @@ class FaceDistance:
         return network.eval()
 
     @staticmethod
-    def _embeddings(network: InceptionResNetV1, images: Tensor, rows: Tensor, seen: Evaluation) -> Tensor:
+    def _embeddings(
+        network: InceptionResNetV1, images: Tensor, rows: Tensor, evaluation: Evaluation
+    ) -> Tensor:
         # The private ones may be mapped from disk: a batch of them is in memory at a time.
         steps = (Resize(size=_SIZE),)
-        found = [predict(network, images[part], seen.device, steps=steps)[1] for part in rows.split(_BATCH)]
+        found = [
+            predict(network, images[part], evaluation.device, steps=steps)[1] for part in rows.split(_BATCH)
+        ]
         return normalize(torch.cat(found), dim=1)

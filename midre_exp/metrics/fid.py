@@ -1,13 +1,14 @@
-"""Fréchet distance between reconstructions and the private training images of the attacked identities, in two
-feature spaces.
+"""Fréchet distance between reconstructions and the private training images of the attacked identities, in
+two feature spaces.
 
 Where nothing else is said, only reconstructions that the evaluator takes for the attacked identity count, as
-in LOMMA and PLG-MI: the distance says how alike the pictures are where the attack works. It shrinks with the
+in LOMMA and PLG-MI: the distance says how alike the images are where the attack works. It shrinks with the
 number of images, so compare like numbers of them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,12 +20,12 @@ from midre_exp.metrics.inception import InceptionFeatures
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) of features [n, d] and [m, d], n and m at least 2, in float64.
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) of features [n, d] and [m, d], n and m at least 2.
 
-    A and B are the covariances with n - 1. The trace of the root is the sum of the singular values of the
-    cross-Gram matrix of the centred features: exact also with fewer samples than dimensions, and without the
-    root of a nearly singular matrix. Not negative. Raises Unavailable for a single sample or features that
-    are not finite.
+    Computed in float64. A and B are the covariances with n - 1. The trace of the root is the sum of the
+    singular values of the cross-Gram matrix of the centred features: exact also with fewer samples than
+    dimensions, and without the root of a nearly singular matrix. Not negative. Raises Unavailable for a
+    single sample or features that are not finite.
     """
     if min(len(features_a), len(features_b)) < 2:
         raise Unavailable("a Fréchet distance needs at least 2 images on either side")
@@ -42,9 +43,9 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     return float((means + traces - 2 * cross).clamp(min=0))  # of equal features rounding leaves -1e-13
 
 
-def _enough(seen: Evaluation) -> Tensor:
+def _enough(evaluation: Evaluation) -> Tensor:
     """Rows of the successful reconstructions. Raises Unavailable when there are fewer than 2."""
-    rows = seen.successful.nonzero().squeeze(1)
+    rows = evaluation.successful.nonzero().squeeze(1)
     if len(rows) < 2:
         raise Unavailable(f"it needs 2 successful reconstructions, the evaluator accepts {len(rows)}")
     return rows
@@ -54,53 +55,57 @@ class EvaluatorFid:
     """``fid_evaluator``: the Fréchet distance in the evaluator's penultimate features, which need no further
     weights.
 
-    Comparable only between attacks judged by the same evaluator.
+    Comparable only between attacks with the same evaluator.
     """
 
-    def __call__(self, seen: Evaluation) -> dict[str, float]:
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         """The distance and ``fid_images``, the number of successful reconstructions behind it."""
-        rows = _enough(seen)
+        rows = _enough(evaluation)
+        features, private = evaluation.feature_sets()
         return {
-            "fid_evaluator": frechet_distance(seen.features[rows], seen.private_features),
+            "fid_evaluator": frechet_distance(features[rows], private),
             "fid_images": float(len(rows)),
         }
 
 
+@dataclass(kw_only=True, eq=False)
 class Fid:
     """The Fréchet distance in the 2048 pooled features of torchvision's ImageNet Inception-v3.
 
     Images in [0, 1] of 299 px (bilinear, antialiased), private ones first brought to the size of the
     reconstructions. Comparable only with itself: LOMMA uses TensorFlow's Inception on washed-out images,
-    PLG-MI torchvision's on contrast-stretched ones, PPA pytorch-fid's port of TensorFlow's. ``weights``:
-    ``imagenet`` for torchvision's, downloaded once (104 MB); a path; or None, which leaves the metric out.
-    ``images``: ``successful`` reconstructions as in LOMMA and PLG-MI, or ``all`` (all selected ones) as in
-    PPA. ``official_range``: PPA's code hands pictures in [-1, 1] to an extractor that maps [0, 1] to [-1, 1]
-    once more, so that its network sees [-3, 1]; True repeats this. The number is ``fid`` for successful ones,
-    ``fid_all`` for all, ``fid_ppa`` for all in the official range, ``fid_ppa_successful`` for the fourth.
+    PLG-MI torchvision's on contrast-stretched ones, PPA pytorch-fid's port of TensorFlow's. The number is
+    ``fid`` for successful reconstructions, ``fid_all`` for all, ``fid_ppa`` for all in the official range,
+    ``fid_ppa_successful`` for the fourth.
     """
 
-    def __init__(
-        self,
-        *,
-        weights: str | None,
-        images: Literal["successful", "all"] = "successful",
-        official_range: bool = False,
-    ):
-        if images not in ("successful", "all"):
-            raise ConfigError(f"metrics: Fid images={images} is unknown; use successful or all")
-        self.features = InceptionFeatures(weights=weights, official_range=official_range)
-        self.images = images
+    weights: str | None  # imagenet: torchvision's, downloaded once (104 MB) | a path | None: not measured
+    images: Literal["successful", "all"] = "successful"  # as LOMMA and PLG-MI | all selected ones, as PPA
+    #: PPA's code hands images in [-1, 1] to an extractor that maps [0, 1] to [-1, 1] once more, so that its
+    #: network sees [-3, 1]; True repeats this.
+    official_range: bool = False
+
+    def __post_init__(self) -> None:
+        if self.images not in ("successful", "all"):
+            raise ConfigError(f"metrics: Fid images={self.images} is unknown; use successful or all")
+        self.inception = InceptionFeatures(weights=self.weights, official_range=self.official_range)
         self.name = {
             ("successful", False): "fid",
             ("all", False): "fid_all",
             ("all", True): "fid_ppa",
             ("successful", True): "fid_ppa_successful",
-        }[images, official_range]
+        }[self.images, self.official_range]
 
-    def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The distance. Raises Unavailable without weights and with fewer than 2 reconstructions that count."""
-        self.features.check(f"metrics.measure.{self.name}.weights")
-        rows = _enough(seen) if self.images == "successful" else None
-        if rows is None and len(seen.labels) < 2:
-            raise Unavailable(f"it needs 2 reconstructions, there are {len(seen.labels)}")
-        return {self.name: frechet_distance(self.features.fake(seen, rows), self.features.private(seen))}
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        """The distance. Raises Unavailable without weights and with fewer than 2 reconstructions that
+        count.
+        """
+        self.inception.check(f"metrics.measure.{self.name}.weights")
+        rows = _enough(evaluation) if self.images == "successful" else None
+        if rows is None and len(evaluation.labels) < 2:
+            raise Unavailable(f"it needs 2 reconstructions, there are {len(evaluation.labels)}")
+        return {
+            self.name: frechet_distance(
+                self.inception.fake(evaluation, rows), self.inception.private(evaluation)
+            )
+        }

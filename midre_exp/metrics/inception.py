@@ -1,4 +1,4 @@
-"""Features of pictures in ImageNet's Inception-v3, for the metrics that compare clouds of them."""
+"""Features of images in ImageNet's Inception-v3, for the metrics that compare clouds of them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _BATCH = 64
 
 class InceptionFeatures:
     """The 2048 pooled features of torchvision's Inception-v3 at 299 px (bilinear, antialiased), private
-    pictures first brought to the size of the reconstructions.
+    images first brought to the size of the reconstructions.
 
     ``weights``: ``imagenet``, a path, or None for no features at all. ``official_range``: the network sees
-    pictures in [-3, 1] as in PPA's code, instead of [-1, 1]. Computed once for all metrics of an evaluation.
+    images in [-3, 1] as in PPA's code, instead of [-1, 1]. Computed once for all metrics of an evaluation.
     """
 
     def __init__(self, *, weights: str | None, official_range: bool):
@@ -35,24 +35,28 @@ class InceptionFeatures:
                 f"no Inception weights are chosen; set {key} to imagenet or to the path of a file"
             )
 
-    def fake(self, seen: Evaluation, rows: Tensor | None) -> Tensor:
+    def fake(self, evaluation: Evaluation, rows: Tensor | None) -> Tensor:
         """[m, 2048] of the reconstructions ``rows`` int64 [m], None for all. Raises Unavailable as
         ``network``.
         """
         if rows is not None:
-            return self._features(seen, seen.images, rows)
+            return self._features(evaluation, evaluation.images, rows)
         name = ("inception", self.weights, self.official_range, "fake")
-        if name not in seen.shared:
-            seen.shared[name] = self._features(seen, seen.images, torch.arange(len(seen.images)))
-        return seen.shared[name]
+        if name not in evaluation.shared:
+            evaluation.shared[name] = self._features(
+                evaluation, evaluation.images, torch.arange(len(evaluation.images))
+            )
+        return evaluation.shared[name]
 
-    def private(self, seen: Evaluation) -> Tensor:
-        """[m, 2048] of the private pictures ``seen.private_rows``. Raises Unavailable as ``network``."""
+    def private(self, evaluation: Evaluation) -> Tensor:
+        """[m, 2048] of the private images ``evaluation.private_rows``. Raises Unavailable as ``network``."""
         name = ("inception", self.weights, self.official_range, "private")
-        if name not in seen.shared:
-            before = Resize(size=seen.images.shape[-1])
-            seen.shared[name] = self._features(seen, seen.private_images, seen.private_rows, before)
-        return seen.shared[name]
+        if name not in evaluation.shared:
+            before = Resize(size=evaluation.images.shape[-1])
+            evaluation.shared[name] = self._features(
+                evaluation, evaluation.private_images, evaluation.private_rows, before
+            )
+        return evaluation.shared[name]
 
     def network(self) -> InceptionV3:
         """Inception-v3 with its weights. Raises Unavailable when they are missing or do not fit."""
@@ -64,12 +68,14 @@ class InceptionFeatures:
             raise Unavailable(f"no Inception weights: {error}") from error
         return network.eval()
 
-    def _features(self, seen: Evaluation, images: Tensor, rows: Tensor, *before: Step) -> Tensor:
+    def _features(self, evaluation: Evaluation, images: Tensor, rows: Tensor, *before: Step) -> Tensor:
         if self._loaded is None:
-            self._loaded = self.network().to(seen.device)
+            self._loaded = self.network().to(evaluation.device)
         steps: tuple[Step, ...] = (*before, Resize(size=_SIZE))
         if self.official_range:
             steps = (*steps, lambda images: 2 * images - 1)
         # The private ones may be mapped from disk: a batch of them is in memory at a time.
         parts = rows.split(_BATCH)
-        return torch.cat([predict(self._loaded, images[part], seen.device, steps=steps)[1] for part in parts])
+        return torch.cat(
+            [predict(self._loaded, images[part], evaluation.device, steps=steps)[1] for part in parts]
+        )

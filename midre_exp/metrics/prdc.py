@@ -3,11 +3,12 @@ same space of features.
 
 Around every private image and every reconstruction lies a ball that reaches to its k-th nearest fellow.
 Textbook: Kynkäänniemi et al. 2019 (precision, recall) and Naeem et al. 2020 (density, coverage). PPA's code
-differs in two of them, see ``prdc``.
+differs in two of them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,7 +22,45 @@ from midre_exp.metrics.inception import InceptionFeatures
 NAMES = ("precision", "recall", "density", "coverage")
 
 
-def prdc(
+def precision_recall_density_coverage(
+    features: Tensor, labels: Tensor, private: Tensor, private_labels: Tensor, *, k: int = 3
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The four numbers, means over the identities in ``labels``: by the textbook, and as PPA's code computes
+    them. Shares in [0, 1], except densities, which may exceed 1.
+
+    ``features`` [n, d] of reconstructions with ``labels`` int64 [n], ``private`` [m, d] with
+    ``private_labels`` int64 [m]; ``k``: the neighbour that gives the radius. Raises Unavailable with k or
+    fewer images of an identity and for features that are not finite.
+    """
+    classes = labels.unique()
+    fakes, is_fake = rows_of(labels, classes)
+    reals, is_real = rows_of(private_labels, classes)
+    _require_images(labels, private_labels, k)
+    if not bool(features.isfinite().all() and private.isfinite().all()):
+        raise Unavailable("some features are not finite")
+    parts = [
+        _of_each_identity(
+            private[reals[part]].double(), features[fakes[part]].double(), is_real[part], is_fake[part], k=k
+        )
+        for part in together(reals, fakes, features.shape[1])
+    ]
+    textbook, published = (
+        {name: float(torch.cat([part[form][name] for part in parts]).mean()) for name in NAMES}
+        for form in (0, 1)
+    )
+    return textbook, published
+
+
+def _require_images(labels: Tensor, private_labels: Tensor, k: int) -> None:
+    """Raise Unavailable unless every identity in ``labels`` has more than ``k`` images on either side."""
+    classes = labels.unique()
+    for given, what in ((labels, "reconstructions"), (private_labels, "private training images")):
+        fewest = int(rows_of(given, classes)[1].sum(1).min())
+        if fewest <= k:
+            raise Unavailable(f"k={k} needs {k + 1} {what} of every identity, one has {fewest}; lower k")
+
+
+def _of_each_identity(
     real: Tensor, fake: Tensor, is_real: Tensor, is_fake: Tensor, *, k: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The four numbers of each identity [c], textbook and as in PPA's code, of features real [c, r, d] and
@@ -67,71 +106,48 @@ def _radii(features: Tensor, known: Tensor, k: int) -> Tensor:
     return apart.kthvalue(k + 1, dim=2).values  # the nearest is the image itself
 
 
+@dataclass(kw_only=True, eq=False)
 class Prdc:
     """``precision``, ``recall``, ``density`` and ``coverage`` by the textbook and, with the ending ``_ppa``,
-    as PPA's code computes them: of each attacked identity, then their mean. Shares in [0, 1], except
-    densities, which may exceed 1.
+    as PPA's code computes them.
 
-    ``k``: the neighbour that gives the radius, 3 in PPA. ``features``: ``inception`` (``weights`` and
-    ``official_range`` as of ``Fid``) or ``evaluator``, the evaluator's own, whose numbers end in
-    ``_evaluator`` besides. PPA's code takes classes 0, 1 and 2 alone where the targets are "all", and
-    compares whole sets for class 0, because it takes zero for no class. This is not repeated: every attacked
-    identity counts, with its own images.
+    PPA's code takes classes 0, 1 and 2 alone where the targets are "all", and compares whole sets for class
+    0, because it takes zero for no class. This is not repeated: every attacked identity counts, with its own
+    images.
     """
 
-    def __init__(
-        self,
-        *,
-        k: int,
-        features: Literal["inception", "evaluator"],
-        weights: str | None = None,
-        official_range: bool = False,
-    ):
-        if k < 1:
-            raise ConfigError(f"metrics: Prdc k={k} must be at least 1; 3 is PPA's value")
-        if features not in ("inception", "evaluator"):
-            raise ConfigError(f"metrics: Prdc features={features} is unknown; use inception or evaluator")
-        self.k = k
-        self.features = features
-        self.inception = InceptionFeatures(weights=weights, official_range=official_range)
+    k: int  # the neighbour that gives the radius (PPA: 3)
+    features: Literal["inception", "evaluator"]  # whose; names of the evaluator's end in _evaluator besides
+    weights: str | None = None  # of inception, as of Fid
+    official_range: bool = False  # of inception, as of Fid
 
-    def __call__(self, seen: Evaluation) -> dict[str, float]:
-        """The eight means. Raises Unavailable without weights, with k or fewer images of an identity, and for
-        broken features.
-        """
-        if self.features == "inception":
-            self.inception.check("metrics.measure.prdc.weights")
-        classes = seen.labels.unique()
-        fakes, is_fake = rows_of(seen.labels, classes)
-        reals, is_real = rows_of(seen.private_labels, classes)
-        for found, what in ((is_fake, "reconstructions"), (is_real, "private training images")):
-            fewest = int(found.sum(1).min())
-            if fewest <= self.k:
-                raise Unavailable(
-                    f"k={self.k} needs {self.k + 1} {what} of every identity, one has {fewest}; lower k"
-                )
-        fake, real = self._seen_by_network(seen)
-        if not bool(fake.isfinite().all() and real.isfinite().all()):
-            raise Unavailable("some features are not finite")
-        parts = [
-            prdc(
-                real[reals[part]].double(),
-                fake[fakes[part]].double(),
-                is_real[part],
-                is_fake[part],
-                k=self.k,
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"metrics: Prdc k={self.k} must be at least 1; 3 is PPA's value")
+        if self.features not in ("inception", "evaluator"):
+            raise ConfigError(
+                f"metrics: Prdc features={self.features} is unknown; use inception or evaluator"
             )
-            for part in together(reals, fakes, fake.shape[1])
-        ]
-        ending = "_evaluator" if self.features == "evaluator" else ""
-        return {
-            f"{name}{form}{ending}": float(torch.cat([part[which][name] for part in parts]).mean())
-            for which, form in enumerate(("", "_ppa"))
-            for name in NAMES
-        }
+        self.inception = InceptionFeatures(weights=self.weights, official_range=self.official_range)
 
-    def _seen_by_network(self, seen: Evaluation) -> tuple[Tensor, Tensor]:
-        """Features [n, d] of the reconstructions and [m, d] of the private images."""
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        """The eight means. Raises Unavailable without weights, and as
+        ``precision_recall_density_coverage``.
+        """
         if self.features == "evaluator":
-            return seen.features, seen.private_features
-        return self.inception.fake(seen, None), self.inception.private(seen)
+            (fake, real), ending = evaluation.feature_sets(), "_evaluator"
+        else:
+            self.inception.check("metrics.measure.prdc.weights")
+            _require_images(
+                evaluation.labels, evaluation.private_labels, self.k
+            )  # before a network is shown anything
+            fake, real = self.inception.fake(evaluation, None), self.inception.private(evaluation)
+            ending = ""
+        forms = precision_recall_density_coverage(
+            fake, evaluation.labels, real, evaluation.private_labels, k=self.k
+        )
+        return {
+            f"{name}{form}{ending}": value
+            for form, values in zip(("", "_ppa"), forms, strict=True)
+            for name, value in values.items()
+        }

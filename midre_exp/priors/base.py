@@ -26,12 +26,12 @@ P = TypeVar("P", bound="Prior")
 class Prior(nn.Module):
     """Base of all priors, built by ``_target_`` from ``conf/attack/prior``.
 
-    A prior is a module whose options are dataclass fields, ``@dataclass(kw_only=True, eq=False, repr=False)``,
-    and whose ``__post_init__`` checks them and builds the networks.
+    A prior is a module whose options are dataclass fields (``@dataclass(kw_only=True, eq=False,
+    repr=False)``) and whose ``__post_init__`` checks them and builds the networks.
     """
 
-    #: Whether training looks at the attacked target: if not, one trained prior serves every target of a sweep,
-    #: and ``fit`` is given no victim; if so, the constructor is given the target's ``num_classes``.
+    #: Whether training looks at the attacked target: if not, one trained prior serves every target of a
+    #: sweep, and ``fit`` is given no victim; if so, the constructor is given the target's ``num_classes``.
     uses_target: ClassVar[bool] = False
     latent_dim: int
     image_size: int  # px
@@ -80,7 +80,8 @@ class Prior(nn.Module):
         height, width = public.images.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(
-                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} pixels; "
+                f"attack.prior.image_size={self.image_size}, but the public images have {height}x{width} "
+                "pixels; "
                 "make them equal"
             )
         return public.images

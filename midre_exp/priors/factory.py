@@ -1,4 +1,6 @@
-"""Building a prior by the name of its config, and a network of one by its name, for notebooks and benchmarks."""
+"""Building a prior by the name of its config, and a network of one by its name, for notebooks and
+benchmarks.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ class GanPrior(Prior):
         return {name: path for name, path in self.pretrained.items() if path is not None}
 
     def load_published(self) -> bool:
-        """Load the published files; False if none is given. Raises CheckpointError for one that does not fit."""
+        """Load the published files; False if none is given. Raises CheckpointError for one that does not
+        fit.
+        """
         for name, path in self.published_files.items():
             load_checkpoint(self.get_submodule(name), path)
         return bool(self.published_files)

@@ -1,4 +1,6 @@
-"""The prior of KedMI, also of LOMMA+KedMI: a GAN whose discriminator is taught the attacked target's answers."""
+"""The prior of KedMI, also of LOMMA+KedMI: a GAN whose discriminator is taught the attacked target's
+answers.
+"""
 
 from __future__ import annotations
 

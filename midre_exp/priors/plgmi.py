@@ -48,7 +48,9 @@ class PLGMIPrior(GanPrior):
     required_files = ("generator",)  # the inversion needs no discriminator
 
     def __post_init__(self) -> None:
-        """Check the options and make both networks and the empty selection, which is kept with the weights."""
+        """Check the options and make both networks and the empty selection, which is kept with the
+        weights.
+        """
         super().__post_init__()
         require_counts(
             "attack.prior",

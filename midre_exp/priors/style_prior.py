@@ -39,7 +39,9 @@ class StylePrior(Prior):
     def take(
         self, generator: StyleGAN2Generator | StyleGAN1Generator, discriminator: StyleGAN2Discriminator | None
     ) -> None:
-        """Make these the networks of the prior; without a discriminator nothing tells how real an image is."""
+        """Make these the networks of the prior; without a discriminator nothing tells how real an image
+        is.
+        """
         self.generator, self.discriminator = generator, discriminator
         self.z_dim = self.latent_dim = generator.z_dim
         self.w_dim, self.num_ws = generator.w_dim, generator.num_ws
@@ -82,7 +84,8 @@ class StylePrior(Prior):
         ws = codes[:, None] if codes.ndim == 2 else codes
         if ws.ndim != 3 or ws.shape[1] not in (1, self.num_ws) or ws.shape[2] != self.w_dim:
             raise ConfigError(
-                f"codes have shape {list(codes.shape)}; give [n, {self.w_dim}] or [n, 1 or {self.num_ws}, {self.w_dim}]"
+                f"codes have shape {list(codes.shape)}; give [n, {self.w_dim}] or [n, 1 or {self.num_ws}, "
+                f"{self.w_dim}]"
             )
         return ws.expand(-1, self.num_ws, -1)
 
@@ -113,7 +116,8 @@ class StylePrior(Prior):
         """
         if not isinstance(self.generator, StyleGAN2Generator):
             raise ConfigError(
-                "attack ifgmi optimises between the blocks of StyleGAN2, and attack.prior.pretrained is a StyleGAN of 2019; "
+                "attack ifgmi optimises between the blocks of StyleGAN2, and attack.prior.pretrained is a "
+                "StyleGAN of 2019; "
                 "give a StyleGAN2 file, ffhq.pkl for example"
             )
         return self.generator.synthesis.run_blocks(

@@ -32,8 +32,8 @@ class StyleGAN2Prior(StylePrior, LossOptions):
     """A StyleGAN2 with its discriminator (Karras et al. 2020), or the generator of a published file."""
 
     #: Path of NVIDIA's pickle, genforce's checkpoint (StyleGAN as well) or IF-GMI's converted weights; None:
-    #: trained. With a path the networks are what the file says, and of the options only image_size, which must
-    #: be the file's, and conv_clamp, which converted weights do not tell, count.
+    #: trained. With a path the networks are what the file says, and of the options only image_size, which
+    #: must be the file's, and conv_clamp, which converted weights do not tell, count.
     pretrained: str | None
     image_size: int  # px; a power of two from 8
     z_dim: int  # numbers in a latent
@@ -59,7 +59,8 @@ class StyleGAN2Prior(StylePrior, LossOptions):
             self.take(*load_networks(self.pretrained, conv_clamp=self.conv_clamp))
             if self.image_size != wanted:
                 raise ConfigError(
-                    f"attack.prior.image_size={wanted}, but {self.pretrained} draws {self.image_size} pixels; "
+                    f"attack.prior.image_size={wanted}, but {self.pretrained} draws {self.image_size} "
+                    "pixels; "
                     f"set it to {self.image_size}"
                 )
             return
@@ -108,7 +109,8 @@ class StyleGAN2Prior(StylePrior, LossOptions):
         Rendering(self.noise)  # refuses an unknown one
         if self.ada and (set(self.ada) != {"target", "images"} or not self.ada["images"] >= 1):
             raise ConfigError(
-                f"attack.prior.ada={dict(self.ada)} is not usable; give target and images, at least 1, or null"
+                f"attack.prior.ada={dict(self.ada)} is not usable; give target and images, at least 1, or "
+                "null"
             )
 
     def fit(

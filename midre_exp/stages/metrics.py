@@ -48,7 +48,7 @@ class MetricsStage(Stage):
 
     def make(self, job: Job, attack: Artifact, evaluator: Artifact, evaluation: Dataset) -> None:
         reconstructions = attack.tensors("reconstructions")
-        numbers, missing, predicted = metrics.evaluate(
+        numbers, missing, predicted = metrics.evaluate_stored(
             job.settings["metrics"],
             reconstructions,
             Evaluator().load(job.settings, evaluator, job.parts.undefended),

@@ -24,7 +24,7 @@ from torch import Tensor
 from midre_exp.data.base import Part
 from midre_exp.data.pictures import data_url
 from midre_exp.errors import ConfigError, StoreError, UserError
-from midre_exp.metrics.evaluate import only_selected
+from midre_exp.metrics import only_selected
 from midre_exp.plan.config import build, digest, without
 from midre_exp.records import read_record
 from midre_exp.seeding import generator

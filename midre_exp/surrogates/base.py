@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,19 @@ from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.threat import AnyVictim
 
+S = TypeVar("S", bound="Surrogates")
+
 
 class Surrogates(nn.Module):
     """Base of all surrogates, built by ``_target_`` from the ``surrogates`` node of an attack; its state dict
-    is the artifact.
+    is the artifact. Like a prior it is a module whose options are dataclass fields.
     """
+
+    def __new__(cls: type[S], *args: object, **options: object) -> S:
+        """An empty module, which the ``__init__`` of a dataclass does not make and its fields may need."""
+        surrogates: S = super().__new__(cls)
+        nn.Module.__init__(surrogates)
+        return surrogates
 
     @abstractmethod
     def fit(
@@ -47,5 +55,7 @@ def initial_surrogates(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "surrogates", "init"))
-        made: Surrogates = build(without(node, "seed", "name"), num_classes=num_classes, trusted=trusted)
-    return made
+        surrogates: Surrogates = build(
+            without(node, "seed", "name"), num_classes=num_classes, trusted=trusted
+        )
+    return surrogates

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ from midre_exp.weights import checkpoint
 from midre_exp.weights.state_dict import load_backbone, load_checkpoint, read_state_dict
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
-_AT_ONCE = 256  # public images per question to the victim
+_QUERY = 256  # public images per query of the victim
 _ANSWERS, _CHECKPOINT = "answers.pt", "students.pt"
 
 
@@ -40,73 +41,83 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) / temperature**2
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LommaSurrogates(Surrogates):
-    """``students`` (names of EfficientNets, none allowed) and mean and standard deviation [d] of the target's
-    penultimate features.
-
-    ``width``, ``depth``, ``stem`` as in ``Student``; ``weights`` the students' start: None, "imagenet", or a
-    mapping of names to files. SGD with ``lr`` halved (``gamma``) every ``lr_epochs``, for ``epochs``, or
-    ``steps`` if not None; ``temperature`` as in ``distillation_loss``; ``statistics_images`` how many public
-    images give the statistics. ``pretrained`` holds published student files by name, for all students or
-    none, and ``p_reg``, the published statistics. Raises ConfigError for impossible numbers, unknown names
-    and incomplete paths.
+    """Students distilled from the target, one network per name (none allowed), and mean and standard
+    deviation [d] of its penultimate features (Nguyen et al., CVPR 2023).
     """
 
-    feature_mean: Tensor
-    feature_std: Tensor
+    num_classes: int  # of the target
+    students: Sequence[str]  # names of EfficientNets: b0, b1, b2
+    width: float  # channel multiplier over each published one
+    depth: float  # the same for layers per stage
+    stem: str  # imagenet: stride 2 | small: stride 1, for 32 px images
+    weights: str | Mapping[str, str] | None  # the students' start: None: random | imagenet | files by name
+    epochs: int  # passes over the public images
+    steps: int | None  # instead of epochs if not None
+    batch_size: int  # public images per step; the incomplete last batch of an epoch is left out
+    lr: float  # of SGD
+    momentum: float  # of SGD
+    weight_decay: float  # of SGD
+    lr_epochs: int  # epochs after which lr is multiplied by gamma, again and again
+    gamma: float  # factor of lr
+    temperature: float  # of the distillation loss
+    statistics_images: int  # public images that give the statistics
+    #: Published files: of all students or none by name, and p_reg, the statistics; None: made here.
+    pretrained: Mapping[str, str | None]
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        students: Sequence[str],
-        width: float,
-        depth: float,
-        stem: str,
-        weights: str | Mapping[str, str] | None,
-        epochs: int,
-        steps: int | None,
-        batch_size: int,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        lr_epochs: int,
-        gamma: float,
-        temperature: float,
-        statistics_images: int,
-        pretrained: Mapping[str, str | None],
-    ):
-        super().__init__()
+    feature_mean: Tensor = field(init=False)
+    feature_std: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the untrained students. Raises ConfigError for impossible numbers, unknown names and
+        incomplete paths.
+        """
+        part = "attack.surrogates"
         require_counts(
-            "attack.surrogates", epochs=epochs, steps=steps, batch_size=batch_size, lr_epochs=lr_epochs
+            part,
+            epochs=self.epochs,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr_epochs=self.lr_epochs,
         )
-        if type(statistics_images) is not int or statistics_images < 2:
-            raise ConfigError(f"attack.surrogates.statistics_images={statistics_images} must be at least 2")
-        if temperature <= 0:
-            raise ConfigError(
-                f"attack.surrogates.temperature={temperature} must be positive; 1.0 is official"
-            )
-        require_numbers("attack.surrogates", lr=lr, momentum=momentum, weight_decay=weight_decay, gamma=gamma)
-        for key, given in (("weights", weights), ("pretrained", _students_of(pretrained))):
-            if isinstance(given, Mapping) and given and set(given) != set(students):
+        if type(self.statistics_images) is not int or self.statistics_images < 2:
+            raise ConfigError(f"{part}.statistics_images={self.statistics_images} must be at least 2")
+        if self.temperature <= 0:
+            raise ConfigError(f"{part}.temperature={self.temperature} must be positive; 1.0 is official")
+        require_numbers(
+            part,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            gamma=self.gamma,
+        )
+        files = {name: path for name, path in self.published_files.items() if name != "p_reg"}
+        for key, given in (("weights", self.weights), ("pretrained", files)):
+            if isinstance(given, Mapping) and given and set(given) != set(self.students):
                 raise ConfigError(
-                    f"attack.surrogates.{key} names {', '.join(given)}, but the students are {', '.join(students) or 'none'}; "
-                    "give a file for each of them"
+                    f"{part}.{key} names {', '.join(given)}, but the students are "
+                    f"{', '.join(self.students) or 'none'}; give a file for each of them"
                 )
-        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.lr_epochs, self.gamma, self.temperature = lr_epochs, gamma, temperature
-        self.statistics_images = statistics_images
-        self.weights = weights
-        self.pretrained = {name: path for name, path in pretrained.items() if path is not None}
-        self.students = nn.ModuleDict(
+        self.networks = nn.ModuleDict(
             {
-                name: Student(name=name, num_classes=num_classes, width=width, depth=depth, stem=stem)
-                for name in students
+                name: Student(
+                    name=name,
+                    num_classes=self.num_classes,
+                    width=self.width,
+                    depth=self.depth,
+                    stem=self.stem,
+                )
+                for name in self.students
             }
         )
         self.register_buffer("feature_mean", torch.empty(0))
         self.register_buffer("feature_std", torch.empty(0))
+
+    @property
+    def published_files(self) -> dict[str, str]:
+        """The given paths of published files by name."""
+        return {name: path for name, path in self.pretrained.items() if path is not None}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up a state dict; the statistics have the target's shape."""
@@ -127,17 +138,19 @@ class LommaSurrogates(Surrogates):
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("LOMMA reads the target's features; use it with a white-box attack")
         self.to(runtime.device)
-        published = set(self.pretrained) - {"p_reg"}
+        files = self.published_files
+        published = set(files) - {"p_reg"}
         train = bool(self.students) and not published
         if train and self.batch_size > len(public):
             raise ConfigError(
-                f"attack.surrogates.batch_size={self.batch_size} exceeds the {len(public)} public images there are"
+                f"attack.surrogates.batch_size={self.batch_size} exceeds the {len(public)} public images "
+                "there are"
             )
         for name in published:
-            load_checkpoint(self.students[name], self.pretrained[name])
-        logits = self._ask(public.images, victim, train, seed, work / _ANSWERS, runtime)
-        if "p_reg" in self.pretrained:
-            self._load_statistics(self.pretrained["p_reg"])
+            load_checkpoint(self.networks[name], files[name])
+        logits = self._query(public.images, victim, train, seed, work / _ANSWERS, runtime)
+        if "p_reg" in files:
+            self._load_statistics(files["p_reg"])
         numbers = (
             self._distil(public.images, logits, seed, work / _CHECKPOINT, runtime)
             if train
@@ -147,7 +160,7 @@ class LommaSurrogates(Surrogates):
         return numbers
 
     @torch.no_grad()
-    def _ask(
+    def _query(
         self,
         images: Tensor,
         victim: WhiteBoxVictim,
@@ -165,10 +178,10 @@ class LommaSurrogates(Surrogates):
             chosen = order[: self.statistics_images]
             rows = order if train else chosen  # either way the chosen ones come first
             logits, features = list[Tensor](), list[Tensor]()
-            for part in runtime.bar(rows.split(_AT_ONCE), "asking the target"):
+            for part in runtime.bar(rows.split(_QUERY), "querying the target"):
                 output = victim(to_float(images[part].to(runtime.device)))
                 logits.append(output.logits.cpu())
-                features.append(output.features[: max(0, len(chosen) - _AT_ONCE * len(features))].cpu())
+                features.append(output.features[: max(0, len(chosen) - _QUERY * len(features))].cpu())
             known = torch.cat(features)
             answers = torch.cat(logits)
             saved = {
@@ -193,7 +206,8 @@ class LommaSurrogates(Surrogates):
             ours = getattr(self, name)
             if found[key].shape != ours.shape:
                 raise CheckpointError(
-                    f"{path} has statistics {list(found[key].shape)}, but the target's features are {list(ours.shape)}; "
+                    f"{path} has statistics {list(found[key].shape)}, but the target's features are "
+                    f"{list(ours.shape)}; "
                     "give the p_reg file of this architecture"
                 )
             setattr(self, name, found[key].to(ours))
@@ -206,9 +220,9 @@ class LommaSurrogates(Surrogates):
         images, teacher = images.to(device), teacher.to(device)
         batches = Shuffled(len(images), self.batch_size, seed=seed, purpose="lomma", device=device)
         steps = self.steps or self.epochs * batches.per_epoch
-        students = {name: cast(Student, student) for name, student in self.students.items()}
+        students = {name: cast(Student, student) for name, student in self.networks.items()}
         sgd = torch.optim.SGD(
-            self.students.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+            self.networks.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
         saved = checkpoint.load(file)
         if saved is None:
@@ -216,9 +230,9 @@ class LommaSurrogates(Surrogates):
             self._initialise(students)
         else:
             start, recent = saved["step"], saved["recent"].to(device)
-            self.students.load_state_dict(saved["students"])
+            self.networks.load_state_dict(saved["students"])
             sgd.load_state_dict(saved["sgd"])
-        self.students.train()
+        self.networks.train()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for step in runtime.bar(range(start, steps), "distilling students", total=steps, done=start):
                 torch.manual_seed(seeding.derive(seed, "lomma", "step", step))  # of stochastic depth
@@ -241,7 +255,7 @@ class LommaSurrogates(Surrogates):
                 if done % LOG_EVERY == 0:
                     runtime.tracker.log(_means(students, recent, done), done)
                 if done % runtime.checkpoint_every == 0:
-                    state = {"students": self.students.state_dict(), "sgd": sgd.state_dict()}
+                    state = {"students": self.networks.state_dict(), "sgd": sgd.state_dict()}
                     checkpoint.save(file, {**state, "step": done, "recent": recent})
         return _means(students, recent, steps)
 
@@ -250,10 +264,6 @@ class LommaSurrogates(Surrogates):
             source = self.weights[name] if isinstance(self.weights, Mapping) else self.weights
             if source is not None:
                 load_backbone(student, source)
-
-
-def _students_of(pretrained: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: path for name, path in pretrained.items() if path is not None and name != "p_reg"}
 
 
 def _means(students: Mapping[str, Student], recent: Tensor, done: int) -> dict[str, float]:

@@ -49,7 +49,8 @@ class Student(Classifier):
             raise ConfigError(f"attack.surrogates.stem={stem} is unknown; use imagenet or small")
         if width <= 0 or depth <= 0:
             raise ConfigError(
-                f"attack.surrogates.width={width} and attack.surrogates.depth={depth} must be positive; 1.0 is the published size"
+                f"attack.surrogates.width={width} and attack.surrogates.depth={depth} must be positive; 1.0 "
+                "is the published size"
             )
         own_width, own_depth = SIZES[name]
         whole = EfficientNet(

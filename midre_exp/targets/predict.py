@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.targets.base import Classifier
@@ -15,10 +15,10 @@ Step = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def predict(
-    model: Classifier, images: Tensor, device: torch.device, *, steps: tuple[Step, ...] = (), batch: int = 256
+    model: nn.Module, images: Tensor, device: torch.device, *, steps: tuple[Step, ...] = (), batch: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Logits [n, k] and features [n, d] on the CPU of uint8 images [n, 3, h, w], each batch first going
-    through ``steps``.
+    through ``steps``. ``model`` answers with ``Output``.
     """
     model = model.to(device).eval()
     logits, features = [], []

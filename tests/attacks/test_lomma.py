@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +25,7 @@ from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
 from midre_exp.weights.state_dict import load_backbone
 from tests.golden.fill import golden
+from tests.priors.small import Killed, same
 
 
 def small(**changes) -> LommaSurrogates:
@@ -84,11 +83,6 @@ def of(found: LogitLoss, surrogates: LommaSurrogates | None, images: Tensor, ste
     return found(victim(), surrogates, images, labels, rng(len(images)), step)
 
 
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(5) % 3
 
@@ -98,7 +92,7 @@ LABELS = torch.arange(5) % 3
 def test_the_mean_over_a_batch_is_the_official_loss():
     surrogates = prepared()
     output = Colours()(IMAGES)
-    answers = [output.logits, *(student(IMAGES).logits for student in surrogates.students.values())]
+    answers = [output.logits, *(student(IMAGES).logits for student in surrogates.networks.values())]
     expected = sum(F.nll_loss(answer, LABELS) for answer in answers) / 3
     expected = expected + 0.5 * (output.features - surrogates.feature_mean).pow(2).mean()
     found = of(loss(regulariser=0.5), surrogates, IMAGES)
@@ -225,17 +219,6 @@ def test_reduced_students_work_at_32_pixels(stem):
 # the stage
 
 
-@dataclass(frozen=True)
-class Killed(Runtime):
-    at: int = 0
-
-    def bar(self, steps, title, total=None, done=0):
-        for step in steps:
-            if title == "distilling students" and step == self.at:
-                raise KeyboardInterrupt
-            yield step
-
-
 def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(tmp_path):
     whole, broken, continued = small(), small(), small()
     runtime, target = Runtime(checkpoint_every=2), victim()
@@ -244,7 +227,7 @@ def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(
     assert set(numbers) == {"distillation_b0", "distillation_b1"}
     work = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
-        broken.fit(public(), victim(), seed=3, work=work, runtime=Killed(checkpoint_every=2, at=3))
+        broken.fit(public(), victim(), seed=3, work=work, runtime=Killed(checkpoint_every=2, at=3, title="distilling"))
     assert checkpoint.load(work / "students.pt")["step"] == 2
     torch.manual_seed(5)  # what others draw plays no part
     again = victim()
@@ -256,10 +239,10 @@ def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(
 def test_a_student_learns_what_it_would_learn_alone(tmp_path):
     # one step: later ones draw stochastic depth in turn
     both, alone = small(steps=1), small(steps=1, students=["b0"])
-    alone.students.load_state_dict(both.students.state_dict(), strict=False)
+    alone.networks.load_state_dict(both.networks.state_dict(), strict=False)
     for name, made in (("both", both), ("alone", alone)):
         made.fit(public(), victim(), seed=0, work=tmp_path / name, runtime=Runtime())
-    assert same(both.students["b0"], alone.students["b0"])
+    assert same(both.networks["b0"], alone.networks["b0"])
 
 
 def test_a_student_comes_to_answer_like_the_target(tmp_path):
@@ -270,7 +253,7 @@ def test_a_student_comes_to_answer_like_the_target(tmp_path):
     made.fit(shown, victim(), seed=0, work=tmp_path, runtime=Runtime())
     assert not made.training
     with torch.no_grad():
-        answers = made.students["b0"](to_float(images)).logits.argmax(1)
+        answers = made.networks["b0"](to_float(images)).logits.argmax(1)
     wanted = colours.flatten(1).argmax(1)
     assert (answers == wanted).float().mean() > 0.7  # a third by chance
 
@@ -312,14 +295,14 @@ def test_the_state_dict_of_prepared_surrogates_restores_them(tmp_path):
 
 def test_published_students_and_statistics_replace_preparation(tmp_path):
     source, paths = small(seed=9), {}
-    for name, student in source.students.items():
+    for name, student in source.networks.items():
         paths[name] = str(tmp_path / f"{name}.tar")
         torch.save({"state_dict": {f"module.{k}": v for k, v in student.state_dict().items()}}, paths[name])
     paths["p_reg"] = str(tmp_path / "p_reg.pt")
     torch.save({"fea_mean": torch.ones(3), "fea_logvar": torch.full((3,), 2.0)}, paths["p_reg"])
     made = small(pretrained=paths)
     assert made.fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime()) == {}
-    assert same(made.students, source.students)
+    assert same(made.networks, source.networks)
     assert made.feature_mean.tolist() == [1, 1, 1] and made.feature_std.tolist() == [2, 2, 2]
 
     torch.save({"fea_mean": torch.ones(4), "fea_logvar": torch.ones(4)}, paths["p_reg"])

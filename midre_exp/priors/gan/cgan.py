@@ -29,7 +29,9 @@ def hinge_generator(fake_scores: Tensor) -> Tensor:
 def generator_step(
     gan: GanTraining, latents: Tensor, labels: Tensor, numbers: Tensor, identity: IdentityLoss, weight: float
 ) -> Tensor:
-    """Move the generator; returns its hinge loss, its identity loss and the share taken for their label, [3]."""
+    """Move the generator; returns its hinge loss, its identity loss and the share taken for their label,
+    [3].
+    """
     fake = gan.generator(latents, labels)
     hinge = hinge_generator(gan.critic(fake, labels))
     losses, taken = identity(fake, labels, numbers)

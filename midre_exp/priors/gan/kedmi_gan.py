@@ -36,12 +36,16 @@ def discriminator_loss(
 
 
 def feature_matching(fake_features: Tensor, real_features: Tensor) -> Tensor:
-    """Mean distance of the mean features, mean_d |mean_i fake - mean_i real|, of features [n, d] and [m, d]."""
+    """Mean distance of the mean features, mean_d |mean_i fake - mean_i real|, of features [n, d] and [m,
+    d].
+    """
     return (fake_features.mean(0) - real_features.mean(0)).abs().mean()
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the class probabilities of ``logits`` [n, k], summed over the batch as in the official code."""
+    """Entropy of the class probabilities of ``logits`` [n, k], summed over the batch as in the official
+    code.
+    """
     return -(logits.softmax(1) * logits.log_softmax(1)).sum()
 
 

@@ -44,7 +44,9 @@ class MinibatchDiscrimination(nn.Module):
 
 
 def _closeness(views: Tensor) -> Tensor:
-    """[g * n, kernels] of views [g, n, kernels, dims]: closeness of each row to the other n - 1 of its batch."""
+    """[g * n, kernels] of views [g, n, kernels, dims]: closeness of each row to the other n - 1 of its
+    batch.
+    """
     views = views.transpose(1, 2)
     near = torch.cdist(views, views, p=1.0).neg().exp().sum(-1) - 1  # less itself
     return near.transpose(1, 2).flatten(0, 1)
@@ -71,7 +73,8 @@ class KedMIDiscriminator(nn.Module):
         super().__init__()
         if image_size < 32 or image_size % 16:
             raise ConfigError(
-                f"attack.prior.image_size={image_size} is not supported by KedMI's discriminator; use a multiple of 16, at least 32"
+                f"attack.prior.image_size={image_size} is not supported by KedMI's discriminator; use a "
+                "multiple of 16, at least 32"
             )
         self.layer1 = _down(3, width, 5)
         self.layer2 = _down(width, 2 * width, 5)

@@ -41,7 +41,8 @@ class ConditionalBatchNorm(nn.BatchNorm2d):
         nn.init.ones_(self.weights.weight)
         nn.init.zeros_(self.biases.weight)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]  # nn.BatchNorm2d knows no labels
+    # nn.BatchNorm2d takes no labels
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         """Normalise [n, c, h, w] over the batch, then scale and shift each image by its class, ``labels``
         int64 [n].
         """

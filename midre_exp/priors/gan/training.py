@@ -160,7 +160,8 @@ class Shuffled:
     def __init__(self, count: int, batch_size: int, *, seed: int, purpose: str, device: torch.device):
         if not 0 < batch_size <= count:
             raise ConfigError(
-                f"attack.prior.batch_size={batch_size} must lie between 1 and the {count} public images there are"
+                f"attack.prior.batch_size={batch_size} must lie between 1 and the {count} public images "
+                "there are"
             )
         self.per_epoch = count // batch_size
         self._count, self._batch_size = count, batch_size

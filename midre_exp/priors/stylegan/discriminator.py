@@ -24,7 +24,9 @@ from midre_exp.priors.stylegan.ops import downsample2d, fir_filter
 
 
 class DiscriminatorBlock(nn.Module):
-    """All layers of one resolution; the features leave at half of it. ``in_channels`` 0 is the first block."""
+    """All layers of one resolution; the features leave at half of it. ``in_channels`` 0 is the first
+    block.
+    """
 
     resample_filter: Tensor
 
@@ -64,7 +66,9 @@ class DiscriminatorBlock(nn.Module):
     def forward(
         self, x: Tensor | None, image: Tensor | None, *, force_fp32: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Features at half the resolution, and the image at half the resolution if the next block reads it."""
+        """Features at half the resolution, and the image at half the resolution if the next block reads
+        it.
+        """
         half = self.use_fp16 and not force_fp32
         dtype = torch.float16 if half else torch.float32
         layout = torch.channels_last if half and self.channels_last else torch.contiguous_format

@@ -51,7 +51,8 @@ def load_networks(
         assert discriminator is None or isinstance(discriminator, StyleGAN2Discriminator)
         if generator.c_dim or not generator.z_dim or generator.img_channels != 3:
             raise CheckpointError(
-                f"{path} draws {generator.img_channels} channels from {generator.z_dim} latents and {generator.c_dim} labels; "
+                f"{path} draws {generator.img_channels} channels from {generator.z_dim} latents and "
+                f"{generator.c_dim} labels; "
                 "give a generator of colour images without labels, ffhq.pkl for example"
             )
         return generator, discriminator

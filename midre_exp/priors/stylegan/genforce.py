@@ -45,7 +45,8 @@ def load_genforce(path: str | Path) -> StyleGAN2Generator | StyleGAN1Generator:
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = ascii(str(error)[:200])[1:-1]
         raise CheckpointError(
-            f"{path} holds no StyleGAN or StyleGAN2 generator of genforce ({reason}); give genforce's own file"
+            f"{path} holds no StyleGAN or StyleGAN2 generator of genforce ({reason}); give genforce's own "
+            "file"
         ) from error
     kind = "StyleGAN2" if _START in state else "StyleGAN"
     expected = network.state_dict()

@@ -67,7 +67,8 @@ def _content(path: Path, max_bytes: int) -> Any:
             size = path.stat().st_size
             if size > max_bytes:
                 raise CheckpointError(
-                    f"{path} has {size} bytes, more than the limit of {max_bytes}; raise max_bytes if it is right"
+                    f"{path} has {size} bytes, more than the limit of {max_bytes}; raise max_bytes if it is "
+                    "right"
                 )
             start = file.read(256)
             file.seek(0)

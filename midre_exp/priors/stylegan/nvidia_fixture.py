@@ -73,7 +73,9 @@ def _importable(*stand_ins: Any) -> Iterator[None]:
 
 
 def official(module: nn.Module, **more: Any) -> Foreign:
-    """``module`` as NVIDIA's files hold a network; ``more`` goes into its state, or replaces what is there."""
+    """``module`` as NVIDIA's files hold a network; ``more`` goes into its state, or replaces what is
+    there.
+    """
     state = dict(vars(module))
     state["_modules"] = {name: official(child) for name, child in module.named_children()}
     state["act_gain"] = np.sqrt(2)  # such NumPy numbers are among the attributes
@@ -91,7 +93,9 @@ def official(module: nn.Module, **more: Any) -> Foreign:
 
 
 def pickled(content: Any, *stand_ins: Any, protocol: int = 4) -> bytes:
-    """The bytes of a pickle of ``content``, in which ``stand_ins`` may occur besides those of ``official``."""
+    """The bytes of a pickle of ``content``, in which ``stand_ins`` may occur besides those of
+    ``official``.
+    """
     with _importable(RECONSTRUCT, EasyDict, *stand_ins):
         return pickle.dumps(content, protocol=protocol)
 

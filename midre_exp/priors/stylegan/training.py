@@ -44,9 +44,9 @@ class LossOptions:
     mixing: float  # probability that an image has two codes
     noise: str  # in the generator while it is trained: random, const (that of all later images) or none
     mirror: bool  # real images are mirrored at random
-    #: Adaptive augmentation of what the discriminator is shown (Karras et al. 2020, "Training GANs with Limited
-    #: Data"), None for none: target, the share of positive signs of the scores of real images above which there
-    #: is more of it; images, that take its probability from 0 to 1.
+    #: Adaptive augmentation of what the discriminator is shown (Karras et al. 2020, "Training GANs with
+    #: Limited Data"), None for none: target, the share of positive signs of the scores of real images above
+    #: which there is more of it; images, that take its probability from 0 to 1.
     ada: Mapping[str, float] | None
 
 

@@ -304,7 +304,8 @@ RAW = {
     "call of a dtype": b"\x80\x02ctorch\nfloat32\n)R.",
     "call without a tuple": b"\x80\x02ccollections\nOrderedDict\n]R.",
     "instance of a function": b"\x80\x02ctorch.storage\n_load_from_bytes\n)\x81.",
-    "attributes of a stand-in": b"\x80\x02ctorch.storage\n_load_from_bytes\n}(X\x04\x00\x00\x00makeccollections\nOrderedDict\nub.",
+    "attributes of a stand-in": b"\x80\x02ctorch.storage\n_load_from_bytes\n"
+    b"}(X\x04\x00\x00\x00makeccollections\nOrderedDict\nub.",
     "keyword instance": b"\x80\x04\x8c\x0bcollections\x8c\x0bOrderedDict\x93)}\x92.",
     "list as a key": b"\x80\x02}]Ns.",
     "tuple as a key": b"\x80\x02}))\x86Ns.",

@@ -1,4 +1,4 @@
-"""Stage by stage: every stage is judged, none twice."""
+"""Phase by phase: the images of every phase are classified, none twice."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from midre_exp.metrics.base import Evaluation, Unavailable
-from midre_exp.metrics.stages import StageAccuracy
+from midre_exp.metrics.phases import PhaseAccuracy
 
 CLASSES = 6
 
 
 def picture_of(classes: torch.Tensor) -> torch.Tensor:
-    """Pictures uint8 [n, 3, 2, 2] that ``judged`` takes for these classes."""
+    """Pictures uint8 [n, 3, 2, 2] that ``logits_of`` takes for these classes."""
     return classes.to(torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2).clone()
 
 
-def judged(pictures: torch.Tensor) -> torch.Tensor:
+def logits_of(pictures: torch.Tensor) -> torch.Tensor:
     """A class is nearest to itself, then to its neighbours: logits [n, CLASSES]."""
     return -(pictures[:, 0, 0, 0].double()[:, None] - torch.arange(CLASSES)).abs()
 
 
-def seen(seen_as, *, kept=-1, judge=judged, **more) -> Evaluation:
+def seen(seen_as, *, kept=-1, classify=logits_of, **more) -> Evaluation:
     """Four pictures of person 0, which look in stage s like the people ``seen_as[s]``; those of stage
     ``kept`` are the result.
     """
@@ -30,21 +30,21 @@ def seen(seen_as, *, kept=-1, judge=judged, **more) -> Evaluation:
         "images": stages[:, kept].clone(),
         "labels": torch.zeros(4, dtype=torch.int64),
         "restarts": torch.arange(4),
-        "logits": judged(stages[:, kept]),
+        "logits": logits_of(stages[:, kept]),
         "features": torch.zeros(4, 1),
         "private_features": torch.zeros(1, 1),
         "private_labels": torch.zeros(1, dtype=torch.int64),
         "private_images": torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
         "private_rows": torch.zeros(1, dtype=torch.int64),
         "device": torch.device("cpu"),
-        "stages": stages,
-        "judge": judge,
+        "phases": stages,
+        "classify": classify,
     }
     return Evaluation(**{**fields, **more})
 
 
-def test_each_stage_and_the_best_one_by_hindsight():
-    numbers = StageAccuracy()(seen([[0, 5, 5, 5], [0, 0, 0, 5], [0, 2, 2, 0]]))
+def test_each_phase_and_the_best_one_by_hindsight():
+    numbers = PhaseAccuracy()(seen([[0, 5, 5, 5], [0, 0, 0, 5], [0, 2, 2, 0]]))
     assert numbers == {
         "att_acc1_stage0": 25,
         "att_acc1_stage1": 75,
@@ -57,34 +57,34 @@ def test_each_stage_and_the_best_one_by_hindsight():
     }
 
 
-def test_among_equally_good_stages_the_first_is_best():
-    assert StageAccuracy()(seen([[5, 5, 5, 5], [0, 5, 5, 5], [5, 0, 5, 5]]))["best_stage"] == 1
+def test_among_equally_good_phases_the_first_is_best():
+    assert PhaseAccuracy()(seen([[5, 5, 5, 5], [0, 5, 5, 5], [5, 0, 5, 5]]))["best_stage"] == 1
 
 
 @pytest.mark.parametrize("kept", [0, -1])
-def test_a_picture_that_was_judged_is_not_shown_again(kept):
+def test_an_image_that_was_classified_is_not_shown_again(kept):
     shown = []
 
     def remember(pictures):
         shown.append(len(pictures))
-        return judged(pictures)
+        return logits_of(pictures)
 
     stages = [[0, 5, 3, 1], [0, 0, 2, 4]]  # the first picture does not change
-    numbers = StageAccuracy()(seen(stages, kept=kept, judge=remember))
+    numbers = PhaseAccuracy()(seen(stages, kept=kept, classify=remember))
     assert shown == [3]
     assert numbers["att_acc1_stage0"] == 25 and numbers["att_acc1_stage1"] == 50
 
 
-def test_pictures_of_another_size_are_all_judged():
+def test_pictures_of_another_size_are_all_logits_of():
     larger = torch.zeros(4, 3, 5, 5, dtype=torch.uint8)
-    numbers = StageAccuracy()(seen([[0, 5, 3, 1], [0, 0, 2, 4]], images=larger))
+    numbers = PhaseAccuracy()(seen([[0, 5, 3, 1], [0, 0, 2, 4]], images=larger))
     assert numbers["att_acc1_stage1"] == 50
 
 
-def test_an_attack_without_stages_has_no_such_numbers():
-    assert StageAccuracy()(seen([[0, 0, 0, 0]], stages=None)) == {}
+def test_an_attack_without_phases_has_no_such_numbers():
+    assert PhaseAccuracy()(seen([[0, 0, 0, 0]], phases=None)) == {}
 
 
-def test_stages_without_a_judge_are_a_reason():
+def test_phases_without_an_evaluator_are_a_reason():
     with pytest.raises(Unavailable, match="need an evaluator"):
-        StageAccuracy()(seen([[0, 0, 0, 0]], judge=None))
+        PhaseAccuracy()(seen([[0, 0, 0, 0]], classify=None))

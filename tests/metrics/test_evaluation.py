@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from midre_exp.data.base import ImageSet
+from midre_exp.metrics import evaluate, evaluate_stored, hits_by_identity
 from midre_exp.metrics.base import Unavailable
-from midre_exp.metrics.evaluate import evaluate, hits_by_identity, places
+from midre_exp.metrics.evaluation import places
 from midre_exp.targets.base import Output
 
 SEEN = []
@@ -35,7 +36,7 @@ class Means(nn.Module):
 
 @pytest.fixture
 def shown():
-    """Four private images of each of three people, in turn, and reconstructions of people 0 and 2."""
+    """Four private images of each of three identities, in turn, and reconstructions of identities 0 and 2."""
     SEEN.clear()
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (12, 3, 6, 6), generator=draws, dtype=torch.uint8)
@@ -50,13 +51,13 @@ def shown():
         "measure": {name.lower(): {"_target_": f"{__name__}.{name}"} for name in ("Keep", "Refuse")},
     }
     settings["measure"]["left_out"] = None
-    found = evaluate(
+    found = evaluate_stored(
         settings, made, Means(), private, device=torch.device("cpu"), trusted=(__name__.split(".")[0],)
     )
     return private, made, found
 
 
-def test_metrics_see_only_the_attacked_people_and_can_reach_their_pictures(shown):
+def test_metrics_see_only_the_attacked_identities_and_can_reach_their_pictures(shown):
     private, made, _ = shown
     (seen,) = SEEN
     assert seen.private_labels.tolist() == [0, 2] * 4
@@ -80,11 +81,11 @@ def test_an_item_whose_attack_failed_counts_as_missed_even_if_the_evaluator_take
     node = {"measure": {"top1": {"_target_": "midre_exp.metrics.AttackAccuracy", "k": 1, "group": 60}}}
     node["image_to_evaluator"] = [{"_target_": "midre_exp.data.transforms.Resize", "size": 6}]
 
-    def judged(**more):
-        return evaluate(node, {**made, **more}, Means(), private, device=torch.device("cpu"))
+    def scores(**more):
+        return evaluate_stored(node, {**made, **more}, Means(), private, device=torch.device("cpu"))
 
-    assert judged()[0]["att_acc1"] == 100
-    numbers, _, seen_as = judged(failed=torch.tensor([True, False, False, True]))
+    assert scores()[0]["att_acc1"] == 100
+    numbers, _, seen_as = scores(failed=torch.tensor([True, False, False, True]))
     assert numbers["att_acc1"] < 100
     assert torch.equal(seen_as, predicted)
 
@@ -96,7 +97,7 @@ def measured(private, made, *names, **more):
         "measure": {name: {"_target_": name if "." in name else f"{__name__}.{name}"} for name in names},
     }
     SEEN.clear()
-    return evaluate(
+    return evaluate_stored(
         node,
         {**made, **more},
         Means(),
@@ -151,11 +152,11 @@ def test_selected_items_are_counted_anew_within_their_label():
     assert places(labels, restarts).tolist() == [1, 0, 0, 2, 1, 2, 0]
 
 
-def test_stages_of_the_selected_are_judged_through_the_same_steps(shown):
+def test_phases_of_the_selected_are_classified_through_the_same_steps(shown):
     private, made, _ = shown
     other = made["images"].flip(0)
     stages = torch.stack([other, made["images"]], 1)
-    name = "midre_exp.metrics.StageAccuracy"
+    name = "midre_exp.metrics.PhaseAccuracy"
     selected = torch.tensor([True, False, True, True])
     numbers, missing, seen_as = measured(private, made, name, selected=selected, stages=stages)
     hits = seen_as == made["labels"], seen_as.flip(0) == made["labels"]
@@ -174,3 +175,34 @@ def test_hits_by_identity_count_what_is_selected_and_did_not_fail():
     predicted = torch.tensor([0, 0, 2, 2, 1, 5])
     assert hits_by_identity(made, predicted) == [50.0, 100.0, 50.0]
     assert hits_by_identity({"labels": made["labels"]}, predicted) == [100.0, 100.0, 50.0]
+
+
+@pytest.mark.parametrize("answers", ["logits", "output"])
+def test_ones_own_evaluator_scores_a_tensor_of_reconstructions_in_three_lines(answers):
+    draws = torch.Generator().manual_seed(0)
+    colours = torch.eye(3)[:, :, None, None]  # class c is of colour c
+    private = ImageSet((255 * colours.repeat(4, 1, 6, 6)).to(torch.uint8), torch.arange(12) % 3, tuple("abc"))
+
+    class Evaluator(nn.Module):
+        def forward(self, images):
+            features = images.mean((2, 3))
+            return features if answers == "logits" else Output(features, features)
+
+    images = 0.9 * colours[[0, 1, 2, 0]].expand(-1, -1, 4, 4) + 0.1 * torch.rand(4, 3, 4, 4, generator=draws)
+    labels = torch.tensor([0, 1, 2, 1])
+
+    numbers, missing, predicted = evaluate(images, labels, Evaluator(), private=private)
+
+    assert predicted.tolist() == [0, 1, 2, 0]
+    assert numbers["att_acc1"] == 75 and 0.5 < numbers["confidence_evaluator_hits"] < 1
+    assert "top5" in missing
+    if answers == "logits":
+        assert (
+            missing["knn"] == missing["fid_evaluator"] == "the evaluator gives logits alone and no features"
+        )
+    else:
+        seen = images.mul(255).to(torch.uint8).float().div(255).mean((2, 3))
+        nearest = (seen - torch.eye(3)[labels]).square().sum(1)
+        assert numbers["knn_dist"] == pytest.approx(nearest.mean().item(), rel=1e-5)
+    alone = evaluate(images.mul(255).to(torch.uint8), labels, Evaluator())
+    assert alone.numbers["att_acc1"] == 75 and set(alone.missing) == {"top5"}

@@ -1,0 +1,193 @@
+"""Show reconstructions to the evaluator once, hand its answers to every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from midre_exp.data.base import ImageSet
+from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
+from midre_exp.metrics.base import Evaluation, Metric, Unavailable
+from midre_exp.metrics.distance import KnnDistance
+from midre_exp.metrics.fid import EvaluatorFid
+from midre_exp.plan.config import build
+from midre_exp.targets.base import Output
+from midre_exp.targets.predict import Step, predict
+
+_BATCH = 256
+
+
+class Scores(NamedTuple):
+    """What an evaluator says of reconstructions."""
+
+    numbers: dict[str, float]  # the metrics
+    missing: dict[str, str]  # why a metric has no number
+    predicted: Tensor  # int64 [n], the class the evaluator sees in each reconstruction, selected or not
+
+
+def evaluate(
+    images: Tensor,
+    labels: Tensor,
+    evaluator: nn.Module,
+    *,
+    private: ImageSet | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    restarts: Tensor | None = None,
+    image_to_evaluator: Iterable[Step] = (),
+    device: torch.device | str = "cpu",
+) -> Scores:
+    """All ``metrics`` of reconstructions by an evaluator of one's own.
+
+    ``images`` uint8 or float in [0, 1] (cut to 8 bits) [n, 3, h, w] of the identities ``labels`` int64
+    [n]; ``evaluator``: images in [0, 1] to logits [n, k] or ``Output``. ``private``: the training images of
+    these identities as the evaluator sees them, for metrics that compare with them. ``metrics`` None: top-1
+    and top-5 accuracy and confidence, with ``private`` also the KNN and the Fréchet distance in the
+    evaluator's features. ``restarts`` int64 [n] None: in the order of the images of an identity.
+    ``image_to_evaluator``: steps between the two, a resize for example.
+    """
+    if images.is_floating_point():
+        images = images.clamp(0, 1).mul(255).to(torch.uint8)  # as an attack stores them
+    images, labels = images.cpu(), labels.cpu()
+    if metrics is None:
+        metrics = {name: AttackAccuracy(k=k, group=60) for name, k in (("top1", 1), ("top5", 5))}
+        metrics["confidence"] = Confidence()
+        if private is not None:
+            metrics.update(knn=KnnDistance(), fid_evaluator=EvaluatorFid())
+    if private is None:
+        private = ImageSet(images[:0], labels[:0], ())
+    reconstructions = {
+        "images": images,
+        "labels": labels,
+        "restarts": places(labels, torch.arange(len(labels))) if restarts is None else restarts.cpu(),
+    }
+    steps, place = tuple(image_to_evaluator), torch.device(device)
+    return _measure(reconstructions, _Evaluator(evaluator), private, metrics.items(), steps, place)
+
+
+def evaluate_stored(
+    settings: Mapping[str, Any],
+    reconstructions: Mapping[str, Tensor],
+    evaluator: nn.Module,
+    private_train: ImageSet,
+    *,
+    device: torch.device,
+    trusted: tuple[str, ...] = (),
+) -> Scores:
+    """The metrics of ``settings.measure`` (of conf/metrics; null: left out) on the reconstructions an attack
+    has stored.
+
+    ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator;
+    ``private_train`` is what the evaluator was trained on, at its resolution, and goes in as it is. Of an
+    attack that marks its results as ``selected`` bool [n], these are measured.
+    """
+    steps = tuple(build(step, trusted=trusted) for step in settings["image_to_evaluator"])
+    metrics = (  # one at a time: some hold a network
+        (name, build(node, trusted=trusted)) for name, node in settings["measure"].items() if node is not None
+    )
+    return _measure(dict(reconstructions), evaluator, private_train, metrics, steps, device)
+
+
+def _measure(
+    reconstructions: dict[str, Tensor],
+    evaluator: nn.Module,
+    private: ImageSet,
+    metrics: Iterable[tuple[str, Metric]],
+    steps: tuple[Step, ...],
+    device: torch.device,
+) -> Scores:
+    shown = dict(reconstructions)
+    shown["logits"], shown["features"] = predict(evaluator, shown["images"], device, steps=steps)
+    predicted = shown["logits"].argmax(1)
+    if "failed" in shown:  # an attack that knows it failed succeeds by no accident
+        failed = shown["failed"].nonzero().squeeze(1)
+        shown["logits"][failed, shown["labels"][failed]] = -torch.inf
+    unfiltered = None
+    if "selected" in shown:
+        unfiltered = shown["logits"], shown["labels"]
+        shown = only_selected(shown)
+    if not len(shown["labels"]):
+        return Scores({}, {name: "the attack selected no reconstruction" for name, _ in metrics}, predicted)
+    rows = torch.isin(private.labels, shown["labels"]).nonzero().squeeze(1)
+    # The images may be mapped from disk: a batch of them is in memory at a time.
+    private_features = [
+        predict(evaluator, private.images[part], device)[1] for part in rows.split(_BATCH) if len(part)
+    ]
+    evaluation = Evaluation(
+        images=shown["images"],
+        labels=shown["labels"],
+        restarts=shown["restarts"],
+        logits=shown["logits"],
+        features=shown["features"],
+        private_features=torch.cat([shown["features"][:0], *private_features]),
+        private_labels=private.labels[rows],
+        private_images=private.images,
+        private_rows=rows,
+        device=device,
+        unfiltered=unfiltered,
+        confidence=shown.get("confidence"),
+        phases=shown.get("stages"),
+        classify=lambda images: predict(evaluator, images, device, steps=steps)[0],
+    )
+    numbers: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for name, metric in metrics:
+        try:
+            numbers.update(metric(evaluation))
+        except Unavailable as reason:
+            missing[name] = str(reason)
+    return Scores(numbers, missing, predicted)
+
+
+class _Evaluator(nn.Module):
+    """A network whose answer is an ``Output`` also where it gives logits alone."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Output:
+        answer = self.network(images)
+        return answer if isinstance(answer, Output) else Output(answer, answer.new_empty(len(answer), 0))
+
+
+def hits_by_identity(reconstructions: Mapping[str, Tensor], predicted: Tensor) -> list[float]:
+    """Percent of the reconstructions that count (``selected``, if the attack marks them) that the evaluator
+    takes for their identity, by attacked identity in the order of the classes: what a comparison of two
+    attacks on the same identities can be paired by.
+
+    ``predicted`` int64 [n]: the evaluator's classes of all stored reconstructions. A reconstruction that the
+    attack knows to have ``failed`` is no hit.
+    """
+    hits = predicted == reconstructions["labels"]
+    if "failed" in reconstructions:
+        hits = hits & ~reconstructions["failed"].bool()
+    counted = torch.ones_like(hits)
+    if "selected" in reconstructions:
+        counted = reconstructions["selected"].bool()
+    identities, place = reconstructions["labels"][counted].unique(return_inverse=True)
+    total = torch.zeros(len(identities), dtype=torch.float64).index_add(0, place, hits[counted].double())
+    each: list[float] = (100 * total / place.bincount(minlength=len(identities))).tolist()
+    return each
+
+
+def only_selected(reconstructions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of ``reconstructions``, tensors [n, ...] by name, that ``selected`` bool [n] marks;
+    ``restarts`` counted anew within each label.
+    """
+    selected = reconstructions["selected"].bool()
+    rows = selected.nonzero().squeeze(1)
+    # not copied when all of them count: images may be many gigabytes
+    kept = {name: value if bool(selected.all()) else value[rows] for name, value in reconstructions.items()}
+    return {**kept, "restarts": places(kept["labels"], kept["restarts"])}
+
+
+def places(labels: Tensor, restarts: Tensor) -> Tensor:
+    """Which of its label each item is, 0, 1, .. in order of ``restarts``: int64 [n] from two int64 [n]."""
+    order = restarts.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    _, counts = labels.unique(return_counts=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return torch.empty_like(restarts).scatter_(0, order, torch.arange(len(labels)) - first)
