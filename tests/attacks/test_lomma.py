@@ -227,7 +227,13 @@ def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(
     assert set(numbers) == {"distillation_b0", "distillation_b1"}
     work = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
-        broken.fit(public(), victim(), seed=3, work=work, runtime=Killed(checkpoint_every=2, at=3, title="distilling"))
+        broken.fit(
+            public(),
+            victim(),
+            seed=3,
+            work=work,
+            runtime=Killed(checkpoint_every=2, at=3, title="distilling"),
+        )
     assert checkpoint.load(work / "students.pt")["step"] == 2
     torch.manual_seed(5)  # what others draw plays no part
     again = victim()
