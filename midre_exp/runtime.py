@@ -1,40 +1,42 @@
-"""How a run is executed, as opposed to what it computes: device, threads, progress, checkpoints. Nothing here
-enters a key.
+"""How a run is executed, as opposed to what it computes: devices, threads, progress, checkpoints. Nothing of
+it enters a key.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from tqdm import tqdm
 
-from midre_exp.data.loader import Placement
 from midre_exp.errors import ConfigError
 from midre_exp.tracking.tracker import NoTracker, Tracker
 
 T = TypeVar("T")
 
+#: Where the images of a training set lie while batches are gathered from them (``data.loader.place_images``).
+Placement = Literal["auto", "mapped", "ram", "device"]
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """What every stage is handed besides its inputs."""
+    """What every stage is given besides its inputs (the ``runtime`` node of conf/config.yaml)."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: the first, and usually only
     devices: int = 1  #: GPUs from ``device`` on, or CPU processes, that train one classifier together
     progress: bool = False  #: draw progress bars
-    image_placement: Placement = "auto"  #: memory from which training batches are gathered (data/loader.py)
+    image_placement: Placement = "auto"  #: memory from which training batches are gathered
     chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
     checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
-    tracker: Tracker = field(default_factory=NoTracker)
+    tracker: Tracker = field(default_factory=NoTracker)  #: of the stage that is being made
     quiet: bool = False  #: print no line per stage
 
     def say(self, sentence: str) -> None:
-        """Tell the user what happens, one line at a time, without tearing a progress bar."""
+        """Print one line on stderr without tearing a progress bar."""
         if not self.quiet:
             tqdm.write(sentence, file=sys.stderr)
             sys.stderr.flush()
@@ -58,8 +60,8 @@ class Runtime:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small tensors only: beside a sweep that has all cores, torch's threads would wait for each other most
-    of the time.
+    """Compute with one thread within: on small tensors beside a sweep that has all cores, torch's threads
+    would mostly wait for each other.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -70,7 +72,9 @@ def one_thread() -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one, else the CPU; otherwise any torch device string."""
+    """The device called ``name``, any torch device string; ``auto`` is the first GPU if there is one, else
+    the CPU. Raises ConfigError for a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -94,16 +98,19 @@ def check_devices(device: torch.device, count: int) -> None:
         raise ConfigError(
             f"runtime.devices={count} trains on GPUs or CPU processes, not on {device}; use runtime.devices=1"
         )
-    first, seen = device.index or 0, torch.cuda.device_count()
-    if first + count > seen:
+    first, available = device.index or 0, torch.cuda.device_count()
+    if first + count > available:
+        remedy = f"devices={available - first} or fewer" if first < available else "device=cuda"
         raise ConfigError(
-            f"runtime.devices={count} from cuda:{first} on, but torch sees {seen} GPU{'s' * (seen != 1)}; "
-            + (f"use runtime.devices={seen - first} or fewer" if first < seen else "use runtime.device=cuda")
+            f"runtime.devices={count} from cuda:{first} on, but torch sees {available} "
+            f"GPU{'s' * (available != 1)}; use runtime.{remedy}"
         )
 
 
-def make_runtime(settings: dict[str, Any]) -> Runtime:
-    """The runtime a config's ``runtime`` node describes; sets torch's thread count as asked."""
+def make_runtime(settings: Mapping[str, Any]) -> Runtime:
+    """The runtime that a config's ``runtime`` node describes; sets torch's number of threads. Raises
+    ConfigError for devices that are not there.
+    """
     if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
     progress = sys.stderr.isatty() if settings["progress"] == "auto" else bool(settings["progress"])

@@ -1,10 +1,10 @@
-"""Faster arithmetic for the attack stage: what ``speed`` in the config switches on. Training and judging stay
-in plain float32.
+"""Faster arithmetic for the attack stage: what ``speed`` in the config switches on. Training and evaluation
+stay in plain float32.
 
-The networks are changed in place, keep their type and their weights, and still return float32. Losses,
-latents and optimisers are outside of it. All three switches round differently (``bf16`` coarsely, the others
-in the last bits, which an optimisation of hundreds of steps amplifies), so a switch that is on enters the key
-of the attack; with all of them off nothing is touched.
+Networks are changed in place, keep their type and their weights, and still return float32; losses, latents
+and optimisers are outside. All three switches round differently (``bf16`` coarsely, the others in the last
+bits, which an optimisation of hundreds of steps amplifies), so a switch that is on enters the attack's key.
+With all of them off nothing is touched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp.errors import ConfigError
 
-if TYPE_CHECKING:  # keys are made before torch is loaded
+if TYPE_CHECKING:  # here and in the functions below: keys are made before torch is loaded
     import torch
     from torch import nn
 
@@ -28,6 +28,31 @@ SWITCHES = ("bf16", "channels_last", "compile")
 #: The methods by which a prior runs its networks on latents and images; StyleGAN's mapping network stays
 #: exact where it is asked alone.
 PRIOR_CALLS = ("generate", "realism", "synthesise", "run_blocks")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How the networks of an attack compute."""
+
+    bf16: bool = False  #: products and convolutions in bfloat16 by autocast, forward and backward
+    channels_last: bool = False  #: convolution weights, and with them the activations, in NHWC order
+    compile: bool = False  #: torch.compile, whose results can be differentiated once, not twice
+
+    def accelerate(self, network: nn.Module, calls: Sequence[str] = ("forward",)) -> None:
+        """Change how ``network`` carries out those of its methods that ``calls`` names."""
+        import torch
+
+        if self.channels_last:  # Module.to gives this order to weights with four dimensions alone
+            network.to(memory_format=torch.channels_last)
+        if not (self.compile or self.bf16):
+            return
+        for name in calls:
+            call = getattr(network, name, None)
+            if call is None:
+                continue
+            if self.compile:
+                call = torch.compile(call)
+            setattr(network, name, _in_bf16(call) if self.bf16 else call)
 
 
 def switched_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -43,49 +68,16 @@ def switched_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in SWITCHES if settings.get(name))
 
 
-@dataclass(frozen=True)
-class Speed:
-    """How the networks of an attack compute.
-
-    ``bf16``: matrix products and convolutions in bfloat16 by autocast, forward and backward;
-    ``channels_last``: convolution weights, and with them the activations, in NHWC order; ``compile``:
-    ``torch.compile``, whose results can be differentiated once, not twice.
-    """
-
-    bf16: bool = False
-    channels_last: bool = False
-    compile: bool = False
-
-    def accelerate(self, network: nn.Module, calls: Sequence[str] = ("forward",)) -> None:
-        """Change how ``network`` carries out the methods named in ``calls``, as far as it has them."""
-        import torch
-
-        if self.channels_last:
-            # Module.to only takes floating point weights with four dimensions for convolutions; others keep
-            # their order.
-            network.to(memory_format=torch.channels_last)
-        for name in calls:
-            call = getattr(network, name, None)
-            if call is None:
-                continue
-            if self.compile:
-                call = torch.compile(call)
-            if self.bf16:
-                call = _in_bf16(call)
-            if self.compile or self.bf16:
-                setattr(network, name, call)
-
-
 def make_speed(settings: Mapping[str, Any], device: torch.device) -> Speed:
-    """What the ``speed`` node of a config asks for. Raises ConfigError for an impossible value and for what
+    """What the ``speed`` node of a config asks for. Raises ConfigError as ``switched_on``, and for what
     ``device`` cannot do here.
     """
-    on = switched_on(settings)
-    if "bf16" in on:
+    switches = switched_on(settings)
+    if "bf16" in switches:
         _check_bf16(device)
-    if "compile" in on:
+    if "compile" in switches:
         _check_compiler(device)
-    return Speed(**dict.fromkeys(on, True))
+    return Speed(**dict.fromkeys(switches, True))
 
 
 def _check_bf16(device: torch.device) -> None:
@@ -116,15 +108,14 @@ def _in_bf16(call: Callable[..., Any]) -> Callable[..., Any]:
     import torch
 
     @wraps(call)
-    def cast(first: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        # One call within another: the outer one returns to float32.
-        if torch.is_autocast_enabled(first.device.type):
+    def with_autocast(first: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if torch.is_autocast_enabled(first.device.type):  # within another such call, which returns to float32
             return call(first, *rest, **options)
         with torch.autocast(first.device.type, torch.bfloat16):
             result = call(first, *rest, **options)
         return _as_float32(result)
 
-    return cast
+    return with_autocast
 
 
 def _as_float32(value: Any) -> Any:

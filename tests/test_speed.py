@@ -27,7 +27,7 @@ from midre_exp.targets.base import Classifier
 from midre_exp.threat import Threat, Victim
 from tests.conftest import STAGES
 
-PEOPLE, LATENT, PIXELS = 12, 24, 16
+IDENTITIES, LATENT, PIXELS = 12, 24, 16
 CPU = torch.device("cpu")
 COMPILED = pytest.param(
     {"compile": True},
@@ -52,7 +52,7 @@ class Small(Classifier):
             nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.BatchNorm2d(4 * width), nn.ReLU(),
             nn.AdaptiveAvgPool2d(2),
         )  # fmt: skip
-        self.fc = nn.Linear(16 * width, PEOPLE)
+        self.fc = nn.Linear(16 * width, IDENTITIES)
 
     def stages(self):
         yield "body", self.body
@@ -98,10 +98,10 @@ def decoder(images):
 def trained():
     """Target, evaluator and prior of synthetic faces, trained for some seconds."""
     torch.set_num_threads(1)
-    labels = torch.arange(PEOPLE).repeat_interleave(32)
+    labels = torch.arange(IDENTITIES).repeat_interleave(32)
     private = to_float(render(labels, torch.arange(len(labels)) % 32, PIXELS))
-    people = torch.arange(1000, 1512)
-    public = to_float(render(people, torch.zeros_like(people), PIXELS))
+    identities = torch.arange(1000, 1512)
+    public = to_float(render(identities, torch.zeros_like(identities), PIXELS))
     return classifier(private, labels, 8), classifier(private, labels, 12), decoder(public)
 
 
@@ -119,11 +119,11 @@ def attacked(trained, tmp_path_factory):
             speed.accelerate(draw, PRIOR_CALLS)
             gmi = GMI(
                 steps=steps, lr=0.1, momentum=0.9, identity_weight=100, clip=2.0, reference_batch=60,
-                identities=PEOPLE, restarts=4,
+                identities=IDENTITIES, restarts=4,
             )  # fmt: skip
             found = run_attack(
                 gmi,
-                Victim.of(seen, PEOPLE, Threat.WHITE_BOX),
+                Victim.of(seen, IDENTITIES, Threat.WHITE_BOX),
                 draw,
                 seed=0,
                 work=tmp_path_factory.mktemp("work"),
@@ -142,7 +142,7 @@ def test_attack_accuracy_stays_within_its_interval(attacked, switches):
     plain, hits = attacked(40)
     quick, others = attacked(40, **switches)
     low, high = identity_interval(hits, plain.labels)
-    assert low > 2 / PEOPLE and high < 1  # neither chance nor a foregone conclusion
+    assert low > 2 / IDENTITIES and high < 1  # neither chance nor a foregone conclusion
     assert low <= others.mean() <= high
     assert abs(float(quick.confidence.mean() - plain.confidence.mean())) < 0.02
 
@@ -220,7 +220,7 @@ def test_without_switches_the_key_is_what_it_was_before_there_were_any(tiny):
     assert off.key == digest({**content, "config": {name: off.config[name] for name in ("attack", "seed")}})
 
 
-def test_a_run_quickens_target_and_prior_for_the_attack_alone(tiny, monkeypatch):
+def test_a_run_accelerates_target_and_prior_for_the_attack_alone(tiny, monkeypatch):
     calls = []
     honest = Speed.accelerate
 

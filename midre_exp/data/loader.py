@@ -13,16 +13,15 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
+from midre_exp.runtime import Placement
 
-#: Where the images of a training set lie while batches are gathered from them; see ``place_images``.
-Placement = Literal["auto", "mapped", "ram", "device"]
 #: Images uint8 [n, 3, h, w], labels int64 [n], their rows in the set int64 [n].
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -12,16 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
+from midre_exp.data.pictures import grid
 from midre_exp.errors import ConfigError
+
+if TYPE_CHECKING:
+    import wandb
 
 _NETRC = (Path("~/.netrc"), Path("~/_netrc"))
 _HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # W&B's own server, by its old and its new name
-_LONGEST_TAG = 64  # characters W&B takes
+_LONGEST_TAG = 64  # characters that W&B takes
 
 
 class Tracker(Protocol):
@@ -49,7 +53,7 @@ class NoTracker:
 class WandbTracker:
     """Reports to one W&B run."""
 
-    def __init__(self, run: Any):
+    def __init__(self, run: wandb.Run):
         self.run = run
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -58,17 +62,13 @@ class WandbTracker:
 
     def images(self, name: str, images: Tensor, step: int) -> None:
         """One picture holding the whole grid."""
-        import wandb
-
-        from midre_exp.data.pictures import grid
+        import wandb  # slow; only needed here
 
         self.run.log({name: wandb.Image(grid(images)), "step": step})
 
 
 def has_key() -> bool:
-    """Whether W&B can be reached in somebody's name: WANDB_API_KEY, or what ``wandb login`` left in the netrc
-    file.
-    """
+    """Whether there is a key to W&B: WANDB_API_KEY, or what ``wandb login`` left in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     file = Path(os.environ.get("NETRC") or next((p for p in _NETRC if p.expanduser().exists()), _NETRC[0]))
@@ -82,8 +82,8 @@ def has_key() -> bool:
 
 
 def goes_online(settings: Mapping[str, Any]) -> bool:
-    """Whether ``settings`` (conf/tracking), not off, mean the server: ``online``, which needs a key; ``auto``
-    with a key; not ``offline``.
+    """Whether the ``mode`` of ``settings`` (conf/tracking) sends runs to the server: ``online``, which needs
+    a key, and ``auto`` if there is one; ``offline`` does not.
 
     Raises ConfigError for another mode, and for ``online`` without a key.
     """
@@ -92,7 +92,8 @@ def goes_online(settings: Mapping[str, Any]) -> bool:
         raise ConfigError(f"tracking.mode={mode} is unknown; use off, offline, online or auto")
     if mode == "online" and not has_key():
         raise ConfigError(
-            "tracking.mode=online needs a key; run wandb login, set WANDB_API_KEY, or use tracking.mode=offline"
+            "tracking.mode=online needs a key; run wandb login, set WANDB_API_KEY, or use "
+            "tracking.mode=offline"
         )
     return mode != "offline" and has_key()
 
@@ -108,9 +109,8 @@ def wandb_run(
     folder: Path,
     name: str | None = None,
     identity: str | None = None,
-) -> Iterator[Any]:
-    """One W&B run, finished when the block ends, with the exit code of its outcome; what it is made of lies
-    in ``folder``.
+) -> Iterator[wandb.Run]:
+    """One W&B run, with its files in ``folder``; finished with the exit code 0 or 1 when the block ends.
 
     ``identity``: a run of this id is continued if the server has it, so that nothing is there twice. Raises
     ConfigError as ``goes_online`` and when the server cannot be reached.
@@ -138,7 +138,8 @@ def wandb_run(
     except wandb.Error as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
-            f"W&B cannot be reached ({reason}); use tracking.mode=offline and wandb sync later, or tracking=none"
+            f"W&B cannot be reached ({reason}); use tracking.mode=offline and wandb sync later, or "
+            "tracking=none"
         ) from error
     failed = True
     try:

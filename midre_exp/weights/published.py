@@ -96,6 +96,6 @@ def _get_from_hub(wanted: LibraryFile) -> Path:
         reason = " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
             f"ImageNet weights of {wanted.name} cannot be downloaded ({reason}); get {wanted.file} of "
-            f"{wanted.source} from the Hugging Face hub and set the weights key (target.weights) to its path, "
-            "or to null"
+            f"{wanted.source} from the Hugging Face hub and set the weights key (target.weights) to its "
+            "path, or to null for none"
         ) from error

@@ -269,7 +269,7 @@ def _spared(model: nn.Module | Pretrainable, state: Mapping[str, Tensor]) -> set
 def _log_parts(
     model: nn.Module | Pretrainable, kept: Sequence[str], unused: Sequence[str], path: Path
 ) -> None:
-    """Log which tensors the file did not give, and which of the file were not taken; counters do not matter."""
+    """Log which tensors the file did not give, and which of the file were not taken, apart from counters."""
     left = [[key for key in keys if not key.endswith(_COUNTER)] for keys in (kept, unused)]
     name = type(model).__name__
     _LOG.info("%s kept as initialised: %s; unused in the file: %s; file: %s", name, *map(_short, left), path)

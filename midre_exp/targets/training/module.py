@@ -143,7 +143,7 @@ class ClassifierModule(pl.LightningModule):
         return base, self.defense.extra_losses(output, batch, self.progress)
 
     def _classification_loss(self, output: Output, batch: Batch) -> Tensor:
-        """The defense's base loss, or cross entropy; an auxiliary head may have more classes than the data."""
+        """The defense's base loss, or cross entropy. An auxiliary head may have more classes than labels."""
         if batch.soft_labels is not None:
             surplus = output.logits.shape[1] - batch.soft_labels.shape[1]
             batch = replace(batch, soft_labels=F.pad(batch.soft_labels, (0, surplus)))

@@ -37,8 +37,8 @@ def make_trainer(
     loggers: list[Logger],
     title: str,
 ) -> pl.Trainer:
-    """A trainer for ``recipe`` (conf/recipe) on ``runtime.devices`` devices from ``runtime.device`` on, in the
-    process of ``rank``.
+    """A trainer for ``recipe`` on ``runtime.devices`` devices from ``runtime.device`` on, in the process of
+    ``rank``.
     """
     _silence_lightning()
     on_gpu, several = runtime.device.type == "cuda", runtime.devices > 1
