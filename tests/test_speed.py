@@ -233,7 +233,6 @@ def test_a_run_accelerates_target_and_prior_for_the_attack_alone(tiny, monkeypat
     run(tiny("speed.bf16=true", *own))
     quick = Speed(bf16=True)
     assert calls == [
-        (Speed(), "ResNet", ("forward",)),  # the target as the prior's training sees it
         (quick, "ResNet", ("forward",)),
         (quick, "TargetedPrior", PRIOR_CALLS),
     ]

@@ -143,7 +143,7 @@ def test_a_tracked_run_is_one_wandb_run_per_stage_and_the_last_holds_the_record(
     settings = tiny("tracking=wandb")
     record = json.loads(run(settings).read_bytes())
     runs = {arguments["job_type"]: (made, arguments) for made, arguments in created}
-    assert list(runs) == ["target", "prior", "attack", "evaluator", "metrics"]
+    assert list(runs) == ["target", "evaluator", "prior", "attack", "metrics"]
     for made, arguments in runs.values():
         assert made.group == record["setup"]["id"]
         assert arguments["tags"] == [record["attack"], record["defense"]["label"], record["scale"]]
