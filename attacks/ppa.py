@@ -25,9 +25,8 @@ class PPA(WhiteBoxAttack):
     """(L_id(T, v(G(w)), y) + discriminator_weight * softplus(-D(G(w)))) / reference_batch, over codes w of a
     style prior by Adam (Struppek et al., ICML 2022, Sec. 4).
 
-    ``restarts`` candidates per identity; details: their ``robustness`` in the final selection, and ``kept`` of
-    them as ``selected``. Latents are codes: [n, 1, w_dim] with ``single_w``, else
-    [n, num_ws, w_dim].
+    ``restarts`` candidates per identity; details: their ``robustness`` in the final selection, and ``kept``
+    of them as ``selected``. Latents are codes: [n, 1, w_dim] with ``single_w``, else [n, num_ws, w_dim].
     """
 
     search: InitialSelection  # candidates start from its codes that the target is most confident of

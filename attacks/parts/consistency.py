@@ -1,5 +1,5 @@
-"""MIRROR's one result per class: among those that the target takes for the same mixture of identities (An et al.
-2022).
+"""MIRROR's one result per class: among those that the target takes for the same mixture of identities (An et
+al. 2022).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def most_consistent(logits: Tensor, labels: Tensor, *, by_softmax: bool = False)
     A reconstruction that the target ranks its label first for has four neighbours, the next labels; any other
     has none. Looked for is the largest group of two or more that have two neighbours in common, or else one;
     failing that, all k are the group. In the group, the largest logit of the label wins, or with
-    ``by_softmax`` its largest probability. Of groups of equal size, which the
-    released code leaves to chance, the one counts whose first member comes first, then its second, and so on.
+    ``by_softmax`` its largest probability. Of groups of equal size, of which the method names none, the one
+    counts whose first member comes first, then its second, and so on.
     """
     group = consistent_group(logits, labels)
     scores = logits.softmax(2) if by_softmax else logits

@@ -140,7 +140,7 @@ def test_the_most_consistent_results_are_the_golden_ones(case):
 
 
 def reference_group(logits: Tensor, label: int) -> list[int]:
-    """The sheet's rule as it is told, group by group."""
+    """The rule as it is defined, group by group."""
     top = [row.topk(5).indices.tolist() for row in logits]
     sets = [set(row[1:]) if row[0] == label else set() for row in top]
     for shared in (2, 1):
