@@ -44,7 +44,7 @@ residual = pytest.mark.parametrize("name", [name for name in NAMES if name not i
 
 
 def reduced(name: str, seed: int = 0) -> Classifier:
-    """The form of scale mini, from a seed, in evaluation mode, with no branch that starts at zero (ResNeSt)."""
+    """The form of scale mini from a seed, in evaluation mode, no branch of which starts at zero."""
     node = {"model": choice("target", name, scale="mini")["model"]}
     model = assemble(node, 5, compose(), seed=seed).eval()
     generator = torch.Generator().manual_seed(1)

@@ -187,17 +187,6 @@ def test_the_bottleneck_follows_weights_of_a_file_without_a_head(tmp_path: Path)
     assert isinstance(model.head, Bottleneck)
 
 
-def test_beta_zero_with_the_noise_off_adds_nothing() -> None:
-    defense = mid(beta=0.0, eval_noise="mean")
-    model = assemble(VGG, 4, compose(mid=defense), seed=0).eval()
-    output = model(IMAGES)
-    assert defense.head is not None
-    logits = defense.head.classifier(defense.head.statistics(output.features)[:, :32])
-    torch.testing.assert_close(output.logits, logits, rtol=0, atol=0)
-    assert defense.base_loss(output, batch(torch.arange(5)), CLOCK) is None
-    assert float(defense.extra_losses(output, batch(torch.arange(5)), CLOCK)["kl"].detach()) == 0
-
-
 def test_a_head_that_is_not_linear_is_refused() -> None:
     model = assemble(VGG, 4, compose(mid=mid()), seed=0)
     with pytest.raises(ConfigError, match=r"the head of VGG16 is Bottleneck"):

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from defenses import build_defense, compose
@@ -96,26 +94,6 @@ def test_the_published_cuts_are_these_blocks() -> None:
     assert frozen == [("feature.input_layer",), *((f"feature.body.{index}",) for index in range(6))]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_has_a_cut_that_suits_its_reduced_form(target: str, tiny: Any) -> None:
-    width = yaml.safe_load((CONF / "scale" / "target" / f"mini_{target}.yaml").read_text())["model"]["width"]
-    settings = tiny(f"target={target}", "scale=mini", f"target.model.width={width}", "defense=tldmi")
-    with torch.device("meta"):
-        model: Classifier = build(settings["target"]["model"], num_classes=5)
-    defense = build(settings["defense"]["tldmi"])
-    names = defense.trainable(model)
-    frozen = {name for name, _ in model.named_parameters()} - set(names)
-    stages = list(model.stage_blocks().values())
-
-    def inside(units: list[tuple[str, ...]]) -> set[str]:
-        prefixes = tuple(f"{name}." for unit in units for name in unit)
-        return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
-
-    assert inside(stages[0]) and inside(stages[0]) <= frozen  # the first stage is frozen
-    assert inside(stages[-1]) and not inside(stages[-1]) & frozen  # the last trains
-    assert any(name.startswith(model.head_name) for name in names)
-
-
 def test_a_share_of_a_stage_is_rounded_to_whole_units() -> None:
     model = network("resnet18")  # two blocks in each stage
     for cut, last in (("layer3:1/2", "layer3.0"), ("layer3:2/2", "layer3.1"), ("layer3:1/9", "layer2.1")):
@@ -170,27 +148,6 @@ def test_a_cut_of_none_is_no_defense(tmp_path: Path) -> None:
     plain, *_ = train(tmp_path / "plain", "resnet18", {"epochs": 1})
     ours, *_ = train(tmp_path / "ours", "resnet18", {"epochs": 1}, tldmi=tldmi(cut="none"))
     assert torch.equal(state(plain), state(ours))
-
-
-@pytest.mark.parametrize(
-    ("target", "lr", "batch_size", "epochs"),
-    [("vgg16", 0.08, 64, 200), ("ir152", 0.01, 64, 100), ("facenet64", 0.008, 8, 200)],
-)
-def test_its_own_trainings_are_the_published_ones(
-    target: str, lr: float, batch_size: int, epochs: int
-) -> None:
-    defense = tldmi(target, training="own")
-    recipe = defense.recipe(RECIPE)
-    assert recipe["optimizer"] == {
-        "_target_": "torch.optim.SGD",
-        "lr": lr,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-    }
-    assert (recipe["batch_size"], recipe["epochs"], recipe["scheduler"]) == (batch_size, epochs, None)
-    assert recipe["select"] == RECIPE["select"] and recipe["augment"] == RECIPE["augment"]
-    assert isinstance(build(recipe["optimizer"], [nn.Parameter(torch.zeros(1))]), torch.optim.SGD)
-    assert defense.exclusive == {"freeze", "optimizer"}
 
 
 def test_other_targets_and_the_shared_recipe_train_as_usual() -> None:

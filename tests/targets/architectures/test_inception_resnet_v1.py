@@ -34,7 +34,7 @@ def golden_input(seed: int, n: int, size: int) -> Tensor:
 
 
 def check(found: Tensor, summary: dict[str, Any]) -> None:
-    """First and last values within 1e-3 of the std, mean within 1e-4 of it, std and L2 within 1e-4 relative."""
+    """First and last values within 1e-3 of the std, mean and (relative) std and L2 within 1e-4 of it."""
     assert list(found.shape) == summary["shape"]
     flat = found.detach().double().flatten()
     std = summary["std"]
@@ -130,17 +130,6 @@ def test_images_too_small_for_the_reductions_are_refused_with_the_smallest_size(
     assert model(golden_images(smallest)).logits.shape == (2, 5)
     with pytest.raises(ConfigError, match=rf"{smallest - 1}x{smallest - 1} px are too small.* {smallest} px"):
         model(golden_images(smallest - 1))
-
-
-def test_the_reduced_network_runs_forward_and_backward() -> None:
-    model = tiny()
-    images = golden_images(32, n=3).requires_grad_()
-    output = model(images)
-    assert output.logits.shape == (3, 5)
-    nn.functional.cross_entropy(output.logits, torch.tensor([0, 1, 2])).backward()
-    assert images.grad is not None
-    assert images.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Inception-v3 against torchvision's own: auxiliary head, input transform, features, and its reduced forms."""
+"""Inception-v3 against torchvision's own: auxiliary head, input transform, features, reduced forms."""
 
 from __future__ import annotations
 

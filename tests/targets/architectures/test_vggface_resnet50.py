@@ -139,16 +139,6 @@ def test_logits_are_the_pointwise_convolution_of_the_pooled_features() -> None:
     assert output.features.shape == (2, 128)
 
 
-def test_the_reduced_network_runs_forward_and_backward() -> None:
-    model = tiny(blocks=[1, 1, 1, 1])
-    images = golden_images(32, n=3).requires_grad_()
-    output = model(images)
-    nn.functional.cross_entropy(output.logits, torch.tensor([0, 1, 2])).backward()
-    assert images.grad is not None
-    assert images.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in model.parameters())
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
