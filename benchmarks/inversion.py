@@ -1,14 +1,15 @@
 """What our inversion loop is worth: identities x restarts x iterations per second against the pattern of the
 released code.
 
-    python benchmarks/inversion.py [--device auto] [--identities 60] [--restarts 5] [--steps 20] [--target vgg16]
-                                 [--switches bf16 channels_last compile] [RESULT.json]
+    python benchmarks/inversion.py [--device auto] [--identities 60] [--restarts 5] [--steps 20]
+                                   [--target vgg16] [--switches bf16 channels_last compile] [RESULT.json]
 
-GMI and PLG-MI with the published networks at 64 px, 1,000 classes, random weights. Ours is ``invert`` of the attack, all restarts of all
-identities together in chunks of --chunk. The released pattern takes restart after restart, 60 identities at a time, with an optimiser
-object for each, reads two losses back to the host in every step, and leaves the weights of all networks collecting gradients nobody uses.
-Both start from the same latents; for GMI, which draws no random views, the largest difference of their results is reported as well. With
---switches ours is measured once more with each of them, and with all of them.
+GMI and PLG-MI with the published networks at 64 px, 1,000 classes, random weights. Ours is ``invert`` of the
+attack, all restarts of all identities together in chunks of --chunk. The released pattern takes restart after
+restart, 60 identities at a time, with an optimiser object for each, reads two losses back to the host in
+every step, and leaves the weights of all networks collecting gradients nobody uses. Both start from the same
+latents; for GMI, which draws no random views, the largest difference of their results is reported as well.
+With --switches ours is measured once more with each of them, and with all of them.
 """
 
 from __future__ import annotations

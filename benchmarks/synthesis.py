@@ -1,7 +1,8 @@
 """How fast StyleGAN2 draws, how fast gradients reach its codes, how fast PPA steps, and what 1024 pixels take
 in memory.
 
-    python benchmarks/synthesis.py [--device auto] [--resolution 256] [--batch 4] [--switches bf16 channels_last compile] [RESULT.json]
+    python benchmarks/synthesis.py [--device auto] [--resolution 256] [--batch 4]
+                                   [--switches bf16 channels_last compile] [RESULT.json]
 
 The published network at the given resolution, random weights, noise fixed: synthesis alone, synthesis with
 the gradient of the image with respect to the codes, and a step of PPA (resize to 224 px, random crop,
@@ -133,7 +134,7 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
 
 
 def peak_mib(resolution: int, device: torch.device) -> float:
-    """The most memory, in MiB, that this process has held once it has drawn one image forward and backward."""
+    """The most memory, in MiB, that this process has held after one image forward and backward."""
     network = make_network(resolution, device)
     codes = torch.randn(1, network.num_ws, network.w_dim, device=device)
     descend(network, codes, fused=False)

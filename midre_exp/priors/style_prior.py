@@ -1,7 +1,7 @@
 """What PPA, IF-GMI and MIRROR ask of a prior: a generator whose latents first become a code for each of its
 layers.
 
-Codes pass through the network in full precision with its stored noise, so that a picture is a function of its
+Codes pass through the network in full precision with its stored noise, so that a image is a function of its
 codes alone.
 """
 
@@ -138,7 +138,7 @@ class StylePrior(Prior):
         return self.synthesise(self.codes(latents) if latents.ndim == 2 else latents)
 
     def realism(self, images: Tensor) -> Tensor:
-        """The discriminator's scores [n] of images in [0, 1], each judged by itself.
+        """The discriminator's scores [n] of images in [0, 1], each scored by itself.
 
         A batch would otherwise enter through its deviation, and the score of an image depend on how images
         are split into batches. Raises ConfigError for a prior without a discriminator.

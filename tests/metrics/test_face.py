@@ -13,7 +13,7 @@ from tests.golden.fill import fill, golden_images
 
 
 def seen(private_labels=(0, 1, 0, 1)) -> Evaluation:
-    """Reconstructions of two people at 32 px; private pictures at 40 px, rows 1 to 4 of 6."""
+    """Reconstructions of two identities at 32 px; private images at 40 px, rows 1 to 4 of 6."""
     draws = torch.Generator().manual_seed(0)
     return Evaluation(
         images=torch.randint(0, 256, (3, 3, 32, 32), generator=draws, dtype=torch.uint8),

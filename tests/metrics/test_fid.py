@@ -25,7 +25,7 @@ def by_eigenvalues(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def seen(hits: int, n: int = 8, size: int = 32) -> Evaluation:
     """``n`` reconstructions of class 0, of which the evaluator accepts the first ``hits``; 10 private images
-    of their person and 5 of another, in turn.
+    of their identity and 5 of another, in turn.
     """
     draws = torch.Generator().manual_seed(0)
     logits = torch.zeros(n, 2)

@@ -22,7 +22,7 @@ def logits_of(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def seen(seen_as, *, kept=-1, classify=logits_of, **more) -> Evaluation:
-    """Four pictures of person 0, which look in stage s like the people ``seen_as[s]``; those of stage
+    """Four images of identity 0, which look in phase s like the classes ``seen_as[s]``; those of phase
     ``kept`` are the result.
     """
     stages = torch.stack([picture_of(torch.tensor(row)) for row in seen_as], 1)

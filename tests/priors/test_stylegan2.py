@@ -149,11 +149,13 @@ def genforce_stylegan(path: Path) -> None:
     torch.save({"generator": test_genforce.stylegan_state()}, path)
 
 
-def pickle(path: Path, *, judge: bool = True, **entries: Any) -> StyleGAN2Generator:
+def pickle(path: Path, *, with_discriminator: bool = True, **entries: Any) -> StyleGAN2Generator:
     maker = test_nvidia_pickle
     content = {"G_ema": maker.network(), **entries}
-    if judge:
-        content["D"] = maker.official(StyleGAN2Discriminator(**maker.JUDGING), _init_kwargs=maker.JUDGING)
+    if with_discriminator:
+        content["D"] = maker.official(
+            StyleGAN2Discriminator(**maker.DISCRIMINATOR), _init_kwargs=maker.DISCRIMINATOR
+        )
     path.write_bytes(maker.pickled(content))
     return maker.generator()
 

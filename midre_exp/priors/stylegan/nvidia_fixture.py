@@ -102,7 +102,7 @@ def pickled(content: Any, *stand_ins: Any, protocol: int = 4) -> bytes:
 
 def write_stylegan2(path: Path, *, image_size: int, channels: int = 4, seed: int = 0) -> None:
     """A StyleGAN2 of ``image_size`` px with every layer of the published ones, latents of 16 numbers and
-    ``channels`` channels, as ffhq.pkl holds it: ``G``, ``D`` and ``G_ema``. Its pictures are noise.
+    ``channels`` channels, as ffhq.pkl holds it: ``G``, ``D`` and ``G_ema``. Its images are noise.
 
     Raises StoreError when the file cannot be written.
     """
@@ -116,7 +116,7 @@ def write_stylegan2(path: Path, *, image_size: int, channels: int = 4, seed: int
         "mapping_kwargs": EasyDict(num_layers=8),
         "synthesis_kwargs": EasyDict(width, num_fp16_res=4, conv_clamp=256),
     }
-    judging: dict[str, Any] = {
+    discriminator_options: dict[str, Any] = {
         "c_dim": 0,
         "img_resolution": image_size,
         "img_channels": 3,
@@ -129,12 +129,12 @@ def write_stylegan2(path: Path, *, image_size: int, channels: int = 4, seed: int
         torch.manual_seed(derive(seed, "fixture", "stylegan2"))
         generator, discriminator = (
             StyleGAN2Generator(**generating).eval(),
-            StyleGAN2Discriminator(**judging).eval(),
+            StyleGAN2Discriminator(**discriminator_options).eval(),
         )
     drawing = official(generator, _init_kwargs=EasyDict(generating))
     content = {
         "G": drawing,
-        "D": official(discriminator, _init_kwargs=EasyDict(judging)),
+        "D": official(discriminator, _init_kwargs=EasyDict(discriminator_options)),
         "G_ema": drawing,
         "training_set_kwargs": EasyDict(class_name="training.dataset.ImageFolderDataset", max_size=None),
         "augment_pipe": None,

@@ -279,13 +279,13 @@ def test_every_discriminator_architecture_scores_each_image(architecture):
 def test_conditional_networks_listen_to_their_labels():
     options = {"img_resolution": 8, "c_dim": 3}
     draw = StyleGAN2Generator(z_dim=4, w_dim=6, synthesis_kwargs={"channel_max": 4}, **options).eval()
-    judge = StyleGAN2Discriminator(channel_max=4, mapping_kwargs={"num_layers": 2}, **options).eval()
+    critic = StyleGAN2Discriminator(channel_max=4, mapping_kwargs={"num_layers": 2}, **options).eval()
     z, c = torch.randn(2, 4), torch.eye(3)[:2]
     images = draw(z, c)
     assert not torch.allclose(images, draw(z, c.flip(0)))
-    assert judge(images, c).shape == (2, 1)
-    assert not torch.allclose(judge(images, c), judge(images, c.flip(0)))
-    for network, given in ((draw, z), (judge, images)):
+    assert critic(images, c).shape == (2, 1)
+    assert not torch.allclose(critic(images, c), critic(images, c.flip(0)))
+    for network, given in ((draw, z), (critic, images)):
         with pytest.raises(ConfigError, match="c is missing; this network is conditional"):
             network(given)
 

@@ -43,7 +43,7 @@ ARGUMENTS: dict[str, Any] = {
     "mapping_kwargs": {"num_layers": 2},
     "synthesis_kwargs": {"channel_base": 64, "channel_max": 4, "num_fp16_res": 1, "conv_clamp": 256},
 }
-JUDGING: dict[str, Any] = {
+DISCRIMINATOR: dict[str, Any] = {
     "c_dim": 0,
     "img_resolution": 8,
     "img_channels": 3,
@@ -85,10 +85,14 @@ def refusal(path: Path, **options: Any) -> str:
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_all_three_networks_come_out_as_they_went_in(write, protocol):
-    ours, judge = generator(), StyleGAN2Discriminator(**JUDGING)
+    ours, discriminator = generator(), StyleGAN2Discriminator(**DISCRIMINATOR)
     content = {
         "G": network(),
-        "D": official(judge, _init_args=(0, 8), _init_kwargs={k: JUDGING[k] for k in list(JUDGING)[2:]}),
+        "D": official(
+            discriminator,
+            _init_args=(0, 8),
+            _init_kwargs={k: DISCRIMINATOR[k] for k in list(DISCRIMINATOR)[2:]},
+        ),
         "G_ema": network(),
         "augment_pipe": official(
             nn.Sequential(nn.BatchNorm2d(2)), xflip=1.0, bank=np.eye(2), at=torch.float32
@@ -97,7 +101,7 @@ def test_all_three_networks_come_out_as_they_went_in(write, protocol):
     }
     loaded = load_pickle(write(pickled(content, protocol=protocol)))
     assert list(loaded) == ["G", "D", "G_ema"]
-    for name, original in {"G": ours, "G_ema": ours, "D": judge}.items():
+    for name, original in {"G": ours, "G_ema": ours, "D": discriminator}.items():
         state = loaded[name].state_dict()
         assert list(state) == list(original.state_dict())
         assert all(torch.equal(state[key], value) for key, value in original.state_dict().items())
@@ -107,7 +111,7 @@ def test_all_three_networks_come_out_as_they_went_in(write, protocol):
     with torch.no_grad():
         images = loaded["G_ema"](z)
         assert torch.equal(images, ours(z))
-        assert torch.equal(loaded["D"](images), judge(images))
+        assert torch.equal(loaded["D"](images), discriminator(images))
     assert loaded["G_ema"].synthesis.b8.use_fp16
 
 
