@@ -24,7 +24,7 @@ class PlannedSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(**context)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Carry out a multirun. The import waits until then, because Hydra loads every plugin at every start."""
+        """Carry out a multirun. Imported only then, because Hydra loads every plugin at every start."""
         from midre_exp.sweep.sweeper import sweep
 
         return sweep(self, arguments)

@@ -1,5 +1,5 @@
-"""The command line: ``midre-exp COMMAND …``, or ``python -m midre_exp COMMAND …``. Without a command, Hydra's way:
-overrides are one run, with ``-m`` a sweep, with ``--plan`` only an account of what either would do.
+"""The command line: ``midre-exp COMMAND …``, or ``python -m midre_exp COMMAND …``. Without a command it is
+Hydra's: overrides are one run, with ``-m`` a sweep, with ``--plan`` only an account of what either would do.
 
 Each command imports only what it needs, when it is called.
 """
@@ -71,7 +71,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "midre-exp --help lists every choice and key of a run; midre-exp COMMAND --help explains a command.",
+            "midre-exp --help lists every choice and key of a run; COMMAND --help explains a command.",
         ]
     )
 

@@ -123,16 +123,17 @@ def check_targets(node: Any, trusted: Iterable[str] = ()) -> None:
         if not target.startswith(prefixes):
             root = target.split(".")[0]
             raise ConfigError(
-                f"_target_ {target} is not allowed; add runtime.trusted_packages=[{root}] if you trust that package"
+                f"_target_ {target} is not allowed; add runtime.trusted_packages=[{root}] if you trust that "
+                "package"
             )
 
 
 def build(node: Any, *args: Any, trusted: Iterable[str] = (), **kwargs: Any) -> Any:
     """Instantiate a config node by its ``_target_``.
 
-    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of ``trusted``
-    (the user's ``runtime.trusted_packages``). Raises ConfigError naming the target when it is not allowed,
-    not importable, or given unknown arguments.
+    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of
+    ``trusted`` (the user's ``runtime.trusted_packages``). Raises ConfigError naming the target when it is not
+    allowed, not importable, or given unknown arguments.
     """
     import hydra.utils
     from hydra.errors import InstantiationException

@@ -67,7 +67,7 @@ def nodes_of(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], d
     them.
 
     The last is the first with what ``data.evaluation`` has different, so that both always hold the same
-    people.
+    identities.
     """
     return dict(data["private"]), dict(data["public"]), {**data["private"], **data["evaluation"]}
 

@@ -1,23 +1,19 @@
 """Splitting a long attack by identities over several jobs: ``attack.shard=3/16`` is the third of sixteen.
 
 A shard is an artifact of its own, named after the attack it belongs to; the run without ``attack.shard``
-merges what shards it finds, attacks whom they leave over, and comes to the numbers of an attack that was
-never split: every item draws from a stream of its own, and only the rounding of sums can depend on the size
-of a batch.
+merges what shards it finds, attacks the identities they leave over, and comes to the numbers of an attack
+that was never split: every item draws from a stream of its own, and only the rounding of sums can depend on
+the size of a batch.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from midre_exp.errors import ConfigError
 from midre_exp.store.artifact import Artifact
 from midre_exp.store.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 SHARD = "shard"
 _TEXT = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})")
@@ -35,15 +31,16 @@ class Shard:
         """The store's name of this shard of the attack with key ``attack``."""
         return f"{attack}-{self.number}of{self.count}"
 
-    def people(self, identities: int) -> range:
-        """Whose turn it is: the ranges of all shards are disjoint, in order, as equal as can be, and cover
-        0..identities-1.
+    def share(self, identities: int) -> range:
+        """The identities of this shard: the ranges of all shards are disjoint, in order, as equal as can be,
+        and cover 0..identities-1.
 
         Raises ConfigError when there are more shards than identities.
         """
         if self.count > identities:
             raise ConfigError(
-                f"attack.shard={self.number}/{self.count} splits {identities} identities into more parts than there are; use fewer"
+                f"attack.shard={self.number}/{self.count} splits {identities} identities into more parts "
+                f"than there are; use attack.shard=1/{identities} at most"
             )
         first, last = self.number - 1, self.number
         return range(first * identities // self.count, last * identities // self.count)
@@ -75,4 +72,4 @@ def stored_shards(store: Store, attack: str, identities: int) -> list[tuple[rang
     if not numbers:
         return [(range(identities), None)]
     count, found = max(numbers.items(), key=lambda item: len(item[1]) / item[0])
-    return [(Shard(number, count).people(identities), found.get(number)) for number in range(1, count + 1)]
+    return [(Shard(number, count).share(identities), found.get(number)) for number in range(1, count + 1)]

@@ -62,7 +62,7 @@ class AttackStage(Stage):
         if shard is None:
             _attack_everyone(job, attack, victim, generator)
         else:
-            identities = shard.people(attack.identities)
+            identities = shard.share(attack.identities)
             part = _attack(job, attack, victim, generator, identities)
             job.work.save_tensors("part", part)
             job.work.metrics.update(queries=victim.queries, counts={"identities": len(identities)})

@@ -149,6 +149,15 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "attacks.GMI"
+    for file in (
+        *("midre_exp/py.typed", "attacks/py.typed", "defenses/py.typed", "attacks/__init__.pyi"),
+        *(
+            "midre_exp/conf/config.yaml",
+            "midre_exp/conf/attack/prior/gmi.yaml",
+            "midre_exp/report/conf/table/demo.yaml",
+        ),
+    ):
+        assert (site / file).is_file(), file
     assert not (site / "tests").exists() and not (site / "results").exists() and not (site / "conf").exists()
 
 

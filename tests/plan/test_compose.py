@@ -1,4 +1,4 @@
-"""Which jobs a sweep means, the same for ``--plan`` and for the sweep itself, and what each job is made of."""
+"""Which jobs a sweep means, for ``--plan`` and for the sweep itself, and what each job is made of."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ def test_shards_are_disjoint_in_order_and_cover_everybody():
     for identities in (1, 7, 300, 530):
         for count in (1, 2, 7, 16):
             if count <= identities:
-                ranges = [Shard(number, count).people(identities) for number in range(1, count + 1)]
+                ranges = [Shard(number, count).share(identities) for number in range(1, count + 1)]
                 assert [person for people in ranges for person in people] == list(range(identities))
                 assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
     with pytest.raises(ConfigError, match="splits 3 identities into more parts"):
-        Shard(1, 4).people(3)
+        Shard(1, 4).share(3)
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "3/", "a/b", "1/0", "-1/4", "1.5/4"])
