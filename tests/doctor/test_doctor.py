@@ -156,7 +156,7 @@ def test_too_small_a_gpu_is_told_with_the_estimate(monkeypatch):
     import torch
 
     chosen = settings("setup=S29", "scale=paper")
-    monkeypatch.setattr("midre_exp.runtime.choose_device", lambda name: SimpleNamespace(type="cuda"))
+    monkeypatch.setattr("midre_exp.doctor.checks.choose_device", lambda name: SimpleNamespace(type="cuda"))
     memory = [8 * 10**9, 12 * 10**9]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: tuple(memory))
     found = [f for f in Checks().requirements(chosen) if f.name == "GPU memory"]
