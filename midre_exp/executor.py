@@ -15,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from midre_exp.plan.config import without
+from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import Plan
 from midre_exp.runtime import Runtime, make_runtime
 from midre_exp.speed import Speed, make_speed
 from midre_exp.stages import STAGES, Stage
-from midre_exp.stages.base import Job, Settings
+from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
 from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.files import write_atomic

@@ -52,5 +52,5 @@ def write_record(settings: Mapping[str, Any], build: Executor) -> Path:
     label, device = build.parts.defense.label, device_name(build.runtime.device)
     record = make_record(settings, build.plan, build.artifacts, defense_label=label, device=device)
     update_record(path, record)
-    show_record(settings, record, build.runtime)
+    show_record(settings, record, build.runtime.say)
     return path

@@ -50,7 +50,7 @@ def lent(files: Sources) -> dict[str, str]:
         if stub.endswith("!"):
             package = stub[:-1]
             for node in ast.parse(text).body:
-                if isinstance(node, ast.ImportFrom):
+                if isinstance(node, ast.ImportFrom) and node.module:
                     for name in node.names:
                         found[f"{package}.{name.name}"] = f"{package}.{node.module}"
     return found
@@ -96,10 +96,16 @@ def arrows(files: Sources) -> Iterator[Arrow]:
 
 
 def room(module: str, files: Sources) -> str:
-    """The package a module stands in; the files of the engine's root are rooms of their own."""
-    is_package = any(name.startswith(f"{module}.") for name in files)
-    parent = module if is_package else module.rpartition(".")[0]
-    return module if parent == "midre_exp" or not parent else parent
+    """The folder a module stands in; where a folder has folders, its own files are rooms of their own, as are
+    commands (``__main__``), which stand above what they command.
+    """
+    parent = module if is_package(module, files) else module.rpartition(".")[0]
+    has_rooms = any(is_package(name, files) and name.rpartition(".")[0] == parent for name in files)
+    return module if has_rooms or not parent or module.endswith("__main__") else parent
+
+
+def is_package(module: str, files: Sources) -> bool:
+    return any(name.startswith(f"{module}.") for name in files)
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str] | None:
@@ -131,7 +137,6 @@ def graph_of(pairs: Iterator[tuple[str, str]]) -> dict[str, set[str]]:
 
 
 def rooms_of(files: Sources) -> dict[str, set[str]]:
-    # a package's own __init__ names what it lends, which is no way of using it
     return graph_of((room(a.source, files), room(a.target, files)) for a in arrows(files))
 
 
@@ -160,7 +165,7 @@ def complaints(files: Sources) -> list[str]:
             found.append(f"an import inside a function: {source} -> {target}")
     for source, text in files.items():
         if source.startswith(TORCH_FREE) and not source.endswith("!"):
-            for node in ast.walk(ast.parse(text)):
+            for node in ast.parse(text).body:  # what is read when the module is loaded
                 names = [n.name for n in node.names] if isinstance(node, ast.Import) else []
                 names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
                 if any(name.split(".")[0] == "torch" for name in names):
@@ -202,7 +207,11 @@ def test_the_root_is_no_corridor_and_the_house_not_too_high():
         ("midre_exp.executor", "from attacks import PPA", "the engine looks up"),
         ("attacks.gmi", "from attacks.ppa import PPA", "a plugin uses another's file"),
         ("defenses.midre", "from defenses import NLS", "a plugin uses another's file"),
-        ("midre_exp.metrics.fid", "def f():\n    from midre_exp import errors", "an import inside a function"),
+        (
+            "midre_exp.metrics.fid",
+            "def f():\n    from midre_exp import errors",
+            "an import inside a function",
+        ),
     ],
 )
 def test_a_broken_rule_is_seen(module, line, complaint):

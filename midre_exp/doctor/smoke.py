@@ -1,7 +1,7 @@
 """Every setup of the paper, end to end in under a minute each: `python -m midre_exp.doctor.smoke [S01 S27
 ...] [--folder DIR] [--keep]`.
 
-Config, readers, networks, attack and metrics are those of scale=paper. Data and generators are tiny files in
+Config, readers, networks, attack and metrics are those of scale=paper, budgets those of scale=smoke. Data and generators are tiny files in
 their official layouts, weights random, budgets a few steps. It shows that a setup runs, on any CPU; its
 numbers mean nothing.
 """
@@ -26,7 +26,7 @@ from tabulate import tabulate
 from midre_exp.data.readers import fixtures
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
-from midre_exp.plan.config import CONF_DIR
+from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.stages import STAGES
 from midre_exp.store.files import make_folder, read_json
 
@@ -40,79 +40,6 @@ DOWNLOADS: dict[str, dict[str, Callable[[Path], fixtures.Overrides]]] = {
     "facescrub_ffhq": {"facescrub": partial(fixtures.write_facescrub, identities=6, images=3)},
     "vggface2_ffhq": {"vggface2": partial(fixtures.write_vggface2, identities=6, images=3)},
     "dogs_afhq": {"stanford_dogs": partial(fixtures.write_stanford_dogs, identities=6, images=3)},
-}
-
-#: What no setup can do without: nothing downloaded, one epoch, one core.
-EVERYWHERE = (
-    "target.weights=null",
-    "evaluator.weights=null",
-    "inception_weights=null",
-    "face_weights=null",
-    "target.recipe.epochs=1",
-    "target.recipe.batch_size=6",
-    "evaluator.recipe.epochs=1",
-    "evaluator.recipe.batch_size=6",
-    "runtime.device=cpu",
-    "runtime.threads=1",
-    "runtime.progress=false",
-    "runtime.quiet=true",
-)
-
-_FEW = ("attack.identities=2", "attack.restarts=2", "attack.steps=2")
-# The fifth step of the critic is followed by the generator's first.
-_GAN = ("attack.prior.steps=5", "attack.prior.batch_size=4")
-_STUDENTS = (
-    "attack.surrogates.weights=null",
-    "attack.surrogates.steps=2",
-    "attack.surrogates.batch_size=4",
-    "attack.surrogates.statistics_images=8",
-)
-_STYLE = (
-    "attack.search.size=4",
-    "attack.search.batch=4",
-    "attack.prior.pretrained={generator}",
-    "metrics.measure.prdc_evaluator.k=1",  # needs one image more than that of each person
-)
-_PPA = (
-    *_STYLE,
-    "attack.identities=1",
-    "attack.restarts=3",
-    "attack.kept=2",
-    "attack.steps=2",
-    "attack.selection.views=2",
-)
-#: The budget of each attack, by its name. ``{generator}`` is the path of a small one in the layout of the
-#: published file.
-BUDGETS: dict[str, tuple[str, ...]] = {
-    "gmi": (*_FEW, *_GAN),
-    "kedmi": (*_FEW, *_GAN),
-    "lomma_gmi": (*_FEW, *_GAN, *_STUDENTS),
-    "lomma_kedmi": (*_FEW, *_GAN, *_STUDENTS),
-    "plgmi": (
-        *_FEW,
-        "attack.prior.steps=1",
-        "attack.prior.batch_size=4",
-        "attack.prior.per_class=2",
-    ),
-    "rlbmi": (*_GAN, "attack.identities=2", "attack.episodes=6", "attack.batch_size=4"),
-    "brepmi": (
-        *_GAN,
-        "attack.identities=1",
-        "attack.points=4",
-        "attack.search_batch=8",
-        "attack.search_batches=2",
-        "attack.max_queries=40",
-    ),
-    "ppa": (*_PPA, "attack.milestones=[1]"),
-    "ppa_dogs": _PPA,
-    "mirror": (*_FEW, *_STYLE),
-    "ifgmi": (
-        *_STYLE,
-        "attack.identities=1",
-        "attack.restarts=2",
-        "attack.stages=[{steps:1,radius_features:null,radius_w:1000},{steps:1,radius_features:2000,radius_w:2000},"
-        "{steps:1,radius_features:3000,radius_w:3000}]",
-    ),
 }
 
 
@@ -167,22 +94,25 @@ class Ground:
             shutil.rmtree(self.folder / "store" / stage, ignore_errors=True)
 
     def settings(self, name: str, composer: Composer) -> dict[str, Any]:
-        """The resolved config of a setup, small. Raises ConfigError for an attack or data without an entry
-        above.
+        """The resolved config of a setup, small. Raises ConfigError for an attack without a smoke budget and
+        for data without a writer.
         """
-        chosen = [f"setup={name}", "scale=paper"]
-        full = composer.settings(chosen)
-        attack, data = full["attack"], full["data"]["name"]
-        if attack["name"] not in BUDGETS or data not in DOWNLOADS:
+        chosen = [f"setup={name}", "scale=smoke"]
+        small = composer.settings(chosen)
+        attack, data = small["attack"], small["data"]["name"]
+        if f"smoke_{attack['name']}" not in config_files("scale/attack"):
             raise ConfigError(
-                f"setup={name} has no small budget; give attack {attack['name']} one in BUDGETS and data {data} in DOWNLOADS"
+                f"setup={name} has no small budget; give attack {attack['name']} one in "
+                f"conf/scale/attack/smoke_{attack['name']}.yaml"
             )
-        budget = BUDGETS[attack["name"]]
-        if any("{generator}" in override for override in budget):
-            file = self.generator(attack["prior"]["image_size"])
-            budget = tuple(override.replace("{generator}", f"'{file}'") for override in budget)
-        paths = [f"paths.{part}='{self.folder / part}'" for part in ("store", "data", "runs", "results")]
-        return composer.settings([*chosen, *EVERYWHERE, *self.downloads(data), *budget, *paths])
+        if data not in DOWNLOADS:
+            raise ConfigError(
+                f"setup={name} reads {data}, which DOWNLOADS in midre_exp/doctor/smoke.py lacks"
+            )
+        overrides = [f"paths.{part}='{self.folder / part}'" for part in ("store", "data", "runs", "results")]
+        if attack["prior"]["name"] == "stylegan2":
+            overrides.append(f"attack.prior.pretrained='{self.generator(attack['prior']['image_size'])}'")
+        return composer.settings([*chosen, *self.downloads(data), *overrides])
 
 
 def try_setup(name: str, ground: Ground, composer: Composer, *, keep: bool = False) -> Outcome:

@@ -154,9 +154,12 @@ def build(node: Any, *args: Any, trusted: Iterable[str] = (), **kwargs: Any) -> 
         ) from error
 
 
+#: Packages of the user's own whose classes a config may name.
 Trusted = tuple[str, ...]
+#: A resolved config, as plain containers.
+Settings = Mapping[str, Any]
 
 
-def trusted_packages(settings: Mapping[str, Any]) -> Trusted:
+def trusted_packages(settings: Settings) -> Trusted:
     """The packages of the user's own whose classes a config may name."""
     return tuple(settings["runtime"]["trusted_packages"])

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from midre_exp.errors import UserError
-from midre_exp.plan.config import without
+from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.speed import PRIOR_CALLS, switched_on
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from midre_exp.plan.config import Trusted, trusted_packages
+from midre_exp.plan.config import Settings, Trusted, trusted_packages
 from midre_exp.plan.keys import StageKey
 from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.store import Store
@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # torch
     from midre_exp.speed import Speed
     from midre_exp.stages.parts import Parts
 
-#: A resolved config, as plain containers.
-Settings = Mapping[str, Any]
 #: The fingerprint of the ``private``, ``public`` or ``evaluation`` images of a run.
 Fingerprint = Callable[[str], Mapping[str, object]]
 #: The value that a key stands for: looked up once, by calling the second, and remembered.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp import targets
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import build, trusted_packages, without
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.plan.config import Settings, build, trusted_packages, without
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs
 from midre_exp.store.artifact import Artifact
@@ -32,7 +32,7 @@ class ClassifierStage(Stage):
         """The trained classifier in the form that is attacked, in eval mode on the CPU."""
         classes = int(artifact.metrics["counts"]["private_identities"])
         trusted = trusted_packages(settings)
-        model = targets.assemble(settings[self.name], classes, defense, seed=0, trusted=trusted)
+        model = targets.assemble.assemble(settings[self.name], classes, defense, seed=0, trusted=trusted)
         model.load_state_dict(artifact.tensors("weights"))
         defense.on_inference(model)
         return model.eval()
@@ -144,7 +144,9 @@ class Evaluator(ClassifierStage):
         node, trusted = settings["evaluator"], trusted_packages(settings)
         check_files("evaluator", without(node, "model", "recipe"))
         classes = settings["attack"]["identities"]
-        make_once(partial(targets.assemble, node, classes, parts.undefended, seed=0, trusted=trusted))
+        make_once(
+            partial(targets.assemble.assemble, node, classes, parts.undefended, seed=0, trusted=trusted)
+        )
         if node["checkpoint"] is None:
             recipe = targets.checked_recipe(parts.undefended, node["recipe"], place="evaluator.")
             for transform in recipe["augment"]:
@@ -172,6 +174,6 @@ def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tu
     """One black image through the network of a node."""
     import torch  # planning loads this module
 
-    model = targets.assemble(node, 2, defense, seed=0, trusted=trusted).eval()
+    model = targets.assemble.assemble(node, 2, defense, seed=0, trusted=trusted).eval()
     with torch.no_grad():
         model(torch.zeros(1, 3, pixels, pixels))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from midre_exp.plan.config import digest, trusted_packages
+from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
 from midre_exp.plan.validate import check_settings
 from midre_exp.stages.attack import AttackStage
-from midre_exp.stages.base import Settings, Stage
+from midre_exp.stages.base import Stage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.prior import PriorStage

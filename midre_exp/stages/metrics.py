@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midre_exp import metrics
-from midre_exp.plan.config import build, trusted_packages
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.plan.config import Settings, build, trusted_packages
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
 from midre_exp.stages.preflight import make_once
 from midre_exp.stages.requirements import file_needs, library_needs

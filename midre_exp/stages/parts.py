@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from midre_exp.attack import Attack, build_attack
 from midre_exp.data.base import Dataset
 from midre_exp.defense import Defense
-from midre_exp.plan.config import build, trusted_packages
+from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
-from midre_exp.stages.base import Settings
 from midre_exp.threat import AnyVictim
 
 

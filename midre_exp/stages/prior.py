@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midre_exp import priors
-from midre_exp.plan.config import trusted_packages, without
+from midre_exp.plan.config import Settings, trusted_packages, without
 from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs
 from midre_exp.stages.victim import load_victim

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midre_exp.errors import ConfigError, UserError
-from midre_exp.plan.config import Trusted, build, trusted_packages
+from midre_exp.plan.config import Settings, Trusted, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
-from midre_exp.stages.base import Remember, Requirement, Settings
+from midre_exp.stages.base import Remember, Requirement
 
 if TYPE_CHECKING:  # torch
     from midre_exp.data.base import Dataset

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midre_exp import surrogates
-from midre_exp.plan.config import trusted_packages
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Settings, Stage
+from midre_exp.plan.config import Settings, trusted_packages
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs
 from midre_exp.stages.victim import load_victim

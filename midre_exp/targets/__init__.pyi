@@ -1,5 +1,6 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
+from . import assemble as assemble
 from .architectures.densenet import DenseNet as DenseNet
 from .architectures.evolve import IR as IR
 from .architectures.evolve import FaceNet112 as FaceNet112
@@ -10,7 +11,6 @@ from .architectures.resnest import ResNeSt as ResNeSt
 from .architectures.resnet import ResNet as ResNet
 from .architectures.vgg import VGG16 as VGG16
 from .architectures.vggface_resnet50 import VGGFaceResNet50 as VGGFaceResNet50
-from .assemble import assemble as assemble
 from .base import Classifier as Classifier
 from .base import Output as Output
 from .factory import build_target as build_target

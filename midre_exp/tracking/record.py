@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from midre_exp.data.pictures import grid
 from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
-from midre_exp.runtime import Runtime
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Store
 from midre_exp.tracking.tracker import goes_online, wandb_run
@@ -79,7 +78,7 @@ def _pictures(record: Mapping[str, Any], store: str) -> dict[str, Any]:
     return {"reconstructions": wandb.Image(grid(found["images"][first]))} if bool(first.any()) else {}
 
 
-def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], runtime: Runtime) -> None:
+def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Hand a finished run's record to the tracker. The run is done whatever comes of it, so trouble is only
     told.
     """
@@ -88,4 +87,4 @@ def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], runtime:
     try:
         push_record(record, settings["tracking"], settings["paths"])
     except UserError as error:
-        runtime.say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")
+        say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")

@@ -28,9 +28,9 @@ def test_a_setup_runs_from_official_files_to_a_record(ground: Ground, name: str)
     with packaged_configs():
         outcome = try_setup(name, ground, packaged_composer())
     assert outcome.error is None
-    (path,) = ground.folder.glob(f"results/paper/records/{name}-nodef-*.json")
+    (path,) = ground.folder.glob(f"results/smoke/records/{name}-nodef-*.json")
     record = read_json(path)
-    assert record["scale"] == "paper"
+    assert record["scale"] == "smoke"
     assert record["counts"]["private_identities"] == 6
     assert record["config"]["target"]["model"].get("width", 1.0) == 1.0
     assert not (ground.folder / "store" / "target").exists()
@@ -46,11 +46,17 @@ def test_the_setups_are_the_papers_with_lomma_twice() -> None:
 def test_a_failure_is_told_in_one_line_and_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(smoke, "BUDGETS", {})
+    monkeypatch.setattr(smoke, "config_files", lambda group: {})
     assert main(["S01", "S27", "--folder", str(tmp_path / "new")]) == 1
     shown = capsys.readouterr().out
-    assert "setup=S01 has no small budget; give attack gmi one in BUDGETS" in shown.splitlines()[0]
-    assert "setup=S27 has no small budget; give attack ppa one in BUDGETS" in shown.splitlines()[1]
+    assert (
+        "setup=S01 has no small budget; give attack gmi one in conf/scale/attack/smoke_gmi.yaml"
+        in shown.splitlines()[0]
+    )
+    assert (
+        "setup=S27 has no small budget; give attack ppa one in conf/scale/attack/smoke_ppa.yaml"
+        in shown.splitlines()[1]
+    )
     assert shown.endswith("0 of 2 setups ran to a record\n")
 
 
