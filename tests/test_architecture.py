@@ -7,7 +7,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,21 +44,55 @@ def sources() -> Sources:
     return found
 
 
-def lent(files: Sources) -> dict[str, str]:
+@cache
+def lent_by(package: str, stub: str) -> dict[str, str]:
     """The module behind every name that a package's stub lists."""
-    found = {}
+    return {
+        f"{package}.{name.name}": f"{package}.{node.module}"
+        for node in ast.parse(stub).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in node.names
+    }
+
+
+class Imports(NamedTuple):
+    names: list[tuple[str, bool]]  # what is imported, and whether inside a function
+    attributes: list[str]  # what is read of an imported package, perhaps a name that it lends
+    loads_torch: bool
+
+
+@cache
+def imports_of(text: str) -> Imports:
+    tree = ast.parse(text)
+    inner = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    names: list[tuple[str, bool]] = []
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [(name.name, id(node) in inner) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [(f"{node.module}.{name.name}", id(node) in inner) for name in node.names]
+            aliases.update({n.asname or n.name: f"{node.module}.{n.name}" for n in node.names})
+    attributes = [
+        f"{aliases[node.value.id]}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases
+    ]
+    loaded = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    loads_torch = any(ast.unparse(node).split()[1].split(".")[0] == "torch" for node in loaded)
+    return Imports(names, attributes, loads_torch)
+
+
+def arrows(files: Sources) -> list[Arrow]:
+    names = {}
     for stub, text in files.items():
         if stub.endswith("!"):
-            package = stub[:-1]
-            for node in ast.parse(text).body:
-                if isinstance(node, ast.ImportFrom) and node.module:
-                    for name in node.names:
-                        found[f"{package}.{name.name}"] = f"{package}.{node.module}"
-    return found
-
-
-def arrows(files: Sources) -> Iterator[Arrow]:
-    names = lent(files)
+            names.update(lent_by(stub[:-1], text))
 
     def module(name: str) -> str | None:
         while name:
@@ -68,44 +103,29 @@ def arrows(files: Sources) -> Iterator[Arrow]:
             name = name.rpartition(".")[0]
         return None
 
+    found = []
     for source, text in files.items():
-        if source.endswith("!"):
-            continue
-        tree = ast.parse(text)
-        inner = {
-            id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-            for node in ast.walk(function)
-        }
-        packages: dict[str, str] = {}
-        for node in ast.walk(tree):
-            wanted: list[str] = []
-            if isinstance(node, ast.Import):
-                wanted = [name.name for name in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                wanted = [f"{node.module}.{name.name}" for name in node.names]
-                packages.update({n.asname or n.name: f"{node.module}.{n.name}" for n in node.names})
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                full = f"{packages.get(node.value.id)}.{node.attr}"
-                wanted = [full] if full in names else []
-            for name in wanted:
+        if not source.endswith("!"):
+            imports = imports_of(text)
+            lent = [(name, False) for name in imports.attributes if name in names]
+            for name, inside in [*imports.names, *lent]:
                 target = module(name) if name.startswith(PACKAGES) else None
                 if target is not None and target != source:
-                    yield Arrow(source, target, id(node) in inner)
+                    found.append(Arrow(source, target, inside))
+    return found
 
 
-def room(module: str, files: Sources) -> str:
+def room(module: str, packages: set[str]) -> str:
     """The folder a module stands in; where a folder has folders, its own files are rooms of their own, as are
     commands (``__main__``), which stand above what they command.
     """
-    parent = module if is_package(module, files) else module.rpartition(".")[0]
-    has_rooms = any(is_package(name, files) and name.rpartition(".")[0] == parent for name in files)
+    parent = module if module in packages else module.rpartition(".")[0]
+    has_rooms = any(name.rpartition(".")[0] == parent for name in packages)
     return module if has_rooms or not parent or module.endswith("__main__") else parent
 
 
-def is_package(module: str, files: Sources) -> bool:
-    return any(name.startswith(f"{module}.") for name in files)
+def packages_of(files: Sources) -> set[str]:
+    return {name.rpartition(".")[0] for name in files if not name.endswith("!")} - {""}
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str] | None:
@@ -128,7 +148,7 @@ def circle(graph: Mapping[str, set[str]]) -> list[str] | None:
     return None
 
 
-def graph_of(pairs: Iterator[tuple[str, str]]) -> dict[str, set[str]]:
+def graph_of(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for source, target in pairs:
         if source != target:
@@ -137,13 +157,14 @@ def graph_of(pairs: Iterator[tuple[str, str]]) -> dict[str, set[str]]:
 
 
 def rooms_of(files: Sources) -> dict[str, set[str]]:
-    return graph_of((room(a.source, files), room(a.target, files)) for a in arrows(files))
+    packages = packages_of(files)
+    return graph_of((room(a.source, packages), room(a.target, packages)) for a in arrows(files))
 
 
 def complaints(files: Sources) -> list[str]:
     """Everything that breaks a rule of the house."""
     found = []
-    every = list(arrows(files))
+    every = arrows(files)
     for graph in (graph_of((a.source, a.target) for a in every), rooms_of(files)):
         around = circle(graph)
         if around:
@@ -152,7 +173,7 @@ def complaints(files: Sources) -> list[str]:
         if not source.startswith(ABOVE) and target.startswith(ABOVE) and source != "midre_exp.__main__":
             found.append(f"the engine looks up: {source} -> {target}")
         for plugins in ("attacks", "defenses"):
-            shared = (plugins, f"{plugins}.base", f"{plugins}.losses", f"{plugins}.nodef")
+            shared = (plugins, *(f"{plugins}.{name}" for name in ("base", "losses", "nodef", "composer")))
             if (
                 source.startswith(f"{plugins}.")
                 and target.startswith(f"{plugins}.")
@@ -164,12 +185,8 @@ def complaints(files: Sources) -> list[str]:
         if inside and not torch_free:
             found.append(f"an import inside a function: {source} -> {target}")
     for source, text in files.items():
-        if source.startswith(TORCH_FREE) and not source.endswith("!"):
-            for node in ast.parse(text).body:  # what is read when the module is loaded
-                names = [n.name for n in node.names] if isinstance(node, ast.Import) else []
-                names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-                if any(name.split(".")[0] == "torch" for name in names):
-                    found.append(f"torch in a room without it: {source}")
+        if source.startswith(TORCH_FREE) and not source.endswith("!") and imports_of(text).loads_torch:
+            found.append(f"torch in a room without it: {source}")
     return found
 
 

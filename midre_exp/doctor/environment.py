@@ -11,7 +11,10 @@ from importlib import metadata, util
 from pathlib import Path
 
 from midre_exp.errors import UserError
+from midre_exp.runtime import choose_device
+from midre_exp.speed import make_speed
 from midre_exp.store.artifact import readable
+from midre_exp.tracking.tracker import has_key
 
 _SHOWN = ("midre-exp", "torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "wandb")
 
@@ -88,8 +91,6 @@ def _memory() -> str:
 
 
 def _compiler() -> str:
-    from midre_exp.runtime import choose_device
-    from midre_exp.speed import make_speed
 
     try:
         make_speed({"compile": True}, choose_device("auto"))
@@ -99,7 +100,6 @@ def _compiler() -> str:
 
 
 def _tracking() -> str:
-    from midre_exp.tracking.tracker import has_key
 
     if has_key():
         return "tracking=wandb goes online, a key is here"

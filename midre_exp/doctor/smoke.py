@@ -27,6 +27,8 @@ from midre_exp.data.readers import fixtures
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR, config_files
+from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
+from midre_exp.run import run
 from midre_exp.stages import STAGES
 from midre_exp.store.files import make_folder, read_json
 
@@ -83,8 +85,6 @@ class Ground:
         """A network pickle that draws so many pixels."""
         path = self.folder / f"stylegan2-{image_size}.pkl"
         if not path.exists():
-            from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
-
             write_stylegan2(path, image_size=image_size, channels=2)
         return path
 
@@ -119,8 +119,6 @@ def try_setup(name: str, ground: Ground, composer: Composer, *, keep: bool = Fal
     """Run one setup, check its record and remove what it stored. Any failure becomes the outcome, unless
     HYDRA_FULL_ERROR=1.
     """
-    from midre_exp.run import run
-
     started = time.monotonic()
     title = str(OmegaConf.load(CONF_DIR / "setup" / f"{name}.yaml").setup.title)
     seconds: Mapping[str, float] = {}

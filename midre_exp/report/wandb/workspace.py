@@ -17,6 +17,7 @@ from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import digest
 from midre_exp.plan.explain import one_line
 from midre_exp.records import read_records, results_folder
+from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
 from midre_exp.tracking.tracker import goes_online
@@ -190,8 +191,6 @@ def _colours(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]
     if not records:
         return {}
     from matplotlib.colors import to_hex
-
-    from midre_exp.report.figures.marks import mark_of
 
     found: dict[tuple[str, ...], str] = {}
     for record in records:
