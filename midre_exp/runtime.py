@@ -8,18 +8,40 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from midre_exp.errors import ConfigError
-from midre_exp.tracking.tracker import NoTracker, Tracker
 
 T = TypeVar("T")
 
-#: Where the images of a training set lie while batches are gathered from them (``data.loader.place_images``).
+#: Where the images of a training set lie while batches are gathered from them; see ``place_images``.
 Placement = Literal["auto", "mapped", "ram", "device"]
+
+
+class Tracker(Protocol):
+    """What a stage may report while it runs."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers at a step."""
+        ...
+
+    def images(self, name: str, images: Tensor, step: int) -> None:
+        """A grid of images, float [n, 3, h, w] in [0, 1] or uint8."""
+        ...
+
+
+class NoTracker:
+    """Reports nothing."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def images(self, name: str, images: Tensor, step: int) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from midre_exp import seeding
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.runtime import Placement
@@ -121,3 +122,32 @@ def _prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
     finally:
         stopped.set()
         thread.join()
+
+
+class Shuffled:
+    """Batches of row numbers of ``count`` images, in a new order each epoch, the incomplete last batch left
+    out.
+
+    ``purpose`` separates several passes over one set. Raises ConfigError when ``count`` does not fill a
+    batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, seed: int, purpose: str, device: torch.device):
+        if not 0 < batch_size <= count:
+            raise ConfigError(
+                f"attack.prior.batch_size={batch_size} must lie between 1 and the {count} public images "
+                "there are"
+            )
+        self.per_epoch = count // batch_size
+        self._count, self._batch_size = count, batch_size
+        self._seed, self._purpose = seed, purpose
+        self._device = device
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def rows(self, step: int) -> Tensor:
+        """Row numbers int64 [batch_size] of the batch at ``step``, counted from the start of training."""
+        epoch, batch = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            draws = seeding.generator(self._seed, "prior", self._purpose, epoch)
+            self._epoch, self._order = epoch, torch.randperm(self._count, generator=draws).to(self._device)
+        return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]

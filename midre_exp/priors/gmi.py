@@ -10,9 +10,10 @@ from torch import Tensor
 
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
+from midre_exp.data.loader import Shuffled
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.gmi_networks import GMICritic, GMIGenerator
-from midre_exp.priors.gan.training import GanTraining, Shuffled, sample_latents, train
+from midre_exp.priors.gan.training import GanTraining, sample_latents, train
 from midre_exp.priors.gan.wgan import critic_step, generator_loss
 from midre_exp.priors.gan_prior import GanPrior
 from midre_exp.runtime import Runtime

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
+from midre_exp.data.loader import Shuffled
 from midre_exp.errors import ConfigError
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.gmi_networks import GMIGenerator
 from midre_exp.priors.gan.kedmi_gan import discriminator_step, generator_step
 from midre_exp.priors.gan.kedmi_networks import KedMIDiscriminator
-from midre_exp.priors.gan.training import GanTraining, Shuffled, sample_latents, train
+from midre_exp.priors.gan.training import GanTraining, sample_latents, train
 from midre_exp.priors.gan_prior import GanPrior
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim

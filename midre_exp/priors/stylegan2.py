@@ -10,10 +10,10 @@ from torch import Tensor
 
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
-from midre_exp.data.loader import place_images
+from midre_exp.data.loader import Shuffled, place_images
 from midre_exp.errors import ConfigError
 from midre_exp.plan.validate import require_counts, require_numbers
-from midre_exp.priors.gan.training import Shuffled, require_optimiser, sample_latents, train
+from midre_exp.priors.gan.training import require_optimiser, sample_latents, train
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
 from midre_exp.priors.stylegan.files import load_networks

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
+from midre_exp.data.loader import Shuffled
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.plan.validate import require_counts, require_numbers
-from midre_exp.priors.gan.training import Shuffled
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.student import Student

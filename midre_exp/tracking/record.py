@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from midre_exp.data.pictures import grid
 from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Store
+from midre_exp.tracking.pictures import grid
 from midre_exp.tracking.tracker import goes_online, wandb_run
 
 _PICTURES = 64  # identities of which one reconstruction is shown

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from midre_exp.data.pictures import grid
 from midre_exp.errors import ConfigError
+from midre_exp.runtime import NoTracker, Tracker
+from midre_exp.tracking.pictures import grid
 
 if TYPE_CHECKING:
     import wandb
@@ -26,28 +27,6 @@ if TYPE_CHECKING:
 _NETRC = (Path("~/.netrc"), Path("~/_netrc"))
 _HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # W&B's own server, by its old and its new name
 _LONGEST_TAG = 64  # characters that W&B takes
-
-
-class Tracker(Protocol):
-    """What a stage may report while it runs."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers at a step."""
-        ...
-
-    def images(self, name: str, images: Tensor, step: int) -> None:
-        """A grid of images, float [n, 3, h, w] in [0, 1] or uint8."""
-        ...
-
-
-class NoTracker:
-    """Reports nothing."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def images(self, name: str, images: Tensor, step: int) -> None:
-        """Do nothing."""
 
 
 class WandbTracker:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from midre_exp.data.pictures import data_url
 from midre_exp.errors import UserError
 from midre_exp.report.__main__ import render
 from midre_exp.report.definitions import load_table
@@ -17,6 +16,7 @@ from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables import comparison as tables
 from midre_exp.report.tables.html import Column, Picture, PictureRow, write_page
 from midre_exp.report.tables.publish import RenderedTable, write_tables
+from midre_exp.tracking.pictures import data_url
 
 
 def record(

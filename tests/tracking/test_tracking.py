@@ -9,7 +9,8 @@ import torch
 from midre_exp.errors import ConfigError
 from midre_exp.report.wandb.push import push_records
 from midre_exp.run import run
-from midre_exp.tracking.tracker import NoTracker, goes_online, has_key, track
+from midre_exp.runtime import NoTracker
+from midre_exp.tracking.tracker import goes_online, has_key, track
 
 SETTINGS = {"mode": "auto", "project": "midre", "entity": None}
 

@@ -149,35 +149,6 @@ class _OfPair(nn.Module):
         return images
 
 
-class Shuffled:
-    """Batches of row numbers of ``count`` images, in a new order each epoch, the incomplete last batch left
-    out.
-
-    ``purpose`` separates several passes over one set. Raises ConfigError when ``count`` does not fill a
-    batch.
-    """
-
-    def __init__(self, count: int, batch_size: int, *, seed: int, purpose: str, device: torch.device):
-        if not 0 < batch_size <= count:
-            raise ConfigError(
-                f"attack.prior.batch_size={batch_size} must lie between 1 and the {count} public images "
-                "there are"
-            )
-        self.per_epoch = count // batch_size
-        self._count, self._batch_size = count, batch_size
-        self._seed, self._purpose = seed, purpose
-        self._device = device
-        self._epoch, self._order = -1, torch.empty(0)
-
-    def rows(self, step: int) -> Tensor:
-        """Row numbers int64 [batch_size] of the batch at ``step``, counted from the start of training."""
-        epoch, batch = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            draws = seeding.generator(self._seed, "prior", self._purpose, epoch)
-            self._epoch, self._order = epoch, torch.randperm(self._count, generator=draws).to(self._device)
-        return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-
-
 def sample_latents(latent_dim: int, seed: int, device: torch.device) -> Tensor:
     """The latents [SAMPLES, latent_dim] of every sample grid of a training."""
     draws = seeding.generator(seed, "prior", "shown")

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.data.loader import BatchLoader, BatchSampler, place_images
 from midre_exp.errors import ConfigError
-from midre_exp.runtime import Runtime
+from midre_exp.runtime import NoTracker, Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import accuracy
@@ -27,7 +27,6 @@ from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.launch import launch
 from midre_exp.targets.training.module import ClassifierModule
 from midre_exp.targets.training.trainer import CHECKPOINT, make_loggers, make_trainer, tracker_loggers
-from midre_exp.tracking.tracker import NoTracker
 from midre_exp.weights import checkpoint as checkpoints
 
 SELECT = ("last", "best_test")

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from midre_exp.data.base import ImageSet
+from midre_exp.data.loader import Shuffled
 from midre_exp.priors.gan.gmi_networks import GMICritic, GMIGenerator
-from midre_exp.priors.gan.training import GanTraining, Shuffled
+from midre_exp.priors.gan.training import GanTraining
 from midre_exp.priors.gan.wgan import (
     critic_loss,
     critic_step,
