@@ -1,4 +1,4 @@
-"""What a user might write outside the project: a defense with every hook, an attack and a prior of their own."""
+"""What a user might write outside the project: a defense with every hook, an attack, a prior."""
 
 from __future__ import annotations
 

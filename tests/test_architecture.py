@@ -1,5 +1,5 @@
-"""The house: which room may import which. Every import is read, also those inside functions and those for types
-alone, and a name that a package lends is followed to the module that holds it.
+"""The house: which room may import which. Every import is read, also those inside functions and those for
+types alone, and a name that a package lends is followed to the module that holds it.
 """
 
 from __future__ import annotations

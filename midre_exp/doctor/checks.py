@@ -106,8 +106,10 @@ class Checks:
                 yield Requirement(
                     amount > total,
                     "GPU memory",
-                    f"{what} takes about {readable(int(amount))} of GPU memory (estimate) and {readable(free)} of {readable(total)} are "
-                    "free; use a larger GPU, or a smaller target.recipe.batch_size, which changes the training",
+                    f"{what} takes about {readable(int(amount))} of GPU memory (estimate) and "
+                    f"{readable(free)} of {readable(total)} are "
+                    "free; use a larger GPU, or a smaller target.recipe.batch_size, which changes the "
+                    "training",
                 )
 
     def _memory(self, settings: Settings) -> Iterator[Requirement]:
@@ -118,8 +120,10 @@ class Checks:
             yield Requirement(
                 True,
                 "memory",
-                f"the reconstructions of attack={settings['attack']['name']} take about {readable(int(wanted))} of main memory when they "
-                f"are put together and this machine has {readable(total)}; use {remedy}fewer attack.restarts or a machine with more",
+                f"the reconstructions of attack={settings['attack']['name']} take about "
+                f"{readable(int(wanted))} of main memory when they "
+                f"are put together and this machine has {readable(total)}; use {remedy}fewer "
+                "attack.restarts or a machine with more",
             )
 
     def _disk(self, settings: Settings) -> Iterator[Requirement]:
@@ -146,8 +150,10 @@ class Checks:
             yield Requirement(
                 True,
                 "disk space",
-                f"the run takes about {readable(int(wanted))} of disk (estimate: {readable(images)} of decoded images, of which "
-                f"{readable(min(images, decoded))} may be there, the rest networks and reconstructions) and {readable(free)} are free in "
+                f"the run takes about {readable(int(wanted))} of disk (estimate: {readable(images)} of "
+                "decoded images, of which "
+                f"{readable(min(images, decoded))} may be there, the rest networks and reconstructions) "
+                f"and {readable(free)} are free in "
                 f"{_existing(store)}; free space or set paths.store to another disk",
             )
 

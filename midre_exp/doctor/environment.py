@@ -71,7 +71,8 @@ def _device() -> str:
     if not torch.cuda.is_available():
         return f"no GPU that torch {torch.__version__} sees; {os.cpu_count()} CPU cores"
     cards = [
-        f"{torch.cuda.get_device_name(i)} ({readable(torch.cuda.mem_get_info(i)[0])} of {readable(torch.cuda.mem_get_info(i)[1])} free)"
+        f"{torch.cuda.get_device_name(i)} ({readable(torch.cuda.mem_get_info(i)[0])} of "
+        f"{readable(torch.cuda.mem_get_info(i)[1])} free)"
         for i in range(torch.cuda.device_count())
     ]
     return ", ".join(cards)
@@ -103,12 +104,18 @@ def _tracking() -> str:
 
     if has_key():
         return "tracking=wandb goes online, a key is here"
-    return "tracking=wandb stays offline, there is no key (WANDB_API_KEY or wandb login); wandb sync uploads later"
+    return (
+        "tracking=wandb stays offline, there is no key (WANDB_API_KEY or wandb login); wandb sync "
+        "uploads later"
+    )
 
 
 def _slurm() -> str:
     sbatch, plugin = shutil.which("sbatch"), has("hydra_plugins.hydra_submitit_launcher")
-    return f"sbatch {'found' if sbatch else 'not in PATH'}, hydra-submitit-launcher {'installed' if plugin else 'not installed'}"
+    return (
+        f"sbatch {'found' if sbatch else 'not in PATH'}, hydra-submitit-launcher "
+        f"{'installed' if plugin else 'not installed'}"
+    )
 
 
 def has(module: str) -> bool:

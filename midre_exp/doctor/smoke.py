@@ -1,9 +1,9 @@
 """Every setup of the paper, end to end in under a minute each: `python -m midre_exp.doctor.smoke [S01 S27
 ...] [--folder DIR] [--keep]`.
 
-Config, readers, networks, attack and metrics are those of scale=paper, budgets those of scale=smoke. Data and generators are tiny files in
-their official layouts, weights random, budgets a few steps. It shows that a setup runs, on any CPU; its
-numbers mean nothing.
+Config, readers, networks, attack and metrics are those of scale=paper, budgets those of scale=smoke. Data and
+generators are tiny files in their official layouts, weights random, budgets a few steps. It shows that a
+setup runs, on any CPU; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def setup_names() -> list[str]:
-    """The paper's setups, LOMMA's in both variants; the bare names that stand for one of them are left out."""
+    """The paper's setups, LOMMA's in both variants; bare names that stand for one of them are left out."""
     files = sorted((CONF_DIR / "setup").glob("S*.yaml"))
     return [file.stem for file in files if OmegaConf.load(file).setup.id == file.stem]
 

@@ -45,7 +45,9 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that is being made: settings and parts of the run, its key, the folder to fill, how to execute it."""
+    """A stage that is being made: settings and parts of the run, its key, the folder to fill, how to execute
+    it.
+    """
 
     settings: Settings
     parts: Parts

@@ -128,8 +128,8 @@ class Target(ClassifierStage):
 
 
 class Evaluator(ClassifierStage):
-    """The independent classifier that judges reconstructions. It has a seed of its own, so that one serves all
-    seeds of a sweep.
+    """The independent classifier that judges reconstructions. It has a seed of its own, so that one serves
+    all seeds of a sweep.
     """
 
     name = "evaluator"

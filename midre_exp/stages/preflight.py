@@ -28,7 +28,7 @@ def make_once(make: Callable[[], object]) -> None:
 
 
 def check_files(place: str, node: Any) -> None:
-    """Raise CheckpointError for a value below the key ``place`` that names a weight file which is not there."""
+    """Raise CheckpointError for a value below the key ``place`` that names a weight file which is missing."""
     for key, value in _texts(place, node):
         if value.endswith(WEIGHT_FILES) and not Path(value).expanduser().is_file():
             raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")

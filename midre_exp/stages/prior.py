@@ -1,4 +1,4 @@
-"""The attacker's generator: trained on public images, for some attacks against the target, or loaded ready."""
+"""The attacker's generator: trained on public images, for some attacks against the target, or loaded."""
 
 from __future__ import annotations
 
@@ -92,5 +92,6 @@ class PriorStage(Stage):
                 "StyleGAN2 weights",
                 f"attack.prior.pretrained is null, so StyleGAN2 at {node['image_size']} px would be trained "
                 f"from scratch on {images:,} images{effort} reads the public data; give "
-                "attack.prior.pretrained=PATH of published weights (ffhq.pkl, afhqdog.pkl), which need neither",
+                "attack.prior.pretrained=PATH of published weights (ffhq.pkl, afhqdog.pkl), which need "
+                "neither",
             )

@@ -21,8 +21,8 @@ ROLES = {"private": "private", "public": "public", "evaluation": "private"}
 
 @dataclass(frozen=True)
 class Images:
-    """A data set as this machine has it: ``count`` images, None where nobody can tell, ``error`` what is wrong
-    with it.
+    """A data set as this machine has it: ``count`` images, None where nobody can tell, ``error`` what is
+    wrong with it.
     """
 
     title: str

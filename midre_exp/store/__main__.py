@@ -136,7 +136,8 @@ def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
     keep = needed(results)
     if not keep:
         raise StoreError(
-            f"there is no record below {results}, so nothing would be kept; give the right folder with --results"
+            f"there is no record below {results}, so nothing would be kept; give the right folder with "
+            "--results"
         )
     freed, busy = 0, 0
     for leftover in (*leftovers(store, keep, images=images), *forgotten(store, results)):
@@ -146,7 +147,8 @@ def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
             continue
         freed += leftover.bytes
         print(
-            f"{'removed' if delete else 'would remove'}: {leftover.path} ({readable(leftover.bytes)}, {leftover.reason})"
+            f"{'removed' if delete else 'would remove'}: {leftover.path} ({readable(leftover.bytes)}, "
+            f"{leftover.reason})"
         )
     left = f", {busy} in use" if busy else ""
     print(f"{readable(freed)} {'freed' if delete else 'would be freed; add --delete to do it'}{left}")

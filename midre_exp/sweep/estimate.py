@@ -128,7 +128,8 @@ def duration(seconds: float) -> str:
 def lines(plan: Estimate) -> list[str]:
     """The estimate as text."""
     text = [
-        f"{plan.planned} runs planned: {plan.finished} finished before, {plan.repeated} repeated, {plan.to_do} to do"
+        f"{plan.planned} runs planned: {plan.finished} finished before, {plan.repeated} repeated, "
+        f"{plan.to_do} to do"
     ]
     if not plan.stages:
         return text
@@ -144,7 +145,8 @@ def lines(plan: Estimate) -> list[str]:
         more = f" and {len(build) - len(known)} never measured" if len(build) > len(known) else ""
         uses = sum(len(entry.runs) for entry in entries)
         text.append(
-            f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}  {time}{more}"
+            f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}  "
+            f"{time}{more}"
         )
     text.append(
         f"together about {duration(total)} of one device, by the records of this scale"

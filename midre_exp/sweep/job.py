@@ -29,8 +29,8 @@ from midre_exp.tracking.provenance import git_commit
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: the path of its record, or the error that stopped it, or what another process is building
-    for it (``locked``), so that it is to be queued again.
+    """How a job ended: the path of its record, or the error that stopped it, or what another process is
+    building for it (``locked``), so that it is to be queued again.
     """
 
     record: str | None = None
@@ -136,5 +136,6 @@ def check_frozen(settings: Mapping[str, Any], plan: Plan) -> None:
     commit = git_commit()
     if planned["commit"] is not None and planned["commit"] != commit:
         raise ConfigError(
-            f"this job was launched at commit {planned['commit']}, the code is now at {commit}; launch the sweep again"
+            f"this job was launched at commit {planned['commit']}, the code is now at {commit}; launch "
+            "the sweep again"
         )

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs. ``squeue`` and ``scontrol`` know it without accounting, which not every site has."""
+"""What SLURM says of jobs, by ``squeue`` and ``scontrol``: not every site has accounting."""
 
 from __future__ import annotations
 

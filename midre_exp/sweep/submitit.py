@@ -105,7 +105,8 @@ def launch(
             submitted += executor.map_array(call, *zip(*rows[start : start + size], strict=True))
         except FailedJobError as error:
             refused = ClusterError(
-                f"SLURM refused {min(size, len(rows) - start)} jobs ({last_line(str(error))}); hydra.launcher.* says what was asked for, "
+                f"SLURM refused {min(size, len(rows) - start)} jobs ({last_line(str(error))}); "
+                "hydra.launcher.* says what was asked for, "
                 "docs/slurm.md how to stay within limits"
             )
             if not submitted:
@@ -113,7 +114,8 @@ def launch(
             break
     names = " ".join(dict.fromkeys(job.job_id.partition("_")[0] for job in submitted))
     print(
-        f"{len(submitted)} jobs submitted ({kind} {names}), their logs are in {submitted[0].paths.folder.parent}",
+        f"{len(submitted)} jobs submitted ({kind} {names}), their logs are in "
+        f"{submitted[0].paths.folder.parent}",
         flush=True,
     )
     try:
@@ -140,7 +142,8 @@ def make_executor(kind: str, options: Mapping[str, Any]) -> submitit.AutoExecuto
         )
     except RuntimeError as error:
         raise ClusterError(
-            "hydra/launcher=slurm finds no srun here; call it on a login node of a SLURM cluster, or use hydra/launcher=joblib"
+            "hydra/launcher=slurm finds no srun here; call it on a login node of a SLURM cluster, or use "
+            "hydra/launcher=joblib"
         ) from error
     named = {name if name in _SHARED else f"{kind}_{name}": value for name, value in options.items()}
     try:
@@ -245,7 +248,8 @@ def giving_way() -> Iterator[None]:
                 queue_again(number, frame)
             except UncompletedJobError as error:
                 raise ClusterError(
-                    f"job {job.job_id} reached its time limit more often than hydra.launcher.max_num_timeout allows; {slurm.AGAIN}"
+                    f"job {job.job_id} reached its time limit more often than "
+                    f"hydra.launcher.max_num_timeout allows; {slurm.AGAIN}"
                 ) from error
             except (OSError, subprocess.SubprocessError) as error:
                 raise ClusterError(

@@ -68,7 +68,8 @@ def listed_jobs(file: Path, arguments: Sequence[str] = ()) -> list[list[str]]:
     """
     if arguments:
         raise ConfigError(
-            f"hydra.sweeper.jobs={file} lists whole jobs, to which {arguments[0]} cannot be added; leave it out"
+            f"hydra.sweeper.jobs={file} lists whole jobs, to which {arguments[0]} cannot be added; leave "
+            "it out"
         )
     try:
         jobs = read_json(file)
@@ -111,7 +112,8 @@ def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> l
                 release_dead(Store(store).root / "locks")
             if isinstance(error, BrokenProcessPool):
                 raise SweepFailed(
-                    "a worker of this sweep was killed, often for want of memory (hydra.launcher.n_jobs lowers it), and joblib ended the "
+                    "a worker of this sweep was killed, often for want of memory (hydra.launcher.n_jobs "
+                    "lowers it), and joblib ended the "
                     "others; the same command continues where they stopped"
                 ) from error
             raise
@@ -206,5 +208,6 @@ def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: fl
         print(f"  failed: {shown}\n    {text}", file=sys.stderr, flush=True)
     if failures:
         raise SweepFailed(
-            f"{len(failures)} of {len(jobs)} runs failed; their reports are in the failed folder of paths.runs"
+            f"{len(failures)} of {len(jobs)} runs failed; their reports are in the failed folder of "
+            "paths.runs"
         )

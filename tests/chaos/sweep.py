@@ -1,4 +1,4 @@
-"""What the campaign runs, in folders of their own with default paths, and how two such folders are compared."""
+"""What the campaign runs, in folders of its own with default paths, and how two of these are compared."""
 
 from __future__ import annotations
 
@@ -176,7 +176,8 @@ def same(name: str, made: Mapping[str, Any], expected: Mapping[str, Any]) -> Non
     """Violation unless both mappings are equal; names the first difference."""
     if made.keys() != expected.keys():
         raise Violation(
-            f"{name}: missing {sorted(expected.keys() - made.keys())}, too many {sorted(made.keys() - expected.keys())}"
+            f"{name}: missing {sorted(expected.keys() - made.keys())}, too many "
+            f"{sorted(made.keys() - expected.keys())}"
         )
     for key, value in expected.items():
         if made[key] != value:

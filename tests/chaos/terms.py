@@ -80,7 +80,8 @@ def campaign(
                 commands[0].finish()
             compare(place, whole, names=record_names(kind))
             say(
-                f"round {number + 1}: the {kind.name} ended {took:.1f} s after SIGTERM; continued: {verify(place)}"
+                f"round {number + 1}: the {kind.name} ended {took:.1f} s after SIGTERM; continued: "
+                f"{verify(place)}"
             )
     return {
         **dict(sorted(tally.items())),
@@ -112,7 +113,8 @@ def _terminate(folder: Path, kind: Kind, random: Random, tally: Counter[str]) ->
             if time.monotonic() - started > LIMIT:
                 left = ", ".join(f"{p.pid} {p.command[:80]}" for p in command.processes())
                 raise Violation(
-                    f"{LIMIT:.0f} s after SIGTERM to a {kind.name} there still live: {left}; see {command.log}"
+                    f"{LIMIT:.0f} s after SIGTERM to a {kind.name} there still live: {left}; see "
+                    f"{command.log}"
                 )
             time.sleep(0.02)
         took = time.monotonic() - started

@@ -57,7 +57,8 @@ def test_the_local_executor_runs_a_sweep_and_the_next_one_finds_it_finished(tmp_
     assert "2 finished before, 0 repeated, 0 to do" in again
 
 
-@pytest.mark.slow  # a signal in a job's first seconds, before submitit listens, ends it: on a loaded machine it may come too early
+# A signal in a job's first seconds, before submitit listens, ends it: on a loaded machine it may be early.
+@pytest.mark.slow
 def test_a_job_leaves_when_told_and_comes_back_and_its_death_is_one_sentence(tmp_path):
     sweep = start(tmp_path, "defense=nodef", "attack.prior.steps=1000000")
 

@@ -205,7 +205,8 @@ def test_a_job_at_its_time_limit_is_queued_again_with_its_arguments(tmp_path, sl
     stage = f"attack-{plan['attack'].key}"
     lock = BuildLock(tmp_path / "store" / "locks" / f"{stage}.lock", "an attack that never ends")
     lock.acquire()
-    try:  # SLURM counts in minutes and may tell a job a minute early: between 90 and 150 seconds after its start
+    # SLURM counts in minutes and may tell a job a minute early: 90 to 150 seconds after its start.
+    try:
         limits = ("hydra.launcher.timeout_min=3", "hydra.launcher.signal_delay_s=30")
         sweep = Sweep(tmp_path, slurm, *arguments, *CPU, *limits)
         job = sweep.id()

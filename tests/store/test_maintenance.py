@@ -101,7 +101,8 @@ def test_gc_leaves_a_build_alone_that_is_going_on(place, capsys):
             "-c",
             "import sys, time\n"
             "from midre_exp.store.lock import BuildLock\nfrom pathlib import Path\n"
-            "lock = BuildLock(Path(sys.argv[1]), 'attack dd'); lock.acquire(); print('held', flush=True); time.sleep(60)",
+            "lock = BuildLock(Path(sys.argv[1]), 'attack dd'); lock.acquire(); print('held', "
+            "flush=True); time.sleep(60)",
             str(place / "artifacts" / "locks" / "attack-dd.lock"),
         ],
         stdout=subprocess.PIPE,

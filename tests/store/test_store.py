@@ -509,7 +509,10 @@ def test_what_a_builder_left_that_was_killed_when_it_had_published_is_removed(
     work.mkdir(parents=True)
     (work / "state.pt").write_bytes(b"progress")
     if with_lock:
-        code = "from midre_exp.store.lock import BuildLock; BuildLock(Path(sys.argv[1]), 'x').acquire(); os._exit(9)"
+        code = (
+            "from midre_exp.store.lock import BuildLock; BuildLock(Path(sys.argv[1]), 'x').acquire(); "
+            "os._exit(9)"
+        )
         script(code, lock).wait()
         assert lock.exists()
     build(tmp_path, forbidden)
