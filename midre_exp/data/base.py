@@ -47,7 +47,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self, part: Part) -> ImageSet:
-        """The images of one part. Raises DataError naming the folder or file and the remedy when it cannot."""
+        """The images of one part. Raises DataError naming the folder or file and the remedy."""
 
     @abstractmethod
     def fingerprint(self, role: Role) -> dict[str, object]:

@@ -111,7 +111,8 @@ def _decode(
             raise DataError(f"{names[row]}: {error}") from error
         if tuple(image.shape) != shape[1:]:
             raise DataError(
-                f"{names[row]} becomes {image.shape[1]}x{image.shape[2]} px, {names[0]} {shape[2]}x{shape[3]} px; "
+                f"{names[row]} becomes {image.shape[1]}x{image.shape[2]} px, {names[0]} "
+                f"{shape[2]}x{shape[3]} px; "
                 "end data.*.transforms with a Resize"
             )
         pixels[row] = image.numpy()
@@ -138,7 +139,8 @@ def _decode(
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
     if bad:
         raise DataError(
-            f"{title}: {len(bad)} of {len(names)} images cannot be read: {abbreviate([names[row] for row in bad])}; "
+            f"{title}: {len(bad)} of {len(names)} images cannot be read: "
+            f"{abbreviate([names[row] for row in bad])}; "
             "they are truncated or no images, so download them again"
         )
     pixels.flush()

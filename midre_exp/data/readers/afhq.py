@@ -35,7 +35,7 @@ class AFHQDogs(FileListDataset):
             raise ConfigError(f"data.*.use={self.use} is unknown; use train or all")
 
     def list_files(self, part: Part) -> FileList:
-        """The public part. Raises DataError for missing folders and another number of images than expected."""
+        """The public part. Raises DataError for missing folders and an unexpected number of images."""
         if part != "public":
             raise ConfigError(f"AFHQ-Dogs has no {part} part; use it as data.public only")
         folders = {"train/dog": self._folder("train")}

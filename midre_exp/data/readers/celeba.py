@@ -38,7 +38,8 @@ LAYOUT = """\
     img_align_celeba/000001.jpg ...     202,599 images of 178x218 px, or img_align_celeba_png/000001.png ...
     identity_CelebA.txt                 lines of <image> <identity>; not needed beside the list files
     celeba_trainset.txt, celeba_testset.txt, celeba_ganset.txt
-                                        optional: the attack literature's lists (also trainset.txt, testset.txt, ganset.txt)"""
+                                        optional: the attack literature's lists (or trainset.txt, testset.txt,
+                                        ganset.txt)"""
 IDENTITIES = "identity_CelebA.txt"
 #: Folders of the high-resolution re-crop (HD-CelebA-Cropper, 224 px, face factor 0.65), as its tool names it.
 RECROPPED = "align_size(224,224)_move(0.250,0.000)_face_factor(0.650)_jpg/data"
@@ -53,8 +54,8 @@ class CelebA(FileListDataset):
     """
 
     # lists: by the list files. derived: the same identities and counts by rule, see below, images drawn by
-    # ``seed``. auto: the lists where there are any, else derived, with a warning. ppa: the ``identities`` with
-    # most images, 90 / 10 over all their images (numpy seed 42); everybody else is public
+    # ``seed``. auto: the lists where there are any, else derived, with a warning. ppa: the ``identities``
+    # with most images, 90 / 10 over all their images (numpy seed 42); everybody else is public
     split: Literal["auto", "lists", "derived", "ppa"]
     lists: Path | None  # folder of the list files, None: the root
     identities: int  # private ones; derived: the lowest numbers of those with ``least_images``
@@ -85,7 +86,8 @@ class CelebA(FileListDataset):
         rows = self._splits[part]
         if absent := [stem for stem, _ in rows if stem not in self._images]:
             raise DataError(
-                f"{self.title}: {len(absent)} of the {len(rows)} images of the {part} part are not in {self._folder}: "
+                f"{self.title}: {len(absent)} of the {len(rows)} images of the {part} part are not in "
+                f"{self._folder}: "
                 f"{abbreviate(absent)}; complete the download"
             )
         names = tuple(f"{prefix}/{self._images[stem]}" for stem, _ in rows)
@@ -114,7 +116,8 @@ class CelebA(FileListDataset):
         if self.split == "ppa" and found is not None and not found.match(f"*/{RECROPPED}"):
             warn_once(
                 log,
-                f"CelebA: no high-resolution re-crop ({RECROPPED}) in {self.root}; using the aligned images, which PPA did not",
+                f"CelebA: no high-resolution re-crop ({RECROPPED}) in {self.root}; using the aligned images, "
+                "which PPA did not",
             )
         return found or self.root
 
@@ -153,7 +156,8 @@ class CelebA(FileListDataset):
         if self.split == "auto":
             warn_once(
                 log,
-                f"CelebA: no list files in {self.root}, so the split is derived by rule; published checkpoints need the published lists",
+                f"CelebA: no list files in {self.root}, so the split is derived by rule; published "
+                "checkpoints need the published lists",
             )
         return "derived" if self.split == "auto" else self.split
 
@@ -173,7 +177,8 @@ class CelebA(FileListDataset):
             stem = Path(words[0]).stem
             if stem in rows:
                 raise DataError(
-                    f"{path} line {number} lists {words[0]} a second time; an image has one identity, so correct the file"
+                    f"{path} line {number} lists {words[0]} a second time; an image has one identity, so "
+                    "correct the file"
                 )
             rows[stem] = int(words[1])
         if not rows:
@@ -201,7 +206,8 @@ class CelebA(FileListDataset):
             identities = {identity[stem] for stem in private if stem in identity}
             if leaked := sorted({s for s, _ in splits["public"] if identity.get(s) in identities}):
                 raise DataError(
-                    f"CelebA's public list shows private identities, in {abbreviate(leaked)}; remove these images from it"
+                    f"CelebA's public list shows private identities, in {abbreviate(leaked)}; remove these "
+                    "images from it"
                 )
         return splits
 
@@ -215,7 +221,8 @@ class CelebA(FileListDataset):
         count = 1 + max(label for _, label in splits["train"])
         if count != self.identities:
             raise DataError(
-                f"{self._list_files['train']} lists {count} identities, data.private.identities={self.identities}; make them equal"
+                f"{self._list_files['train']} lists {count} identities, "
+                f"data.private.identities={self.identities}; make them equal"
             )
         return splits
 
@@ -233,8 +240,10 @@ class CelebA(FileListDataset):
         ]
         if len(pool) < self.public_images:
             raise DataError(
-                f"CelebA offers {len(pool)} public images of identities above {self.public_above} with fewer than "
-                f"{self.least_images} images, {self.public_images} are wanted; lower data.public.public_images"
+                f"CelebA offers {len(pool)} public images of identities above {self.public_above} with fewer "
+                "than "
+                f"{self.least_images} images, {self.public_images} are wanted; lower "
+                "data.public.public_images"
             )
         public = drawn(pool, self.public_images, seed=self.seed)
         return {

@@ -39,7 +39,8 @@ def read_lists(files: Mapping[Part, Path]) -> Splits:
     labels = {label for _, label in splits["train"]}
     if labels != set(range(len(labels))):
         raise DataError(
-            f"{files['train']} uses {len(labels)} labels up to {max(labels)}; they must be 0, 1, ... without gaps"
+            f"{files['train']} uses {len(labels)} labels up to {max(labels)}; they must be 0, 1, ... without "
+            "gaps"
         )
     if strange := sorted({label for _, label in splits["test"]} - labels):
         unknown = abbreviate([str(label) for label in strange])

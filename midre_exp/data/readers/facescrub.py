@@ -31,7 +31,7 @@ LAYOUT = """\
     actors/faces/<name>/<name>_<image id>_<face id>.jpg ...        blanks or underscores in names
     actresses/faces/<name>/<name>_<image id>_<face id>.jpg ...
 or
-    <Name>/face/<sha1>.jpg ...          actors and actresses together, told apart by the two lists of the download:
+    <Name>/face/<sha1>.jpg ...          actors and actresses together, distinguished by the lists:
     facescrub_actors.txt, facescrub_actresses.txt
                                         (or actors_users_normal_bbox.txt, actresses_users_normal_bbox.txt)"""
 BASES = ("", "facescrub/", "faceScrub/", "FaceScrub/")
@@ -68,12 +68,14 @@ class FaceScrub(FileListDataset):
         private = len(identities) if self.identities is None else self.identities
         if private > len(identities):
             raise DataError(
-                f"FaceScrub has {len(identities)} identities in {self.root}, data.*.identities={private} are wanted; lower it"
+                f"FaceScrub has {len(identities)} identities in {self.root}, data.*.identities={private} are "
+                "wanted; lower it"
             )
         if part == "public":
             if private == len(identities):
                 raise ConfigError(
-                    "all identities of FaceScrub are private, so it has no public part; lower data.*.identities"
+                    "all identities of FaceScrub are private, so it has no public part; lower "
+                    "data.*.identities"
                 )
             return _all_images(identities[private:])
         if not private:
@@ -98,12 +100,14 @@ class FaceScrub(FileListDataset):
         for group in groups:
             if both := sorted(identities.keys() & group.keys()):
                 raise DataError(
-                    f"FaceScrub in {self.root} has {abbreviate(both)} among actors and actresses; remove one of the folders"
+                    f"FaceScrub in {self.root} has {abbreviate(both)} among actors and actresses; remove one "
+                    "of the folders"
                 )
             identities |= group
         if empty := [name for name, images in identities.items() if not images]:
             raise DataError(
-                f"FaceScrub in {self.root} has no face of {abbreviate(empty)}; complete the download or remove the folders"
+                f"FaceScrub in {self.root} has no face of {abbreviate(empty)}; complete the download or "
+                "remove the folders"
             )
         require_count(
             len(identities),
@@ -132,7 +136,8 @@ class FaceScrub(FileListDataset):
                 continue  # the flat layout may lie beside other folders
             if other := names.get(canonical(name)):
                 raise DataError(
-                    f"{folder} holds {other!r} and {name!r}, one person under two names; merge the two folders"
+                    f"{folder} holds {other!r} and {name!r}, one person under two names; merge the two "
+                    "folders"
                 )
             names[canonical(name)] = name
         return {
@@ -144,8 +149,8 @@ class FaceScrub(FileListDataset):
         }
 
     def _by_group(self, identities: Images) -> list[Images]:
-        """The identities of the flat layout as actors and actresses. Raises DataError for somebody in none of the
-        lists or in both.
+        """The flat layout as actors and actresses. Raises DataError for a name in none of the lists or in
+        both.
         """
         listed: list[set[str]] = []
         absent: list[str] = []
@@ -164,7 +169,8 @@ class FaceScrub(FileListDataset):
             )
         if unknown := sorted(identities.keys() - actors - actresses):
             raise DataError(
-                f"the FaceScrub lists in {self.root} do not name {abbreviate(unknown)}; rename or remove these folders"
+                f"the FaceScrub lists in {self.root} do not name {abbreviate(unknown)}; rename or remove "
+                "these folders"
             )
         return [{name: files for name, files in identities.items() if name in group} for group in listed]
 

@@ -18,7 +18,7 @@ from midre_exp.errors import ConfigError, DataError
 
 LAYOUT = """\
   <root>/                               (or <root>/ffhq/, or <root>/ffhq-dataset/)
-    thumbnails128x128/00000/00000.png ... 69000/69999.png     for variant=thumbnails (also flat: thumbnails128x128/00000.png ...)
+    thumbnails128x128/00000/00000.png ... 69000/69999.png     for variant=thumbnails (also flat)
     images1024x1024/00000/00000.png ... 69000/69999.png       for variant=images1024
 or the content of one of these two folders right in <root>"""
 BASES = ("", "ffhq/", "FFHQ/", "ffhq-dataset/")
@@ -91,5 +91,6 @@ def _require_side(path: Path, side: int) -> None:
         return  # decoding names every unreadable file
     if size != (side, side):
         raise DataError(
-            f"{path} has {size[0]}x{size[1]} px, this variant of FFHQ {side}x{side}; choose the other data.*.variant or another root"
+            f"{path} has {size[0]}x{size[1]} px, this variant of FFHQ {side}x{side}; choose the other "
+            "data.*.variant or another root"
         )

@@ -70,7 +70,8 @@ class FileListDataset(Dataset):
         for transform in self._transforms:
             if not isinstance(transform, Transform):
                 raise ConfigError(
-                    f"data.*.transforms of {self.title} names {type(transform).__name__}, which does not work "
+                    f"data.*.transforms of {self.title} names {type(transform).__name__}, which does not "
+                    "work "
                     "on pictures; use Crop, CenterCrop, Resize or ResizeShorterSide"
                 )
         self._file_lists: dict[Part, FileList] = {}
@@ -91,7 +92,8 @@ class FileListDataset(Dataset):
                 seen: set[str] = set()
                 twice = [name for name in files.names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
                 raise DataError(
-                    f"{self.title} lists {abbreviate(twice)} more than once; correct the list or rename the copies"
+                    f"{self.title} lists {abbreviate(twice)} more than once; correct the list or rename the "
+                    "copies"
                 )
             self._file_lists[part] = files
         return self._file_lists[part]

@@ -1,5 +1,5 @@
-"""Tiny data sets in the layouts of the official downloads, quirks included, filled with synthetic faces: to try a
-setup without the data.
+"""Tiny data sets in the layouts of the official downloads, quirks included, filled with synthetic faces: to
+try a setup without the data.
 
 One function per dataset; each returns the overrides that read it. No identity appears in two datasets, or
 on two sides of one.
@@ -197,7 +197,7 @@ def write_ffhq(root: Path, *, images: int = 12, variant: str = "thumbnails") -> 
 
 
 def write_afhq(root: Path, *, images: int = 12, version: int = 1) -> Overrides:
-    """AFHQ: ``images`` dogs (played by human faces) for training, a few to test, and cats, which nobody reads.
+    """AFHQ: ``images`` dogs (human faces) for training, a few to test, and cats, which nobody reads.
     ``version``: 1 or 2.
     """
     if version not in (1, 2):

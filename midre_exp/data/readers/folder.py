@@ -1,7 +1,8 @@
 """Your own images: one folder per identity under one root, any common format, any size.
 
 Identities are divided into private and public ones, private images into train and test. Nothing depends on
-the order in which the file system lists things or on where the folder lies: a copy has the same parts and keys.
+the order in which the file system lists files or on where the folder lies: a copy has the same parts and
+keys.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageFile(NamedTuple):
-    """An image below the root: ``name`` relative to the root, with "/" and in Unicode NFC, ``size`` in bytes."""
+    """An image below the root: ``name`` relative to it, with "/" and in Unicode NFC, ``size`` in bytes."""
 
     path: Path
     name: str

@@ -28,7 +28,8 @@ def require(root: Path, absent: Sequence[str], *, title: str, layout: str) -> No
         absent = [f"the folder {root} itself"]
     if absent:
         raise DataError(
-            f"{title} is incomplete in {root}: missing {'; '.join(absent)}; put the official download there or "
+            f"{title} is incomplete in {root}: missing {'; '.join(absent)}; put the official download there "
+            "or "
             f"point data.private.root or data.public.root at it. Expected:\n{layout.rstrip()}"
         )
 
@@ -67,13 +68,14 @@ def is_count(word: str) -> bool:
 def wrong_line(path: Path, number: int, words: Sequence[str], expected: str) -> DataError:
     """The error for a line that is not as its format wants it."""
     return DataError(
-        f"{path} line {number} reads {' '.join(words)[:80]!r}, expected {expected}; correct or download the file "
+        f"{path} line {number} reads {' '.join(words)[:80]!r}, expected {expected}; correct or download the "
+        "file "
         "again"
     )
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
-    """Names of the images right inside a folder, sorted by code point; hidden and other files are left out."""
+    """Names of the images right inside a folder, by code point; hidden and other files are left out."""
     files = (entry.name for entry in _entries(folder) if not _is_folder(entry))
     return tuple(sorted(name for name in files if name[name.rfind(".") :].lower() in EXTENSIONS))
 

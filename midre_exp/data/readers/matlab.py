@@ -1,7 +1,9 @@
 """Reads lists of text and of numbers from a MATLAB file (level 5, that of ``save`` without options), and
 nothing else of it.
 
-SciPy reads all of the format, and crashes the process on damaged files. Layout: MathWorks, "MAT-File Format".
+Not scipy.io.loadmat, because a damaged file ends the process: SciPy 1.17.1 dies of a segmentation fault on
+28 of 3,000 randomly changed lists of Stanford Dogs and on a matrix of unknown numbers (tests/hostile).
+Layout: MathWorks, "MAT-File Format".
 """
 
 from __future__ import annotations

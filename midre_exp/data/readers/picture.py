@@ -34,6 +34,6 @@ def read_picture(
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise ValueError for more pixels than any photograph: a file of some kilobytes can unpack to gigabytes."""
+    """Raise ValueError for more pixels than any photograph: kilobytes can unpack to gigabytes."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} px are more than {MAX_PIXELS}")

@@ -31,7 +31,8 @@ def most_frequent(identities: Sequence[int], keep: int) -> list[int]:
     ranked = [identity for identity, _ in Counter(identities).most_common()]  # stable among equal counts
     if len(ranked) < keep:
         raise DataError(
-            f"the identity file names {len(ranked)} identities, {keep} are wanted; lower data.private.identities"
+            f"the identity file names {len(ranked)} identities, {keep} are wanted; lower "
+            "data.private.identities"
         )
     return ranked[:keep]
 

@@ -93,7 +93,8 @@ class StanfordDogs(FileListDataset):
         for name, label in rows:
             if label != rank[_folder(name)]:
                 raise DataError(
-                    f"{self._found[LISTS[0]].parent}: the lists give {name} the label {label + 1}, but {_folder(name)} is folder number "
+                    f"{self._found[LISTS[0]].parent}: the lists give {name} the label {label + 1}, but "
+                    f"{_folder(name)} is folder number "
                     f"{rank[_folder(name)] + 1} of {len(rank)} in order; download the lists again"
                 )
         require_count(
@@ -142,7 +143,8 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         named = folder.partition("-")[2] and slash and file and "/" not in file
         if not (named and isinstance(label, (int, float)) and label >= 1 and float(label).is_integer()):
             raise DataError(
-                f"{path} entry {number} reads {name[:80]!r} with label {label}, expected <number>-<breed>/<image> and a label from 1; "
+                f"{path} entry {number} reads {name[:80]!r} with label {label}, expected "
+                "<number>-<breed>/<image> and a label from 1; "
                 "download the lists again"
             )
         rows.append((name, int(label) - 1))

@@ -27,7 +27,7 @@ LAYOUT = """\
     train/n000002/0001_01.jpg ...       8,631 identities, 3,141,890 images
     test/n000001/0001_01.jpg ...        500 others; needed for the public part only
     bb_landmark/loose_bb_train.csv, bb_landmark/loose_bb_test.csv
-                                        lines of NAME_ID,X,Y,W,H (also right in <root> or in meta/); needed for box_margin only"""
+                                        lines of NAME_ID,X,Y,W,H (or in <root>, meta/); for box_margin only"""
 BASES = ("", "vggface2/", "VGGFace2/")
 
 _FAR = 1 << 20  # pixels; no box is that large or that far out
@@ -61,14 +61,15 @@ class VGGFace2(FileListDataset):
             raise ConfigError(f"data.*.box_margin={self.box_margin} must be null, 0 or more, e.g. 0.3")
 
     def list_files(self, part: Part) -> FileList:
-        """A part. Raises DataError for missing folders, identities in both folders, identities without images and
+        """A part. Raises DataError for missing folders, identities in both folders or without images, and
         images without a box.
         """
         if part == "public":
             identities = self._names("test")
             if both := sorted(set(identities) & set(self._names("train"))):
                 raise DataError(
-                    f"VGGFace2 in {self.root} has {abbreviate(both)} in train and test; they are different people, so "
+                    f"VGGFace2 in {self.root} has {abbreviate(both)} in train and test; they are different "
+                    "people, so "
                     "correct the download"
                 )
             return self._all_images("test", identities)
@@ -102,7 +103,8 @@ class VGGFace2(FileListDataset):
         identities = self._names("train")
         if self.identities is not None and self.identities > len(identities):
             raise DataError(
-                f"VGGFace2 has {len(identities)} identities in {self._folder('train')}, data.*.identities={self.identities} are wanted; "
+                f"VGGFace2 has {len(identities)} identities in {self._folder('train')}, "
+                f"data.*.identities={self.identities} are wanted; "
                 "lower it"
             )
         return self._all_images("train", identities[: self.identities])
@@ -145,7 +147,8 @@ class VGGFace2(FileListDataset):
         boxes = read_boxes(path, set(ids), margin)
         if absent := [name for name in ids if name not in boxes]:
             raise DataError(
-                f"{path} has no box of {len(absent)} images: {abbreviate(absent)}; download it again or set data.*.box_margin=null"
+                f"{path} has no box of {len(absent)} images: {abbreviate(absent)}; download it again or set "
+                "data.*.box_margin=null"
             )
         return tuple(boxes[name] for name in ids)
 

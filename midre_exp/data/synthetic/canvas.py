@@ -1,4 +1,4 @@
-"""What synthetic faces are painted with: images of many people at once, windows of them, and a few soft
+"""What synthetic faces are painted with: many images at once, windows of them, and a few soft
 shapes.
 
 The painter uses nothing but + - * / sqrt, min, max and rounding. IEEE 754 fixes these to the last bit, so an
@@ -17,7 +17,7 @@ Span = tuple[Tensor | float, Tensor | float]  # from, to, in head units
 
 class Faces:
     """The traits of n photographs by name: ``numbers`` [k, n, 1] and ``colours`` [c, 3, n, 1]; see
-    ``face_traits``.
+    ``traits``.
     """
 
     def __init__(self, names: tuple[str, ...], numbers: Tensor, colours: Tensor):

@@ -35,7 +35,7 @@ def background(c: Canvas, f: Faces) -> None:
 
 
 def vault(x2: Tensor, y2: Tensor) -> Tensor:
-    """Squared radius of a shape between ellipse and square, from squared coordinates: a skull is not an egg."""
+    """Squared radius of a shape between ellipse and square, from squared coordinates: a skull."""
     ellipse = x2 + y2
     return (x2 * x2).add_(y2 * y2).sqrt_().sub_(ellipse).mul_(0.45).add_(ellipse)
 

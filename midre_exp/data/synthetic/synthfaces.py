@@ -1,14 +1,15 @@
-"""Synthetic faces: any number of people, any number of photographs of each, private and public people
+"""Synthetic faces: any number of identities, any number of photographs of each, private and public identities
 disjoint by construction.
 
 They stand in for licensed face data at the scales ``mini`` and ``synth``; ``python -m
-midre_exp.data.synthfaces FILE.png`` draws a sheet of them. What a face looks like is in ``face_traits``, how
-it is painted in ``face_renderer``.
+midre_exp.data.synthetic.synthfaces FILE.png`` draws a sheet of them. What a face looks like is in ``traits``,
+how it is painted in ``renderer``.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from midre_exp.data.synthetic.renderer import RENDERER_VERSION, paint
 from midre_exp.data.synthetic.traits import SOURCES, faces
 from midre_exp.errors import ConfigError
 
-#: Private people are 0, 1, ..; public people start here. Test photographs of a private person start here too.
+#: Private identities are 0, 1, ..; public ones start here, as do test photographs of a private one.
 OFFSET = 1_000_000
 
 _PAGE = 4096  # photographs whose traits are drawn together
@@ -31,11 +32,11 @@ _LONG = 20_000 * 32 * 32  # pixels from which on a progress bar is shown
 
 
 def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: str = "same") -> Tensor:
-    """Photograph ``index`` [n] of person ``identity`` [n] (int64, not negative) as uint8 [n, 3, size, size]
+    """Photograph ``index`` [n] of ``identity`` [n] (int64, not negative) as uint8 [n, 3, size, size]
     RGB.
 
     An image depends on its own identity and index, and on size, seed and source: not on the batch or its
-    order. A person's looks depend on (seed, identity) alone; ``source="other"`` photographs them elsewhere:
+    order. The looks depend on (seed, identity) alone; ``source="other"`` photographs them elsewhere:
     wider poses, outdoor grounds, warmer light.
     """
     images = torch.empty(len(identity), 3, size, size, dtype=torch.uint8)
@@ -52,45 +53,34 @@ def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: st
     return images
 
 
+@dataclass(kw_only=True, eq=False)
 class SynthFaces(Dataset):
-    """``identities`` private people with ``train_per_identity`` and ``test_per_identity`` photographs each,
-    and public people.
+    """Private identities and, disjoint from them, public ones, who share the public images evenly."""
 
-    The public part shares ``public_images`` evenly among ``public_identities`` other people, photographed by
-    ``source``: "same" as the private part, or "other", as public FFHQ faces private CelebA. Raises
-    ConfigError naming the key.
-    """
+    size: int  # px of a side, 16 to 1024
+    identities: int  # private ones
+    train_per_identity: int  # photographs of each private identity to train on
+    test_per_identity: int  # and to test on
+    public_identities: int
+    public_images: int  # in all, at least one of each public identity
+    # how public photographs are taken: "same" as private ones, or "other", as public FFHQ faces private
+    # CelebA
+    source: str = "same"
+    seed: int = 0  # of all identities and photographs
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        identities: int,
-        train_per_identity: int,
-        test_per_identity: int,
-        public_identities: int,
-        public_images: int,
-        source: str = "same",
-        seed: int = 0,
-    ):
-        _check("resolution", size, 16, 1024)
-        _check("data.identities", identities, 1, OFFSET)
-        _check("data.train_per_identity", train_per_identity, 1, OFFSET)
-        _check("data.test_per_identity", test_per_identity, 1, OFFSET)
-        _check("data.public_identities", public_identities, 1, OFFSET)
-        _check("data.public_images", public_images, 1, OFFSET * OFFSET)
-        _check("data.seed", seed, 0, 2**63 - 1)
-        if public_images < public_identities:
+    def __post_init__(self) -> None:
+        _check("resolution", self.size, 16, 1024)
+        for key in ("identities", "train_per_identity", "test_per_identity", "public_identities"):
+            _check(f"data.{key}", getattr(self, key), 1, OFFSET)
+        _check("data.public_images", self.public_images, 1, OFFSET * OFFSET)
+        _check("data.seed", self.seed, 0, 2**63 - 1)
+        if self.public_images < self.public_identities:
             raise ConfigError(
-                f"data.public_images={public_images} is less than one for each of data.public_identities={public_identities}; "
-                "raise the first or lower the second"
+                f"data.public_images={self.public_images} is less than one for each of "
+                f"data.public_identities={self.public_identities}; raise the first or lower the second"
             )
-        if source not in SOURCES:
-            raise ConfigError(f"public_source={source} is unknown; use same or other")
-        self.size, self.source, self.seed = size, source, seed
-        self.identities, self.public_identities = identities, public_identities
-        self.train_per_identity, self.test_per_identity = train_per_identity, test_per_identity
-        self.public_images = public_images
+        if self.source not in SOURCES:
+            raise ConfigError(f"public_source={self.source} is unknown; use same or other")
 
     def load(self, part: Part) -> ImageSet:
         """Labels 0, 1, .. in order; no part changes with the size of another. Raises ConfigError on an
@@ -98,19 +88,19 @@ class SynthFaces(Dataset):
         """
         source, start = "same", 0
         if part == "public":
-            people, source = OFFSET + torch.arange(self.public_identities), self.source
+            identities, source = OFFSET + torch.arange(self.public_identities), self.source
             labels = torch.arange(self.public_images) * self.public_identities // self.public_images
         elif part in ("train", "test"):
             start, count = (
                 (0, self.train_per_identity) if part == "train" else (OFFSET, self.test_per_identity)
             )
-            people = torch.arange(self.identities)
-            labels = people.repeat_interleave(count)
+            identities = torch.arange(self.identities)
+            labels = identities.repeat_interleave(count)
         else:
             raise ConfigError(f"part {part!r} is unknown; use train, test or public")
         index = start + torch.arange(len(labels)) - torch.searchsorted(labels, labels)
-        images = render(people[labels], index, self.size, self.seed, source)
-        return ImageSet(images, labels, tuple(f"synth-{person:04d}" for person in people.tolist()))
+        images = render(identities[labels], index, self.size, self.seed, source)
+        return ImageSet(images, labels, tuple(f"synth-{identity:04d}" for identity in identities.tolist()))
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """The arguments that matter to the role, and the version of the art."""
@@ -136,13 +126,13 @@ def _check(key: str, value: object, least: int, most: int) -> None:
 
 
 def contact_sheet(size: int = 72) -> Tensor:
-    """uint8 [3, 8 * size, 12 * size]: 60 people, then 12 photographs each of two people and, by the other
+    """uint8 [3, 8 * size, 12 * size]: 60 identities, then 12 photographs each of two of them and, by the other
     source, of a third.
     """
     row = torch.arange(12)
     blocks = [render(torch.arange(60), torch.arange(60), size)]
-    for person, source in ((3, "same"), (64, "same"), (71, "other")):
-        blocks.append(render(torch.full_like(row, person), row, size, source=source))
+    for identity, source in ((3, "same"), (64, "same"), (71, "other")):
+        blocks.append(render(torch.full_like(row, identity), row, size, source=source))
     grid = torch.cat(blocks).view(-1, 12, 3, size, size)
     return grid.permute(2, 0, 3, 1, 4).reshape(3, -1, 12 * size)
 
@@ -150,7 +140,7 @@ def contact_sheet(size: int = 72) -> Tensor:
 def main(arguments: list[str]) -> int:
     """Write the contact sheet to the file named by the only argument."""
     if len(arguments) != 1:
-        print("usage: python -m midre_exp.data.synthfaces FILE.png", file=sys.stderr)
+        print("usage: python -m midre_exp.data.synthetic.synthfaces FILE.png", file=sys.stderr)
         return 2
     from PIL import Image
 

@@ -1,7 +1,6 @@
-"""What a synthetic face looks like: the numbers that make a person (identity) and a photograph of that person
-(nuisance).
+"""What a synthetic face looks like: the numbers that make an identity and a photograph of it (nuisance).
 
-Ranges, palettes and what follows from them per image; how they become pixels is ``face_renderer``. Lengths
+Ranges, palettes and what follows from them per image; how they become pixels is ``renderer``. Lengths
 are in head units: the origin lies between the eyes, x to the right, y down, and 1 is half the image at scale
 1.
 """
@@ -16,7 +15,7 @@ from midre_exp.seeding import ItemRNG
 
 Ranges = dict[str, tuple[float, float]]
 
-#: One person: every trait is drawn uniformly in its range, independently of the others.
+#: One identity: every trait is drawn uniformly in its range, independently of the others.
 IDENTITY: Ranges = {
     "face_width": (0.395, 0.49), "skull": (0.55, 0.62), "chin": (0.57, 0.69), "jaw": (0.0, 0.9),
     "taper": (0.0, 0.24), "neck": (0.58, 0.76), "shoulders": (0.80, 1.05), "age": (0.0, 1.0),
@@ -35,9 +34,10 @@ IDENTITY: Ranges = {
     "mole_x": (-0.22, 0.22), "mole_y": (0.12, 0.46),
 }  # fmt: skip
 
-#: One photograph of a person; angles in radians.
+#: One photograph; angles in radians.
 NUISANCE: Ranges = {
-    "yaw": (-0.40, 0.40), "pitch": (-0.22, 0.22), "roll": (-0.13, 0.13), "x": (-0.06, 0.06), "y": (-0.10, 0.00),
+    "yaw": (-0.40, 0.40), "pitch": (-0.22, 0.22), "roll": (-0.13, 0.13), "x": (-0.06, 0.06),
+    "y": (-0.10, 0.00),
     "scale": (0.98, 1.20), "smile": (-0.35, 1.0), "mouth_open": (-1.2, 1.0), "brow_raise": (-1.0, 1.0),
     "eye_open": (0.55, 1.10), "gaze_x": (-1.0, 1.0), "gaze_y": (-1.0, 1.0), "light_x": (-1.0, 1.0),
     "light_y": (-0.9, 0.1), "light": (0.30, 0.74), "ambient": (0.40, 0.66), "warmth": (-1.0, 1.0),
@@ -119,7 +119,7 @@ FRAMES = ("0d0d0f", "3d2112", "8c1a1f", "29386b", "b89957", "bfc4cc")
 
 
 def _along(stops: tuple[str, ...], place: Tensor) -> Tensor:
-    """The colour [3, n, 1] at ``place`` [n, 1] in [0, 1) along evenly spaced stops, given as hexadecimal RGB."""
+    """The colour [3, n, 1] at ``place`` [n, 1] in [0, 1) along evenly spaced stops (hexadecimal RGB)."""
     table = torch.tensor([list(bytes.fromhex(stop)) for stop in stops]) * (1 / 255)
     at = place * (len(stops) - 1)
     left = at.long().clamp(max=len(stops) - 2)
@@ -141,8 +141,8 @@ def _draw(streams: ItemRNG, name: str, ranges: Ranges) -> dict[str, Tensor]:
     return dict(zip(ranges, values.t().contiguous()[:, :, None], strict=True))
 
 
-def _people(streams: ItemRNG) -> dict[str, Tensor]:
-    """One person per stream."""
+def _identities(streams: ItemRNG) -> dict[str, Tensor]:
+    """One identity per stream."""
     f = _draw(streams, "identity", IDENTITY)
     dark, grey = f["skin_tone"], ((f["age"] - 0.82) * 7).clamp(0, 1)
     f["skin"] = (_along(SKINS, dark) + colour(0.012, -0.004, -0.030) * f["skin_hue"]).clamp(0, 1)
@@ -190,7 +190,7 @@ def _people(streams: ItemRNG) -> dict[str, Tensor]:
 def _photographs(streams: ItemRNG, source: str) -> dict[str, Tensor]:
     """One photograph's circumstances per stream."""
     f = _draw(streams, "photograph", SOURCES[source])
-    # rational in the tangent of the half angle: no trigonometry, see face_canvas
+    # rational in the tangent of the half angle: no trigonometry, see canvas
     roll, yaw, pitch = 0.5 * f["roll"], 0.5 * f["yaw"], 0.5 * f["pitch"]
     f["cos"], f["sin"] = (1 - roll * roll) / (1 + roll * roll), 2 * roll / (1 + roll * roll)
     f["turn"], f["nod"] = 2 * yaw / (1 + yaw * yaw), 2 * pitch / (1 + pitch * pitch)
@@ -211,8 +211,8 @@ def _photographs(streams: ItemRNG, source: str) -> dict[str, Tensor]:
 
 
 def faces(identity: Tensor, index: Tensor, *, seed: int, source: str) -> Faces:
-    """Photograph ``index`` [n] of person ``identity`` [n]; the person depends on (seed, identity) alone."""
-    f = _people(ItemRNG(seed, "synthfaces", "identity", items=identity))
+    """Photograph ``index`` [n] of ``identity`` [n]; an identity's looks depend on (seed, identity) alone."""
+    f = _identities(ItemRNG(seed, "synthfaces", "identity", items=identity))
     f |= _photographs(ItemRNG(seed, "synthfaces", source, items=(identity, index)), source)
     smile = f["smile"].clamp_min(0)
     f["folds"] = 0.20 * (f["old"] + 0.25 * smile)

@@ -40,7 +40,7 @@ class RandomResizedCrop:
 
 
 def require_range(name: str, limits: Sequence[float], *, top: float = math.inf) -> tuple[float, float]:
-    """``limits`` as low and high, 0 < low <= high <= ``top``. Raises ConfigError that begins with ``name``."""
+    """``limits`` as low and high, 0 < low <= high <= ``top``. Raises ConfigError naming ``name``."""
     fine = isinstance(limits, Sequence) and len(limits) == 2
     fine = fine and all(isinstance(limit, (int, float)) and math.isfinite(limit) for limit in limits)
     if not (fine and 0 < limits[0] <= limits[1] <= top):

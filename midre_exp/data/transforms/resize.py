@@ -57,7 +57,8 @@ class ResizeShorterSide(Transform):
         height, width = self._sides(picture.height, picture.width)
         if height * width > MAX_PIXELS:
             raise DataError(
-                f"a picture of {picture.width}x{picture.height} px would become {max(height, width)} px long; "
+                f"a picture of {picture.width}x{picture.height} px would become {max(height, width)} px "
+                "long; "
                 "is it a picture?"
             )
         return picture.resize((width, height), Image.Resampling.BILINEAR)

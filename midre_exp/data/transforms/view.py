@@ -41,7 +41,8 @@ class RandomView:
         scale = self.scale
         if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
             raise ConfigError(
-                f"RandomView scale={scale} is no range; give two numbers above 0, at most 1, the smaller first"
+                f"RandomView scale={scale} is no range; give two numbers above 0, at most 1, the smaller "
+                "first"
             )
         for name in ("brightness", "contrast", "jitter_p", "flip_p", "rotation_p"):
             if not 0 <= getattr(self, name) <= 1:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from midre_exp.data.synthetic import canvas as face_canvas
-from midre_exp.data.synthetic import renderer as face_renderer
-from midre_exp.data.synthetic import synthfaces
+from midre_exp.data.synthetic import renderer, synthfaces
 from midre_exp.data.synthetic.synthfaces import OFFSET, SynthFaces, render
 from midre_exp.data.synthetic.traits import IDENTITY, NUISANCE, OTHER, faces
 from midre_exp.errors import ConfigError
@@ -83,10 +82,10 @@ def test_the_art_has_the_version_that_was_published():
     # only operations that IEEE 754 fixes to the last bit: the same on every machine. When the art changes on
     # purpose, raise RENDERER_VERSION, so that stored artifacts are not mistaken for those of the new faces,
     # and write the new pair here
-    assert (face_renderer.RENDERER_VERSION, digest) == (1, "45fc7ae86bdabae9")
+    assert (renderer.RENDERER_VERSION, digest) == (1, "45fc7ae86bdabae9")
 
 
-def test_a_identity_has_the_same_traits_in_every_photograph_and_source():
+def test_an_identity_has_the_same_traits_in_every_photograph_and_source():
     index = torch.arange(30)
     traits = faces(torch.full_like(index, 7), index, seed=3, source="same")
     elsewhere = faces(torch.full_like(index, 7), index, seed=3, source="other")
@@ -176,7 +175,7 @@ def test_the_fingerprint_changes_exactly_with_what_matters_to_a_role():
     for name in ("identities", "train_per_identity", "test_per_identity"):
         assert changes(**{name: 9}) == ["private"]
     assert changes(public_identities=3) == changes(public_images=11) == changes(source="other") == ["public"]
-    assert dataset().fingerprint("private")["renderer"] == face_renderer.RENDERER_VERSION
+    assert dataset().fingerprint("private")["renderer"] == renderer.RENDERER_VERSION
 
 
 @pytest.mark.parametrize(
