@@ -1,1 +1,1 @@
-"""A blinded page of questions for people, and its answers."""
+"""A user study of two runs: whose reconstructions look more like the private identities?"""

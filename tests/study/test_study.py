@@ -14,7 +14,8 @@ from PIL import Image
 
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.store.store import Store
-from midre_exp.study.__main__ import main, make
+from midre_exp.study.__main__ import main
+from midre_exp.study.questionnaire import Choice, make_study
 from midre_exp.study.score import read_answers, read_keys, score
 
 PRIVATE = {
@@ -26,17 +27,17 @@ PRIVATE = {
     "public_identities": 1,
     "public_images": 1,
 }
-OPTIONS = {"identities": 150, "seed": 0, "part": "train", "store": None}
+CHOICE = Choice()
 GREYS = {
     "NoDef": 0,
     "MIDRE [0.1, 0.4]": 200,
-}  # the reconstruction that counts, of person 0; one brighter for each next
+}  # the reconstruction that counts, of identity 0; one brighter for each next
 
 
-def record_of(folder: Path, name: str, defense: str, *, people: int = 6, selected: bool = False) -> Path:
+def record_of(folder: Path, name: str, defense: str, *, identities: int = 6, selected: bool = False) -> Path:
     """A run whose reconstructions are flat greys, in a store of their own."""
-    labels = torch.arange(people).repeat_interleave(2)
-    restarts = torch.tensor([1, 0]).repeat(people)  # the first restart is not the first row
+    labels = torch.arange(identities).repeat_interleave(2)
+    restarts = torch.tensor([1, 0]).repeat(identities)  # the first restart is not the first row
     shades = torch.where(restarts == int(selected), GREYS[defense] + labels, 100)
     tensors = {
         "images": shades.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 16, 16),
@@ -104,7 +105,7 @@ def test_the_key_tells_which_picture_is_whose(tmp_path, selected):
         record_of(tmp_path, name, label, selected=selected) for name, label in zip("ab", GREYS, strict=True)
     ]
     page, key = tmp_path / "study.html", tmp_path / "key.json"
-    assert make(tuple(pair), page, key, **OPTIONS) == 6
+    assert make_study(tuple(pair), page, key, CHOICE) == 6
     content = json.loads(key.read_text())
     assert content["runs"]["b"]["defense"] == "MIDRE [0.1, 0.4]"
     shown = questions_on(page)
@@ -119,7 +120,7 @@ def test_the_key_tells_which_picture_is_whose(tmp_path, selected):
 
 def test_the_page_is_blind_and_needs_nothing_else(pair, tmp_path):
     page, key = tmp_path / "study.html", tmp_path / "key.json"
-    make(pair, page, key, **OPTIONS)
+    make_study(pair, page, key, CHOICE)
     text = page.read_text()
     for word in ("NoDef", "MIDRE", "gmi", "vgg16", "S01", "synth-0", "a" * 16, "b" * 16):
         assert word not in text
@@ -129,34 +130,34 @@ def test_the_page_is_blind_and_needs_nothing_else(pair, tmp_path):
 def test_another_seed_is_another_order_and_the_same_seed_the_same_bytes(pair, tmp_path):
     texts = []
     for number, seed in enumerate((0, 0, 1)):
-        make(pair, tmp_path / f"{number}.html", tmp_path / f"{number}.json", **{**OPTIONS, "seed": seed})
+        make_study(pair, tmp_path / f"{number}.html", tmp_path / f"{number}.json", Choice(seed=seed))
         texts.append([(tmp_path / f"{number}.{ending}").read_text() for ending in ("html", "json")])
     assert texts[0] == texts[1]
     assert texts[0][0] != texts[2][0] and texts[0][1] != texts[2][1]
 
 
-def test_only_the_first_people_of_both_runs_are_asked_about(tmp_path):
-    pair = record_of(tmp_path, "a", "NoDef", people=3), record_of(tmp_path, "b", "NoDef", people=6)
+def test_only_the_first_identities_of_both_runs_are_asked_about(tmp_path):
+    pair = record_of(tmp_path, "a", "NoDef", identities=3), record_of(tmp_path, "b", "NoDef", identities=6)
     key = tmp_path / "key.json"
-    assert make(pair, tmp_path / "s.html", key, **OPTIONS) == 3
-    assert make(pair, tmp_path / "s.html", key, **{**OPTIONS, "identities": 2}) == 2
+    assert make_study(pair, tmp_path / "s.html", key, CHOICE) == 3
+    assert make_study(pair, tmp_path / "s.html", key, Choice(identities=2)) == 2
     assert {entry["identity"] for entry in json.loads(key.read_text())["questions"]} == {0, 1}
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(pair, tmp_path):
     with pytest.raises(ConfigError, match="are the same run"):
-        make((pair[0], pair[0]), tmp_path / "s.html", tmp_path / "k.json", **OPTIONS)
+        make_study((pair[0], pair[0]), tmp_path / "s.html", tmp_path / "k.json", CHOICE)
     record = json.loads(pair[1].read_text())
     record["config"]["data"]["private"]["identities"] = 9
     (tmp_path / "other.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="different private images"):
-        make((pair[0], tmp_path / "other.json"), tmp_path / "s.html", tmp_path / "k.json", **OPTIONS)
+        make_study((pair[0], tmp_path / "other.json"), tmp_path / "s.html", tmp_path / "k.json", CHOICE)
     with pytest.raises(StoreError, match=r"reconstructions of run a{16} are not in .*elsewhere.*--store"):
-        make(
+        make_study(
             pair,
             tmp_path / "s.html",
             tmp_path / "k.json",
-            **{**OPTIONS, "store": str(tmp_path / "elsewhere")},
+            Choice(store=str(tmp_path / "elsewhere")),
         )
     assert not (tmp_path / "s.html").exists()
 
@@ -175,7 +176,7 @@ def test_answers_are_counted_for_the_run_that_stood_there(pair, tmp_path, capsys
     assert main(["score", *map(str, files), "--key", str(key), "--out", str(row)]) == 0
     a, b = pd.read_csv(row).to_dict("records")
     assert (a["selections"], b["selections"], b["of"], b["participants"]) == (1, 11, 12, 2)
-    assert (a["majorities"], b["majorities"], b["ties"], b["people"]) == (0, 5, 1, 6)
+    assert (a["majorities"], b["majorities"], b["ties"], b["identities"]) == (0, 5, 1, 6)
     assert b["share"] == pytest.approx(100 * 11 / 12)
     assert "MIDRE [0.1, 0.4]" in capsys.readouterr().out
 
@@ -203,7 +204,7 @@ def test_the_interval_is_the_exact_binomial_one():
 )
 def test_wrong_answer_files_are_named_with_their_line(lines, message, pair, tmp_path):
     key = tmp_path / "k.json"
-    make(pair, tmp_path / "s.html", key, **OPTIONS)
+    make_study(pair, tmp_path / "s.html", key, CHOICE)
     keys = read_keys([key])
     text = "\n".join(lines).replace("HEAD", "study,participant,question,answer,milliseconds")
     path = tmp_path / "answers.csv"
@@ -216,11 +217,11 @@ def test_studies_of_two_seeds_are_scored_together_but_not_of_other_runs(pair, tm
     paths = []
     for seed in (0, 1):
         paths.append(tmp_path / f"k{seed}.json")
-        make(pair, tmp_path / "s.html", paths[-1], **{**OPTIONS, "seed": seed})
+        make_study(pair, tmp_path / "s.html", paths[-1], Choice(seed=seed))
     keys = read_keys(paths)
     files = [answer_file(tmp_path / f"{k.stem}.csv", k, ["left"] * 6, k.stem) for k in paths]
     assert len(read_answers(files, keys)) == 12
-    make(pair[::-1], tmp_path / "s.html", paths[1], **OPTIONS)
+    make_study(pair[::-1], tmp_path / "s.html", paths[1], CHOICE)
     with pytest.raises(ConfigError, match="in another order"):
         read_keys(paths)
     with pytest.raises(DataError, match="no key of a study"):
