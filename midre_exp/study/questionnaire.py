@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.base import ImageSet, Part
-from midre_exp.data.pictures import data_url
 from midre_exp.errors import ConfigError, StoreError
-from midre_exp.metrics.evaluate import only_selected
+from midre_exp.metrics import only_selected
 from midre_exp.plan.config import build, digest, without
 from midre_exp.records import Record, read_record
 from midre_exp.seeding import generator
 from midre_exp.store.files import write_atomic, write_json
 from midre_exp.store.store import Store
+from midre_exp.tracking.pictures import data_url
 
 _LARGEST = 256  # pixels of a picture's longer side
 

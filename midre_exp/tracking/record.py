@@ -1,4 +1,9 @@
-"""A finished run's record as a run of Weights & Biases."""
+"""A finished run's record as a run of Weights & Biases: its numbers as summary, its config, job type
+``metrics``, the last stage of a run.
+
+The id of the W&B run is made of the record's key, so that a record is there once however often it is pushed;
+private images are never sent.
+"""
 
 from __future__ import annotations
 
@@ -17,47 +22,60 @@ from midre_exp.tracking.tracker import goes_online, wandb_run
 _PICTURES = 64  # identities of which one reconstruction is shown
 
 
+def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Push the record of a run that has just finished, unless tracking is off. The run is done whatever comes
+    of it, so trouble is only a sentence.
+    """
+    if settings["tracking"]["mode"] == "off":
+        return
+    try:
+        push_record(record, settings["tracking"], settings["paths"])
+    except UserError as error:
+        say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")
+
+
 def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: Mapping[str, str]) -> bool:
-    """Show one record; False when this very record was pushed before from these folders, to the same place.
+    """Push one record; False when this very record was pushed before from these folders, to the same place.
 
     ``tracking`` as in conf/tracking, not off; reconstructions are shown if the store of ``paths`` still has
     them. Raises ConfigError as ``wandb_run``.
     """
     folder = Path(paths["runs"]) / "wandb" / f"record-{record['key']}"
-    done = {
+    state = {
         "record": digest(record),
         "online": goes_online(tracking),
         **{key: tracking[key] for key in ("project", "entity")},
     }
     note = folder / "pushed.json"
     try:
-        if read_json(note) == done:
+        if read_json(note) == state:
             return False
     except StoreError:  # never pushed, or nobody knows
         pass
     shutil.rmtree(folder, ignore_errors=True)  # an older state of it must not be synchronised after this one
+    setup, defense = str(record["setup"]["id"]), record["defense"]["label"]
     with wandb_run(
         tracking,
         stage="metrics",
-        group=str(record["setup"]["id"]),
-        tags=(record["attack"], record["defense"]["label"], record["scale"]),
+        group=setup,
+        tags=(record["attack"], defense, record["scale"]),
         config={
             **without(record["config"], "plan"),
-            "stage": {"name": "metrics", "key": record["key"], "defense": record["defense"]["label"]},
+            "stage": {"name": "metrics", "key": record["key"], "defense": defense},
         },
         folder=folder,
-        name=f"{record['setup']['id']} {record['attack']} {record['defense']['label']} seed {record['seed']}",
+        name=f"{setup} {record['attack']} {defense} seed {record['seed']}",
         identity=f"record-{record['key']}",
     ) as run:
         run.summary.update(without(record, "config", "per_identity"))
         run.log(_tables(record) | _pictures(record, paths["store"]))
-    write_json(note, done)
+    write_json(note, state)
     return True
 
 
 def _tables(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for each attacked identity; records from before these were kept have none."""
-    import wandb
+    """A row for each attacked identity; records from before these were stored have none."""
+    import wandb  # a run that is not tracked never loads it
 
     columns: Mapping[str, Sequence[float]] = record.get("per_identity") or {}
     if not columns:
@@ -73,18 +91,6 @@ def _pictures(record: Mapping[str, Any], store: str) -> dict[str, Any]:
     attack = Store(store).find("attack", record["artifacts"]["attack"])
     if attack is None:
         return {}
-    found = attack.tensors("reconstructions")
-    first = (found["restarts"] == 0) & (found["labels"] < _PICTURES)
-    return {"reconstructions": wandb.Image(grid(found["images"][first]))} if bool(first.any()) else {}
-
-
-def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Hand a finished run's record to the tracker. The run is done whatever comes of it, so trouble is only
-    told.
-    """
-    if settings["tracking"]["mode"] == "off":
-        return
-    try:
-        push_record(record, settings["tracking"], settings["paths"])
-    except UserError as error:
-        say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")
+    tensors = attack.tensors("reconstructions")
+    first = (tensors["restarts"] == 0) & (tensors["labels"] < _PICTURES)
+    return {"reconstructions": wandb.Image(grid(tensors["images"][first]))} if bool(first.any()) else {}

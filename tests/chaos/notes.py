@@ -21,13 +21,14 @@ from unittest import mock
 from hydra.core.utils import JobReturn, JobStatus
 
 from midre_exp.records import checksum_path
-from midre_exp.report.wandb import push as to_wandb
+from midre_exp.report.wandb.push import push_records
 from midre_exp.store import lock as locks
 from midre_exp.store import lockfile as lockfiles
 from midre_exp.store.store import Store
 from midre_exp.study import __main__ as study
 from midre_exp.sweep.finished import failure_path, snapshot_path
 from midre_exp.sweep.job import Outcome, report_failure
+from midre_exp.tracking import record as tracked
 from tests.chaos import Violation
 from tests.chaos.damage import Case
 from tests.chaos.ground import Ground, Said, call
@@ -167,12 +168,12 @@ def pushed(ground: Ground, draw: random.Random) -> Case:
 
     def again() -> Said:
         with (
-            mock.patch.object(to_wandb, "wandb_run", lambda *_, **__: nullcontext(fake)),
-            mock.patch.object(to_wandb, "_tables", lambda _: {}),
-            mock.patch.object(to_wandb, "_pictures", lambda *_: {}),
+            mock.patch.object(tracked, "wandb_run", lambda *_, **__: nullcontext(fake)),
+            mock.patch.object(tracked, "_tables", lambda _: {}),
+            mock.patch.object(tracked, "_pictures", lambda *_: {}),
         ):
             paths = [text for text in ground.overrides(run) if text.startswith("paths.")]
-            said = call(lambda: to_wandb.push_records(["tracking.mode=offline", *paths]) and 0)
+            said = call(lambda: push_records(["tracking.mode=offline", *paths]) and 0)
         if not path.is_file():
             raise Violation(f"{path} was not written")
         return said

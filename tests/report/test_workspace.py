@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from attacks.rlbmi import Pace
+from attacks.rlbmi import Throughput
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.fid import Fid
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -135,7 +135,7 @@ def logged_elsewhere(tmp_path_factory) -> set[str]:
         students = test_lomma.small(steps=1, students=["b0", "b1", "b2"])
         work = tmp_path_factory.mktemp("lomma")
         students.fit(test_lomma.public(), test_lomma.victim(), seed=0, work=work, runtime=runtime)
-    Pace(2, 0).report(runtime, torch.ones(2), 1, 2)
+    Throughput(2, 0).report(runtime, torch.ones(2), 1, 2)
     shown = {
         name
         for path in ROOT.glob("attacks/*.py")

@@ -23,7 +23,7 @@ from midre_exp.sweep.finished import is_finished
 #: What of a config may differ between two runs of the same thing: where and how it was carried out.
 EXECUTION = ("paths", "runtime", "plan", "tracking")
 #: Classes and options that records of earlier versions know by another name.
-FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select"}
+FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select", "people": "select"}
 
 _log = logging.getLogger(__name__)
 
@@ -208,6 +208,12 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie.
     """
     config = without(settings, *EXECUTION)
+    for name in (
+        "target",
+        "evaluator",
+    ):  # what a defense takes of its target's defaults stands in the defense
+        if name in config:
+            config[name] = without(config[name], "defense_defaults")
     if not data_folders:
         config["data"] = {
             name: without(node, "root") if isinstance(node, Mapping) else node

@@ -1,5 +1,5 @@
-"""The dashboard as data: each yaml of midre_exp/report/conf/dashboard is a view of the W&B project, with its runs, its
-sections and their panels.
+"""The dashboard as data: each yaml of midre_exp/report/conf/dashboard is a view of the W&B project, with its
+runs, its sections and their panels.
 
 A W&B view has one selection of runs for all its panels, so what needs other runs is another view. Every name
 in a yaml is PLACE:NAME, the place being one of ``PLACES``. ``workspace.py`` makes views of W&B's client

@@ -1,9 +1,6 @@
-"""Records as W&B runs: one for each record, with its numbers as summary and its config; job type ``metrics``,
-the last stage of a run.
+"""``python -m midre_exp.report wandb``: records made before as W&B runs, one for each record.
 
-Run by every finished run that is tracked, and by ``python -m midre_exp.report wandb`` for records made
-before. The id of the W&B run is made of the record's key, so that a record is there once however often it is
-pushed; private images are never sent.
+A run that is tracked pushes its own record when it is finished (tracking/record.py).
 """
 
 from __future__ import annotations
@@ -33,7 +30,8 @@ def push_records(overrides: Sequence[str]) -> int:
     records = read_records(results_folder(settings))
     if not records:
         raise ConfigError(
-            f"{paths['results']} has no records of scale {settings['scale']}; run something, or give another scale"
+            f"{paths['results']} has no records of scale {settings['scale']}; run something, or give another "
+            "scale"
         )
     pushed = sum(push_record(record, tracking, paths) for record in records)
     print(f"{pushed} of {len(records)} records pushed, {len(records) - pushed} were there unchanged")

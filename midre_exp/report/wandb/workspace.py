@@ -1,4 +1,5 @@
-"""The dashboard at W&B: the views of midre_exp/report/conf/dashboard as saved views of the project, made anew or refreshed.
+"""The dashboard at W&B: the views of midre_exp/report/conf/dashboard as saved views of the project, created
+or refreshed.
 
 Run by ``python -m midre_exp.report workspace``; ``--json`` prints what the server would be told, without a
 key or a network. Each view and scale has an id of its own, so that a refreshed view keeps its address. Needs
@@ -12,17 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from matplotlib.colors import to_hex
+
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import digest
 from midre_exp.plan.explain import one_line
-from midre_exp.records import read_records, results_folder
+from midre_exp.records import Record, read_records, results_folder
 from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.wandb.dashboard import Name, Panel, Section, View, load_views
 from midre_exp.tracking.tracker import goes_online
 
-_PATIENCE = 20  # seconds the server may take to answer
+_TIMEOUT = 20  # seconds the server may take to answer
 _ID_LENGTH = 11  # characters of the ids W&B gives to views
 _MOST_RUNS = 100  # lines, points or bars in a panel
 _COLOURED = (Name("summary", "defense.label"), Name("run", "group"))  # groups in this order get colours
@@ -32,8 +35,8 @@ def save_workspace(overrides: Sequence[str], *, as_json: bool = False) -> None:
     """Save the views of one scale in the project the config names, or print them; ``overrides`` are Hydra's,
     a word alone is a scale.
 
-    Raises ConfigError when midre_exp/report/conf/dashboard has a mistake, without wandb-workspaces, and, unless ``as_json``,
-    without a key, a project or an answer of the server.
+    Raises ConfigError when midre_exp/report/conf/dashboard has a mistake, without wandb-workspaces, and,
+    unless ``as_json``, without a key, a project or an answer of the server.
     """
     overrides = [part if "=" in part else f"scale={part}" for part in overrides]
     with packaged_configs():
@@ -41,25 +44,25 @@ def save_workspace(overrides: Sequence[str], *, as_json: bool = False) -> None:
     tracking, scale, views = settings["tracking"], str(settings["scale"]), load_views()
     if not as_json and (tracking["mode"] == "off" or not goes_online(tracking)):
         raise ConfigError(
-            "a dashboard is saved on the W&B server, which takes a key and tracking.mode=auto or online; run wandb login or set "
-            "WANDB_API_KEY, or see with --json what would be saved"
+            "a dashboard is saved on the W&B server, which takes a key and tracking.mode=auto or online; run "
+            "wandb login or set WANDB_API_KEY, or see with --json what would be saved"
         )
     client = _client()
     colours = _colours(read_records(results_folder(settings)))
-    made = [
+    workspaces = [
         _workspace(client, view, tracking["project"], scale, colours if _by_defense(view) else {})
         for view in views
     ]
     if as_json:
-        print(json.dumps(_as_told(made, tracking), indent=1))
+        print(json.dumps(_as_sent(workspaces, tracking), indent=1))
         return
     with _answers():
         entity = tracking["entity"] or _default_entity()
-        for workspace in made:
+        for workspace in workspaces:
             workspace.entity = entity
             workspace._internal_id = _found(workspace)
             workspace.save()  # names the address
-    print(f"{len(made)} views of {entity}/{tracking['project']} saved for scale {scale}")
+    print(f"{len(workspaces)} views of {entity}/{tracking['project']} saved for scale {scale}")
 
 
 class _Client(NamedTuple):
@@ -75,7 +78,8 @@ def _client() -> _Client:
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise ConfigError(
-            "a dashboard needs the package wandb-workspaces; pip install 'midre-exp[dashboard]' (in a checkout '.[dashboard]')"
+            "a dashboard needs the package wandb-workspaces; pip install 'midre-exp[dashboard]' (in a checkout "
+            "'.[dashboard]')"
         ) from error
     return _Client(ws, wr)
 
@@ -85,7 +89,7 @@ def _workspace(
 ) -> Any:
     """The view as an object of the client library, of no entity yet, with ids that are the same each time."""
     ws, name = client.ws, digest([view.name, scale])
-    made = ws.Workspace(
+    workspace = ws.Workspace(
         entity="",
         project=project,
         name=f"{view.title} ({scale})",
@@ -108,9 +112,9 @@ def _workspace(
     )
     # The library has no public way to choose them. It reads a view of the address ?nw=abc under the name
     # nw-abc-v.
-    made._internal_name = f"nw-{name[:_ID_LENGTH]}-v"
-    made._internal_runset_id = f"{name[:_ID_LENGTH]}r"
-    return made
+    workspace._internal_name = f"nw-{name[:_ID_LENGTH]}-v"
+    workspace._internal_runset_id = f"{name[:_ID_LENGTH]}r"
+    return workspace
 
 
 def _section(client: _Client, section: Section, name: str) -> Any:
@@ -184,27 +188,21 @@ def _by_defense(view: View) -> bool:
     return view.group_by == _COLOURED
 
 
-def _colours(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
+def _colours(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """The colour of each defense, and of its setups below it, as the figures have it; of those that have
     records here.
     """
-    if not records:
-        return {}
-    from matplotlib.colors import to_hex
-
-    found: dict[tuple[str, ...], str] = {}
+    colours: dict[tuple[str, ...], str] = {}
     for record in records:
-        label, colour = (
-            record["defense"]["label"],
-            to_hex(mark_of(published_name(record["defense"]["parts"])).colour),
-        )
-        found[label,] = found[label, record["setup"]["id"]] = colour
-    return found
+        label, setup = record["defense"]["label"], record["setup"]["id"]
+        colour = to_hex(mark_of(published_name(record["defense"]["parts"])).colour)
+        colours[label,] = colours[label, setup] = colour
+    return colours
 
 
-def _as_told(made: Sequence[Any], tracking: Mapping[str, Any]) -> dict[str, Any]:
+def _as_sent(workspaces: Sequence[Any], tracking: Mapping[str, Any]) -> dict[str, Any]:
     """What the server would be told, as plain values."""
-    models = [workspace._to_model() for workspace in made]
+    models = [workspace._to_model() for workspace in workspaces]
     return {
         "entity": tracking["entity"],
         "project": tracking["project"],
@@ -222,7 +220,7 @@ def _as_told(made: Sequence[Any], tracking: Mapping[str, Any]) -> dict[str, Any]
 def _default_entity() -> str:
     import wandb
 
-    entity = wandb.Api(timeout=_PATIENCE).default_entity
+    entity = wandb.Api(timeout=_TIMEOUT).default_entity
     if not entity:
         raise ConfigError("the W&B key has no default entity; give tracking.entity=TEAM")
     return str(entity)
@@ -240,15 +238,15 @@ def _found(workspace: Any) -> str:
         return str(get_view_dict(entity, project, name.removeprefix("nw-").removesuffix("-v"))["id"])
     except SpecVersionError as error:
         raise ConfigError(
-            f"the view {workspace.name} was last saved in a form that the installed wandb-workspaces does not read; pip install "
-            "--upgrade wandb-workspaces, or delete the view"
+            f"the view {workspace.name} was last saved in a form that the installed wandb-workspaces does not "
+            "read; pip install --upgrade wandb-workspaces, or delete the view"
         ) from error
     except ValueError as error:
         if str(error).startswith("Workspace"):  # the project is there, the view is not
             return ""
         raise ConfigError(
-            f"W&B has no project {entity}/{project} that the key can see; push records with python -m midre_exp.report wandb, or mend "
-            "tracking.project and tracking.entity"
+            f"W&B has no project {entity}/{project} that the key can see; push records with "
+            "python -m midre_exp.report wandb, or mend tracking.project and tracking.entity"
         ) from error
 
 
@@ -264,5 +262,6 @@ def _answers() -> Iterator[None]:
         yield
     except (wandb.Error, WandbApiFailedError) as error:
         raise ConfigError(
-            f"W&B did not take the dashboard ({one_line(str(error)).rstrip('.')}); try again, or see with --json what would be saved"
+            f"W&B did not take the dashboard ({one_line(str(error)).rstrip('.')}); try again, or see with "
+            "--json what would be saved"
         ) from error

@@ -1,0 +1,60 @@
+"""What the project's own records say is what stands beside them, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from midre_exp.records import Record, read_records
+from midre_exp.report.__main__ import main
+from midre_exp.report.claims import render as claims
+from midre_exp.report.claims.decisions import decide
+from midre_exp.report.claims.intervals import comparison_groups
+from midre_exp.report.claims.paper_claims import CLAIMS
+from midre_exp.report.definitions import load_table
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.tables import render
+from midre_exp.report.tables.publish import write_tables
+
+MINI = Path(__file__).parents[2] / "results" / "mini"
+
+
+@pytest.fixture(scope="module")
+def committed() -> list[Record]:
+    return read_records(MINI)
+
+
+@pytest.mark.parametrize(
+    "name", ["demo", "defenses", "lowres", "query", "highres", "table1", "table3", "table4", "table5"]
+)
+def test_a_table_follows_from_its_records(name, committed, tmp_path, monkeypatch):
+    rows = pd.read_csv(MINI / f"{name}.csv")[["setup", "attack", "target", "defense"]].to_dict("records")
+    runs = [PlannedRun((), record["config"], record) for record in committed]
+    shown = [next(run for run in runs if run.row == row) for row in rows]
+    monkeypatch.setattr(render, "gallery", lambda _: [])
+    paths = write_tables(render.render_defenses(load_table(name), shown), tmp_path, name)
+    assert [path.suffix for path in paths] == [".md", ".csv", ".tex"]
+    for path in paths:
+        assert path.read_bytes() == (MINI / path.name).read_bytes(), path.name
+
+
+def test_the_claims_follow_from_their_records(committed):
+    groups, left_out = comparison_groups(committed)
+    decisions = [decide(claim, groups) for claim in CLAIMS]
+    text = claims.caption(groups, left_out)
+    assert claims.as_markdown(claims.overview(decisions), decisions, text) == (MINI / "claims.md").read_text()
+
+
+def test_the_command_renders_committed_records_without_running_anything(tmp_path, monkeypatch, capsys):
+    """Needs what ``planned_runs.FORMER_NAMES`` says when an option of the demo's attack is renamed."""
+    monkeypatch.setattr("midre_exp.report.__main__.launch", lambda _: pytest.fail("launched"))
+    shutil.copytree(MINI / "records", tmp_path / "mini" / "records")
+    places = [f"paths.results={tmp_path}", f"paths.store={tmp_path / 'nothing'}"]
+    assert main(["demo", "--no-run", *places]) == 0
+    assert "not run yet" not in capsys.readouterr().out
+    for ending in ("md", "csv", "tex"):
+        assert (tmp_path / "mini" / f"demo.{ending}").read_bytes() == (MINI / f"demo.{ending}").read_bytes()
+    assert "<table" in (tmp_path / "mini" / "demo.html").read_text()
