@@ -58,8 +58,8 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
     identities = sorted(first.keys() & second.keys() & photographs.keys())[: choice.identities]
     if not identities:
         raise ConfigError(
-            f"{records[0]} and {records[1]} have reconstructed no identity in common; choose runs that attack "
-            "the same ones"
+            f"{records[0]} and {records[1]} have reconstructed no identity in common; choose runs that "
+            "attack the same ones"
         )
     questions = [
         Question(identity=identity, name=private.classes[identity], left="b" if swapped else "a")
@@ -90,8 +90,8 @@ def _check_comparable(a: Record, b: Record, files: tuple[Path, Path]) -> None:
     images = [without(record["config"]["data"]["private"], "root", "store") for record in (a, b)]
     if images[0] != images[1]:
         raise ConfigError(
-            f"{files[0]} and {files[1]} attack different private images; choose two runs on the same data and "
-            "split"
+            f"{files[0]} and {files[1]} attack different private images; choose two runs on the same data "
+            "and split"
         )
     if a["key"] == b["key"]:
         raise ConfigError(f"{files[0]} and {files[1]} are the same run; choose two")

@@ -31,8 +31,8 @@ def read_keys(paths: Sequence[Path]) -> dict[str, Key]:
             raise DataError(f"{path} is no key of a study; give the file written beside the page")
         if not _is_whole(content):
             raise DataError(
-                f"{path} is damaged (its questions are not those of study {content['study']}); make the study "
-                "again"
+                f"{path} is damaged (its questions are not those of study {content['study']}); make the "
+                "study again"
             )
         keys[content["study"]] = content
     first, *others = keys.values()

@@ -373,7 +373,8 @@ def test_an_unknown_name_tells_the_figures(capsys):
 
 
 def test_tables_do_not_wait_for_matplotlib():
-    check = "import midre_exp.report.__main__, midre_exp.report.tables.render, sys; sys.exit('matplotlib' in sys.modules)"
+    modules = "midre_exp.report.__main__, midre_exp.report.tables.render"
+    check = f"import {modules}, sys; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 

@@ -140,7 +140,8 @@ def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(planned_ru
         [planned_run.strip() for planned_run in line.split("|")[1:-1]] for line in text.splitlines()[:5]
     )
     assert head == [
-        "Defense", "Acc", "paper Acc", "AttAcc", "95 % from", "to", "paper AttAcc", "paper ±", "Δ", "paper Δ", "n", "Notes",
+        "Defense", "Acc", "paper Acc", "AttAcc", "95 % from", "to", "paper AttAcc", "paper ±",
+        "Δ", "paper Δ", "n", "Notes",
     ]  # fmt: skip
     assert first == ["NoDef", "90.00", "85.74", "60.00", "56.0", "64.0", "53.64", "4.64", "", "", "1500", ""]
     assert second == ["NLS -0.05", "not run", "80.02", "", "", "", "39.16", "4.25", "", "2.53", "", ""]

@@ -122,8 +122,8 @@ def everywhere(groups: Sequence[ComparisonGroup], what: Callable[[ComparisonGrou
 
 
 def ordered_trade_off(taken: Numbers, lost: Numbers) -> Numbers:
-    """Trade-offs as numbers in order of preference: nothing taken from the attacker (0, all alike), Δ, then OP
-    by what it takes.
+    """Trade-offs as numbers in order of preference: nothing taken from the attacker (0, all alike), Δ, then
+    OP by what it takes.
     """
     ratio = np.divide(taken, lost, out=np.zeros_like(taken), where=lost > 0)
     ordered: Numbers = np.where(taken <= 0, 0.0, np.where(lost > 0, ratio, NOTHING_PAID + taken))

@@ -67,8 +67,8 @@ class Bars(Plot):
         notes = ["Bars about the ends are 95 % intervals.", *derived(paper)]
         if len(paper):
             notes.append(
-                "The paper prints drops alone, not for which range of MIDRE; an arrow: it says that the drop is "
-                "larger."
+                "The paper prints drops alone, not for which range of MIDRE; an arrow: it says that the drop "
+                "is larger."
             )
         return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
 

@@ -237,8 +237,8 @@ def _in_words(numbers: pd.DataFrame) -> list[str]:
             for kind in ("private", "erased")
         ]
         sentences.append(
-            f"{model}: of {int(weights.sum())} reconstructions {shares[0]:.1f} % lie in the hull of the private "
-            f"and {shares[1]:.1f} % in that of the erased images of their person; "
+            f"{model}: of {int(weights.sum())} reconstructions {shares[0]:.1f} % lie in the hull of the "
+            f"private and {shares[1]:.1f} % in that of the erased images of their person; "
             f"{rows['erased_in_private'].mean():.1f} % of the erased images lie in the private hull, and the "
             f"two hulls share {rows['overlap'].mean():.1f} % of their union."
         )

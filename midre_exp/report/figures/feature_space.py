@@ -2,8 +2,8 @@
 and their convex hulls.
 
 The projection is a principal component analysis, one for each model, fitted on the private images of the
-identities shown and on the same images erased, so that reconstructions have no say in how they are looked at. It
-is linear: hulls in the plane are the shadows of hulls in feature space, so what is outside of a shadow is
+identities shown and on the same images erased, so that reconstructions have no say in how they are looked at.
+It is linear: hulls in the plane are the shadows of hulls in feature space, so what is outside of a shadow is
 outside, and what is inside of it may still be outside.
 """
 
@@ -88,8 +88,8 @@ def stored(run: PlannedRun, stage: str) -> Artifact:
     if artifact is None:
         raise StoreError(
             f"the {stage} of {run.label} ({run.record['artifacts'][stage]}) is not in the store "
-            f"{run.settings['paths']['store']}; give paths.store= of the one that has it, or make it again by "
-            f"{run.command}"
+            f"{run.settings['paths']['store']}; give paths.store= of the one that has it, or make it again "
+            f"by {run.command}"
         )
     return artifact
 

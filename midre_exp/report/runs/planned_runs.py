@@ -208,10 +208,7 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie.
     """
     config = without(settings, *EXECUTION)
-    for name in (
-        "target",
-        "evaluator",
-    ):  # what a defense takes of its target's defaults stands in the defense
+    for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
         if name in config:
             config[name] = without(config[name], "defense_defaults")
     if not data_folders:

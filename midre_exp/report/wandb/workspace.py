@@ -78,8 +78,8 @@ def _client() -> _Client:
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise ConfigError(
-            "a dashboard needs the package wandb-workspaces; pip install 'midre-exp[dashboard]' (in a checkout "
-            "'.[dashboard]')"
+            "a dashboard needs the package wandb-workspaces; pip install 'midre-exp[dashboard]' (in a "
+            "checkout '.[dashboard]')"
         ) from error
     return _Client(ws, wr)
 
@@ -238,8 +238,8 @@ def _found(workspace: Any) -> str:
         return str(get_view_dict(entity, project, name.removeprefix("nw-").removesuffix("-v"))["id"])
     except SpecVersionError as error:
         raise ConfigError(
-            f"the view {workspace.name} was last saved in a form that the installed wandb-workspaces does not "
-            "read; pip install --upgrade wandb-workspaces, or delete the view"
+            f"the view {workspace.name} was last saved in a form that the installed wandb-workspaces does "
+            "not read; pip install --upgrade wandb-workspaces, or delete the view"
         ) from error
     except ValueError as error:
         if str(error).startswith("Workspace"):  # the project is there, the view is not
