@@ -126,7 +126,7 @@ def _check(key: str, value: object, least: int, most: int) -> None:
 
 
 def contact_sheet(size: int = 72) -> Tensor:
-    """uint8 [3, 8 * size, 12 * size]: 60 identities, then 12 photographs each of two of them and, by the other
+    """uint8 [3, 8 * size, 12 * size]: 60 identities, then 12 photographs each of two and, by the other
     source, of a third.
     """
     row = torch.arange(12)
