@@ -22,6 +22,9 @@ CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 #: The environment variable that names a config folder of the user's own, to this process and to all that it
 #: starts.
 OWN_CONFIGS = "MIDRE_CONF"
+#: What makes the chosen defenses into one, beside them in a node: ``{**COMPOSER, **settings["defense"]}``. A
+#: target as theirs are, so that the engine imports no plugin.
+COMPOSER = {"_target_": "defenses.compose"}
 
 
 def use_own_configs(folder: str | None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from midre_exp.attack import Attack, build_attack
 from midre_exp.data.base import Dataset
 from midre_exp.defense import Defense
-from midre_exp.plan.config import Settings, build, trusted_packages
+from midre_exp.plan.config import COMPOSER, Settings, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
 from midre_exp.threat import AnyVictim
 
@@ -34,7 +34,7 @@ def make_parts(settings: Settings) -> Parts:
         private=private,
         public=public,
         evaluation=evaluation,
-        defense=build({**settings["composer"], **settings["defense"]}, trusted=trusted),
-        undefended=build(settings["composer"], trusted=trusted),
+        defense=build({**COMPOSER, **settings["defense"]}, trusted=trusted),
+        undefended=build(COMPOSER, trusted=trusted),
         attack=build_attack(settings["attack"], trusted),
     )

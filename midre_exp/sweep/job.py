@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from midre_exp.errors import ConfigError, StoreError, UserError
-from midre_exp.plan.config import plain
+from midre_exp.plan.config import plain, use_own_packages
 from midre_exp.plan.digests import first_difference
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.shards import SHARD
@@ -59,6 +59,7 @@ class Task:
 
     def __call__(self, config: DictConfig) -> Outcome:
         """Carry out one composed config."""
+        use_own_packages()  # in the process of whatever launcher
         try:
             self.last = Outcome(record=carry_out(plain(config)))
         except LockedError as locked:

@@ -23,7 +23,7 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.transforms import Resize
 from midre_exp.defense import Defense
 from midre_exp.errors import StoreError
-from midre_exp.plan.config import build, trusted_packages
+from midre_exp.plan.config import COMPOSER, build, trusted_packages
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.runtime import choose_device
 from midre_exp.seeding import generator
@@ -95,7 +95,7 @@ def stored(run: PlannedRun, stage: str) -> Artifact:
 
 
 def _defense(run: PlannedRun) -> Defense:
-    parts = {**run.settings["composer"], **run.settings["defense"]}
+    parts = {**COMPOSER, **run.settings["defense"]}
     defense: Defense = build(parts, trusted=trusted_packages(run.settings))
     return defense
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import build, digest, trusted_packages, without
+from midre_exp.plan.config import COMPOSER, build, digest, trusted_packages, without
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import Record, read_record, record_files, record_path, results_folder
 from midre_exp.report.runs.defense_names import DefenseName, published_name
@@ -73,7 +73,7 @@ class PlannedRun:
         if self.record is not None:
             label = self.record["defense"]["label"]
         else:
-            parts = {**settings["composer"], **settings["defense"]}
+            parts = {**COMPOSER, **settings["defense"]}
             label = str(build(parts, trusted=trusted_packages(settings)).label)
         return f"{label} ({self.remark})" if self.remark else label
 
