@@ -70,9 +70,10 @@ def test_chunking_the_attack_changes_nothing(tiny, tmp_path):
         for s in (settings, pieces)
         if run(s)
     )
-    assert whole.tensors("reconstructions")["latents"].allclose(
-        chunked.tensors("reconstructions")["latents"], atol=1e-5
-    )
+    latents = [artifact.tensors("reconstructions")["latents"] for artifact in (whole, chunked)]
+    # Some processors round a batch of another size differently in the last bit, which a kink of the network
+    # may amplify; another item's random numbers would differ by about 1.
+    assert latents[0].allclose(latents[1], atol=1e-2)
     assert whole.metrics["queries"] == chunked.metrics["queries"]
 
 
