@@ -16,26 +16,28 @@ _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError naming the first key whose value cannot be used, and what can."""
     for key, number in _numbers(settings):
-        _demand(math.isfinite(number), key, number, "a finite number")
+        _require(math.isfinite(number), key, number, "a finite number")
     runtime = settings["runtime"]
-    _demand(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
+    _require(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
     for name, path in settings["paths"].items():
-        _demand(isinstance(path, str) and path.strip() != "", f"paths.{name}", path, "a folder")
+        _require(isinstance(path, str) and path.strip() != "", f"paths.{name}", path, "a folder")
     for name in ("devices", "chunk", "checkpoint_every"):
-        _demand(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
+        _require(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
     threads, progress, trusted = (runtime[name] for name in ("threads", "progress", "trusted_packages"))
-    _demand(threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null")
-    _demand(progress in ("auto", True, False), "runtime.progress", progress, "auto, true or false")
+    _require(
+        threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null"
+    )
+    _require(progress in ("auto", True, False), "runtime.progress", progress, "auto, true or false")
     listed = isinstance(trusted, list) and all(isinstance(name, str) for name in trusted)
-    _demand(listed, "runtime.trusted_packages", trusted, "a list such as [my_defenses]")
+    _require(listed, "runtime.trusted_packages", trusted, "a list such as [my_defenses]")
     for role in ("private", "public", "evaluation"):
         node = settings["data"].get(role, {})
-        _demand(isinstance(node, Mapping), f"data.{role}", node, "a dataset with a _target_")
+        _require(isinstance(node, Mapping), f"data.{role}", node, "a dataset with a _target_")
     for model in ("target", "evaluator"):
         recipe = settings[model]["recipe"]
         size, precision = recipe["batch_size"], recipe["precision"]
-        _demand(_counts(size), f"{model}.recipe.batch_size", size, "a whole number from 1")
-        _demand(
+        _require(_counts(size), f"{model}.recipe.batch_size", size, "a whole number from 1")
+        _require(
             precision in _PRECISIONS,
             f"{model}.recipe.precision",
             precision,
@@ -75,6 +77,6 @@ def _counts(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def _demand(fits: bool, key: str, value: Any, wanted: str) -> None:
+def _require(fits: bool, key: str, value: Any, wanted: str) -> None:
     if not fits:
         raise ConfigError(f"{key}={value} cannot be used; give {wanted}")

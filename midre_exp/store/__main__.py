@@ -139,10 +139,10 @@ def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
             f"there is no record below {results}, so nothing would be kept; give the right folder with "
             "--results"
         )
-    freed, busy = 0, 0
+    freed, locked = 0, 0
     for leftover in (*leftovers(store, keep, images=images), *forgotten(store, results)):
         if delete and not remove(leftover):
-            busy += 1
+            locked += 1
             print(f"in use:  {leftover.path}")
             continue
         freed += leftover.bytes
@@ -150,7 +150,7 @@ def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
             f"{'removed' if delete else 'would remove'}: {leftover.path} ({readable(leftover.bytes)}, "
             f"{leftover.reason})"
         )
-    left = f", {busy} in use" if busy else ""
+    left = f", {locked} in use" if locked else ""
     print(f"{readable(freed)} {'freed' if delete else 'would be freed; add --delete to do it'}{left}")
     return 0
 

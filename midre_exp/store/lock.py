@@ -71,7 +71,7 @@ class BuildLock:
         make_folder(self.path.parent)
         holders = _Watch(self.stale_seconds)
         takeovers = _Watch(EMPTY_SECONDS)
-        told = False
+        announced = False
         pause = 0.05
         try:
             while True:
@@ -88,9 +88,9 @@ class BuildLock:
                     return False
                 if holder is not None and not wait:
                     raise LockedError(f"{self.describe} is being built by {holder.process}")
-                if holder is not None and not told:
+                if holder is not None and not announced:
                     wait_message(f"{self.describe} is being built by {holder.process}; waiting for it")
-                    told = True
+                    announced = True
                 time.sleep(pause)
                 pause = min(1.0, pause * 1.5)
         except BaseException as error:

@@ -40,10 +40,10 @@ def states() -> dict[str, str] | None:
     when it does not answer.
     """
     command = ["squeue", "--noheader", "--states=all", "--array", "--format=%i %T", f"--user={os.getuid()}"]
-    said = _ask(command, seconds=60)
-    if said is None:
+    answer = _ask(command, seconds=60)
+    if answer is None:
         return None
-    return {name: state for name, _, state in (row.partition(" ") for row in said.splitlines())}
+    return {name: state for name, _, state in (row.partition(" ") for row in answer.splitlines())}
 
 
 def is_being_preempted(job: str) -> bool:
@@ -52,8 +52,8 @@ def is_being_preempted(job: str) -> bool:
 
     False also when SLURM does not answer within three seconds.
     """
-    said = _ask(["scontrol", "show", "job", job], seconds=3)
-    facts = dict(fact.partition("=")[::2] for fact in (said or "").split())
+    answer = _ask(["scontrol", "show", "job", job], seconds=3)
+    facts = dict(fact.partition("=")[::2] for fact in (answer or "").split())
     return facts.get("JobState") == "RUNNING" and facts.get("PreemptTime", "None") != "None"
 
 
