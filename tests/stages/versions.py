@@ -53,9 +53,9 @@ def source_digest(stage: str) -> str:
             tree = ast.parse(file.read_text())
             for node in ast.walk(tree):
                 body = getattr(node, "body", None)
-                if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                    if isinstance(body[0].value, ast.Constant):
-                        del body[0]
+                first = body[0] if isinstance(body, list) and body else None
+                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                    del body[0]
             digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 
