@@ -118,7 +118,9 @@ def test_boxes_beyond_any_picture_are_wrong_lines(width: str, tmp_path: Path) ->
 
 
 ANNOTATIONS = {
-    "entities": '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)) + "]><annotation>&j;</annotation>",
+    "entities": '<!DOCTYPE a [<!ENTITY a '
+                '"aaaaaaaaaa">' + "".join(f'<!ENTITY {b} '
+                                          f'"{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)) + "]><annotation>&j;</annotation>",
     "outside": '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>',
     "deep": "<a>" * 200_000 + "</a>" * 200_000,
     "endless number": f"<annotation><object><bndbox><xmin>{'9' * 10_000}</xmin></bndbox></object></annotation>",

@@ -13,7 +13,8 @@ from tests.stages import versions
 def test_a_stage_whose_code_changed_has_another_version_or_the_same_numbers(stage):
     known, now = json.loads(versions.GOLDEN.read_text())[stage], versions.current()[stage]
     assert now == known, (
-        f"the code of stage {stage} changed: raise its version in midre_exp/stages if its numbers change, then "
+        f"the code of stage {stage} changed: raise its version in midre_exp/stages if its numbers "
+        "change, then "
         f"run python -m tests.stages.versions {stage}"
     )
 

@@ -1,8 +1,8 @@
 """A digest of the code that computes each stage, so that no change of it goes unnoticed.
 
-``python -m tests.stages.versions STAGE ...`` takes the code as it is for these stages (``all``): after raising
-the ``version`` of a stage whose numbers change, or when the change leaves its numbers as they were, which the
-commit message then says.
+``python -m tests.stages.versions STAGE ...`` takes the code as it is for these stages (``all``): after
+raising the ``version`` of a stage whose numbers change, or when the change leaves its numbers as they were,
+which the commit message then says.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _IMAGES = (
     "midre_exp/data/base.py",
     "midre_exp/seeding.py",
 )
-#: The files and folders behind the numbers of each stage. What reads or renders images is not among them: their
-#: fingerprints stand in the keys.
+#: The files and folders behind the numbers of each stage. What reads or renders images is not among them:
+#: their fingerprints stand in the keys.
 SOURCES = {
     "target": (*_TRAINING, *_IMAGES),
     "evaluator": (*_TRAINING, *_IMAGES),

@@ -78,8 +78,8 @@ def test_an_image_depends_on_seed_identity_index_and_source():
 
 def test_the_art_has_the_version_that_was_published():
     """Means of every image and channel: processors with other vector units round single pixels to the next
-    level, which moves a mean by a few thousandths. When the art changes on purpose, raise RENDERER_VERSION, so
-    that stored artifacts are not mistaken for those of the new faces, and write the new means.
+    level, which moves a mean by a few thousandths. When the art changes on purpose, raise RENDERER_VERSION,
+    so that stored artifacts are not mistaken for those of the new faces, and write the new means.
     """
     identity, index = torch.arange(40), torch.arange(40) * 3
     golden = json.loads((GOLDEN / "synthfaces.json").read_text())
