@@ -17,13 +17,13 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,7 @@ def launch(
     with tempfile.TemporaryDirectory() as folder:
         group = (backend, devices, Path(folder, "rendezvous").as_uri())
         try:
-            with _signals_blocked():
+            with _inherited_by_ranks():
                 for rank in range(devices):
                     receiver, sender = context.Pipe(duplex=False)
                     arguments = (rank, group, torch.get_num_threads(), sender, payload)
@@ -84,17 +84,21 @@ def launch(
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes started within inherit the blocked signals."""
+def _inherited_by_ranks() -> Iterator[None]:
+    """Processes started within inherit blocked signals, and that torch's C++ part keeps its advice."""
     resource_tracker.ensure_running()  # multiprocessing's own process: starting it later would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    level = os.environ.get("TORCH_CPP_LOG_LEVEL")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = level or "ERROR"
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if level is None:
+            del os.environ["TORCH_CPP_LOG_LEVEL"]
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def _kill(processes: Sequence[BaseProcess] | Any) -> None:
+def _kill(processes: Collection[BaseProcess]) -> None:
     for process in processes:
         process.kill()
     for process in processes:
