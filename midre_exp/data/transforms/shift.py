@@ -38,5 +38,6 @@ class RandomShift:
             for length, by in zip((height, width), shift, strict=True)
         )
         grid = torch.stack((x[:, None].expand(n, height, width), y[:, :, None].expand(n, height, width)), -1)
+        grid = grid.to(images.dtype)  # torch divides integers in its default type
         moved = F.grid_sample(images, grid, mode="nearest", padding_mode="border", align_corners=False)
         return moved.contiguous(memory_format=torch.channels_last)

@@ -102,6 +102,7 @@ def _silence_lightning() -> None:
         ".*LeafSpec.*is deprecated.*",
         ".*`srun` command is available.*",
         "Grad strides do not match bucket view strides",
+        r".*torch\.distributed\.nn\.functional\.all_gather is deprecated.*",  # called by Lightning
     ):
         warnings.filterwarnings("ignore", message=message)
 
