@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from midre_exp.plan.config import Settings, without
-from midre_exp.plan.keys import Plan
+from midre_exp.plan.keys import Plan, StageKey
 from midre_exp.runtime import Runtime, make_runtime
 from midre_exp.speed import Speed, make_speed
 from midre_exp.stages import STAGES, Stage
@@ -51,13 +51,13 @@ class Executor:
         self.store = Store(settings["paths"]["store"])
         self.runtime: Runtime = make_runtime(settings["runtime"])
         self.speed: Speed = make_speed(settings["speed"], self.runtime.device)
-        self._builds: list[Build] = []
+        self._planned: dict[Build, StageKey] = {}
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
         """What was built, by the name of the stage, in the order of a run."""
-        built = {b.artifact.stage: b.artifact for b in self._builds if b.artifact is not None}
-        return {name: built[name] for name in self.plan.stages if name in built}
+        built = {planned.name: build.artifact for build, planned in self._planned.items()}
+        return {name: artifact for name in self.plan.stages if (artifact := built.get(name)) is not None}
 
     def __enter__(self) -> Executor:
         check_writable(self.settings["paths"])
@@ -69,8 +69,11 @@ class Executor:
 
     def __call__(self, stage: Stage, *inputs: Any) -> Build:
         """Name a stage: its ``inputs`` are parts of the run and stages named before."""
-        self._builds.append(Build(stage, inputs))
-        return self._builds[-1]
+        build = Build(stage, inputs)
+        planned = self.plan.of(stage.name)
+        if planned is not None:
+            self._planned[build] = planned
+        return build
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,7 +82,7 @@ class Executor:
             self._build_everything()
 
     def _build_everything(self) -> None:
-        waiting = [build for build in self._builds if self.plan.of(build.stage.name) is not None]
+        waiting = list(self._planned)
         while waiting:
             ready = [build for build in waiting if not any(b in waiting for b in self._upstream(build))]
             done = self._first_unlocked(ready) or self._build(ready[0], wait=self.settings["plan"]["wait"])
@@ -96,15 +99,12 @@ class Executor:
 
     def _upstream(self, build: Build) -> list[Build]:
         """The stages it builds on, as planned: a prior may or may not look at the target."""
-        planned = self.plan.of(build.stage.name)
-        names = () if planned is None else planned.upstream
+        names = self._planned[build].upstream
         return [part for part in build.inputs if isinstance(part, Build) and part.stage.name in names]
 
     def _build(self, build: Build, *, wait: bool) -> Build:
         """From the store, or made now; says so in a line."""
-        planned, stage = self.plan.of(build.stage.name), build.stage
-        assert planned is not None
-        upstream = self._upstream(build)
+        planned, upstream = self._planned[build], self._upstream(build)
         inputs = [
             (part.artifact if part in upstream else None) if isinstance(part, Build) else part
             for part in build.inputs
@@ -114,18 +114,17 @@ class Executor:
             planned.key,
             config=planned.config,
             upstream=planned.upstream,
-            make=partial(self._make, stage, inputs),
+            make=partial(self._make, build.stage, planned, inputs),
             device=device_name(self.runtime.device),
             wait=wait,
             wait_message=self.runtime.say,
         )
-        self.runtime.say(stage.summary(build.artifact))
+        self.runtime.say(build.stage.summary(build.artifact))
         return build
 
-    def _make(self, stage: Stage, inputs: list[Any], work: Workspace) -> None:
+    def _make(self, stage: Stage, planned: StageKey, inputs: list[Any], work: Workspace) -> None:
         """Make a stage under a tracker of its own."""
-        settings, planned = self.settings, self.plan.of(stage.name)
-        assert planned is not None
+        settings = self.settings
         self.runtime.say(f"{planned.name} {planned.key}: building")
         label = self.parts.defense.label
         with track(

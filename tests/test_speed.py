@@ -203,7 +203,23 @@ def test_stylegan2_draws_and_differentiates_in_bf16(fused):
         results.append((image, first, second))
     for exact, rounded in zip(*results, strict=True):
         assert rounded.dtype == torch.float32
-        assert 0 < (exact - rounded).norm() < 0.1 * exact.norm()
+        assert 0 < (exact - rounded).norm() < 0.15 * exact.norm()  # how bfloat16 is summed is the processor's
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_stylegan2_in_channels_last_order_differs_by_rounding_alone(fused):
+    torch.manual_seed(0)
+    network = StyleGAN2Generator(
+        z_dim=16, w_dim=16, img_resolution=32, synthesis_kwargs={"channel_base": 512}
+    ).eval()
+    quick = copy.deepcopy(network.requires_grad_(False))
+    Speed(channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))
+    ws, towards = network.mapping(torch.randn(4, 16)), torch.randn(4, 3, 32, 32)
+    gradients = []
+    for synthesis in (network.synthesis, quick.synthesis):
+        codes = ws.clone().requires_grad_()
+        gradients += torch.autograd.grad((synthesis(codes, fused_modconv=fused) * towards).mean(), codes)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
 
 
 @pytest.mark.parametrize("switch", SWITCHES)

@@ -180,8 +180,11 @@ def modulated_conv2d(
         scaled = weight * styles.reshape(n, 1, c, 1, 1)
         if norms is not None:
             scaled = scaled * norms.reshape(n, -1, 1, 1, 1)
-        wide = x.reshape(1, n * c, *x.shape[2:])
-        x = conv2d_resample(wide, scaled.flatten(0, 1).to(x.dtype), up=up, kernel=kernel, groups=n)
+        # Contiguous: on some processors torch's gradient of a grouped convolution of channels-last weights is
+        # wrong by half (torch 2.14 with AVX2).
+        wide = x.reshape(1, n * c, *x.shape[2:]).contiguous()
+        by_image = scaled.flatten(0, 1).to(x.dtype).contiguous()
+        x = conv2d_resample(wide, by_image, up=up, kernel=kernel, groups=n)
         x = x.reshape(n, -1, *x.shape[2:])
     else:
         x = conv2d_resample(
