@@ -28,7 +28,7 @@ from midre_exp.plan.config import CONF_DIR, plain
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.kedmi import KedMIPrior
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.priors.stylegan.generator import Generator
+from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
@@ -60,7 +60,7 @@ class SmallStyle(StylePrior):
     def __init__(self):
         super().__init__()
         sizes = {"channel_base": 128, "channel_max": 8}
-        network = Generator(
+        network = StyleGAN2Generator(
             z_dim=12, w_dim=12, img_resolution=16, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=sizes
         )
         self.take(network, None)

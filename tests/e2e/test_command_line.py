@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import midre_exp
+from midre_exp import stages
 from midre_exp.__main__ import main
 from midre_exp.plan.config import CONF_DIR
 from tests.conftest import tiny_overrides
@@ -267,6 +268,6 @@ def test_interrupting_says_how_to_continue(cli, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("midre_exp.stages.measure", interrupt)
+    monkeypatch.setattr(type(stages.metrics), "make", interrupt)
     code, _, err = cli()
     assert code == 130 and "the same command continues" in err

@@ -18,9 +18,12 @@ FORBIDDEN = {
     *("torch.jit.load", "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.package.PackageImporter"),
     *("os.system", "os.popen", "shutil.unpack_archive", "loadmat", "scipy.io.loadmat", "tarfile.is_tarfile"),
 }  # fmt: skip
-#: What this program pickled itself a moment ago: an error on its way between processes, a training handed to
-#: the processes that share it, and a SLURM job's result, as submitit leaves it.
-OWN = {(f"midre_exp/{name}.py", "pickle.loads") for name in ("job", "targets/devices", "cluster")}
+#: What this program pickled itself a moment ago: a composed config that is copied, an error on its way between
+#: processes, a training handed to those that share it, and a SLURM job's result, as submitit leaves it.
+OWN = {
+    (f"midre_exp/{name}.py", "pickle.loads")
+    for name in ("plan/compose", "sweep/job", "sweep/submitit", "targets/training/launch")
+}
 METHODS = {"extractall", "extract"}  # of archives: nothing is unpacked to disk
 
 

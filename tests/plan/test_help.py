@@ -13,7 +13,7 @@ from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.plan.help import GROUPS, help_text
 
 #: Laid over a choice by a scale, or part of how Hydra works here: nobody types them.
-HIDDEN = ("scale/data", "scale/target", "scale/attack", "hydra/sweeper")
+HIDDEN = ("scale/data", "scale/target", "scale/attack", "scale/metrics", "hydra/sweeper")
 
 
 def printed() -> list[str]:

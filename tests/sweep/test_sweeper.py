@@ -15,10 +15,10 @@ from tests.e2e.test_processes import finish, start
 
 
 class Launcher:
-    """Runs no job: those named in ``busy`` are so until the round after ``rounds``, unless told to wait."""
+    """Runs no job: those named in ``locked`` are so until the round after ``rounds``, unless told to wait."""
 
-    def __init__(self, busy, rounds=1):
-        self.locked, self.rounds, self.launched = busy, rounds, []
+    def __init__(self, locked, rounds=1):
+        self.locked, self.rounds, self.launched = locked, rounds, []
 
     def launch(self, jobs, initial_job_idx):
         self.launched.append([(name, waits == "plan.wait=True") for name, waits in jobs])
@@ -40,12 +40,12 @@ def records(results):
     return [result.return_value.record for result in results]
 
 
-def test_busy_jobs_come_again_after_the_others_and_results_keep_their_order():
+def test_locked_jobs_are_queued_again_and_results_keep_their_order():
     launcher = Launcher(locked="ac")
     assert records(launch_all(launcher, planned("abcde"), workers=2)) == list("abcde")
     first, second = launcher.launched
     assert first == [("a", False), ("b", False), ("c", False), ("d", False), ("e", True)]
-    assert second == [("a", True), ("c", True)]  # nobody is left to make room for
+    assert second == [("a", True), ("c", True)]  # no other job is left to go before
 
 
 def test_each_of_the_other_workers_has_a_job_that_waits():
@@ -54,7 +54,7 @@ def test_each_of_the_other_workers_has_a_job_that_waits():
     assert [name for name, waits in launcher.launched[0] if waits] == ["d", "e", "f"]
 
 
-def test_jobs_that_are_busy_forever_wait_in_the_end():
+def test_jobs_that_are_locked_forever_wait_in_the_end():
     launcher = Launcher(locked="abcd", rounds=100)
     assert records(launch_all(launcher, planned("abcd"), workers=1)) == list("abcd")
     assert [len(jobs) for jobs in launcher.launched] == [4, 3, 2, 1]

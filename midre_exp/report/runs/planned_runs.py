@@ -20,8 +20,9 @@ from midre_exp.stages import make_plan
 from midre_exp.store.store import Artifact, Store
 from midre_exp.sweep.finished import is_finished
 
-#: What of a config may differ between two runs of the same thing: where and how it was carried out.
-EXECUTION = ("paths", "runtime", "plan", "tracking")
+#: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
+#: earlier versions kept in it besides.
+EXECUTION = ("paths", "runtime", "plan", "tracking", "composer")
 #: Classes and options that records of earlier versions know by another name.
 FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select", "people": "select"}
 
