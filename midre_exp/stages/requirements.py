@@ -67,7 +67,8 @@ class _Look(NamedTuple):
         try:
             dataset = self.dataset()
             title = getattr(dataset, "title", title)
-            return Images(title, self.role, pixels, dataset.count_images(self.role), None)  # type: ignore[arg-type]
+            count = dataset.count_images(self.role)  # type: ignore[arg-type]
+            return Images(title, self.role, pixels, count, None)
         except UserError as error:
             return Images(title, self.role, pixels, None, error)
 
