@@ -72,3 +72,9 @@ class Dataset(ABC):
         ``load`` can tell. Raises as ``count_images``.
         """
         return None
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The private identities in the order of their labels, known without decoding an image; None where
+        only ``load`` can tell. Raises as ``count_images``.
+        """
+        return None

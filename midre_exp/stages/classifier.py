@@ -53,6 +53,8 @@ class ClassifierStage(Stage):
         )
         job.work.save_tensors("weights", model.state_dict())
         job.work.save_json("history", history)
+        # here and not in the record, which may be published: who is behind each label
+        job.work.save_json("classes", {"names": list(train.classes)})
         job.work.metrics.update(
             numbers,
             counts={

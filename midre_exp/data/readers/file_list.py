@@ -133,7 +133,11 @@ class FileListDataset(Dataset):
 
     def num_identities(self) -> int:
         """Those of the training part."""
-        return len(self.file_list("train").classes)
+        return len(self.class_names())
+
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the training part, in the order of the papers' code (told where each class is defined)."""
+        return self.file_list("train").classes
 
     def _of_size(self, images: Tensor) -> Tensor:
         """The pixels [.., h, w] themselves. Raises DataError unless they are ``size`` x ``size``."""

@@ -1,22 +1,19 @@
 """Your own images: one folder per identity under one root, any common format, any size.
 
-Identities are divided into private and public ones, private images into train and test. Nothing depends on
-the order in which the file system lists files or on where the folder lies: a copy has the same parts and
-keys.
+Identities are divided into private and public ones, private images into train and test: by folders called so,
+or by a draw. Nothing depends on the order in which the file system lists files or on where the folder lies: a
+copy has the same parts and keys. Which folder names an identity is decided in ``identities``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,7 +24,13 @@ from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.cache import UNREADABLE, abbreviate
+from midre_exp.data.readers.identities import Identities, Split, read_identities
+from midre_exp.data.readers.label_file import read_names
+from midre_exp.data.readers.layout import warn_once
+from midre_exp.data.readers.names import as_text, quoted
 from midre_exp.data.readers.picture import check_pixels
+from midre_exp.data.readers.remarks import remarks
+from midre_exp.data.readers.tree import ImageFile, natural
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
 from midre_exp.seeding import derive
@@ -36,68 +39,6 @@ EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "t
 _BAR_FROM = 2000  # files; fewer take a few seconds
 
 log = logging.getLogger(__name__)
-
-
-class ImageFile(NamedTuple):
-    """An image below the root: ``name`` relative to it, with "/" and in Unicode NFC, ``size`` in bytes."""
-
-    path: Path
-    name: str
-    size: int
-
-
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key that reads digits as numbers: s2 before s10."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
-
-
-def scan(root: Path, extensions: Sequence[str]) -> dict[str, list[ImageFile]]:
-    """The image files of every identity, subfolders included, all in natural order.
-
-    Hidden entries and other files are left out; only identity folders may be links.
-    Raises DataError when the layout is not ``root/<identity>/<images>``.
-    """
-    if not root.is_dir():
-        problem = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"data.root={root} {problem}; give the folder that holds one folder per identity")
-    suffixes = {f".{extension}" for extension in extensions}
-    found: dict[str, list[ImageFile]] = {}
-    try:
-        for folder in root.iterdir():
-            if folder.name.startswith(".") or not folder.is_dir():
-                continue
-            name = unicodedata.normalize("NFC", folder.name)
-            if name in found:
-                raise DataError(f"{root} holds two folders whose names both read {name!r}; rename one")
-            files = (file for file in _walk(folder, root) if file.path.suffix.lower() in suffixes)
-            found[name] = sorted(files, key=lambda file: natural(file.name))
-    except OSError as error:
-        raise DataError(
-            f"{error.filename} cannot be read ({error.strerror}); mend its permissions"
-        ) from error
-    if not found:
-        raise DataError(
-            f"data.root={root} holds no identity folders; arrange it as <root>/<identity>/<image>"
-        )
-    if empty := sorted((name for name, files in found.items() if not files), key=natural):
-        known = " ".join(extensions)
-        raise DataError(
-            f"{root} holds no image of {abbreviate(empty)}; add images ({known}) or remove the folder"
-        )
-    return {name: found[name] for name in sorted(found, key=natural)}
-
-
-def _walk(folder: Path, root: Path) -> Iterator[ImageFile]:
-    def refuse(error: OSError) -> None:  # os.walk would pass over a locked subfolder in silence
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(parent, name) for name in names if not name.startswith(".")):
-            # A dangling link or a pipe has no size; it is reported among the unreadable files when its turn
-            # comes.
-            size = path.stat().st_size if path.is_file() else -1
-            yield ImageFile(path, unicodedata.normalize("NFC", path.relative_to(root).as_posix()), size)
 
 
 def decode(path: Path, size: int, crop: str) -> Tensor:
@@ -182,21 +123,43 @@ def hold_out(labels: Tensor, scores: Tensor, share: float) -> Tensor:
     return rank < held_out[labels]
 
 
+class _Row(NamedTuple):
+    """An image of a role; ``split`` is "" where none is used."""
+
+    file: ImageFile
+    label: int
+    identity: str
+    split: Split
+
+
 @dataclass(kw_only=True, eq=False)
 class FaceFolder(Dataset):
-    """Images under ``root/<identity>/``, subfolders included. Labels follow the natural order of the names,
-    however ``private`` lists them.
+    """Images under ``root/<identity>/``, subfolders included, or in the other layouts of ``identities``.
+
+    Private identities are drawn among those with images to train and to test on; of public ones all images
+    are public. Labels follow ``order``, however ``private`` lists them.
     """
 
     root: Path  # relative to the working directory if not absolute
     size: int  # px of a side of the pixels made
-    # the private identities by name, or a text file with one per line; None draws ``private_share`` of all
+    # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of all
     private: Sequence[str] | str | Path | None
     private_share: float  # in (0, 1)
     test_share: float  # of each private identity's readable images, held out, in (0, 1)
     crop: Literal["center", "none"]  # the largest centred square, or stretched to a square
     seed: int  # of both draws
     extensions: Sequence[str] | None = None  # file endings to read, None for all of ``EXTENSIONS``
+    # auto: folders called train, val, test are the split where there are such, else ``test_share`` is drawn |
+    # folders: there must be some | drawn: always
+    split: Literal["auto", "folders", "drawn"] = "auto"
+    # which of a split's folders is tested on; the other one is not used. None: test, or val without it
+    test_folder: Literal["test", "val"] | None = None
+    identity_level: int | None = None  # which folder of a path names the identity, from 1; None: by structure
+    labels: Path | None = None  # a csv of paths and identities (``read_labels``) instead of folder names
+    min_images: int | None = None  # identities with fewer are left out; None: all must have enough
+    # of private labels: alphabetical, by code point as torchvision's ImageFolder | natural, s2 before s10 | a
+    # file of names (``read_names``)
+    order: str | Path = "alphabetical"
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -208,16 +171,23 @@ class FaceFolder(Dataset):
             raise ConfigError(
                 f"data.crop={self.crop} is unknown; use center (centred square) or none (stretch)"
             )
+        if self.test_folder not in (None, "test", "val"):
+            raise ConfigError(f"data.test_folder={self.test_folder} is unknown; use test, val or null")
+        if self.min_images is not None and self.min_images < 1:
+            raise ConfigError(f"data.min_images={self.min_images} must be at least 1, or null")
         given = self.extensions
         if given is not None and (isinstance(given, str) or not given):
             raise ConfigError(f"data.extensions={given} must be a list like [jpg,png], or null for all")
+        if not str(self.root).strip():
+            raise ConfigError("data.root is empty; give the folder that holds one folder per identity")
         self.root = Path(self.root).expanduser().absolute()
         self._endings = sorted({ending.lower().removeprefix(".") for ending in given or EXTENSIONS})
 
     def load(self, part: Part) -> ImageSet:
         """One part; every image is decoded once, and the split sees readable images only.
 
-        Raises DataError naming identities with too few readable images (private: 2, public: 1).
+        Raises DataError naming identities with too few readable images (private: 2, or 1 in each folder of a
+        split; public: 1).
         """
         if part == "public":
             return self._public_part
@@ -226,94 +196,230 @@ class FaceFolder(Dataset):
         raise ConfigError(f"part {part!r} is unknown; use train, test or public")
 
     def fingerprint(self, role: Role) -> dict[str, object]:
-        """What shapes a role's images, and a hash of their files' names and sizes; not where they lie."""
-        files = sorted((file.name, file.size) for file in chain(*self._files(role).values()))
-        split = {"test_share": self.test_share, "seed": self.seed} if role == "private" else {}
-        return {"dataset": "folder", "size": self.size, "crop": self.crop, "files": digest(files), **split}
+        """What shapes a role's images, and a hash of their files' names and sizes by identity and part; not
+        where they lie.
+        """
+        rows = self._rows(role)
+        files = sorted((row.file.name, row.file.size, row.identity, row.split) for row in rows)
+        found: dict[str, object] = {
+            "dataset": "folder",
+            "size": self.size,
+            "crop": self.crop,
+            "files": digest(files),
+        }
+        if role == "private":
+            found["classes"] = digest(self.class_names())
+            found |= {"seed": self.seed, "test_share": self.test_share} if not self._tested_on else {}
+        return found
+
+    def count_images(self, role: Role) -> int:
+        """The number of files, readable or not."""
+        return len(self._rows(role))
 
     def num_identities(self) -> int:
-        """The private folders."""
+        """The private identities."""
         return len(self._private_names)
 
+    def class_names(self) -> tuple[str, ...]:
+        """The private identities in the order of their labels."""
+        names, order = self._private_names, str(self.order)
+        if order == "natural":
+            return tuple(sorted(names, key=natural))
+        if order == "alphabetical":
+            return tuple(sorted(names, key=lambda name: self._found.on_disk[name]))
+        return self._ordered_by(Path(order).expanduser())
+
+    def _ordered_by(self, path: Path) -> tuple[str, ...]:
+        """The private identities as a file orders them."""
+        listed = read_names(path, "data.order (alphabetical, natural or a file)")
+        if repeated := _repeated(listed):
+            raise ConfigError(f"data.order={path} names {abbreviate(repeated)} more than once; correct it")
+        absent = sorted(self._private_names - set(listed), key=natural)
+        others = [name for name in listed if name not in self._private_names]
+        if absent or others:
+            lacks = f"lacks the private identities {abbreviate(absent)}" if absent else ""
+            more = f"names {abbreviate(others)}, who are not private" if others else ""
+            raise ConfigError(
+                f"data.order={path} {' and '.join(filter(None, (lacks, more)))}; it must name each private "
+                f"identity once, so correct it, or make private whom it names: "
+                f"data.private_identities={path}"
+            )
+        return tuple(listed)
+
     @cached_property
-    def _by_identity(self) -> dict[str, list[ImageFile]]:
-        return scan(self.root, self._endings)
+    def _found(self) -> Identities:
+        """Everybody with enough images."""
+        labels = None if self.labels is None else self._label_file(Path(self.labels).expanduser())
+        every = read_identities(
+            self.root, self._endings, split=self.split, level=self.identity_level, labels=labels
+        )
+        if every.empty and self.min_images is None:
+            known = " ".join(self._endings)
+            raise DataError(
+                f"{self.root} holds no image of {abbreviate(every.empty)}; add images ({known}), remove the "
+                "folder, or leave such people out with data.min_images=1"
+            )
+        found = every.with_at_least(self.min_images or 1)
+        if said := remarks(every, found, self.min_images):
+            warn_once(log, f"data.root={self.root}: {'; '.join(said)} (midre-exp data inspect tells more)")
+        if not found.files:
+            raise DataError(
+                f"nobody in {self.root} has data.min_images={self.min_images} images; lower it (the most are "
+                f"{max(map(every.count, every.files))})"
+            )
+        if len(found.files) == 1:
+            only = next(iter(found.files))
+            raise DataError(
+                f"data.root={self.root} holds the images of one identity, {only}; at least two are needed, "
+                "one of them for the attacker's public images, so add identities or give another root"
+            )
+        return found
+
+    def _label_file(self, path: Path) -> Path:
+        """The label file, from the working directory or beside the images."""
+        places = [path.absolute(), self.root / path]
+        if (found := next((place for place in places if place.is_file()), None)) is None:
+            raise ConfigError(
+                f"data.labels={path} is no file, neither here nor in {self.root}; give a csv with the "
+                "columns path and identity"
+            )
+        return found
+
+    @cached_property
+    def _tested_on(self) -> Split:
+        """The folder of the split that is tested on, "" where the split is drawn."""
+        splits = self._found.splits
+        if not splits:
+            if self.test_folder is not None:
+                raise ConfigError(
+                    f"data.test_folder={self.test_folder}, but the split of {self.root} is drawn; leave it "
+                    "null"
+                )
+            return ""
+        wanted = self.test_folder or ("test" if "test" in splits else "val")
+        if "train" not in splits or wanted not in splits:
+            raise ConfigError(
+                f"{self.root} has the split folders {', '.join(splits)}, but train and {wanted} are needed; "
+                "give another data.test_folder, or data.split=drawn"
+            )
+        if len(splits) == 3:
+            other = "val" if wanted == "test" else "test"
+            warn_once(
+                log,
+                f"data.root={self.root}: private identities are tested on their images in {wanted}; those in "
+                f"{other} are not used (data.test_folder={other} tests on these)",
+            )
+        return wanted
 
     @cached_property
     def _private_names(self) -> set[str]:
-        count, total = round(self.private_share * len(self._by_identity)), len(self._by_identity)
         if self.private is not None:
             return self._named(self.private)
+        everybody = self._found.files
+        candidates = list(everybody)
+        if wanted := self._tested_on:
+            candidates = [name for name in candidates if {"train", wanted} <= everybody[name].keys()]
+            if not candidates:
+                raise DataError(
+                    f"nobody in {self.root} has images in both train and {wanted}; these folders hold "
+                    "different people, so draw the split with data.split=drawn"
+                )
+        count, total = round(self.private_share * len(candidates)), len(everybody)
         if 0 < count < total:
-            drawn = sorted(self._by_identity, key=lambda name: derive(self.seed, "folder", "private", name))
-            return set(drawn[:count])
+            return set(
+                sorted(candidates, key=lambda name: derive(self.seed, "folder", "private", name))[:count]
+            )
         raise ConfigError(
-            f"data.private_share={self.private_share} makes {count} of the {total} identities in {self.root} "
-            "private; both sides need at least one, so change the share or add identities"
+            f"data.private_share={self.private_share} makes {count} of the {total} identities in "
+            f"{self.root} private ({abbreviate(list(everybody))}); both sides need at least one, so change "
+            "the share or add identities"
         )
 
     def _named(self, private: Sequence[str] | str | Path) -> set[str]:
-        """The private identities the user names, checked against the folders."""
+        """The private identities the user names, checked against those there are."""
         key = "data.private_identities"
+        everybody = self._found.files
         if isinstance(private, (str, Path)):
-            try:
-                lines = Path(private).expanduser().read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                wanted = "give a file with one name per line, or a list such as [anna,bob]"
-                raise ConfigError(f"{key}={private} cannot be read as a text file; {wanted}") from error
-            private = [line.strip() for line in lines if line.strip()]
-        # str: a folder named 7 arrives from yaml as a number
-        names = sorted((unicodedata.normalize("NFC", str(name)) for name in private), key=natural)
-        if repeated := [name for name, times in Counter(names).items() if times > 1]:
+            if str(private) in everybody and not Path(private).expanduser().is_file():
+                raise ConfigError(f"{key}={private} is no list; write '{key}={quoted([str(private)])}'")
+            private = read_names(Path(private).expanduser(), key)
+        names = sorted(as_text(private, list(everybody), key), key=natural)
+        if repeated := _repeated(names):
             raise ConfigError(f"{key} names {abbreviate(repeated)} more than once; name every identity once")
-        if unknown := [name for name in names if name not in self._by_identity]:
-            there = abbreviate(list(self._by_identity))
+        if unknown := [name for name in names if name not in everybody]:
+            there = abbreviate(list(everybody))
             raise ConfigError(
                 f"{key} names {abbreviate(unknown)}, but {self.root} holds {there}; correct the names"
             )
-        if not 0 < len(names) < len(self._by_identity):
+        if not 0 < len(names) < len(everybody):
             raise ConfigError(
-                f"{key} names {len(names)} of the {len(self._by_identity)} identities in {self.root}; "
+                f"{key} names {len(names)} of the {len(everybody)} identities in {self.root}; "
                 "name at least one and leave at least one for the attacker's public images"
             )
         return set(names)
 
-    def _files(self, role: Role) -> dict[str, list[ImageFile]]:
-        """The files of a role by identity."""
-        private = role == "private"
-        files = {name: f for name, f in self._by_identity.items() if (name in self._private_names) == private}
-        self._require(role, {name: len(found) for name, found in files.items()})
-        return files
+    def _rows(self, role: Role) -> list[_Row]:
+        """The images of a role in the order of labels, a split's training images first."""
+        files = self._found.files
+        rows = []
+        for label, name in enumerate(self._names(role)):
+            if split := self._parts(role):
+                chosen = [(part, file) for part in split for file in files[name].get(part, ())]
+            else:
+                chosen = [("", file) for file in self._found.of(name)]
+            rows += [_Row(file, label, name, part) for part, file in chosen]
+        self._require(role, rows)
+        return rows
 
-    def _require(self, role: Role, counts: dict[str, int]) -> None:
-        least = 2 if role == "private" else 1
-        if short := [name for name, count in counts.items() if count < least]:
-            need = "2 readable images (to train and to test)" if role == "private" else "a readable image"
-            remedy = "add images or remove the folder"
-            raise DataError(
-                f"{self.root}: {role} identity {abbreviate(short)} needs at least {need}; {remedy}"
-            )
+    def _names(self, role: Role) -> tuple[str, ...]:
+        """The identities of a role by label; public ones, whose labels mean nothing, in natural order."""
+        if role == "private":
+            return self.class_names()
+        return tuple(name for name in self._found.files if name not in self._private_names)
 
-    def _read(self, role: Role) -> tuple[ImageSet, Tensor]:
-        """All readable images of a role, and of each an int64 score drawn by its name and ``seed``."""
-        by_identity = self._files(role)
-        files = list(chain(*by_identity.values()))
-        images, readable = read(files, size=self.size, crop=self.crop)
-        scores = torch.tensor([derive(self.seed, "folder", "test", file.name) for file in files])[readable]
-        sizes = torch.tensor([len(found) for found in by_identity.values()])
-        labels = torch.arange(len(by_identity)).repeat_interleave(sizes)[readable]
-        self._require(
-            role, dict(zip(by_identity, labels.bincount(minlength=len(by_identity)).tolist(), strict=True))
-        )
-        return ImageSet(images, labels, tuple(by_identity)), scores
+    def _parts(self, role: Role) -> tuple[Split, ...]:
+        """The folders of a split that a role uses, none for all images."""
+        return ("train", self._tested_on) if role == "private" and self._tested_on else ()
+
+    def _require(self, role: Role, rows: Sequence[_Row]) -> None:
+        """Raise DataError naming identities with too few images, in a folder of a split or altogether."""
+        parts = self._parts(role)
+        least = 2 if role == "private" and not parts else 1
+        for part in parts or ("",):
+            counts = Counter(row.identity for row in rows if row.split == part)
+            if short := [name for name in self._names(role) if counts[name] < least]:
+                need = "2 readable images (to train and to test)" if least == 2 else "a readable image"
+                need += f" in the folder {part}" if part else ""
+                remedy = "add images or remove the folder"
+                if few := sum(self._found.count(name) < least for name in self._found.files):
+                    remedy += f", or leave out the {few:,} who have fewer: data.min_images={least}"
+                raise DataError(
+                    f"{self.root}: {role} identity {abbreviate(short)} needs at least {need}; {remedy}"
+                )
+
+    def _read(self, role: Role) -> tuple[ImageSet, list[_Row]]:
+        """All readable images of a role, and what is known of each."""
+        rows = self._rows(role)
+        images, readable = read([row.file for row in rows], size=self.size, crop=self.crop)
+        rows = [row for row, good in zip(rows, readable.tolist(), strict=True) if good]
+        self._require(role, rows)
+        return ImageSet(images, torch.tensor([row.label for row in rows]), self._names(role)), rows
 
     @cached_property
     def _private_parts(self) -> dict[str, ImageSet]:
-        every, scores = self._read("private")
-        test = hold_out(every.labels, scores, self.test_share)
-        rows = {"train": ~test, "test": test}
-        return {part: ImageSet(every.images[r], every.labels[r], every.classes) for part, r in rows.items()}
+        every, rows = self._read("private")
+        if self._tested_on:
+            test = torch.tensor([row.split != "train" for row in rows])
+        else:
+            scores = [derive(self.seed, "folder", "test", row.file.name) for row in rows]
+            test = hold_out(every.labels, torch.tensor(scores), self.test_share)
+        chosen = {"train": ~test, "test": test}
+        return {part: ImageSet(every.images[r], every.labels[r], every.classes) for part, r in chosen.items()}
 
     @cached_property
     def _public_part(self) -> ImageSet:
         return self._read("public")[0]
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]

@@ -117,6 +117,10 @@ class SynthFaces(Dataset):
         """As many as asked for."""
         return self.identities
 
+    def class_names(self) -> tuple[str, ...]:
+        """Numbers."""
+        return tuple(f"synth-{identity:04d}" for identity in range(self.identities))
+
 
 def _check(key: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

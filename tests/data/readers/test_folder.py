@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from midre_exp.data.base import Part
-from midre_exp.data.readers.folder import FaceFolder, decode, hold_out, natural
+from midre_exp.data.readers.folder import FaceFolder, decode, hold_out
+from midre_exp.data.readers.tree import natural
 from midre_exp.errors import ConfigError, DataError, UserError
 from midre_exp.plan.config import CONF_DIR, build, plain
 
@@ -56,10 +57,10 @@ def test_names_sort_by_number() -> None:
     assert sorted(["s10", "s2", "S3", "s1", "s02"], key=natural) == ["S3", "s1", "s02", "s2", "s10"]
 
 
-def test_parts_are_uint8_rgb_with_labels_in_natural_order(tree: Path) -> None:
+def test_parts_are_uint8_rgb_with_labels_in_order(tree: Path) -> None:
     data = faces(tree, private=["s10", "s2", "s1"])
     train, test, public = (data.load(part) for part in PARTS)
-    assert train.classes == test.classes == ("s1", "s2", "s10")
+    assert train.classes == test.classes == data.class_names() == ("s1", "s10", "s2")  # as ImageFolder
     assert public.classes == ("s3", "s4", "s5", "s6", "s7", "s8", "s9", "s11", "s12")
     assert train.images.shape == (24, 3, 8, 8)
     assert train.images.dtype == torch.uint8
@@ -102,7 +103,7 @@ def test_identities_listed_in_a_file_equal_the_same_list(tree: Path, tmp_path: P
     names = tmp_path / "private.txt"
     names.write_bytes("\ufeffs10\r\n\r\n s2 \r\n".encode())
     from_file, from_list = faces(tree, private=str(names)), faces(tree, private=["s2", "s10"])
-    assert from_file.load("train").classes == ("s2", "s10")
+    assert from_file.load("train").classes == ("s10", "s2")
     assert from_file.fingerprint("private") == from_list.fingerprint("private")
 
 
