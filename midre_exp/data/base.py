@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -35,6 +35,17 @@ class ImageSet:
     def num_classes(self) -> int:
         """How many classes the labels index."""
         return len(self.classes)
+
+
+class SourceFile(NamedTuple):
+    """A file that an image comes from: ``name`` relative to the root of its dataset, ``sha256`` of its
+    content, "" for one that cannot be opened.
+    """
+
+    part: Part
+    name: str
+    identity: str
+    sha256: str
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -78,3 +89,13 @@ class Dataset(ABC):
         only ``load`` can tell. Raises as ``count_images``.
         """
         return None
+
+    def source_files(self, role: Role) -> list[SourceFile]:
+        """The files that the images of a role come from; none where images come from no files. Raises as
+        ``count_images``.
+        """
+        return []
+
+    def left_out(self, role: Role) -> int:
+        """How many files of a role cannot be read and are left out (``unreadable: leave_out``)."""
+        return 0

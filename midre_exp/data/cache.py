@@ -2,8 +2,8 @@
 needs it.
 
 An ``images`` artifact holds ``pixels.u8`` (uint8 [n, 3, h, w], row-major) and ``files.txt`` (one name and
-label per row, so that a split can be repeated elsewhere). Its key is a hash of the listed names, their sizes
-in bytes and the transforms. Building it is resumable and guarded by the store's lock, so several jobs
+label per row, so that a split can be repeated elsewhere). Its key is a hash of the listed names, of what the
+files hold, and of the transforms. Building it is resumable and guarded by the store's lock, so several jobs
 decode one dataset once; a file unchanged since it was last verified is not hashed again.
 """
 
@@ -13,8 +13,7 @@ import hashlib
 import logging
 import math
 import os
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,28 +21,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from midre_exp.data.picture import UNREADABLE
 from midre_exp.errors import DataError, StoreError
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Store, Workspace
 
 _log = logging.getLogger(__name__)
 
-#: What Pillow raises on damaged or foreign files, found by feeding it such files.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,  # EXIF fields of the wrong type
-    EOFError,
-    NotImplementedError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+
+class UnreadableImagesError(DataError):
+    """Images that cannot be decoded: ``reasons`` by the name of the file, ``title`` of the part and how many
+    it has.
+    """
+
+    def __init__(self, title: str, count: int, reasons: Mapping[str, str]):
+        self.title, self.count, self.reasons = title, count, dict(reasons)
+        named = abbreviate([f"{name} ({why})" for name, why in self.reasons.items()])
+        super().__init__(
+            f"{title}: {len(reasons)} of {count} images cannot be read: {named}; download them again"
+        )
+
 
 _BLOCK = 1024  # images between two notes of progress
 _BAR_FROM = 2000  # images; fewer take a few seconds
@@ -67,7 +67,8 @@ def cached_images(
     """The images uint8 [n, 3, h, w] of ``names``, memory-mapped (copy-on-write); decoded by ``read(row)`` if
     the store lacks ``key``.
 
-    Raises DataError naming every unreadable file, and files whose size differs from the first.
+    ``read`` raises one of ``UNREADABLE`` with the reason as its text. Raises UnreadableImagesError naming
+    every such file, and DataError for files whose size differs from the first.
     """
     artifact = Store(store).build(
         "images",
@@ -94,18 +95,21 @@ def _decode(
     """
     note, file = work.path / "decoded.json", work.path / "pixels.u8"
     start, bad, seal = _noted(note, len(names)) if file.exists() else (0, [], "")
-    shape = (len(names), *_first_shape(names, read))
+    shape = (len(names), *_first_shape(names, read, title))
     pixels = np.memmap(file, np.uint8, mode="r+" if start else "w+", shape=shape)
     digest = _digest(work, pixels[:start])
     if start and digest.hexdigest() != seal:
         _log.warning("%s is not what was decoded into it; decoding %s from the start", file, title)
         start, bad, digest = 0, [], _digest(work, pixels[:0])
 
+    reasons: dict[str, str] = {}
+
     def decode(row: int) -> bool:
         """Whether the row's file could be read."""
         try:
             image = read(row)
-        except UNREADABLE:
+        except UNREADABLE as error:
+            reasons[names[row]] = str(error)
             return False
         except DataError as error:  # of a transform, which knows no names
             raise DataError(f"{names[row]}: {error}") from error
@@ -137,12 +141,8 @@ def _decode(
             write_json(note, {"rows": [len(names)], "bad": bad, "sha256": _digest(work, pixels).hexdigest()})
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
-    if bad:
-        raise DataError(
-            f"{title}: {len(bad)} of {len(names)} images cannot be read: "
-            f"{abbreviate([names[row] for row in bad])}; "
-            "they are truncated or no images, so download them again"
-        )
+    if bad:  # each was tried again just now
+        raise UnreadableImagesError(title, len(names), {names[row]: reasons[names[row]] for row in bad})
     pixels.flush()
     work.adopt_file("pixels.u8", file)
     lines = [f"{name} {label}\n" for name, label in zip(names, labels, strict=True)]
@@ -174,16 +174,16 @@ def _noted(note: Path, count: int) -> tuple[int, list[int], str]:
     return start, bad, seal
 
 
-def _first_shape(names: Sequence[str], read: Callable[[int], Tensor]) -> tuple[int, int, int]:
+def _first_shape(names: Sequence[str], read: Callable[[int], Tensor], title: str) -> tuple[int, int, int]:
     """The shape of the first readable image."""
+    reasons = {}
     for row in range(len(names)):
         try:
             channels, height, width = read(row).shape
-        except UNREADABLE:
+        except UNREADABLE as error:
+            reasons[names[row]] = str(error)
             continue
         except DataError as error:
             raise DataError(f"{names[row]}: {error}") from error
         return channels, height, width
-    raise DataError(
-        f"none of the {len(names)} images can be read, among them {names[0]}; download them again"
-    )
+    raise UnreadableImagesError(title, len(names), reasons)

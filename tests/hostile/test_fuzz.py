@@ -26,11 +26,10 @@ from PIL import Image
 from scipy.io import savemat
 from torch import Tensor
 
-from midre_exp.data.cache import UNREADABLE
+from midre_exp.data.picture import UNREADABLE, read_picture
 from midre_exp.data.readers.celeba_lists import read_lists
 from midre_exp.data.readers.facescrub import _names_in
 from midre_exp.data.readers.folder import decode
-from midre_exp.data.readers.picture import read_picture
 from midre_exp.data.readers.stanford_dogs import first_box, read_list
 from midre_exp.data.readers.vggface2 import read_boxes
 from midre_exp.data.transforms import Resize

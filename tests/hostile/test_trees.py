@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from midre_exp.data.cache import UNREADABLE
+from midre_exp.data.picture import UNREADABLE, read_picture
 from midre_exp.data.readers.celeba_lists import read_lists
-from midre_exp.data.readers.file_list import _sizes
+from midre_exp.data.readers.file_list import require_files
 from midre_exp.data.readers.folder import FaceFolder, decode
 from midre_exp.data.readers.layout import folder_names, image_names
-from midre_exp.data.readers.picture import read_picture
 from midre_exp.data.readers.stanford_dogs import first_box, read_list
 from midre_exp.data.readers.vggface2 import read_boxes
 from midre_exp.data.transforms import Resize, ResizeShorterSide
@@ -91,13 +90,13 @@ def test_a_pipe_among_the_images_is_not_opened(tmp_path: Path, caplog: pytest.Lo
     assert len(folder.load("train")) == len(folder.load("test")) == 1
     assert "skipped 1 of 3 image files that cannot be read: a/pipe.png" in caplog.text
     with pytest.raises(DataError, match="1 of 1 listed images are not in"):
-        _sizes(tmp_path, ["a/pipe.png"], "X")
+        require_files(tmp_path, ["a/pipe.png"], of=1, title="X")
 
 
 @pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "a" * 5000, "../" * 3000])
 def test_names_that_no_file_can_have_count_as_absent(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 1 listed images are not in"):
-        _sizes(tmp_path, [name], "X")
+        require_files(tmp_path, [name], of=1, title="X")
 
 
 @pytest.mark.parametrize("label", ["²", "٣", "9" * 5000, "-1", "1e3", "0x1"])

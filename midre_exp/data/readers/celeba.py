@@ -214,7 +214,12 @@ class CelebA(FileListDataset):
     def _private_rows(self) -> list[tuple[str, int]]:
         """(stem, label) of every image of the private identities, in file order."""
         label = {identity: position for position, identity in enumerate(self._numbers or ())}
-        return [(stem, label[identity]) for stem, identity in self._rows if identity in label]
+        rows = [(stem, label[identity]) for stem, identity in self._rows if identity in label]
+        return [row for row in rows if self.keeps(self._name(row[0]))]
+
+    def _name(self, stem: str) -> str:
+        """The file of an image, relative to the root; one that is listed and not there keeps its stem."""
+        return (self._folder.relative_to(self.root) / self._images.get(stem, stem)).as_posix()
 
     def _listed(self) -> Splits:
         splits = read_lists(self._list_files)

@@ -77,14 +77,25 @@ class FaceScrub(FileListDataset):
                     "all identities of FaceScrub are private, so it has no public part; lower "
                     "data.*.identities"
                 )
-            return _all_images(identities[private:])
+            return self._all_images(identities[private:])
         if not private:
             raise ConfigError(
                 f"data.*.identities=0 leaves FaceScrub no {part} part; raise it or use it as data.public only"
             )
-        every = _all_images(identities[:private])
+        every = self._all_images(identities[:private])
         train, test = ninety_ten(len(every.names))
         return every.rows(train if part == "train" else test)
+
+    def _all_images(self, identities: Sequence[tuple[str, tuple[str, ...]]]) -> FileList:
+        """All images of these identities; label = position."""
+        rows = [
+            (name, label)
+            for label, (_, images) in enumerate(identities)
+            for name in images
+            if self.keeps(name)
+        ]
+        names, labels = tuple(name for name, _ in rows), tuple(label for _, label in rows)
+        return FileList(names, labels, tuple(identity for identity, _ in identities))
 
     @cached_property
     def _images(self) -> Images:
@@ -187,10 +198,3 @@ def _names_in(path: Path) -> set[str]:
     if not names:
         raise DataError(f"{path} holds no rows; download it again")
     return names
-
-
-def _all_images(identities: Sequence[tuple[str, tuple[str, ...]]]) -> FileList:
-    """All images of these identities; label = position."""
-    rows = [(name, label) for label, (_, images) in enumerate(identities) for name in images]
-    names, labels = tuple(name for name, _ in rows), tuple(label for _, label in rows)
-    return FileList(names, labels, tuple(identity for identity, _ in identities))

@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from midre_exp.data.base import Part
-from midre_exp.data.cache import UNREADABLE
+from midre_exp.data.picture import UNREADABLE
 from midre_exp.data.readers.file_list import UNLABELLED, FileList, FileListDataset
 from midre_exp.data.readers.layout import first_existing, folder_names, image_names, require, require_count
 from midre_exp.errors import ConfigError, DataError

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
-from midre_exp.data.cache import UNREADABLE, abbreviate
+from midre_exp.data.cache import abbreviate
+from midre_exp.data.picture import UNREADABLE, open_rgb
 from midre_exp.data.readers.identities import Identities, Split, read_identities
 from midre_exp.data.readers.label_file import read_names
 from midre_exp.data.readers.layout import warn_once
 from midre_exp.data.readers.names import as_text, quoted
-from midre_exp.data.readers.picture import check_pixels
 from midre_exp.data.readers.remarks import remarks
 from midre_exp.data.readers.tree import ImageFile, natural
 from midre_exp.errors import ConfigError, DataError
@@ -44,24 +44,10 @@ log = logging.getLogger(__name__)
 def decode(path: Path, size: int, crop: str) -> Tensor:
     """One image file as uint8 [3, size, size] RGB, upright (EXIF), shrunk with antialiasing.
 
-    Transparency is laid over white, 16-bit grey scaled by 1/257. ``crop``: ``center`` takes the largest
+    ``crop``: ``center`` takes the largest
     centred square, ``none`` stretches. Raises one of ``UNREADABLE``.
     """
-    with Image.open(path) as file:
-        check_pixels(file.width, file.height)
-        image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):
-        image = image.convert("I")
-        low, high = image.getextrema()
-        if low < 0 or high > 65535:  # type: ignore[operator]  # one pair of numbers in a one-band image
-            raise ValueError("32-bit pixels have no fixed white")
-        image = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed white")
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    image = open_rgb(path)
     if crop == "center":
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

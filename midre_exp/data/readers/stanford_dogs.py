@@ -48,7 +48,8 @@ class StanfordDogs(FileListDataset):
             raise ConfigError(
                 "Stanford Dogs has no public part; use AFHQ-Dogs as data.public (data=dogs_afhq)"
             )
-        rows, prefix = self._rows, self._images.relative_to(self.root).as_posix()
+        prefix = self._images.relative_to(self.root).as_posix()
+        rows = [row for row in self._rows if self.keeps(f"{prefix}/{row[0]}")]
         train, test = ninety_ten(len(rows))
         chosen = [rows[row] for row in (train if part == "train" else test)]
         boxes = tuple(self._box(name) for name, _ in chosen) if self.cropped else None

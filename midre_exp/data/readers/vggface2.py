@@ -131,10 +131,13 @@ class VGGFace2(FileListDataset):
         images = [image_names(folder / identity) for identity in identities]
         if empty := [identity for identity, names in zip(identities, images, strict=True) if not names]:
             raise DataError(f"{folder} has no image of {abbreviate(empty)}; complete the download")
-        names = tuple(
-            f"{identity}/{name}" for identity, some in zip(identities, images, strict=True) for name in some
-        )
-        labels = tuple(label for label, some in enumerate(images) for _ in some)
+        rows = [
+            (f"{identity}/{name}", label)
+            for label, (identity, some) in enumerate(zip(identities, images, strict=True))
+            for name in some
+            if self.keeps(f"{prefix}/{identity}/{name}")
+        ]
+        names, labels = tuple(name for name, _ in rows), tuple(label for _, label in rows)
         boxes = None if self.box_margin is None else self._boxes(part, names, self.box_margin)
         return FileList(tuple(f"{prefix}/{name}" for name in names), labels, tuple(identities), boxes)
 
