@@ -18,12 +18,13 @@ from torch import Tensor
 
 from midre_exp.attack import Attack, AttackResult, Reconstructions, V, apply, split_evenly, to_uint8
 from midre_exp.errors import ConfigError
-from midre_exp.loop import Loop
+from midre_exp.loop import REMEDY, Loop
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import VICTIMS, Victim
 from midre_exp.weights import checkpoint
+from midre_exp.weights.finite import require_finite
 
 #: Columns of a chunk besides the attack's own details.
 _COLUMNS = ("images", "latents", "labels", "confidence", "queries")
@@ -44,7 +45,8 @@ def run_attack(
 
     Finished chunks stay in the folder ``work`` and are not computed again after an interruption; None: a
     temporary folder. Raises ConfigError for a victim of another threat model than the attack's and for more
-    identities than the target has classes.
+    identities than the target has classes, DivergedError when latents, images or the victim's answers are not
+    finite.
     """
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -105,6 +107,11 @@ class _Job(Generic[V]):
     shared_rng: ItemRNG
     work: Path
     runtime: Runtime
+
+    def require_finite(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Raise DivergedError unless these and all answers of the victim until now are finite."""
+        self.victim.check_answers()
+        require_finite(tensors, f"{type(self.attack).__name__} {where}", REMEDY)
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def _initialise(job: _Job[V], items: _Items) -> _Phase:
     start = job.attack.initialise(
         job.victim, job.prior, items.labels, shared_rng=job.shared_rng, runtime=job.runtime
     )
-    return _save_phase(path, {} if start is None else {"start": start}, job.victim.queries - queries)
+    return _save_phase(job, path, {} if start is None else {"start": start}, job.victim.queries - queries)
 
 
 def _select(job: _Job[V], items: _Items, columns: dict[str, Tensor]) -> _Phase:
@@ -196,7 +203,7 @@ def _select(job: _Job[V], items: _Items, columns: dict[str, Tensor]) -> _Phase:
         shared_rng=job.shared_rng,
         runtime=job.runtime,
     )
-    return _save_phase(path, tensors, job.victim.queries - queries)
+    return _save_phase(job, path, tensors, job.victim.queries - queries)
 
 
 def _load_phase(path: Path, victim: Victim) -> _Phase | None:
@@ -208,7 +215,8 @@ def _load_phase(path: Path, victim: Victim) -> _Phase | None:
     return _Phase(saved["tensors"], saved["queries"])
 
 
-def _save_phase(path: Path, tensors: dict[str, Tensor], queries: int) -> _Phase:
+def _save_phase(job: _Job[V], path: Path, tensors: dict[str, Tensor], queries: int) -> _Phase:
+    job.require_finite(tensors, f"({path.stem})")
     phase = _Phase({name: value.detach().cpu() for name, value in tensors.items()}, queries)
     checkpoint.save(path, {"tensors": phase.tensors, "queries": phase.queries})
     return phase
@@ -283,16 +291,18 @@ def _invert_chunk(
         raise RuntimeError(
             f"{type(job.attack).__name__} reports {int(found.queries.sum())} queries, its victim {spent}"
         )
-    columns = _columns(job, found, labels if found.labels is None else found.labels)
+    chosen = labels if found.labels is None else found.labels
+    columns = _columns(job, found, chosen, f"items {first}-{first + len(labels) - 1}")
     victim.queries = queries
     return columns
 
 
-def _columns(job: _Job[V], found: AttackResult, labels: Tensor) -> dict[str, Tensor]:
+def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> dict[str, Tensor]:
     """A chunk's columns on the CPU: images in 8 bit, and the target's agreement on what it sees of them."""
     attack = job.attack
     with torch.no_grad():
         images = job.prior.generate(found.latents, labels) if found.images is None else found.images
+        job.require_finite({"latents": found.latents, "images": images}, where)  # 8 bits cannot tell
         seen = to_uint8(apply(attack.image_to_target, images))
         picture = seen if attack.picture is None else to_uint8(apply(attack.picture, images))
     columns = {
@@ -303,6 +313,7 @@ def _columns(job: _Job[V], found: AttackResult, labels: Tensor) -> dict[str, Ten
         "confidence": job.victim.confidence(seen.float() / 255, labels),  # not a query of the attack
         "queries": found.queries,
     }
+    job.require_finite(columns, where)
     return {name: value.cpu() for name, value in columns.items()}
 
 

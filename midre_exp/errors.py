@@ -23,3 +23,19 @@ class CheckpointError(UserError):
 
 class StoreError(UserError):
     """The artifact store or the results folder cannot be read or written."""
+
+
+class DivergedError(UserError):
+    """Numbers that stopped being finite in a training or an attack. An outcome of a run, of which nothing is
+    kept but the sentence.
+    """
+
+    def __init__(self, sentence: str, remedy: str):
+        """``sentence``: what diverged and when; ``remedy``: what to do, usually which key to lower."""
+        super().__init__(sentence, remedy)
+        self.sentence, self.remedy = sentence, remedy
+        self.stage = self.stage_key = ""  #: of the artifact that was being built; set by the executor
+
+    def __str__(self) -> str:
+        place = f"{self.stage} {self.stage_key}: " if self.stage else ""
+        return f"{place}{self.sentence}; {self.remedy}"

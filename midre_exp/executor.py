@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from midre_exp.errors import DivergedError
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import Plan, StageKey
 from midre_exp.runtime import Runtime, make_runtime
@@ -28,6 +29,7 @@ from midre_exp.store.lock import LockedError
 from midre_exp.store.store import Store
 from midre_exp.tracking.provenance import device_name
 from midre_exp.tracking.tracker import track
+from midre_exp.weights.finite import require_finite_numbers
 
 
 @dataclass(eq=False)
@@ -63,8 +65,12 @@ class Executor:
         check_writable(self.settings["paths"])
         for stage in STAGES:
             planned = self.plan.of(stage.name)
-            if planned is not None and not self.store.peek(planned.name, planned.key):
+            if planned is None:
+                continue
+            if not self.store.peek(planned.name, planned.key):
                 stage.check(self.settings, self.parts)
+            elif (artifact := self.store.find(planned.name, planned.key, reread=False)) is not None:
+                stage.accept(self.settings, artifact)
         return self
 
     def __call__(self, stage: Stage, *inputs: Any) -> Build:
@@ -120,6 +126,9 @@ class Executor:
             wait_message=self.runtime.say,
         )
         self.runtime.say(build.stage.summary(build.artifact))
+        for alarm in build.artifact.metrics.get("alarms", ()):
+            self.runtime.say(f"ALARM: {alarm}")
+        build.stage.accept(self.settings, build.artifact)
         return build
 
     def _make(self, stage: Stage, planned: StageKey, inputs: list[Any], work: Workspace) -> None:
@@ -139,7 +148,12 @@ class Executor:
             folder=Path(settings["paths"]["runs"]) / "wandb" / f"{planned.name}-{planned.key}",
         ) as tracker:
             runtime = replace(self.runtime, tracker=tracker)
-            stage.make(Job(settings, self.parts, planned, self.store, work, runtime, self.speed), *inputs)
+            try:
+                stage.make(Job(settings, self.parts, planned, self.store, work, runtime, self.speed), *inputs)
+                require_finite_numbers(work.metrics, "what it reports", "look into its log")
+            except DivergedError as error:
+                error.stage, error.stage_key = planned.name, planned.key
+                raise
 
 
 def check_writable(paths: Mapping[str, str]) -> None:

@@ -5,17 +5,22 @@ killed run, logs its curves.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from midre_exp.errors import DivergedError
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import Victim
 from midre_exp.weights import checkpoint
+from midre_exp.weights.finite import few, not_numbers
 
+#: Of an attack whose numbers stopped being finite.
+REMEDY = "lower attack.lr (of RLB-MI attack.agent.lr) or the weights of its losses"
 #: How many values a loop of known length logs of each curve.
 _POINTS = 50
 
@@ -105,6 +110,12 @@ class Loop:
         return done
 
     def _save(self, path: Path, done: int, state: dict[str, Tensor]) -> None:
+        """Raises DivergedError instead where the state or an answer of the victim is no number: what has
+        diverged is not continued from.
+        """
+        self.victim.check_answers()
+        if broken := not_numbers(state):  # an infinity may be a start, as of the lowest loss so far
+            raise DivergedError(f"{self.title} diverged before step {done} ({few(broken)} NaN)", REMEDY)
         on_cpu = {name: value.detach().cpu() for name, value in state.items()}
         queries = self.victim.queries - self.queries
         checkpoint.save(path, {"done": done, "queries": queries, "state": on_cpu})
@@ -112,5 +123,7 @@ class Loop:
     def _log(self) -> None:
         for step, values in self._waiting:
             means = {f"{name}{self._suffix}": float(value) for name, value in values.items()}
+            if broken := [f"{name} {mean}" for name, mean in means.items() if not math.isfinite(mean)]:
+                raise DivergedError(f"{self.title} diverged in step {step} ({few(broken)})", REMEDY)
             self.runtime.tracker.log(means, step)
         self._waiting.clear()

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from midre_exp.errors import StoreError
+from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
-from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic
+from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
 from midre_exp.store.store import Artifact
 from midre_exp.tracking.provenance import git_commit, versions
 
@@ -147,6 +147,39 @@ def update_record(path: Path, record: Record) -> None:
         remove_file(file)  # a record without one is believed, should this process die in between
         write_atomic(path, dump_json(record))
         write_atomic(file, _checksum_line(path))
+
+
+# runs without a record
+
+
+def diverged_path(results: Path | str, settings: Mapping[str, Any], plan: Plan) -> Path:
+    """Where a run that diverged leaves its outcome, under the name that its record would have had."""
+    record = record_path(results, settings, plan)
+    return record.parent.parent / "diverged" / record.name
+
+
+def write_diverged(
+    path: Path, settings: Mapping[str, Any], plan: Plan, error: DivergedError, *, defense_label: str
+) -> None:
+    """The outcome of a run that diverged: what it was and what happened, and no number."""
+    outcome = {
+        "schema": SCHEMA,
+        "outcome": "diverged",
+        "key": plan.key,
+        "setup": settings["setup"],
+        "scale": settings["scale"],
+        "seed": settings["seed"],
+        "attack": settings["attack"]["name"],
+        "target": settings["target"]["name"],
+        "evaluator": settings["evaluator"]["name"],
+        "defense": {"label": defense_label, "parts": settings["defense"]},
+        "stage": error.stage,
+        "stage_key": error.stage_key,
+        "sentence": str(error),
+        "commit": git_commit(),
+        "config": without(settings, "plan"),
+    }
+    write_json(path, outcome)
 
 
 def checksum_path(path: Path) -> Path:

@@ -14,8 +14,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.targets.base import Classifier, Output
+from midre_exp.targets.predict import predicted_classes
 
 #: A network that can be attacked: float images [n, 3, h, w] in [0, 1] to logits [n, k], or to ``Output``.
 Network = Callable[..., Tensor | Output]
@@ -35,6 +36,23 @@ class Victim(ABC):
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
         self.queries = 0  #: images classified so far
+        self._largest: Tensor | None = None  # of all answers since they were last checked; NaN wins
+
+    def check_answers(self) -> None:
+        """Raise DivergedError if an answer was not finite since this was last asked. Waits for the device,
+        which a query that gives numbers never does.
+        """
+        largest, self._largest = self._largest, None
+        if largest is not None and not bool(largest.isfinite()):
+            raise DivergedError(
+                "the target gave answers that are not finite",
+                "check its weights, the prior and the learning rate of what asked it",
+            )
+
+    def _remember(self, answers: Tensor) -> None:
+        """Note on the device whether all of ``answers`` are numbers."""
+        largest = answers.detach().amax()
+        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
 
     @abstractmethod
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -82,7 +100,7 @@ class Victim(ABC):
 
         @torch.no_grad()
         def labels(images: Tensor) -> Tensor:
-            return white_box(images, ()).logits.argmax(1)
+            return predicted_classes(white_box(images, ()).logits)
 
         if threat == Threat.WHITE_BOX:
             return WhiteBoxVictim(white_box, num_classes)
@@ -105,7 +123,9 @@ class WhiteBoxVictim(Victim):
     def __call__(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
         """Classify float images [n, 3, h, w] in [0, 1]; differentiable in ``images``."""
         self.queries += len(images)
-        return self._query(images, taps)
+        output = self._query(images, taps)
+        self._remember(output.logits)
+        return output
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
         """Softmax probability of each label, [n]."""
@@ -123,7 +143,9 @@ class ScoreVictim(Victim):
     def scores(self, images: Tensor) -> Tensor:
         """Class probabilities [n, k] of float images [n, 3, h, w] in [0, 1]."""
         self.queries += len(images)
-        return self._query(images)
+        scores = self._query(images)
+        self._remember(scores)
+        return scores
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
         """Probability of each label, [n]."""
@@ -138,7 +160,9 @@ class LabelVictim(Victim):
         self._query = query
 
     def labels(self, images: Tensor) -> Tensor:
-        """Predicted classes int64 [n] of float images [n, 3, h, w] in [0, 1]."""
+        """Predicted classes int64 [n] of float images [n, 3, h, w] in [0, 1]. Raises DivergedError for an
+        image of which the target predicts none, as its answer is not finite.
+        """
         self.queries += len(images)
         return self._query(images)
 

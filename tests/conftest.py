@@ -25,6 +25,7 @@ TINY = (
     "target.recipe.batch_size=8",
     "evaluator.recipe.epochs=1",
     "evaluator.recipe.batch_size=8",
+    "evaluator.floor=0",
     "attack.prior.steps=6",
     "attack.prior.latent_dim=16",
     "attack.prior.batch_size=8",

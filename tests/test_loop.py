@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from midre_exp.loop import Loop
 from midre_exp.runtime import Runtime
+from midre_exp.threat import Victim
 
 
 class Listener:
@@ -21,7 +20,7 @@ class Listener:
 
 def loop_of(path, listener, **options):
     runtime = Runtime(checkpoint_every=40, tracker=listener)
-    return Loop(path / "state.pt", "test", runtime, SimpleNamespace(queries=0), **options)
+    return Loop(path / "state.pt", "test", runtime, Victim.of(torch.nn.Identity(), 1), **options)
 
 
 def test_a_loop_shows_about_fifty_means_and_loops_follow_each_other_on_one_axis(tmp_path):

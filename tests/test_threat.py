@@ -61,7 +61,7 @@ def test_a_white_box_victim_gives_logits_features_taps_and_image_gradients(model
 )
 def test_a_victim_offers_its_threat_models_answers_and_no_other(model, threat, answers):
     victim = Victim.of(model, 5, threat)
-    always = {"num_classes", "queries", "confidence", "of"}
+    always = {"num_classes", "queries", "confidence", "check_answers", "of"}
     assert {name for name in dir(victim) if name[0] != "_"} == always | answers
     assert callable(victim) == (threat is Threat.WHITE_BOX)
 

@@ -109,7 +109,8 @@ class Ground:
             raise ConfigError(
                 f"setup={name} reads {data}, which DOWNLOADS in midre_exp/doctor/smoke.py lacks"
             )
-        overrides = [f"paths.{part}='{self.folder / part}'" for part in ("store", "data", "runs", "results")]
+        overrides = ["evaluator.floor=0"]  # a few images and one epoch
+        overrides += [f"paths.{part}='{self.folder / part}'" for part in ("store", "data", "runs", "results")]
         if attack["prior"]["name"] == "stylegan2":
             overrides.append(f"attack.prior.pretrained='{self.generator(attack['prior']['image_size'])}'")
         return composer.settings([*chosen, *self.downloads(data), *overrides])

@@ -10,6 +10,7 @@ from torch import Tensor
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.seeding import generator
+from midre_exp.targets.predict import predicted_classes
 
 
 def attack_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
@@ -18,7 +19,10 @@ def attack_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
 
 
 def topk_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each label is among the ``k`` largest logits: float64 [n] of 0 and 1."""
+    """Whether each label is among the ``k`` largest logits: float64 [n] of 0 and 1. Raises DivergedError for
+    answers that are not finite, which have no order.
+    """
+    predicted_classes(logits)
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double()
 
 

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from midre_exp.targets.predict import predicted_classes
+
 
 class Unavailable(Exception):
     """A metric cannot be computed here; the text says why and is stored in the record in place of a
@@ -48,7 +50,7 @@ class Evaluation:
     @property
     def successful(self) -> Tensor:
         """Which reconstructions the evaluator takes for the attacked identity, bool [n]."""
-        return self.logits.argmax(1) == self.labels
+        return predicted_classes(self.logits) == self.labels
 
     def feature_sets(self) -> tuple[Tensor, Tensor]:
         """The evaluator's features of reconstructions [n, d] and private images [m, d]. Raises Unavailable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from midre_exp.metrics.distance import KnnDistance
 from midre_exp.metrics.fid import EvaluatorFid
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
-from midre_exp.targets.predict import Step, predict
+from midre_exp.targets.predict import Step, predict, predicted_classes
+from midre_exp.weights.finite import require_finite
 
 _BATCH = 256
 
@@ -100,7 +102,12 @@ def _measure(
 ) -> Scores:
     shown = dict(reconstructions)
     shown["logits"], shown["features"] = predict(evaluator, shown["images"], device, steps=steps)
-    predicted = shown["logits"].argmax(1)
+    require_finite(
+        {name: shown[name] for name in ("logits", "features")},
+        "the evaluator's view of reconstructions has",
+        "check its weights and metrics.image_to_evaluator",
+    )
+    predicted = predicted_classes(shown["logits"])
     if "failed" in shown:  # an attack that knows it failed succeeds by no accident
         failed = shown["failed"].nonzero().squeeze(1)
         shown["logits"][failed, shown["labels"][failed]] = -torch.inf
@@ -135,7 +142,10 @@ def _measure(
     missing: dict[str, str] = {}
     for name, metric in metrics:
         try:
-            numbers.update(metric(evaluation))
+            found = metric(evaluation)
+            numbers.update({key: value for key, value in found.items() if math.isfinite(value)})
+            if lost := [f"{key} is {value}" for key, value in found.items() if not math.isfinite(value)]:
+                missing[name] = f"it is no finite number: {', '.join(lost)}"
         except Unavailable as reason:
             missing[name] = str(reason)
     return Scores(numbers, missing, predicted)

@@ -43,6 +43,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             precision,
             f"one of {', '.join(_PRECISIONS)}",
         )
+    floor = settings["evaluator"]["floor"]
+    fits = floor in ("chance", None) or (type(floor) in (int, float) and 0 <= floor <= 100)
+    _require(fits, "evaluator.floor", floor, "chance, or a percentage (0: it always judges)")
 
 
 def require_counts(part: str, **counts: int | None) -> None:

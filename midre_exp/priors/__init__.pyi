@@ -1,6 +1,7 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
 from .base import Prior as Prior
+from .base import check_images as check_images
 from .base import initial_prior as initial_prior
 from .factory import build_network as build_network
 from .factory import build_prior as build_prior

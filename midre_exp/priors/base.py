@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
-from midre_exp.errors import ConfigError
+from midre_exp.errors import CheckpointError, ConfigError, DivergedError
 from midre_exp.plan.config import build, without
 from midre_exp.plan.keys import uses_target
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.threat import AnyVictim
+from midre_exp.weights.finite import few, not_finite
 
 P = TypeVar("P", bound="Prior")
 
@@ -67,8 +68,8 @@ class Prior(nn.Module):
         result as an unbroken run.
 
         ``public`` is None for a prior whose ``pretrained`` names weights, ``victim`` for one without
-        ``uses_target``. Raises ConfigError for public images or a victim that cannot be used and when the
-        losses stop being finite, CheckpointError for weight files that do not fit.
+        ``uses_target``. Raises ConfigError for public images or a victim that cannot be used, DivergedError
+        when the losses stop being finite, CheckpointError for weight files that do not fit.
         """
 
     def training_images(self, public: ImageSet | None) -> Tensor:
@@ -85,6 +86,24 @@ class Prior(nn.Module):
                 "make them equal"
             )
         return public.images
+
+
+@torch.no_grad()
+def check_images(prior: Prior, *, pretrained: bool) -> None:
+    """Draw two images with a prior that is ready. Raises DivergedError unless they and its weights are
+    finite; of ``pretrained`` weights CheckpointError, also when both images are the same.
+    """
+    device = next(prior.parameters()).device
+    latents = torch.randn(2, prior.latent_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    images = prior.generate(latents, torch.zeros(2, dtype=torch.int64, device=device))
+    wrong = not_finite({**prior.state_dict(), "images": images})
+    if pretrained and (wrong or bool((images[0] == images[1]).all())):
+        what = f"draw what is not finite ({few(wrong)})" if wrong else "draw the same image of every latent"
+        raise CheckpointError(
+            f"the weights of attack.prior.pretrained {what}; they are damaged or belong to another network"
+        )
+    if wrong:
+        raise DivergedError(f"the prior diverged (not finite: {few(wrong)})", "lower attack.prior.lr")
 
 
 def initial_prior(

@@ -20,6 +20,7 @@ from midre_exp.priors.gan.plgmi_networks import PLGMIDiscriminator, PLGMIGenerat
 from midre_exp.priors.gan.training import SAMPLES, GanTraining, sample_latents, train
 from midre_exp.priors.gan_prior import GanPrior
 from midre_exp.runtime import Runtime
+from midre_exp.targets.predict import hits
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
 
@@ -124,7 +125,7 @@ class PLGMIPrior(GanPrior):
 
         def identity(images: Tensor, labels: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
             logits = target_logits(self.view(images, numbers))
-            return self.identity_loss(logits, labels), logits.argmax(1) == labels
+            return self.identity_loss(logits, labels), hits(logits.detach(), labels)
 
         self._select(target_logits, images, work / _SELECTION, runtime)
         selection = self.selection.cpu()

@@ -111,6 +111,10 @@ class Stage(ABC):
         """What it lacks on this machine. Raises UserError for settings that cannot be looked at."""
         return iter(())
 
+    def accept(self, settings: Settings, artifact: Artifact) -> None:
+        """Raise UserError for a finished artifact that these settings do not let later stages build on."""
+        return
+
     def summary(self, artifact: Artifact) -> str:
         """One line about a finished artifact."""
         facts = [

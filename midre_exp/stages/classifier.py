@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midre_exp import targets
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs
+from midre_exp.stages.stored import finite_weights
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -33,7 +34,7 @@ class ClassifierStage(Stage):
         classes = int(artifact.metrics["counts"]["private_identities"])
         trusted = trusted_packages(settings)
         model = targets.assemble.assemble(settings[self.name], classes, defense, seed=0, trusted=trusted)
-        model.load_state_dict(artifact.tensors("weights"))
+        model.load_state_dict(finite_weights(artifact))
         defense.on_inference(model)
         return model.eval()
 
@@ -41,28 +42,47 @@ class ClassifierStage(Stage):
         node = job.settings[self.name]
         train = dataset.load("train")
         make = targets.train_classifier if node["checkpoint"] is None else targets.published_classifier
-        model, numbers, history = make(
-            node,
-            dataset,
-            defense,
-            seed=seed,
-            work=job.work.path,
-            runtime=job.runtime,
-            title=f"training {node['name']}",
-            trusted=job.trusted,
-        )
+        try:
+            model, numbers, history = make(
+                node,
+                dataset,
+                defense,
+                seed=seed,
+                work=job.work.path,
+                runtime=job.runtime,
+                title=f"training {node['name']}",
+                trusted=job.trusted,
+            )
+        except DivergedError as error:
+            raise DivergedError(error.sentence, self._remedy(job.settings)) from error
         job.work.save_tensors("weights", model.state_dict())
         job.work.save_json("history", history)
         # here and not in the record, which may be published: who is behind each label
         job.work.save_json("classes", {"names": list(train.classes)})
+        test = dataset.load("test")
+        chance = targets.chance.Chance.of(test.labels, test.num_classes)
+        if chance.explains(numbers["acc"]):
+            alarm = chance.sentence(f"{self.name} {node['name']}", numbers["acc"])
+            job.work.metrics["alarms"] = [alarm]
         job.work.metrics.update(
             numbers,
+            chance=100 * chance.share,
             counts={
                 "private_identities": train.num_classes,
                 "private_train": len(train),
-                "private_test": len(dataset.load("test")),
+                "private_test": len(test),
             },
         )
+
+    def _remedy(self, settings: Settings) -> str:
+        """What helps a training that diverged."""
+        recipe, remedy = settings[self.name]["recipe"], f"lower {self.name}.recipe.optimizer.lr"
+        if recipe["precision"] not in ("32-true", "64-true"):
+            remedy += f", set {self.name}.recipe.precision=32-true"
+        strengths = [f"defense.{name}" for name in settings["defense"] if name != "nodef"]
+        if self.name == "target" and strengths:
+            remedy += f", or lower the strength of {' and '.join(strengths)}"
+        return remedy
 
     def check_size(self, settings: Settings, pixels: int, key: str, undefended: Defense) -> None:
         """Raise ConfigError when images of ``pixels``, which the config has as ``key``, do not go through."""
@@ -156,6 +176,26 @@ class Evaluator(ClassifierStage):
             targets.learning_rates(recipe, trusted=trusted)
         self.check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
 
+    def accept(self, settings: Settings, artifact: Artifact) -> None:
+        """Raise ConfigError for an evaluator below ``evaluator.floor``, whose word means nothing."""
+        floor, name, numbers = settings["evaluator"]["floor"], settings["evaluator"]["name"], artifact.metrics
+        counts = numbers["counts"]
+        remedy = (
+            "train it better (evaluator.recipe, more images) or set evaluator.floor=0 to measure all the same"
+        )
+        if floor == "chance":
+            share = numbers.get("chance", 100 / counts["private_identities"]) / 100  # older ones lack it
+            chance = targets.chance.Chance(counts["private_test"], share)
+            if chance.explains(numbers["acc"]):
+                few = " (so few images could never show more)" if chance.explains(100) else ""
+                told = chance.sentence(f"evaluator {name}", numbers["acc"])
+                raise ConfigError(f"{told}{few}, so it does not judge; {remedy}")
+        elif floor is not None and numbers["acc"] < floor:
+            raise ConfigError(
+                f"evaluator {name} recognises {numbers['acc']:.1f} % of its test images, less than "
+                f"evaluator.floor={floor}, so it does not judge; {remedy}"
+            )
+
     def make(self, job: Job, evaluation: Dataset, undefended: Defense) -> None:
         self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"])
 
@@ -168,8 +208,10 @@ class Evaluator(ClassifierStage):
 
 
 def _own(node: Settings) -> dict[str, Any]:
-    """A node of conf/target without what defenses may take from it: what one takes stands in its own node."""
-    return without(node, "defense_defaults")
+    """A node of conf/target without what does not shape the network: what defenses may take from it, which
+    then stands in their own nodes, and what is demanded of an evaluator.
+    """
+    return without(node, "defense_defaults", "floor")
 
 
 def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tuple[str, ...]) -> None:

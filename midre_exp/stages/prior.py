@@ -12,6 +12,7 @@ from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs
+from midre_exp.stages.stored import finite_weights
 from midre_exp.stages.victim import load_victim
 from midre_exp.store.artifact import Artifact
 
@@ -58,6 +59,9 @@ class PriorStage(Stage):
             node, job.trusted, num_classes=None if victim is None else victim.num_classes
         )
         numbers = prior.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
+        if victim is not None:
+            victim.check_answers()
+        priors.check_images(prior.to(job.runtime.device).eval(), pretrained=is_pretrained(node))
         job.work.save_tensors("weights", prior.state_dict())
         job.work.metrics.update(numbers, counts={"public": 0 if images is None else len(images)})
 
@@ -65,7 +69,7 @@ class PriorStage(Stage):
         """The trained prior, for a target of ``num_classes`` classes."""
         node = settings["attack"]["prior"]
         prior = priors.initial_prior(node, trusted_packages(settings), num_classes=num_classes)
-        prior.load_state_dict(artifact.tensors("weights"))
+        prior.load_state_dict(finite_weights(artifact))
         return prior
 
     def describe(self, settings: Settings) -> str:

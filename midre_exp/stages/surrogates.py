@@ -13,6 +13,7 @@ from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs
+from midre_exp.stages.stored import finite_weights
 from midre_exp.stages.victim import load_victim
 from midre_exp.store.artifact import Artifact
 
@@ -44,10 +45,14 @@ class SurrogatesStage(Stage):
         make_once(partial(surrogates.initial_surrogates, node, classes, trusted_packages(settings)))
 
     def make(self, job: Job, public: Dataset, target: Artifact) -> None:
+        from midre_exp.weights.finite import require_finite  # planning loads this module, and no torch
+
         node = job.settings["attack"]["surrogates"]
         images, victim = public.load("public"), load_victim(job, target)
         made = surrogates.initial_surrogates(node, victim.num_classes, job.trusted)
         numbers = made.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
+        victim.check_answers()
+        require_finite(made.state_dict(), "the surrogates", "lower attack.surrogates.lr")
         job.work.save_tensors("weights", made.state_dict())
         job.work.metrics.update(numbers, counts={"public": len(images)})
 
@@ -57,7 +62,7 @@ class SurrogatesStage(Stage):
         """Frozen and in eval mode on the device."""
         node = settings["attack"]["surrogates"]
         made = surrogates.initial_surrogates(node, num_classes, trusted_packages(settings))
-        made.restore(artifact.tensors("weights"))
+        made.restore(finite_weights(artifact))
         return made.to(device).eval().requires_grad_(False)
 
     def describe(self, settings: Settings) -> str:

@@ -115,8 +115,10 @@ def sync_folder(path: Path) -> None:
 
 
 def dump_json(value: Any) -> str:
-    """JSON text with sorted keys, one value a line: equal values give equal bytes."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """JSON text with sorted keys, one value a line: equal values give equal bytes. Raises ValueError for NaN
+    and infinities, which JSON does not have.
+    """
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
-from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.errors import CheckpointError, ConfigError, DivergedError
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.student import Student
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
-from midre_exp.weights.state_dict import load_backbone, load_checkpoint, read_state_dict
+from midre_exp.weights.state_dict import load_backbone, load_checkpoint, read_state_dict, require_usable
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
 _QUERY = 256  # public images per query of the victim
@@ -132,8 +132,8 @@ class LommaSurrogates(Surrogates):
         losses.
 
         The victim is asked at most once per public image. Raises ConfigError for a victim that is not
-        white-box, for fewer images than a batch and when training diverges, CheckpointError for files that do
-        not fit or cannot be downloaded.
+        white-box and for fewer images than a batch, DivergedError when training diverges, CheckpointError for
+        files that do not fit or cannot be downloaded.
         """
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("LOMMA reads the target's features; use it with a white-box attack")
@@ -202,6 +202,7 @@ class LommaSurrogates(Surrogates):
             raise CheckpointError(
                 f"{path} has {', '.join(found)} instead of fea_mean and fea_logvar; give LOMMA's p_reg file"
             )
+        require_usable(path, {key: value.float() for key, value in found.items()})
         for key, name in (("fea_mean", "feature_mean"), ("fea_logvar", "feature_std")):
             ours = getattr(self, name)
             if found[key].shape != ours.shape:
@@ -255,6 +256,7 @@ class LommaSurrogates(Surrogates):
                 if done % LOG_EVERY == 0:
                     runtime.tracker.log(_means(students, recent, done), done)
                 if done % runtime.checkpoint_every == 0:
+                    _means(students, recent, done)  # what has diverged is not continued from
                     state = {"students": self.networks.state_dict(), "sgd": sgd.state_dict()}
                     checkpoint.save(file, {**state, "step": done, "recent": recent})
         return _means(students, recent, steps)
@@ -267,8 +269,8 @@ class LommaSurrogates(Surrogates):
 
 
 def _means(students: Mapping[str, Student], recent: Tensor, done: int) -> dict[str, float]:
-    """Means over the last steps. Raises ConfigError when they are not finite."""
+    """Means over the last steps. Raises DivergedError when they are not finite."""
     values = recent[: min(done, LOG_EVERY)].mean(0).tolist()
     if not all(map(math.isfinite, values)):
-        raise ConfigError(f"a student diverged before step {done}; lower attack.surrogates.lr")
+        raise DivergedError(f"a student diverged before step {done}", "lower attack.surrogates.lr")
     return {f"distillation_{name}": value for name, value in zip(students, values, strict=True)}

@@ -15,11 +15,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from midre_exp.errors import ConfigError, StoreError, UserError
+from midre_exp.errors import ConfigError, DivergedError, StoreError, UserError
 from midre_exp.plan.config import plain, use_own_packages
 from midre_exp.plan.digests import first_difference
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.shards import SHARD
+from midre_exp.records import diverged_path, write_diverged
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError
@@ -72,7 +73,7 @@ class Task:
 
 def carry_out(settings: Mapping[str, Any]) -> str:
     """Run one resolved config; returns the path of its record. A failure leaves ``runs/failed/<key>.json``
-    and is raised.
+    and is raised; a run that diverged leaves its outcome beside the records, until it succeeds.
 
     Raises LockedError, no failure, where ``plan.wait`` is off and another process is building one of its
     stages.
@@ -85,6 +86,7 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
     plan = make_plan(settings)
     check_frozen(settings, plan)
     failure = failure_path(settings, plan.key)
+    diverged = diverged_path(settings["paths"]["results"], settings, plan)
     try:
         if is_finished(settings, plan):
             path = result_path(settings, plan)
@@ -96,10 +98,17 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
             print(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}", flush=True)
     except LockedError:
         raise
+    except DivergedError as error:
+        from midre_exp.stages.parts import make_parts  # loads torch, as the run did
+
+        label = make_parts(settings).defense.label
+        write_diverged(diverged, settings, plan, error, defense_label=label)
+        raise
     except Exception as error:
         report_failure(failure, settings, error, traceback.format_exc())
         raise
     remove_file(failure)
+    remove_file(diverged)
     return str(path)
 
 

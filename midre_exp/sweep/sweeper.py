@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
-from midre_exp.errors import ConfigError, UserError
+from midre_exp.errors import ConfigError, DivergedError, UserError
 from midre_exp.plan.compose import Composer, expand
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.stages import make_plan
@@ -191,7 +191,7 @@ def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: fl
 
     A job that could not report its failure, because its cluster ended it, is reported here.
     """
-    failures = []
+    failures, diverged = [], 0
     for job, result in zip(jobs, results, strict=True):
         value: Any = result._return_value
         if result.status is JobStatus.COMPLETED:
@@ -201,13 +201,18 @@ def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: fl
             report_failure(failure_path(job.settings, job.key), job.settings, error, trace="")
         if error is not None:
             failures.append((" ".join(part for part in job.overrides if not part.startswith("plan.")), error))
-    done = len(jobs) - len(failures)
-    print(f"{done} runs done, {len(failures)} failed, after {duration(seconds)}", flush=True)
+            diverged += isinstance(error, DivergedError)
+    done, failed = len(jobs) - len(failures), len(failures) - diverged
+    told = f"{diverged} diverged, " if diverged else ""
+    print(f"{done} runs done, {told}{failed} failed, after {duration(seconds)}", flush=True)
     for shown, error in failures:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print(f"  failed: {shown}\n    {text}", file=sys.stderr, flush=True)
+        outcome = "diverged" if isinstance(error, DivergedError) else "failed"
+        print(f"  {outcome}: {shown}\n    {text}", file=sys.stderr, flush=True)
+    where = {
+        f"{failed} of {len(jobs)} runs failed; their reports are in the failed folder of paths.runs": failed,
+        f"{diverged} of {len(jobs)} runs diverged; their outcomes are in the diverged folder beside the "
+        "records": diverged,
+    }
     if failures:
-        raise SweepFailed(
-            f"{len(failures)} of {len(jobs)} runs failed; their reports are in the failed folder of "
-            "paths.runs"
-        )
+        raise SweepFailed(". ".join(sentence for sentence, count in where.items() if count))

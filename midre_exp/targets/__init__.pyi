@@ -1,6 +1,7 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
 from . import assemble as assemble
+from . import chance as chance
 from .architectures.densenet import DenseNet as DenseNet
 from .architectures.evolve import IR as IR
 from .architectures.evolve import FaceNet112 as FaceNet112

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet, to_float
+from midre_exp.errors import DivergedError
 from midre_exp.targets.base import Classifier
+from midre_exp.weights.finite import require_finite
 
 Step = Callable[[Tensor], Tensor]
 
@@ -32,7 +34,44 @@ def predict(
     return torch.cat(logits).cpu(), torch.cat(features).cpu()
 
 
-def accuracy(model: Classifier, images: ImageSet, device: torch.device) -> float:
-    """Top-1 accuracy in percent on clean images."""
-    logits, _ = predict(model, images.images, device)
-    return 100.0 * float((logits.argmax(1) == images.labels).double().mean())
+def predicted_classes(logits: Tensor) -> Tensor:
+    """The class with the largest of ``logits`` [n, k], int64 [n]: the only place where classes are predicted
+    of numbers on the host. -inf rules a class out; raises DivergedError where the largest is NaN or infinite,
+    of which ``argmax`` would make a class as good as any.
+    """
+    largest, classes = logits.max(1)
+    if not bool(largest.isfinite().all()):
+        broken = int((~largest.isfinite()).sum())
+        raise DivergedError(
+            f"a classifier's answers are not finite for {broken} of {len(logits)} images, so it predicts "
+            "nothing",
+            "check its weights and the images it is shown",
+        )
+    return classes
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where the largest of ``logits`` [n, k] is the label's, else 0, and NaN where it is not finite: [n],
+    for means that are taken without waiting for the device.
+    """
+    largest, classes = logits.max(1)
+    return (classes == labels).float() + 0 * largest.float()
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in percent of ``logits`` [n, k]. Raises DivergedError as ``predicted_classes``."""
+    return 100.0 * float((predicted_classes(logits) == labels).double().mean())
+
+
+def answers(model: Classifier, images: ImageSet, device: torch.device) -> Tensor:
+    """Logits [n, k] on the CPU of clean images. Raises DivergedError unless they and the features are
+    finite.
+    """
+    logits, features = predict(model, images.images, device)
+    require_finite({"logits": logits, "features": features}, "the network", "give it other weights")
+    return logits
+
+
+def are_alike(logits: Tensor) -> bool:
+    """Whether several images have the very same answer, ``logits`` [n, k]."""
+    return len(logits) > 1 and bool((logits == logits[0]).all())

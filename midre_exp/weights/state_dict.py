@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.store.files import is_special
+from midre_exp.weights.finite import unusable
 from midre_exp.weights.published import library_file
 from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
@@ -301,8 +302,20 @@ def _load(
         lines = [f"{what}: {_short(keys)}" for what, keys in wrong.items()]
         text = f"{path} does not fit {type(model).__name__}: {counts}; {_remedy(model, state)}"
         raise CheckpointError("\n  ".join([text, *lines]))
+    require_usable(path, {key: value.to(expected[key].dtype) for key, value in state.items()})
     model.load_state_dict({**{key: expected[key] for key in kept}, **state})
     return kept
+
+
+def require_usable(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for weights of a file, in the precision they are used in, that are not finite,
+    and for negative variances of batch norm.
+    """
+    if wrong := unusable(tensors):
+        raise CheckpointError(
+            f"{path} holds weights that cannot be used ({wrong}); its training diverged or the file is "
+            "damaged, so give another"
+        )
 
 
 def _remedy(model: nn.Module | Pretrainable, state: Mapping[str, Tensor]) -> str:

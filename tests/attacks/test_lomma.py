@@ -11,7 +11,7 @@ from attacks.kedmi import KedMI
 from attacks.lomma import LogitLoss
 from attacks.losses import feature_regulariser, logit_identity
 from midre_exp.data.base import ImageSet, to_float
-from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain
 from midre_exp.run import run
@@ -357,7 +357,7 @@ def test_surrogates_that_cannot_be_prepared_are_refused_by_name(changes, words):
     ],
 )
 def test_unusable_images_or_victims_and_divergence_are_user_errors(tmp_path, images, target, changes, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         small(**changes).fit(images, target, seed=0, work=tmp_path, runtime=Runtime())
 
 

@@ -22,7 +22,7 @@ import attacks.factory
 import attacks.rlbmi
 from attacks import Attack, build_attack
 from midre_exp.attack_run import merge_shards, run_attack, run_shard
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.config import CONF_DIR, plain
 from midre_exp.priors.base import Prior, initial_prior
@@ -34,6 +34,7 @@ from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, Victim
+from midre_exp.weights import checkpoint
 
 CLASSES, IDENTITIES, RESTARTS = 6, 4, 2
 
@@ -369,6 +370,57 @@ def test_impossible_numbers_of_items_and_unknown_options_are_refused_by_name(cas
     many.identities = CLASSES + 1
     with pytest.raises(ConfigError, match=r"attack\.identities=7 exceeds the 6 classes of the target"):
         run_attack(many, Victim.of(Colours(), CLASSES, many.threat), prior_of(case.prior))
+
+
+class Nameless(Colours):
+    """A target whose answers to more than ``healthy`` images are no numbers."""
+
+    def __init__(self, healthy: int):
+        super().__init__()
+        self.healthy = healthy
+
+    def forward(self, images, taps=()):
+        output = super().forward(images, taps)
+        logits = output.logits
+        return output if self.shown <= self.healthy else output._replace(logits=logits * torch.nan)
+
+
+class Blank(nn.Module):
+    """Answers evenly whatever it is shown, NaN too."""
+
+    def forward(self, images, taps=()):
+        clean = F.adaptive_avg_pool2d(images, 2).flatten(1).nan_to_num()
+        return Output((clean @ torch.ones(12, CLASSES)) * torch.arange(CLASSES), clean)
+
+
+def left_by(work: Path) -> list[torch.Tensor]:
+    """All numbers that an attack has kept in its work folder."""
+    states = [checkpoint.load(path) for path in work.rglob("*") if path.is_file()]
+    parts = [part for state in states for part in (state, state.get("state", {}), state.get("tensors", {}))]
+    return [value for part in parts for value in part.values() if isinstance(value, torch.Tensor)]
+
+
+@every_attack
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_a_target_whose_answers_are_no_numbers_ends_the_attack(case, share, tmp_path):
+    attack = case.attack()
+    victim = Victim.of(Nameless(int(share * unbroken(case).shown)), CLASSES, attack.threat)
+    with pytest.raises(DivergedError, match=r"not finite|NaN|nan"):
+        run_attack(attack, victim, prior_of(case.prior), work=tmp_path, runtime=Counting())
+    assert not any(value.isnan().any() for value in left_by(tmp_path) if value.is_floating_point())
+
+
+@every_attack
+def test_a_prior_that_draws_no_numbers_ends_the_attack_whatever_the_target_makes_of_them(case, tmp_path):
+    attack, prior = case.attack(), copy.deepcopy(prior_of(case.prior))
+    draw = "as_picture" if isinstance(prior, StylePrior) else "generate"
+    good = getattr(prior, draw)
+    setattr(prior, draw, lambda *given: good(*given) * torch.nan)
+    for network in (Colours(), Blank()):
+        victim = Victim.of(network, CLASSES, attack.threat)
+        with pytest.raises(DivergedError, match=r"not finite|NaN|nan"):
+            run_attack(attack, victim, prior, work=tmp_path, runtime=Counting())
+    assert not any(value.isnan().any() for value in left_by(tmp_path) if value.is_floating_point())
 
 
 def plugins() -> list[type]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses import Batch, Defense, NoDef, TrainingProgress, build_defense, compose
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, config_files
@@ -384,3 +384,12 @@ def test_importing_every_defense_loads_no_network() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ast.literal_eval(done.stdout) == []
+
+
+@EVERY
+def test_a_training_that_diverges_is_told_with_its_epoch_and_leaves_nothing(case, tmp_path):
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 1e30}
+    node = {**model_node("resnet18"), "width": 0.125}
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1 of 3 .*(nan|inf).*; lower .*lr"):
+        train_node(tmp_path / "work", node, {"optimizer": optimizer}, it=made(case))
+    assert not (tmp_path / "work" / "last.ckpt").exists()

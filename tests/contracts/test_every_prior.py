@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from midre_exp.data.base import ImageSet
-from midre_exp.errors import CheckpointError, ConfigError
+from midre_exp.errors import CheckpointError, ConfigError, DivergedError
 from midre_exp.plan.config import config_files
-from midre_exp.priors import Prior, build_prior
+from midre_exp.priors import Prior, build_prior, check_images
 from midre_exp.priors.gan import training
 from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.priors.stylegan2 import load_pickle
 from midre_exp.runtime import Runtime
 from midre_exp.threat import Threat
 from midre_exp.weights import checkpoint
+from midre_exp.weights.finite import not_finite
 from tests.golden.fill import fill
 from tests.priors.small import CLASSES, SMALL, Killed, Recorder, public, same, small, victim
 
@@ -260,8 +261,27 @@ def test_unusable_public_images_and_divergence_are_told_by_name(tmp_path, case):
     ):
         with pytest.raises(ConfigError, match=words):
             fit(small(case.name), case, tmp_path / "unusable", public=images)
-    with pytest.raises(ConfigError, match=r"diverged before step 4; lower attack\.prior\.lr"):
-        fit(small(case.name, lr=1e30, steps=4), case, tmp_path / "diverged")
+    broken = tmp_path / "diverged"
+    with pytest.raises(DivergedError, match=r"diverged before step [24]; lower attack\.prior\.lr"):
+        fit(small(case.name, lr=1e30, steps=4), case, broken, runtime=Runtime(checkpoint_every=2))
+    state = checkpoint.load(broken / training.CHECKPOINT)
+    assert state is None or not not_finite(state["generator"])
+
+
+@every_prior
+def test_a_prior_that_draws_no_images_is_not_published(case):
+    prior = small(case.name).eval()
+    check_images(prior, pretrained=False)
+    check_images(prior, pretrained=True)
+    for number, told in ((torch.nan, "draw what is not finite"), (0.0, "draw the same image")):
+        for value in prior.generator.state_dict().values():
+            if value.is_floating_point():
+                value.data.fill_(number)
+        with pytest.raises(CheckpointError, match=f"attack.prior.pretrained {told}"):
+            check_images(prior, pretrained=True)
+    next(prior.generator.parameters()).data.fill_(torch.inf)
+    with pytest.raises(DivergedError, match=r"the prior diverged \(not finite: generator"):
+        check_images(prior, pretrained=False)
 
 
 @every_prior

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from midre_exp import seeding
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
 from midre_exp.weights import checkpoint
@@ -172,7 +172,7 @@ def train(
 
     ``step`` moves the networks of ``gan`` and returns [len(names)]; it is given its number and what the step
     before it returned (zeros at first). ``samples`` gives the images [n, 3, h, w] in [0, 1] of a sample grid.
-    Raises ConfigError, with ``remedy``, when a mean stops being finite.
+    Raises DivergedError, with ``remedy``, when a mean stops being finite.
     """
     saved = gan.restore(work / CHECKPOINT)
     start = int(saved.get("step", 0))
@@ -181,7 +181,7 @@ def train(
     def means(done: int) -> dict[str, float]:
         values = dict(zip(names, recent[: min(done, LOG_EVERY)].mean(0).tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
-            raise ConfigError(f"the GAN diverged before step {done}; {remedy}")
+            raise DivergedError(f"the GAN diverged before step {done}", remedy)
         return values
 
     for number in runtime.bar(range(start, steps), title, total=steps, done=start):
@@ -195,5 +195,6 @@ def train(
                 runtime.tracker.images("samples", samples(), done)
             gan.generator.train()
         if done % runtime.checkpoint_every == 0:
+            means(done)  # what has diverged is not continued from
             gan.save(work / CHECKPOINT, step=done, recent=recent)
     return means(steps)

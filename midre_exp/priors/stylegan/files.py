@@ -22,6 +22,7 @@ from midre_exp.priors.stylegan.nvidia import load_pickle
 from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 from midre_exp.store.files import is_special
 from midre_exp.weights.restricted_pickle import UnsafeFile
+from midre_exp.weights.state_dict import require_usable
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
 
 _ZIP = b"PK"
@@ -39,9 +40,20 @@ def load_networks(
     without gradients.
 
     ``conv_clamp`` is the one number that converted weights do not tell. Raises CheckpointError when the file
-    is missing, damaged or none of the three, or its network is conditional or not of colour images.
+    is missing, damaged or none of the three, or its network is conditional, not of colour images or not
+    finite.
     """
     path = Path(path).expanduser()
+    networks = _networks(path, conv_clamp)
+    for network in networks:
+        if network is not None:
+            require_usable(path, network.state_dict())
+    return networks
+
+
+def _networks(
+    path: Path, conv_clamp: float | None
+) -> tuple[StyleGAN2Generator | StyleGAN1Generator, StyleGAN2Discriminator | None]:
     if not _is_torch(path):
         networks = load_pickle(path)
         if "G_ema" not in networks:

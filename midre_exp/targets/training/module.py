@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -12,11 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from midre_exp.data.base import to_float
+from midre_exp.errors import DivergedError
 from midre_exp.plan.config import build
 from midre_exp.seeding import derive, generator
 from midre_exp.targets.base import Classifier, Output
+from midre_exp.targets.predict import hits
 from midre_exp.targets.training.batch import Batch, EpochBatches, TrainingProgress
 from midre_exp.targets.training.hooks import DefenseHooks
+from midre_exp.weights.finite import few, not_finite
+
+#: Of a training that diverged; who knows the place of the recipe in a config says more.
+REMEDY = "lower recipe.optimizer.lr or the strength of the defense"
 
 
 class BestEpoch(TypedDict):
@@ -37,6 +44,7 @@ class ClassifierModule(pl.LightningModule):
     """
 
     batches: EpochBatches
+    scale: float | None  #: that of the losses in half precision when the epoch began
 
     def __init__(
         self,
@@ -86,6 +94,7 @@ class ClassifierModule(pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rates[self.current_epoch]
+        self.scale = self._gradient_scale()
         self.defense.on_epoch(self.model, self.progress)
 
     def training_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
@@ -96,8 +105,8 @@ class ClassifierModule(pl.LightningModule):
         output = self._classify(batch)
         base, extras = self._losses(output, batch)
         total: Tensor = base + sum(extras.values()) if extras else base
-        hits = (output.logits.detach().argmax(1) == batch.labels).float().mean()
-        self._log({"loss": total.detach(), "train_acc": 100 * hits, **_detached(extras)}, len(batch.labels))
+        share = hits(output.logits.detach(), batch.labels).mean()
+        self._log({"loss": total.detach(), "train_acc": 100 * share, **_detached(extras)}, len(batch.labels))
         return total
 
     def _augment(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
@@ -153,8 +162,8 @@ class ClassifierModule(pl.LightningModule):
     def validation_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         """Accuracy on clean test images of the private classes."""
         images, labels, _index = step_input
-        hits = (self.model(to_float(images)).logits.argmax(1) == labels).float()
-        self._log({"test_acc": 100 * hits.mean()}, len(labels))
+        share = hits(self.model(to_float(images)).logits, labels).mean()
+        self._log({"test_acc": 100 * share}, len(labels))
 
     def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
         """Means over the images of the epoch, of all processes."""
@@ -169,15 +178,41 @@ class ClassifierModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Keep the epoch's numbers, and the weights if they are the best so far and the recipe selects by
-        test accuracy.
+        test accuracy. Raises DivergedError, before a checkpoint is written, when the network has diverged.
         """
         numbers = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        self._check_health(numbers)
         self.history.append({"epoch": float(self.current_epoch), **numbers})
         if self.recipe["select"] == "best_test" and (
             self.best is None or numbers["test_acc"] > self.best["test_acc"]
         ):
             weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             self.best = {"test_acc": numbers["test_acc"], "epoch": self.current_epoch, "weights": weights}
+
+    def _check_health(self, numbers: Mapping[str, float]) -> None:
+        """Raise DivergedError unless the means of the epoch and all weights are finite and half precision let
+        some step be taken. The only look at them in an epoch: one NaN among all steps makes a mean NaN.
+        """
+        when = f"training diverged in epoch {self.current_epoch + 1} of {self.recipe['epochs']}"
+        if broken := [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]:
+            raise DivergedError(f"{when} ({few(broken)})", REMEDY)
+        if broken := not_finite(self.model.state_dict()):
+            raise DivergedError(f"{when} (weights not finite: {few(broken)})", REMEDY)
+        scale, steps = self._gradient_scale(), int(self.trainer.num_training_batches)
+        if scale is None or self.scale is None or not steps:
+            return
+        # Every step whose gradients overflow is skipped and halves the scale. Some are, until the scale fits.
+        is_stuck = scale <= self.scale * 0.5**steps
+        if is_stuck and (scale < 1 or self.current_epoch + 1 == int(self.recipe["epochs"])):
+            raise DivergedError(
+                f"{when} (all {steps} steps skipped, because gradients overflow {self.recipe['precision']})",
+                f"{REMEDY}, or set recipe.precision=32-true",
+            )
+
+    def _gradient_scale(self) -> float | None:
+        """By what losses are multiplied in half precision; None where they are not."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return None if scaler is None else float(scaler.get_scale())
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
         """Plain containers only, so that the checkpoint loads without unpickling anything."""

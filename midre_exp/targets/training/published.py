@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp.data.base import Dataset
+from midre_exp.errors import CheckpointError, DivergedError
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
-from midre_exp.targets.predict import accuracy
+from midre_exp.targets.predict import accuracy, answers, are_alike
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.train import TrainedClassifier
 from midre_exp.weights.state_dict import load_checkpoint
@@ -30,15 +31,28 @@ def published_classifier(
     measure its accuracy here.
 
     Same signature and results as ``train_classifier``, without a history. Raises CheckpointError when the
-    file does not fit.
+    file does not fit, holds numbers that are not finite, or makes a network whose answers are not finite or
+    the same for all test images.
     """
     test = data.load("test")
     model = assemble(settings, test.num_classes, defense, seed=seed, trusted=trusted)
     load_checkpoint(model, settings["checkpoint"])
     defense.on_inference(model)
     model = model.to(runtime.device).eval()
+    try:
+        logits = answers(model, test, runtime.device)
+    except DivergedError as error:
+        raise CheckpointError(
+            f"{settings['checkpoint']} makes a {settings['name']} whose answers to test images are not "
+            "finite; its weights are damaged, or belong to other options of the network"
+        ) from error
+    if are_alike(logits):
+        raise CheckpointError(
+            f"{settings['checkpoint']} makes a {settings['name']} that gives all test images the same "
+            "answer; its weights are empty or damaged, so give a trained network"
+        )
     numbers = {
-        "acc": accuracy(model, test, runtime.device),
+        "acc": accuracy(logits, test.labels),
         "parameters": float(sum(p.numel() for p in model.parameters())),
     }
     return TrainedClassifier(model, numbers, [])

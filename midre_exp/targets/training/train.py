@@ -21,13 +21,14 @@ from midre_exp.errors import ConfigError
 from midre_exp.runtime import NoTracker, Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.predict import accuracy
+from midre_exp.targets.predict import accuracy, answers
 from midre_exp.targets.training.batch import EpochBatches, Sampler, Share, Shuffled
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.launch import launch
-from midre_exp.targets.training.module import ClassifierModule
+from midre_exp.targets.training.module import REMEDY, ClassifierModule
 from midre_exp.targets.training.trainer import CHECKPOINT, make_loggers, make_trainer, tracker_loggers
 from midre_exp.weights import checkpoint as checkpoints
+from midre_exp.weights.finite import require_finite
 
 SELECT = ("last", "best_test")
 _LOG = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def train_classifier(
     ``runtime.devices`` devices.
 
     Continues from ``work/last.ckpt`` if an earlier attempt left one, on one device to the same weights as an
-    unbroken training. Raises ConfigError for a recipe that cannot work.
+    unbroken training. Raises ConfigError for a recipe that cannot work, DivergedError when losses, weights or
+    answers stop being finite.
     """
     training = Training(settings, data, defense, seed, work, runtime, title, trusted)
     train, test = data.load("train"), data.load("test")
@@ -87,9 +89,10 @@ def train_classifier(
         model.load_state_dict(module.best["weights"])
     defense.on_inference(model)
     model = model.to(runtime.device).eval()
+    require_finite(model.state_dict(), "training", REMEDY)
     last_epoch = len(module.history) - 1
     numbers = {
-        "acc": accuracy(model, test, runtime.device),
+        "acc": accuracy(answers(model, test, runtime.device), test.labels),
         "train_acc": module.history[-1]["train_acc"],
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "parameters_trained": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from defenses import Defense, NoDef, compose
 from midre_exp.data.base import Dataset, ImageSet
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, DivergedError
+from midre_exp.metrics.accuracy import topk_hits
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
+from midre_exp.targets.predict import hits, predicted_classes
 from midre_exp.targets.training.batch import Shuffled
-from midre_exp.targets.training.module import learning_rates
+from midre_exp.targets.training.module import ClassifierModule, learning_rates
 from midre_exp.targets.training.train import train_classifier
+from midre_exp.weights import checkpoint
+from midre_exp.weights.finite import not_finite
 
 RECIPE = {
     "epochs": 4,
@@ -190,3 +195,85 @@ def test_shuffled_batches_cover_everything_once_and_depend_on_the_epoch_alone():
     assert not torch.equal(first[0], sampler.batches(4)[0])
     assert [len(b) for b in Shuffled(10, batch_size=4, drop_last=True, seed=0).batches(0)] == [4, 4]
     assert [len(b) for b in Shuffled(3, batch_size=8, drop_last=True, seed=0).batches(0)] == [3]
+
+
+class OneNaN(Defense):
+    """The loss of one batch of an epoch is NaN."""
+
+    def __init__(self, epoch):
+        self.epoch, self.batches = epoch, 0
+
+    def extra_losses(self, output, batch, progress):
+        self.batches += 1
+        is_broken = progress.epoch == self.epoch and self.batches % 2 == 0
+        return {"extra": 0 * output.logits.detach().sum() + (torch.nan if is_broken else 0.0)}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_one_nan_among_the_losses_of_an_epoch_ends_the_training_before_it_is_kept(tmp_path, precision):
+    for _ in range(2):  # a second call continues from the last healthy epoch, and ends alike
+        with pytest.raises(DivergedError, match=r"^training diverged in epoch 3 of 4 \(.*(loss|extra) nan"):
+            train(tmp_path / "a", OneNaN(2), precision=precision)
+    state = checkpoint.load(tmp_path / "a" / "last.ckpt")
+    assert state["midre_exp"]["next_epoch"] == 2
+    assert not not_finite(state["state_dict"])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true", "16-mixed"])
+def test_a_training_whose_rate_is_far_too_high_diverges_in_any_precision(tmp_path, precision):
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 1e300 if precision == "64-true" else 1e30}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 16-mixed becomes bf16-mixed on a CPU
+        with pytest.raises(DivergedError, match="training diverged in epoch 1 of 4"):
+            train(tmp_path / "a", optimizer=optimizer, precision=precision)
+
+
+class BadWeights(Defense):
+    """The losses are numbers, what is left in the end is not."""
+
+    def on_inference(self, model):
+        next(model.parameters()).data[0] = torch.inf
+
+
+def test_weights_that_are_no_numbers_are_no_result(tmp_path):
+    with pytest.raises(DivergedError, match=r"training diverged \(not finite: "):
+        train(tmp_path / "a", BadWeights(), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "after", "epochs", "diverges"),
+    [
+        (4.0, 1.0, 9, False),  # two batches, two halvings, but gradients may still fit
+        (2.0, 0.5, 9, True),
+        (2.0, 1.0, 9, False),  # one of the two steps was taken
+        (65536.0, 16384.0, 2, True),  # nothing was learnt in the last epoch
+        (0.0, 0.0, 9, True),
+    ],
+)
+def test_half_precision_in_which_no_step_is_taken_is_divergence(monkeypatch, start, after, epochs, diverges):
+    model = assemble({"model": MODEL}, 3, compose(it=NoDef()), seed=0)
+    module = ClassifierModule(model, compose(it=NoDef()), {**RECIPE, "epochs": epochs}, seed=0)
+    plugin = SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: after))
+    trainer = SimpleNamespace(precision_plugin=plugin, num_training_batches=2, current_epoch=1)
+    monkeypatch.setattr(ClassifierModule, "trainer", trainer)
+    monkeypatch.setattr(ClassifierModule, "current_epoch", 1)
+    module.scale = start
+    if diverges:
+        with pytest.raises(DivergedError, match="all 2 steps skipped"):
+            module._check_health({"loss": 1.0})
+    else:
+        module._check_health({"loss": 1.0})
+
+
+def test_a_class_is_never_predicted_of_what_is_no_number():
+    logits = torch.tensor([[0.0, 1.0, -torch.inf], [3.0, 2.0, 1.0]])
+    assert predicted_classes(logits).tolist() == [1, 0]
+    assert hits(logits, torch.tensor([1, 1])).tolist() == [1.0, 0.0]
+    for value in (torch.nan, torch.inf):
+        broken = logits.clone()
+        broken[1, 2] = value
+        with pytest.raises(DivergedError, match="not finite for 1 of 2 images"):
+            predicted_classes(broken)
+        assert hits(broken, torch.tensor([1, 2])).isnan().tolist() == [False, True]
+        with pytest.raises(DivergedError):
+            topk_hits(broken, torch.tensor([0, 0]), 2)
