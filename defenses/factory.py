@@ -29,15 +29,17 @@ def build_defense(
     nodes: dict[str, dict[str, Any]] = choice("defense", f"[{','.join(several)}]", scale=scale, target=target)
     if isinstance(names, str):
         ((part, node),) = nodes.items()
-        defense: Defense = build(_replaced(part, node, options))
-        return defense
+        return build(_replaced(part, node, options), kind=Defense)
     if unknown := [name for name in options if name not in nodes]:
         raise ConfigError(
             f"{', '.join(unknown)} is none of the composed defenses {', '.join(nodes)}; give options as "
             f"NAME={{...}}"
         )
     return compose(
-        **{part: build(_replaced(part, node, options.get(part, {}))) for part, node in nodes.items()}
+        **{
+            part: build(_replaced(part, node, options.get(part, {})), kind=Defense)
+            for part, node in nodes.items()
+        }
     )
 
 

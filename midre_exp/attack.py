@@ -159,7 +159,7 @@ def build_attack(node: Mapping[str, Any], trusted: Trusted = ()) -> Attack[AnyVi
     """The attack that a config node describes, without its prior and surrogates. Raises ConfigError for
     values that it cannot work with.
     """
-    attack: Attack[AnyVictim] = build(without(node, *NOT_OPTIONS), trusted=trusted)
+    attack: Attack[AnyVictim] = build(without(node, *NOT_OPTIONS), kind=Attack, trusted=trusted)
     return attack
 
 

@@ -8,12 +8,14 @@ time is a function of the ``TrainingProgress`` a hook is given, so that a resume
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from midre_exp.data.base import ImageSet
+from midre_exp.plan.config import Trusted, build
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
 
@@ -103,3 +105,12 @@ class Defense:
 
     def on_inference(self, model: Classifier) -> None:
         """Bring the model into the form that is attacked (after training or after loading its weights)."""
+
+
+def compose_defenses(nodes: Mapping[str, Any], trusted: Trusted = ()) -> Defense:
+    """The defenses of a config's ``defense`` node as one; of none, one that does nothing. Raises ConfigError
+    as ``build``, and for defenses that contradict each other.
+    """
+    parts = {name: build(node, kind=Defense, trusted=trusted) for name, node in nodes.items()}
+    composed: Defense = import_module("defenses").compose(**parts)  # plug-ins import the engine
+    return composed

@@ -7,6 +7,7 @@ import torch
 from defenses import Batch, Defense
 from midre_exp.attack import Attack
 from midre_exp.errors import ConfigError
+from midre_exp.priors.base import Prior
 from midre_exp.priors.gmi import GMIPrior
 from midre_exp.threat import Threat
 
@@ -106,7 +107,7 @@ class TargetedPrior(GMIPrior):
         return super().fit(public, victim, seed=seed, work=work, runtime=runtime)
 
 
-class ReadsItsNumbers(torch.nn.Module):
+class ReadsItsNumbers(Prior):
     """A prior whose constructor looks at a tensor, which has no numbers without memory."""
 
     uses_target = False

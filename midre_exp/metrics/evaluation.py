@@ -85,9 +85,11 @@ def evaluate_stored(
     ``private_train`` is what the evaluator was trained on, at its resolution, and goes in as it is. Of an
     attack that marks its results as ``selected`` bool [n], these are measured.
     """
-    steps = tuple(build(step, trusted=trusted) for step in settings["image_to_evaluator"])
+    steps = tuple(build(step, kind=Step, trusted=trusted) for step in settings["image_to_evaluator"])
     metrics = (  # one at a time: some hold a network
-        (name, build(node, trusted=trusted)) for name, node in settings["measure"].items() if node is not None
+        (name, build(node, kind=Metric, trusted=trusted))
+        for name, node in settings["measure"].items()
+        if node is not None
     )
     return _measure(dict(reconstructions), evaluator, private_train, metrics, steps, device)
 

@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from midre_exp import ALLOWED_TARGETS
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.trust import check_made, check_targets
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: The Hydra configs: inside the package in an installed wheel, beside it in a checkout.
@@ -22,9 +22,7 @@ CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 #: The environment variable that names a config folder of the user's own, to this process and to all that it
 #: starts.
 OWN_CONFIGS = "MIDRE_CONF"
-#: What makes the chosen defenses into one, beside them in a node: ``{**COMPOSER, **settings["defense"]}``. A
-#: target as theirs are, so that the engine imports no plugin.
-COMPOSER = {"_target_": "defenses.compose"}
+T = TypeVar("T")
 
 
 def use_own_configs(folder: str | None) -> None:
@@ -105,46 +103,29 @@ def without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}
 
 
-def targets_of(node: Any) -> Iterable[str]:
-    """Every ``_target_`` in a plain config, at any depth."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from targets_of(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from targets_of(value)
+@overload
+def build(node: Any, *args: Any, kind: type[T], trusted: Iterable[str] = (), **kwargs: Any) -> T: ...
 
 
-def check_targets(node: Any, trusted: Iterable[str] = ()) -> None:
-    """Raise ConfigError for a ``_target_`` anywhere in a plain config that starts neither as the project nor
-    as ``trusted`` allows.
-    """
-    prefixes = (*ALLOWED_TARGETS, *(f"{name}." for name in trusted))
-    for target in targets_of(node):
-        if not target.startswith(prefixes):
-            root = target.split(".")[0]
-            raise ConfigError(
-                f"_target_ {target} is not allowed; add runtime.trusted_packages=[{root}] if you trust that "
-                "package"
-            )
+@overload
+def build(node: Any, *args: Any, kind: object = ..., trusted: Iterable[str] = ..., **kwargs: Any) -> Any: ...
 
 
-def build(node: Any, *args: Any, trusted: Iterable[str] = (), **kwargs: Any) -> Any:
-    """Instantiate a config node by its ``_target_``.
+def build(node: Any, *args: Any, kind: object = Any, trusted: Iterable[str] = (), **kwargs: Any) -> Any:
+    """Instantiate a config node by its ``_target_``, which must be of ``kind``: a class, a type of
+    functions, or the name of either where importing it takes torch; Any: a public class of this project.
 
-    Instantiating runs code, so a target must start with one of ``midre_exp.ALLOWED_TARGETS`` or of
-    ``trusted`` (the user's ``runtime.trusted_packages``). Raises ConfigError naming the target when it is not
-    allowed, not importable, or given unknown arguments.
+    Instantiating runs code, so what a node may name is checked first (midre_exp/plan/trust.py); ``trusted``:
+    the user's ``runtime.trusted_packages``. Raises ConfigError naming the target when it is not allowed, not
+    importable, of another kind, or given unknown arguments.
     """
     import hydra.utils
     from hydra.errors import InstantiationException
 
     node = plain(node)
-    check_targets(node, trusted)
+    check_targets(node, kind, trusted)
     try:
-        return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
+        made = hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
@@ -155,6 +136,8 @@ def build(node: Any, *args: Any, trusted: Iterable[str] = (), **kwargs: Any) -> 
         raise ConfigError(
             f"cannot build {node.get('_target_', node)} with {given or 'no values'}: {reason}"
         ) from error
+    check_made(made, node["_target_"], kind)
+    return made
 
 
 #: Packages of the user's own whose classes a config may name.

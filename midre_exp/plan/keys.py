@@ -6,18 +6,17 @@ keys of the stages it builds on. How a run is executed (``runtime``, ``paths``, 
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build, digest
 from midre_exp.plan.digests import by_content
 from midre_exp.plan.public_names import by_public_name
 from midre_exp.plan.shards import SHARD
+from midre_exp.plan.trust import named_class
 
 
 @dataclass(frozen=True)
@@ -89,19 +88,17 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
     known, name = _known.get(), digest([node, role])
     if known is not None and name in known:
         return known[name]
-    found: Mapping[str, object] = build(node, trusted=trusted).fingerprint(role)
+    dataset = build(node, kind="midre_exp.data.Dataset", trusted=trusted)
+    found: Mapping[str, object] = dataset.fingerprint(role)
     if known is not None:
         known[name] = found
     return found
 
 
-def uses_target(prior: Mapping[str, Any]) -> bool:
-    """Whether a prior's class is trained against the attacked target."""
-    name = str(prior["_target_"])
-    try:
-        return bool(pkgutil.resolve_name(name).uses_target)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise ConfigError(f"attack.prior._target_={name} is no prior class: {error}") from error
+def uses_target(prior: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:
+    """Whether a prior's class is trained against the attacked target. Raises ConfigError as ``build``."""
+    found: Any = named_class(prior["_target_"], "midre_exp.priors.Prior", trusted)
+    return bool(found.uses_target)
 
 
 def reads_public(attack: Mapping[str, Any]) -> bool:

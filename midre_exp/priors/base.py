@@ -113,8 +113,8 @@ def initial_prior(
 
     A class with ``uses_target`` is also given ``num_classes``, how many classes the target has.
     """
-    known = {"num_classes": num_classes} if uses_target(node) else {}
+    known = {"num_classes": num_classes} if uses_target(node, trusted) else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "prior", "init"))
-        prior: Prior = build(without(node, "seed", "name"), trusted=trusted, **known)
+        prior: Prior = build(without(node, "seed", "name"), kind=Prior, trusted=trusted, **known)
     return prior

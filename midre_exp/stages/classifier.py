@@ -172,7 +172,7 @@ class Evaluator(ClassifierStage):
         if node["checkpoint"] is None:
             recipe = targets.checked_recipe(parts.undefended, node["recipe"], place="evaluator.")
             for transform in recipe["augment"]:
-                build(transform, trusted=trusted)
+                build(transform, kind="midre_exp.data.transforms.Augmentation", trusted=trusted)
             targets.learning_rates(recipe, trusted=trusted)
         self.check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
 

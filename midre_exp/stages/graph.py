@@ -7,6 +7,7 @@ from functools import cache
 
 from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
+from midre_exp.plan.trust import check_names
 from midre_exp.plan.validate import check_settings
 from midre_exp.stages.attack import AttackStage
 from midre_exp.stages.base import Stage
@@ -34,6 +35,7 @@ def make_plan(settings: Settings) -> Plan:
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
     check_settings(settings)
+    check_names(settings, trusted_packages(settings))
     nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
 
     @cache

@@ -41,10 +41,10 @@ class MetricsStage(Stage):
         """Weights of networks that metrics look through may be missing: the record then says so."""
         node, trusted = settings["metrics"], trusted_packages(settings)
         for transform in node["image_to_evaluator"]:
-            build(transform, trusted=trusted)
+            build(transform, kind="midre_exp.targets.predict.Step", trusted=trusted)
         for metric in node["measure"].values():
             if metric is not None:
-                make_once(partial(build, metric, trusted=trusted))
+                make_once(partial(build, metric, kind="midre_exp.metrics.Metric", trusted=trusted))
 
     def make(self, job: Job, attack: Artifact, evaluator: Artifact, evaluation: Dataset) -> None:
         reconstructions = attack.tensors("reconstructions")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from midre_exp.attack import Attack, build_attack
 from midre_exp.data.base import Dataset
-from midre_exp.defense import Defense
-from midre_exp.plan.config import COMPOSER, Settings, build, trusted_packages
+from midre_exp.defense import Defense, compose_defenses
+from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
 from midre_exp.threat import AnyVictim
 
@@ -29,12 +29,14 @@ class Parts:
 def make_parts(settings: Settings) -> Parts:
     """The parts of a run. Raises UserError for one that its config cannot make."""
     trusted = trusted_packages(settings)
-    private, public, evaluation = (build(node, trusted=trusted) for node in nodes_of(settings["data"]))
+    private, public, evaluation = (
+        build(node, kind=Dataset, trusted=trusted) for node in nodes_of(settings["data"])
+    )
     return Parts(
         private=private,
         public=public,
         evaluation=evaluation,
-        defense=build({**COMPOSER, **settings["defense"]}, trusted=trusted),
-        undefended=build(COMPOSER, trusted=trusted),
+        defense=compose_defenses(settings["defense"], trusted),
+        undefended=compose_defenses({}),
         attack=build_attack(settings["attack"], trusted),
     )

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
-
 from midre_exp.errors import CheckpointError, ConfigError, UserError
-from midre_exp.plan.config import Trusted, check_targets
+from midre_exp.plan.config import Trusted
 from midre_exp.plan.digests import WEIGHT_FILES
+from midre_exp.plan.trust import check_targets, named_class
 
 
 def make_once(make: Callable[[], object]) -> None:
@@ -34,12 +33,12 @@ def check_files(place: str, node: Any) -> None:
             raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")
 
 
-def check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], trusted: Trusted) -> None:
+def check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], kind: str, trusted: Trusted) -> None:
     """Raise ConfigError for a node whose class takes other arguments than those, without making one."""
-    check_targets(node, trusted)
+    check_targets(node, kind, trusted)
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     try:
-        inspect.signature(hydra.utils.get_class(node["_target_"])).bind(**given, **own)
+        inspect.signature(named_class(node["_target_"], kind, trusted)).bind(**given, **own)
     except TypeError as error:
         raise ConfigError(f"cannot build {node['_target_']}: {error}") from error
 

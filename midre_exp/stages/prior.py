@@ -38,15 +38,15 @@ class PriorStage(Stage):
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("target",) if uses_target(settings["attack"]["prior"]) else ()
+        return ("target",) if uses_target(settings["attack"]["prior"], trusted_packages(settings)) else ()
 
     def check(self, settings: Settings, parts: Parts) -> None:
         node, trusted = settings["attack"]["prior"], trusted_packages(settings)
         classes = settings["attack"]["identities"]
         check_files("attack.prior", node)
         if isinstance(node.get("pretrained"), str):  # hundreds of megabytes, which would be read here
-            own = {"num_classes": classes} if uses_target(node) else {}
-            check_arguments(without(node, "seed", "name"), own, trusted)
+            own = {"num_classes": classes} if uses_target(node, trusted) else {}
+            check_arguments(without(node, "seed", "name"), own, "midre_exp.priors.Prior", trusted)
         else:
             make_once(partial(priors.initial_prior, node, trusted, num_classes=classes))
 
@@ -74,7 +74,7 @@ class PriorStage(Stage):
 
     def describe(self, settings: Settings) -> str:
         node = settings["attack"]["prior"]
-        if not uses_target(node):
+        if not uses_target(node, trusted_packages(settings)):
             return str(node["name"])
         return f"{node['name']} for {settings['target']['name']} with {'+'.join(settings['defense'])}"
 

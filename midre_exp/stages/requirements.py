@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import Settings, Trusted, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.trust import named_class
 from midre_exp.stages.base import Remember, Requirement
 
 if TYPE_CHECKING:  # torch
@@ -59,7 +60,7 @@ class _Look(NamedTuple):
         return found
 
     def _build(self) -> Dataset:
-        made: Dataset = build(self.node, trusted=self.trusted)
+        made: Dataset = build(self.node, kind="midre_exp.data.Dataset", trusted=self.trusted)
         return made
 
     def _images(self) -> Images:
@@ -107,15 +108,16 @@ def library_needs(model: Mapping[str, Any], trusted: Trusted, remember: Remember
 
 def _library_source(model: Mapping[str, Any], trusted: Trusted) -> Any:
     import torch  # planning loads this module with the stages
-    from hydra.utils import get_class
 
+    from midre_exp.targets.base import Classifier
     from midre_exp.weights.published import library_source
 
     target = str(model["_target_"])
-    library = getattr(get_class(target), "library", "") if target.startswith("midre_exp.") else ""
+    named: Any = named_class(target, Classifier, trusted)
+    library = named.library if target.startswith("midre_exp.") else ""
     if not library:  # of a family: which one, only a member knows
         with torch.device("meta"):  # no memory is needed for that
-            library = build(model, num_classes=2, trusted=trusted).library
+            library = build(model, num_classes=2, kind=Classifier, trusted=trusted).library
     if not library:
         raise ConfigError(f"{target} has no ImageNet weights; set weights to a file or to null")
     return library_source(library)

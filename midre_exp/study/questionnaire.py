@@ -10,7 +10,7 @@ import jinja2
 import torch
 from torch import Tensor
 
-from midre_exp.data.base import ImageSet, Part
+from midre_exp.data.base import Dataset, ImageSet, Part
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.metrics import only_selected
 from midre_exp.plan.config import build, digest, without
@@ -52,7 +52,7 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
     _check_comparable(a, b, records)
     first, second = (_reconstructions(record, choice.store) for record in (a, b))
     private: ImageSet = build(
-        a["config"]["data"]["private"], trusted=a["config"]["runtime"]["trusted_packages"]
+        a["config"]["data"]["private"], kind=Dataset, trusted=a["config"]["runtime"]["trusted_packages"]
     ).load(choice.part)
     photographs = _first_of_each(private.images, private.labels)
     identities = sorted(first.keys() & second.keys() & photographs.keys())[: choice.identities]

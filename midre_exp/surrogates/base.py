@@ -56,6 +56,6 @@ def initial_surrogates(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(node["seed"], "surrogates", "init"))
         surrogates: Surrogates = build(
-            without(node, "seed", "name"), num_classes=num_classes, trusted=trusted
+            without(node, "seed", "name"), num_classes=num_classes, kind=Surrogates, trusted=trusted
         )
     return surrogates

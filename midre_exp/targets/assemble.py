@@ -42,7 +42,7 @@ def assemble(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
-        model: Classifier = build(settings["model"], num_classes=num_classes, trusted=trusted)
+        model = build(settings["model"], num_classes=num_classes, kind=Classifier, trusted=trusted)
         defense.modify_backbone(model)
         if weights is not None:
             load_backbone(model, weights)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-
 from midre_exp.errors import ConfigError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.config import build, config_files
+from midre_exp.plan.trust import named_class
 from midre_exp.targets.base import Classifier
 from midre_exp.weights.state_dict import class_count, load_checkpoint
 
@@ -51,9 +50,9 @@ def build_target(
     if unknown := sorted(set(options) - set(accepted)):
         raise ConfigError(f"target {name} has no option {', '.join(unknown)}; it has: {', '.join(accepted)}")
     if num_classes is None and checkpoint is not None:
-        kind: type[Classifier] = get_class(node["_target_"])
-        num_classes = class_count(checkpoint, kind.head_name)
-    model: Classifier = build({**node, **options}, num_classes=num_classes)
+        found: Any = named_class(node["_target_"], Classifier)
+        num_classes = class_count(checkpoint, found.head_name)
+    model = build({**node, **options}, num_classes=num_classes, kind=Classifier)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
         model.eval()

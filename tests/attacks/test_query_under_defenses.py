@@ -15,8 +15,9 @@ from torch import nn
 from defenses.mid import Bottleneck
 from midre_exp.attack import Reconstructions
 from midre_exp.attack_run import run_attack
+from midre_exp.defense import compose_defenses
 from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.plan.config import COMPOSER, CONF_DIR, build, without
+from midre_exp.plan.config import CONF_DIR, build, without
 from midre_exp.priors.base import initial_prior
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
@@ -62,7 +63,7 @@ def defended(defense: str) -> nn.Module:
     """The untrained target in the form in which the defense has it attacked."""
     given = settings("rlbmi")
     chosen = {defense: given["defense"][defense]} if defense in given["defense"] else overlay(defense)
-    made = build({**COMPOSER, **chosen})
+    made = compose_defenses(chosen)
     model = assemble(given["target"], CLASSES, made, seed=0)
     made.on_inference(model)
     return model.eval()

@@ -23,7 +23,8 @@ from midre_exp.metrics import (
     Prdc,
     Unavailable,
 )
-from midre_exp.plan.config import CONF_DIR, targets_of
+from midre_exp.plan.config import CONF_DIR
+from midre_exp.plan.trust import targets_of
 
 #: By what it is made of: logits, the evaluator's features, or a network of its own, here without weights.
 OF_LOGITS = (AttackAccuracy(k=1, group=2), AttackAccuracy(k=5, group=2), Confidence(), PhaseAccuracy())

@@ -13,10 +13,10 @@ import torch
 
 from midre_exp import stages
 from midre_exp.__main__ import main
+from midre_exp.defense import compose_defenses
 from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.executor import Executor
 from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
-from midre_exp.plan.config import COMPOSER, build
 from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.run import run
 from midre_exp.stages import make_plan
@@ -174,7 +174,7 @@ def test_every_network_takes_the_images_of_its_setup(composer):
         for stage in (stages.target, stages.evaluator):
             name = settings[stage.name]["name"]
             if name not in seen:
-                stage.check_size(settings, pixels[stage.name], "key", build(COMPOSER))
+                stage.check_size(settings, pixels[stage.name], "key", compose_defenses({}))
                 seen.add(name)
     assert len(seen) >= 13
 
@@ -211,7 +211,7 @@ def test_networks_of_published_size_take_no_memory(settings_of_mini, monkeypatch
         register(module, name, parameter)
 
     monkeypatch.setattr(torch.nn.Module, "register_parameter", count)
-    parts = Mock(undefended=build(COMPOSER))  # no licensed data are needed to look at networks
+    parts = Mock(undefended=compose_defenses({}))  # no licensed data are needed to look at networks
     for stage in (stages.prior, stages.surrogates, stages.evaluator):
         if stage.is_part_of(settings):
             stage.check(settings, parts)

@@ -19,11 +19,11 @@ from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from midre_exp import stages
-from midre_exp.data.base import ImageSet, to_float
+from midre_exp.data.base import Dataset, to_float
 from midre_exp.data.transforms import Resize
-from midre_exp.defense import Defense
+from midre_exp.defense import Defense, compose_defenses
 from midre_exp.errors import StoreError
-from midre_exp.plan.config import COMPOSER, build, trusted_packages
+from midre_exp.plan.config import build, trusted_packages
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.runtime import choose_device
 from midre_exp.seeding import generator
@@ -48,7 +48,8 @@ def points_of(run: PlannedRun, eraser: PlannedRun, identities: int) -> pd.DataFr
     settings = run.settings
     target, attack = (stored(run, stage) for stage in ("target", "attack"))
     model = stages.target.load(settings, target, _defense(run))
-    private: ImageSet = build(settings["data"]["private"], trusted=trusted_packages(settings)).load("train")
+    node, trusted = settings["data"]["private"], trusted_packages(settings)
+    private = build(node, kind=Dataset, trusted=trusted).load("train")
     identities = min(identities, private.num_classes, settings["attack"]["identities"])
     rows = (private.labels < identities).nonzero().squeeze(1)
     labels, images = private.labels[rows], to_float(private.images[rows])
@@ -95,9 +96,7 @@ def stored(run: PlannedRun, stage: str) -> Artifact:
 
 
 def _defense(run: PlannedRun) -> Defense:
-    parts = {**COMPOSER, **run.settings["defense"]}
-    defense: Defense = build(parts, trusted=trusted_packages(run.settings))
-    return defense
+    return compose_defenses(run.settings["defense"], trusted_packages(run.settings))
 
 
 @torch.no_grad()

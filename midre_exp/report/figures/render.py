@@ -34,7 +34,7 @@ def render_figure(
     settings = runs[-1].settings
     folder = results_folder(settings)
     stem = f"{definition.name}-{settings['data']['name']}" if other_data else definition.name
-    plot: Plot = build(definition.draw)
+    plot = build(definition.draw, kind=Plot)
     with matplotlib.rc_context(LOOK):
         rendered = plot.draw(runs, published, cached_tables(folder, stem))
     text = caption(definition, rendered, str(settings["scale"]))

@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from midre_exp.defense import compose_defenses
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import COMPOSER, build, digest, trusted_packages, without
+from midre_exp.plan.config import digest, trusted_packages, without
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import Record, read_record, record_files, record_path, results_folder
 from midre_exp.report.runs.defense_names import DefenseName, published_name
@@ -74,8 +75,7 @@ class PlannedRun:
         if self.record is not None:
             label = self.record["defense"]["label"]
         else:
-            parts = {**COMPOSER, **settings["defense"]}
-            label = str(build(parts, trusted=trusted_packages(settings)).label)
+            label = compose_defenses(settings["defense"], trusted_packages(settings)).label
         return f"{label} ({self.remark})" if self.remark else label
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from midre_exp.data.base import ImageSet
+from midre_exp.data.base import Dataset
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
 from midre_exp.report.runs.planned_runs import PlannedRun
@@ -83,7 +83,7 @@ def gallery(runs: Sequence[PlannedRun], *, identities: int = 10) -> list[Picture
 def _private_row(run: PlannedRun, identities: int) -> list[PictureRow]:
     node = run.settings["data"]["private"]
     try:
-        private: ImageSet = build(node, trusted=trusted_packages(run.settings)).load("train")
+        private = build(node, kind=Dataset, trusted=trusted_packages(run.settings)).load("train")
     except DataError:
         return []
     labels = range(min(identities, private.num_classes))

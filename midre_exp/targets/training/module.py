@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from midre_exp.data.base import to_float
+from midre_exp.data.transforms import Augmentation
 from midre_exp.errors import DivergedError
 from midre_exp.plan.config import build
 from midre_exp.seeding import derive, generator
@@ -61,7 +62,7 @@ class ClassifierModule(pl.LightningModule):
         self.recipe = recipe
         self.seed = seed
         self.trusted = trusted
-        self.augment = [build(step, trusted=trusted) for step in recipe["augment"]]
+        self.augment = [build(step, kind=Augmentation, trusted=trusted) for step in recipe["augment"]]
         self.learning_rates = learning_rates(recipe, trusted=trusted)
         self.taps = tuple(defense.taps(model))
         self.history: list[dict[str, float]] = []
@@ -232,8 +233,8 @@ class ClassifierModule(pl.LightningModule):
         each epoch.
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer: torch.optim.Optimizer = build(self.recipe["optimizer"], parameters, trusted=self.trusted)
-        return optimizer
+        node, kind = self.recipe["optimizer"], torch.optim.Optimizer
+        return build(node, parameters, kind=kind, trusted=self.trusted)
 
 
 def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -247,8 +248,9 @@ def learning_rates(recipe: Mapping[str, Any], *, trusted: tuple[str, ...] = ()) 
     A table instead of a stepping scheduler, because Lightning saves a checkpoint before it steps schedulers,
     so that a resumed run would lag one epoch behind.
     """
-    optimizer = build(recipe["optimizer"], [torch.nn.Parameter(torch.zeros(1))], trusted=trusted)
-    scheduler = recipe["scheduler"] and build(recipe["scheduler"], optimizer, trusted=trusted)
+    stand_in, kind = [torch.nn.Parameter(torch.zeros(1))], torch.optim.lr_scheduler.LRScheduler
+    optimizer = build(recipe["optimizer"], stand_in, kind=torch.optim.Optimizer, trusted=trusted)
+    scheduler = recipe["scheduler"] and build(recipe["scheduler"], optimizer, kind=kind, trusted=trusted)
     rates = []
     for _ in range(int(recipe["epochs"])):
         rates.append(float(optimizer.param_groups[0]["lr"]))
