@@ -81,16 +81,15 @@ def test_nothing_but_a_part_of_a_run_can_be_built(tmp_path: Path, node, kind):
 
 
 def _objects() -> list[tuple[str, object]]:
-    """Every name of every module of ours, imported ones too."""
-    found = []
+    """Everything in every module of ours, imported things too, each under the first of its names."""
+    found: dict[int, tuple[str, object]] = {}
     for package in (midre_exp, attacks, defenses):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name.endswith("__main__") or "submitit" in module.name:
                 continue
-            found += [
-                (f"{module.name}.{name}", value) for name, value in vars(import_module(module.name)).items()
-            ]
-    return found
+            for name, value in vars(import_module(module.name)).items():
+                found.setdefault(id(value), (f"{module.name}.{name}", value))
+    return list(found.values())
 
 
 def test_no_function_or_class_outside_of_the_kinds_can_be_named():
