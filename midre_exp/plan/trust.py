@@ -196,7 +196,8 @@ def _fits(found: Any, wanted: Any, given: frozenset[str] | None, *, foreign: boo
     if origin is functools.partial:
         return given is not None and _fits(found, arguments[0], None, foreign=foreign)
     if origin is Callable:
-        return _gives_function(found, *arguments, given, foreign=foreign)
+        takes, result = arguments
+        return _gives_function(found, takes, result, given, foreign=foreign)
     wanted = origin or wanted
     if not isinstance(wanted, type) or wanted in _PLAIN or given is not None:
         return False
