@@ -62,6 +62,7 @@ class Executor:
         return {name: artifact for name in self.plan.stages if (artifact := built.get(name)) is not None}
 
     def __enter__(self) -> Executor:
+        self.store.check()
         check_writable(self.settings["paths"])
         for stage in STAGES:
             planned = self.plan.of(stage.name)
@@ -157,8 +158,10 @@ class Executor:
 
 
 def check_writable(paths: Mapping[str, str]) -> None:
-    """Find out before hours of work whether results can be written. Raises StoreError naming the folder."""
-    for name in ("store", "runs", "results"):
+    """Find out before hours of work whether failures and records can be written. Raises StoreError naming the
+    folder.
+    """
+    for name in ("runs", "results"):
         probe = Path(paths[name]) / f".probe-{os.getpid()}"
         write_atomic(probe, "")
         probe.unlink()

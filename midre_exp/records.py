@@ -16,7 +16,7 @@ from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
-from midre_exp.store.store import Artifact
+from midre_exp.store.store import Artifact, Store
 from midre_exp.tracking.provenance import git_commit, versions
 
 if TYPE_CHECKING:  # a sweep reads records to see what is finished, and must not wait for pandas
@@ -59,6 +59,7 @@ class Record(TypedDict, total=False):
     versions: dict[str, str]
     commit: str | None
     artifacts: dict[str, str]  # key of each stage in the store
+    found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
     config: dict[str, Any]  # resolved
 
 
@@ -124,6 +125,9 @@ def make_record(
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }
+    own = Store(settings["paths"]["store"]).root
+    if found_in := {name: str(a.store) for name, a in artifacts.items() if a.store != own}:
+        record["found_in"] = found_in
     return record
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from midre_exp.data.picture import UNREADABLE
 from midre_exp.errors import DataError, StoreError
 from midre_exp.store.files import read_json, write_json
-from midre_exp.store.store import Store, Workspace
+from midre_exp.store.store import Places, Store, Workspace
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def abbreviate(names: Sequence[str]) -> str:
 
 
 def cached_images(
-    store: Path | str,
+    store: Places,
     key: str,
     *,
     names: Sequence[str],

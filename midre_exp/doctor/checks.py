@@ -23,6 +23,7 @@ from midre_exp.speed import make_speed
 from midre_exp.stages import STAGES, Requirement
 from midre_exp.stages.requirements import Images, images_of
 from midre_exp.store.artifact import readable
+from midre_exp.store.store import Store
 
 
 class Checks:
@@ -127,16 +128,18 @@ class Checks:
             )
 
     def _disk(self, settings: Settings) -> Iterator[Requirement]:
-        for name in ("store", "runs", "results"):
-            place = _existing(Path(settings["paths"][name]))
+        places = Store(settings["paths"]["store"])
+        written = {"store": places.root, **{n: Path(settings["paths"][n]) for n in ("runs", "results")}}
+        for name, path in written.items():
+            place = _existing(path)
             if not os.access(place, os.W_OK):
                 yield Requirement(
                     True,
                     "no write access",
                     f"{place} cannot be written; set paths.{name} to a folder you can write",
                 )
-        store = Path(settings["paths"]["store"]).expanduser()
-        decoded = self._remember(["decoded", str(store)], lambda: _size_of_decoded(store))
+        store = places.root
+        decoded = self._remember(["decoded", str(places)], lambda: _size_of_decoded(places))
         images = sum(
             requirements.image_bytes(count, each.pixels)
             for each in self._images(settings)
@@ -171,6 +174,7 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _size_of_decoded(store: Path) -> int:
-    """Bytes of the decoded images in a store."""
-    return sum(file.stat().st_size for file in store.glob("images/*/pixels.u8"))
+def _size_of_decoded(store: Store) -> int:
+    """Bytes of the decoded images in a store and those that are read beside it."""
+    places = (store.root, *store.upstream)
+    return sum(file.stat().st_size for place in places for file in place.glob("images/*/pixels.u8"))

@@ -65,7 +65,8 @@ def stored_shards(store: Store, attack: str, identities: int) -> list[tuple[rang
     Damaged shards count as absent.
     """
     numbers: dict[int, dict[int, Artifact]] = {}
-    for folder in sorted((store.root / SHARD).glob(f"{attack}-*of*/")):
+    places = (place / SHARD for place in (store.root, *store.upstream))
+    for folder in sorted(folder for place in places for folder in place.glob(f"{attack}-*of*/")):
         match = KEY.fullmatch(folder.name.removeprefix(f"{attack}-"))
         if match and int(match[2]) <= identities and (artifact := store.find(SHARD, folder.name)):
             numbers.setdefault(int(match[2]), {})[int(match[1])] = artifact

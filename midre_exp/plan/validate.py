@@ -20,7 +20,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     runtime = settings["runtime"]
     _require(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
     for name, path in settings["paths"].items():
-        _require(isinstance(path, str) and path.strip() != "", f"paths.{name}", path, "a folder")
+        several = name == "store" and isinstance(path, list) and path
+        places = path if several else [path]
+        allowed = "a folder, or a list of them: first the one to write" if name == "store" else "a folder"
+        usable = all(isinstance(place, str) and place.strip() != "" for place in places)
+        _require(usable, f"paths.{name}", path, allowed)
     for name in ("devices", "chunk", "checkpoint_every"):
         _require(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
     threads, progress, trusted = (runtime[name] for name in ("threads", "progress", "trusted_packages"))

@@ -1,5 +1,5 @@
-"""``python -m midre_exp.store verify|gc|du``: check every checksum of the store, remove what no record needs,
-say what takes space.
+"""``midre-exp store verify|gc|du|mark|export|import``: check every checksum of the store, remove what no
+record needs, say what takes space, hand artifacts to others and take theirs.
 """
 
 from __future__ import annotations
@@ -7,25 +7,37 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
+import re
+import shlex
 import shutil
+import stat
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from midre_exp.errors import StoreError, UserError
 from midre_exp.records import check_record
-from midre_exp.store.artifact import DamagedError, readable, verify
+from midre_exp.store.artifact import NAME, DamagedError, readable, verify
+from midre_exp.store.exchange import chosen, export, import_
 from midre_exp.store.files import explain, read_json
 from midre_exp.store.lock import BuildLock
-from midre_exp.store.store import Artifact, Store
+from midre_exp.store.store import MARKER, Artifact, Store
 
 #: Decoded images belong to data on disk, not to a run: records do not name them and the next run on the data
 #: needs them.
 _SHARED = "images"
 _FORGOTTEN_SECONDS = 3600.0
+_JSON = re.compile(r"[^.].*\.json")
+#: Names that the store gives, and nobody else would: of unfinished builds, of what was set aside, of files of
+#: ``write_atomic`` and of the check that a place can be written, of files beside a lock.
+_WORK = re.compile(rf"[a-z][a-z0-9_]*-{NAME.pattern}")
+_DAMAGED = re.compile(rf"{_WORK.pattern}-[0-9]+")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{4,32}\.tmp|\.probe-[0-9]+")
+_BESIDE_LOCKS = re.compile(r".+\.lock\.([0-9a-f]{4,32}\.(tmp|gone)|takeover(\.[0-9a-f]{4,32}\.(tmp|gone))?)")
 
 
 @dataclass(frozen=True)
@@ -52,48 +64,87 @@ def damaged(store: Store) -> Iterator[tuple[Path, str]]:
 
 
 def needed(results: Path) -> set[tuple[str, str]]:
-    """(stage, key) of every artifact that a record below ``results`` names. Raises StoreError for a record
-    that cannot be read.
+    """(stage, key) of every artifact that a record below ``results`` names, in whatever folder it lies.
+
+    Raises StoreError for a file of a ``records`` folder that cannot be read.
     """
     found = set()
-    for path in sorted(results.glob("*/records/*.json")):
-        record = read_json(path)
-        check_record(path)
-        artifacts = record.get("artifacts") if isinstance(record, dict) else None
-        if not isinstance(artifacts, dict) or not all(isinstance(key, str) for key in artifacts.values()):
-            raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
-        found |= set(artifacts.items())
+    for path in _json_files(results):
+        record = _record_in(path)
+        if record is not None:
+            found |= set(record.items())
     return found
+
+
+def _json_files(results: Path) -> Iterator[Path]:
+    """Every JSON file below a folder, links to folders followed."""
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(results, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner.sort()
+        yield from (Path(folder, name) for name in sorted(names) if _JSON.fullmatch(name))
+
+
+def _record_in(path: Path) -> dict[str, str] | None:
+    """The artifacts that a record names; None for a file outside of ``records`` that is none."""
+    must_be = "records" in path.parts[:-1]
+    try:
+        record = read_json(path)
+    except StoreError:
+        if must_be:
+            raise
+        return None
+    artifacts = record.get("artifacts") if isinstance(record, dict) else None
+    if isinstance(artifacts, dict) and all(isinstance(key, str) for key in artifacts.values()):
+        if must_be:
+            check_record(path)
+        return artifacts
+    if must_be:
+        raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
+    return None
 
 
 def leftovers(store: Store, keep: set[tuple[str, str]], *, images: bool) -> list[Leftover]:
     """What could go: artifacts not in ``keep`` (decoded images only on demand), unfinished builds and what
-    was set aside.
+    was set aside. Nothing that does not carry a name that the store gives.
     """
     locks = store.root / "locks"
     found = [
         Leftover(a.path, "no record needs it", size_of(a.path), locks / f"{a.stage}-{a.key}.lock")
         for a in store.list()
-        if (a.stage, a.key) not in keep and (images or a.stage != _SHARED)
+        if (a.stage, a.key) not in keep and (images or a.stage != _SHARED) and not a.path.is_symlink()
     ]
-    for work in sorted((store.root / "work").glob("*/")):
+    for work in _named(store.root / "work", _WORK):
         found.append(Leftover(work, "an unfinished build", size_of(work), locks / f"{work.name}.lock"))
-    for folder in sorted((store.root / "damaged").glob("*/")):
+    for folder in _named(store.root / "damaged", _DAMAGED):
         found.append(Leftover(folder, "set aside as damaged", size_of(folder)))
     return found
 
 
-def forgotten(store: Store, results: Path) -> Iterator[Leftover]:
+def _named(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The folders in a folder whose names are of a kind, links left out."""
+    return [path for path in sorted(folder.glob("*/")) if name.fullmatch(path.name) and not path.is_symlink()]
+
+
+def forgotten(store: Store, results: Sequence[Path]) -> Iterator[Leftover]:
     """Temporary files, which no reader looks at, of writers that were killed: older than an hour, for living
     ones keep them for moments.
     """
-    written = (".*.tmp", ".probe-*")
-    places = [(store.root, written), (store.root / "locks", ("*.lock.*",)), (results, written)]
-    for path in sorted({path for top, names in places for name in names for path in top.rglob(name)}):
+    places: list[tuple[Iterable[Path], re.Pattern[str]]] = [
+        (store.root.glob(".*"), _TEMPORARY),
+        ((store.root / ".verified").rglob(".*"), _TEMPORARY),
+        ((store.root / "locks").glob("*.lock.*"), _BESIDE_LOCKS),
+        *((folder.rglob(".*"), _TEMPORARY) for folder in results),
+    ]
+    paths = {path for found, name in places for path in found if name.fullmatch(path.name)}
+    for path in sorted(paths):
         with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            within_build = path.is_relative_to(store.root / "work")  # goes with it
-            if not within_build and path.is_file() and time.time() - status.st_mtime > _FORGOTTEN_SECONDS:
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _FORGOTTEN_SECONDS:
                 yield Leftover(path, "a writer that was killed left it", status.st_size)
 
 
@@ -124,20 +175,28 @@ def size_of(folder: Path) -> int:
 
 def _verify(store: Store) -> int:
     bad = 0
-    for folder, reason in damaged(store):
-        bad += 1
-        print(f"damaged: {folder}: {reason}")
-    total = sum(1 for _ in store.folders())
-    print(f"{total} artifacts checked, {bad} damaged" + ("; the next run rebuilds them" if bad else ""))
+    for place in (store.root, *store.upstream):
+        found = 0
+        for folder, reason in damaged(Store(place)):
+            found += 1
+            print(f"damaged: {folder}: {reason}")
+        total = sum(1 for _ in Store(place).folders())
+        remedy = "the next run rebuilds them" + (
+            "" if place == store.root else f" in {store.root}; tell the owner of {place}"
+        )
+        where = f" in {place}, which is only read" if place != store.root else ""
+        print(f"{total} artifacts checked{where}, {found} damaged" + (f"; {remedy}" if found else ""))
+        bad += found
     return 1 if bad else 0
 
 
-def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
-    keep = needed(results)
+def _gc(store: Store, results: Sequence[Path], *, delete: bool, images: bool) -> int:
+    _require_mark(store)
+    keep = set().union(*(needed(folder) for folder in results))
     if not keep:
         raise StoreError(
-            f"there is no record below {results}, so nothing would be kept; give the right folder with "
-            "--results"
+            f"there is no record below {', '.join(map(str, results))}, so nothing would be kept; give the "
+            "right folder with --results"
         )
     freed, locked = 0, 0
     for leftover in (*leftovers(store, keep, images=images), *forgotten(store, results)):
@@ -152,10 +211,52 @@ def _gc(store: Store, results: Path, *, delete: bool, images: bool) -> int:
         )
     left = f", {locked} in use" if locked else ""
     print(f"{readable(freed)} {'freed' if delete else 'would be freed; add --delete to do it'}{left}")
+    if strangers := store.strangers():
+        print(f"left alone, for they are not the store's: {', '.join(strangers)}")
+    for place in store.upstream:
+        print(f"left alone, for it is only read: {place}")
+    return 0
+
+
+def _require_mark(store: Store) -> None:
+    """Raise StoreError unless the folder carries the mark of a store: nothing is removed from any other."""
+    if store.is_marked():
+        return
+    strangers = store.strangers()
+    if strangers:
+        raise StoreError(
+            f"{store.root} carries no mark of a store ({MARKER}) and holds other things "
+            f"({', '.join(strangers[:3])}{', ...' if len(strangers) > 3 else ''}), so nothing in it is "
+            "removed; give the folder of the artifacts with --store, or move the rest elsewhere"
+        )
+    if next(store.list(), None) is None:
+        raise StoreError(
+            f"{store.root} carries no mark of a store ({MARKER}) and holds no artifacts; give the folder of "
+            "the artifacts with --store"
+        )
+    raise StoreError(
+        f"{store.root} is a store of an earlier version, without the mark {MARKER}; the next run writes it, "
+        f"or midre-exp store mark --store {shlex.quote(str(store.root))} does now"
+    )
+
+
+def _mark(store: Store) -> int:
+    """Give a store of an earlier version its mark."""
+    if not store.is_marked():
+        if store.strangers() or next(store.list(), None) is None:
+            _require_mark(store)  # says what is wrong
+        store.mark()
+    print(f"{store.root} is marked as a store")
     return 0
 
 
 def _du(store: Store) -> int:
+    for place in (store.root, *store.upstream):
+        _du_of(Store(place), "" if place == store.root else ", which is only read")
+    return 0
+
+
+def _du_of(store: Store, remark: str) -> None:
     sizes: dict[str, list[Artifact]] = defaultdict(list)
     for artifact in store.list():
         sizes[artifact.stage].append(artifact)
@@ -170,32 +271,80 @@ def _du(store: Store) -> int:
         total += count
         if count:
             print(f"{name:<12}{'':>6}  {readable(count):>10}")
-    print(f"{'total':<12}{'':>6}  {readable(total):>10}  in {store.root}")
+    print(f"{'total':<12}{'':>6}  {readable(total):>10}  in {store.root}{remark}")
+
+
+def _export(store: Store, names: Sequence[str], place: Path, *, upstream: bool) -> int:
+    artifacts = chosen(store, names, upstream=upstream)
+    export(artifacts, place)
+    for artifact in artifacts:
+        print(f"exported: {artifact.stage} {artifact.key} ({readable(size_of(artifact.path))})")
+    print(f"{len(artifacts)} artifacts written to {place}; README.md in it says what they are")
     return 0
+
+
+def _import(store: Store, place: Path) -> int:
+    for taken in import_(store, place):
+        print(f"{taken.outcome}: {taken.stage} {taken.key}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="midre-exp store", description=__doc__)
+    where = argparse.ArgumentParser(add_help=False)
+    for each, default in ((parser, None), (where, argparse.SUPPRESS)):
+        each.add_argument(
+            "--store",
+            action="append",
+            default=default,
+            help="folder of the artifacts (default: artifacts); given again: further stores, only read",
+        )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, purpose: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=purpose, description=purpose, parents=[where])
+
+    command("verify", "read every file and compare it with its checksum")
+    command("du", "space and build time by stage")
+    gc = command("gc", "list what no record needs; with --delete, remove it")
+    gc.add_argument(
+        "--results",
+        action="append",
+        help="folder of the records (default: results); give it again for each folder whose records count",
+    )
+    gc.add_argument("--delete", action="store_true", help="remove it")
+    gc.add_argument("--images", action="store_true", help="decoded images too")
+    command("mark", "mark a store of an earlier version, so that gc works in it")
+    out = command("export", "write artifacts with a model card to a folder, or a file that ends in .tar")
+    out.add_argument("key", nargs="+", help="of an artifact, or its beginning, as KEY or STAGE/KEY")
+    out.add_argument("place", type=Path, help="a new folder, or FILE.tar")
+    out.add_argument("--upstream", action="store_true", help="what they were made from, too")
+    into = command("import", "take over exported artifacts, every checksum verified, nothing executed")
+    into.add_argument("place", type=Path, help="what export wrote")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 1 when verify finds damage, 2 for a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m midre_exp.store", description=__doc__)
-    parser.add_argument("--store", default="artifacts", help="folder of the artifacts (default: artifacts)")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("verify", help="read every file and compare it with its checksum")
-    commands.add_parser("du", help="space and build time by stage")
-    gc = commands.add_parser("gc", help="list what no record needs; with --delete, remove it")
-    gc.add_argument("--results", default="results", help="folder of the records (default: results)")
-    gc.add_argument("--delete", action="store_true", help="remove it")
-    gc.add_argument("--images", action="store_true", help="decoded images too")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        store = Store(options.store)
-        if not store.root.is_dir():
-            raise StoreError(f"there is no store {store.root}; give its folder with --store")
+        store = Store(options.store or ["artifacts"])
+        for place in (store.root, *store.upstream):
+            if not place.is_dir() and options.command != "import":
+                raise StoreError(f"there is no store {place}; give its folder with --store")
         if options.command == "verify":
             return _verify(store)
         if options.command == "du":
             return _du(store)
-        return _gc(store, Path(options.results), delete=options.delete, images=options.images)
+        if options.command == "mark":
+            return _mark(store)
+        if options.command == "export":
+            return _export(store, options.key, options.place, upstream=options.upstream)
+        if options.command == "import":
+            return _import(store, options.place)
+        results = [Path(folder) for folder in options.results or ["results"]]
+        return _gc(store, results, delete=options.delete, images=options.images)
     except UserError as error:
         print(f"midre_exp: {error}", file=sys.stderr)
         return 2

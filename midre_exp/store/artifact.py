@@ -63,6 +63,11 @@ class Artifact:
         return metrics
 
     @property
+    def store(self) -> Path:
+        """The root of the store it lies in."""
+        return self.path.parents[1]
+
+    @property
     def seconds(self) -> float:
         """Wall-clock seconds of the build and of interrupted attempts, except those killed outright."""
         return float(self.manifest["seconds"])

@@ -22,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from midre_exp.store.files import Stamp, is_settled
+from midre_exp.store.store import Places, Store
 
 DATABASE = ".contents.sqlite"
 _TABLES = """
@@ -44,7 +45,7 @@ Known = tuple[str, str]  # stamp and SHA-256
 _in_process: dict[str, dict[str, Known]] = {}
 
 
-def content_hash(path: Path | str, store: Path | str | None = None) -> str | None:
+def content_hash(path: Path | str, store: Places | None = None) -> str | None:
     """The SHA-256 of one file in hexadecimal digits; None if it is no file that can be read."""
     folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
     return content_hashes(folder, [name], store)[0]
@@ -53,13 +54,13 @@ def content_hash(path: Path | str, store: Path | str | None = None) -> str | Non
 def content_hashes(
     root: Path | str,
     names: Sequence[str],
-    store: Path | str | None,
+    store: Places | None,
     *,
     title: str = "files",
     reread: bool = False,
 ) -> list[str | None]:
     """The SHA-256 of every file ``root/name`` in hexadecimal digits; None for what is no file that can be
-    read. ``store``: its root, None to remember only within this process. ``reread`` believes no memory.
+    read. ``store``: its root (of several the first), None to remember only within this process. ``reread`` believes no memory.
     """
     root = os.path.abspath(root)  # noqa: PTH100
     found: list[str | None] = [None] * len(names)
@@ -81,13 +82,13 @@ def content_hashes(
     return found
 
 
-def notes(kind: str, digests: Sequence[str], store: Path | str | None) -> dict[str, str]:
+def notes(kind: str, digests: Sequence[str], store: Places | None) -> dict[str, str]:
     """What was noted of these contents under ``kind`` (see ``note``), by SHA-256."""
     with _memory(store) as memory:
         return memory.notes(kind, digests)
 
 
-def note(kind: str, by_digest: Mapping[str, str], store: Path | str | None) -> None:
+def note(kind: str, by_digest: Mapping[str, str], store: Places | None) -> None:
     """Remember a text about each content."""
     with _memory(store) as memory:
         memory.note(kind, by_digest)
@@ -268,8 +269,8 @@ class _Memory:
 
 
 @contextlib.contextmanager
-def _memory(store: Path | str | None) -> Iterator[_Memory]:
-    memory = _Memory(None if store is None else Path(store).expanduser().absolute())
+def _memory(store: Places | None) -> Iterator[_Memory]:
+    memory = _Memory(None if store is None else Store(store).root)
     try:
         yield memory
     finally:

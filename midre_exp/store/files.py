@@ -38,6 +38,10 @@ def explain(error: OSError, path: Path, doing: str = "write") -> StoreError:
         return StoreError(
             f"cannot {doing} {path}: the disk or quota is full{_free(path)}; free space or {remedy}"
         )
+    if error.errno in FORBIDDEN and doing == "read":
+        return StoreError(
+            f"cannot read {path}: its permissions do not let you; ask its owner to change them or {remedy}"
+        )
     if error.errno in FORBIDDEN:
         return StoreError(
             f"cannot {doing} {path}: this place is read-only for you; change its permissions or {remedy}"

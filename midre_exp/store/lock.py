@@ -207,6 +207,22 @@ def release_dead(folder: Path) -> None:
                 lock = BuildLock(path, holder.what)
                 if lock.acquire(stop_waiting=lambda: True):
                     lock.release()
+    clear_aside(folder)
+
+
+def clear_aside(folder: Path) -> None:
+    """Remove what processes of this machine that were killed while they took a lock or gave it back have left
+    beside it. Of other machines, ``gc`` does.
+    """
+    for path in folder.glob("*.lock.*"):
+        with contextlib.suppress(OSError):  # harmless where it lies
+            holder = lockfiles.read(path)
+            if holder is None or not lockfiles.is_gone(holder):
+                continue
+            if path.suffix == ".takeover":  # a name that others use
+                lockfiles.remove(path, holder.token)
+            else:
+                path.unlink(missing_ok=True)
 
 
 class _Watch:

@@ -111,7 +111,10 @@ def remove(path: Path, token: str | None) -> bool:
     except FileNotFoundError:
         return False
     try:
-        text = aside.read_bytes()
+        try:
+            text = aside.read_bytes()
+        except FileNotFoundError:  # somebody has cleared it away, so that its holder is dead
+            return True
         if parse(text).token == token:
             return True
         create(path, text)

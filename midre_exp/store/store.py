@@ -2,8 +2,8 @@
 used.
 
 Layout: ``<root>/<stage>/<key>/`` published artifacts; ``work/<stage>-<key>/`` unfinished builds; ``locks/``;
-``damaged/`` what was set aside; ``.verified/`` stamps of files known to be good. An artifact appears by one
-rename and never changes afterwards.
+``damaged/`` what was set aside; ``.verified/`` stamps of files known to be good; ``.midre-store`` the mark by
+which a folder is known to be a store. An artifact appears by one rename and never changes afterwards.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -20,12 +21,22 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from midre_exp.errors import StoreError
-from midre_exp.store.artifact import NAME, Artifact, DamagedError, Workspace, read_manifest, stamps, verify
+from midre_exp.store.artifact import (
+    CHECKSUM,
+    MANIFEST,
+    NAME,
+    Artifact,
+    DamagedError,
+    Workspace,
+    read_manifest,
+    stamps,
+    verify,
+)
 from midre_exp.store.files import (
     FORBIDDEN,
     FULL,
@@ -33,68 +44,182 @@ from midre_exp.store.files import (
     is_settled,
     make_folder,
     read_json,
+    remove_file,
     sync_folder,
+    write_atomic,
     write_json,
 )
-from midre_exp.store.lock import BuildLock, sigterm_as_exit
+from midre_exp.store.lock import BuildLock, clear_aside, sigterm_as_exit
 
-__all__ = ["Artifact", "Store", "Workspace"]
+__all__ = ["Artifact", "Places", "Store", "Workspace"]
 
 _log = logging.getLogger(__name__)
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")  # no dash: "<stage>-<key>" stays unambiguous
 _RESERVED = frozenset({"work", "locks", "damaged"})
+MARKER = ".midre-store"
+_MARK = {"store": "midre-exp", "version": 1}
+#: What may lie in a store's folder besides: an exported store's own pages, and litter of file systems.
+_HARMLESS = re.compile(
+    r"\.contents\.sqlite.*|\.probe-.*|\..*\.tmp|\.verified|\.nfs.*|\.DS_Store|\.snapshot|lost\+found|README\.md|midre-export\.json"
+)
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _CENTURY = 100 * 365 * 86400.0  # seconds; no attempt takes longer, so a file that says so is damaged
 _PACKAGES = ("midre-exp", "torch", "torchvision", "pytorch-lightning", "safetensors")
 
 
+#: A folder, or several (``paths.store``): the first is written, the others are only read.
+Places: TypeAlias = Path | str | Sequence[Path | str]
+
+
 class Store:
     """Artifacts under one root folder, shared by any number of processes and hosts.
 
-    ``beat_seconds`` and ``stale_seconds`` are those of ``BuildLock``. Nothing is written before the first
-    ``build``.
+    ``places`` may name further stores, which are only read: what the first lacks is looked for there, in
+    their order. What is damaged there is told of and built again in the first. ``beat_seconds`` and
+    ``stale_seconds`` are those of ``BuildLock``. Nothing is written before the first ``build``.
     """
 
     def __init__(
         self,
-        root: Path | str,
+        places: Places,
         *,
         beat_seconds: float = 5.0,
         stale_seconds: float = 60.0,
     ) -> None:
-        self.root = Path(root).expanduser().absolute()
+        listed = [places] if isinstance(places, (Path, str)) else list(places)
+        if not listed:
+            raise StoreError("paths.store names no folder; give one, or several, the first to be written")
+        self.root, *others = (Path(place).expanduser().absolute() for place in listed)
+        self.upstream: tuple[Path, ...] = tuple(dict.fromkeys(p for p in others if p != self.root))
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, (self.root, *self.upstream)))
+
+    def check(self) -> None:
+        """Raise StoreError for what would fail only after hours: a store to be read that is none, a root that
+        cannot be written, unfinished work on another file system. Clears locks half removed by the dead.
+        """
+        for place in self.upstream:
+            if not place.is_dir():
+                raise StoreError(f"paths.store lists {place}, which is no folder; correct or leave it out")
+            if not os.access(place, os.R_OK | os.X_OK):
+                raise StoreError(
+                    f"paths.store lists {place}, which you may not read; ask its owner (docs/store.md), or "
+                    "leave it out"
+                )
+            if not (place / MARKER).exists() and next(_folders(place), None) is None:
+                raise StoreError(f"paths.store lists {place}, which is no store; correct or leave it out")
+        probe = self.root / f".probe-{os.getpid()}"
+        try:
+            write_atomic(probe, "")
+            remove_file(probe)
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in FORBIDDEN:
+                raise StoreError(
+                    f"{self.root} is read-only for you; change its permissions or, if it is another's store, "
+                    f"read it and write your own: paths.store=[artifacts,{self.root}]"
+                ) from error
+            raise
+        self._check_one_device(*(folder for folder in self.root.glob("*/") if folder.name not in _RESERVED))
+        clear_aside(self.root / "locks")
+        self.mark()
+
+    def _check_one_device(self, *folders: Path) -> None:
+        """Raise StoreError unless a rename can lead from unfinished work to each of these folders."""
+        work = self.root / "work"
+        with contextlib.suppress(FileNotFoundError):
+            for folder in folders:
+                if work.stat().st_dev != folder.stat().st_dev:
+                    raise StoreError(
+                        f"{work} and {folder} lie on different file systems, so nothing finished could be "
+                        "published by one rename; put all of a store on one"
+                    )
+
+    def mark(self) -> None:
+        """Mark the folder as a store, unless other things lie in it, of which nobody may think that they are
+        the store's.
+        """
+        marker = self.root / MARKER
+        if not marker.exists() and not self.strangers():
+            with contextlib.suppress(StoreError):  # a store that may only be read stays as it is
+                write_json(marker, _MARK)
+
+    def is_marked(self) -> bool:
+        """Whether the root is known to be a store. StoreError for a mark of a later version."""
+        marker = self.root / MARKER
+        if not marker.is_file():
+            return False
+        mark = read_json(marker)
+        if mark != _MARK:
+            raise StoreError(
+                f"{marker} is not the mark of a store that this version knows; use the version that made "
+                "it, or delete the file, and the next run writes it anew"
+            )
+        return True
+
+    def strangers(self) -> list[str]:
+        """What lies in the root and is not the store's, by name."""
+        if not self.root.is_dir():
+            return []
+        try:
+            names = sorted(entry.name for entry in self.root.iterdir())
+        except OSError as error:
+            raise explain(error, self.root, "read") from error
+        return [name for name in names if not self._is_ours(name)]
+
+    def _is_ours(self, name: str) -> bool:
+        if name in _RESERVED or name == MARKER or _HARMLESS.fullmatch(name):
+            return True
+        if not _STAGE.fullmatch(name):
+            return False
+        with contextlib.suppress(OSError):
+            entries = [entry for entry in (self.root / name).iterdir() if not entry.name.startswith(".")]
+            return all((entry / MANIFEST).is_file() or (entry / CHECKSUM).is_file() for entry in entries)
+        return False
 
     def find(self, stage: str, key: str, *, reread: bool = True) -> Artifact | None:
         """The artifact if it is published and every byte is right, else None.
 
         ``reread=False`` trusts files unchanged since they were last verified, as ``peek`` does: for artifacts
-        of many gigabytes. A damaged one is reported by a warning, moved to ``damaged/`` and counts as absent.
-        StoreError when the store cannot be read.
+        of many gigabytes. A damaged one is reported by a warning and counts as absent; it is moved to
+        ``damaged/``, or left alone in a store that is only read. StoreError when the store cannot be read.
         """
-        folder = self._folder(stage, key)
-        if not reread and self.peek(stage, key):
-            return Artifact(stage, key, folder, read_manifest(folder, stage, key))
-        try:
-            inode = folder.stat().st_ino
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise explain(error, folder, "read") from error
-        try:
-            return Artifact(stage, key, folder, verify(folder, stage, key))
-        except DamagedError as damage:
-            self._set_aside(folder, inode, str(damage))
-            return None
-        except OSError as error:
-            raise explain(error, folder, "read") from error
+        for root in (self.root, *self.upstream):
+            folder = self._folder(stage, key, root)
+            try:
+                inode = folder.stat().st_ino
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise explain(error, folder, "read") from error
+            try:
+                if not reread and self._peek(root, stage, key):
+                    return Artifact(stage, key, folder, read_manifest(folder, stage, key))
+                return Artifact(stage, key, folder, verify(folder, stage, key))
+            except DamagedError as damage:
+                if root == self.root:
+                    self._set_aside(folder, inode, str(damage))
+                else:
+                    _tell_of_damage(folder, str(damage), self.root)
+            except OSError as error:
+                raise explain(error, folder, "read") from error
+        return None
 
     def peek(self, stage: str, key: str) -> bool:
         """True when ``find`` would find the artifact; files unchanged since last verified are not read."""
-        folder = self._folder(stage, key)
-        stamps_file = self.root / ".verified" / stage / f"{key}.json"
+        return any(self._peek(root, stage, key) for root in (self.root, *self.upstream))
+
+    def where(self, stage: str, key: str) -> Path:
+        """The folder of an artifact in the first store that has it; where it would be built if none has."""
+        folders = [self._folder(stage, key, root) for root in (self.root, *self.upstream)]
+        return next((folder for folder in folders if (folder / MANIFEST).exists()), folders[0])
+
+    def _peek(self, root: Path, stage: str, key: str) -> bool:
+        folder = self._folder(stage, key, root)
+        stamps_file = self._stamps_of(root) / stage / f"{key}.json"
         garbled = (ValueError, TypeError, AttributeError, RecursionError)
         with contextlib.suppress(OSError, *garbled):  # OSError: no stamps
             known = {name: tuple(values) for name, values in json.loads(stamps_file.read_bytes()).items()}
@@ -111,6 +236,13 @@ class Store:
             with contextlib.suppress(StoreError):  # a store that may only be read is verified anew each time
                 write_json(stamps_file, before)
         return steady
+
+    def _stamps_of(self, root: Path) -> Path:
+        """Where the stamps of a store's artifacts are kept: always in the one that is written."""
+        own = self.root / ".verified"
+        if root == self.root:
+            return own
+        return own / f"of-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
 
     def build(
         self,
@@ -136,6 +268,7 @@ class Store:
         """
         folder = self._folder(stage, key)
         lock_file = self._lock_file(stage, key)
+        self.mark()
         beats = {"beat_seconds": self._beat_seconds, "stale_seconds": self._stale_seconds}
         with sigterm_as_exit():
             while True:
@@ -164,8 +297,12 @@ class Store:
                 finally:
                     lock.release()
 
+    def publish(self, folder: Path, stage: str, key: str) -> bool:
+        """Make a complete, verified folder of ``work/`` the artifact; False where there is one already."""
+        return _publish(folder, self._folder(stage, key))
+
     def list(self) -> Iterator[Artifact]:
-        """Every published artifact, ordered by stage and key; the manifest is verified, the files are not.
+        """Every artifact in the root, ordered by stage and key; the manifest is verified, the files are not.
 
         A damaged manifest is reported by a warning and left out. StoreError when the store cannot be read.
         """
@@ -182,10 +319,7 @@ class Store:
 
     def folders(self) -> Iterator[Path]:
         """The folder of every published artifact, good or damaged, ordered by stage and key."""
-        for folder in sorted(self.root.glob("*/*/")):
-            stage = folder.parent.name
-            if _STAGE.fullmatch(stage) and stage not in _RESERVED and NAME.fullmatch(folder.name):
-                yield folder
+        return _folders(self.root)
 
     def _make(
         self,
@@ -201,6 +335,8 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
         output = work / f".publish-{uuid.uuid4().hex[:12]}"
         make_folder(output)
+        parent = self._folder(stage, key).parent
+        self._check_one_device(parent if parent.exists() else self.root)
         workspace = Workspace(work, output)
         spent_file = work / ".seconds.json"
         spent = _seconds_in(spent_file)
@@ -274,8 +410,10 @@ class Store:
     def _lock_file(self, stage: str, key: str) -> Path:
         return self.root / "locks" / f"{stage}-{key}.lock"
 
-    def _folder(self, stage: str, key: str) -> Path:
-        """Where an artifact belongs. StoreError for names that could lead out of the root."""
+    def _folder(self, stage: str, key: str, root: Path | None = None) -> Path:
+        """Where an artifact belongs, in the store that is written or in ``root``. StoreError for names that
+        could lead out of it.
+        """
         if not _STAGE.fullmatch(stage) or stage in _RESERVED:
             raise StoreError(
                 f"stage name {stage!r} cannot be used; give lower-case letters, digits and '_', "
@@ -283,7 +421,21 @@ class Store:
             )
         if not NAME.fullmatch(key):
             raise StoreError(f"artifact key {key!r} cannot be used; give letters, digits, '_', '-' and '.'")
-        return self.root / stage / key
+        return (root or self.root) / stage / key
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The folder of every published artifact below a root, good or damaged, ordered by stage and key."""
+    for folder in sorted(root.glob("*/*/")):
+        stage = folder.parent.name
+        if _STAGE.fullmatch(stage) and stage not in _RESERVED and NAME.fullmatch(folder.name):
+            yield folder
+
+
+@functools.cache
+def _tell_of_damage(folder: Path, reason: str, root: Path) -> None:
+    """Say once that an artifact of somebody else's store is damaged."""
+    _log.warning("artifact %s is damaged: %s; it is left alone and built again in %s", folder, reason, root)
 
 
 def _publish(output: Path, folder: Path) -> bool:

@@ -131,7 +131,7 @@ def _reconstructions(record: Record, folder: str | None) -> dict[int, Tensor]:
     attack = store.find("attack", record["artifacts"]["attack"])
     if attack is None:
         raise StoreError(
-            f"the reconstructions of run {record['key']} are not in {store.root}; run it again, or "
+            f"the reconstructions of run {record['key']} are not in {store}; run it again, or "
             "give the right folder with --store"
         )
     tensors = attack.tensors("reconstructions")

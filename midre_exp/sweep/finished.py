@@ -16,7 +16,7 @@ from midre_exp.store.store import Store
 def result_path(settings: Mapping[str, Any], plan: Plan) -> Path:
     """What a run leaves: its record, or, of a part of an attack, the artifact."""
     if SHARD in plan.stages:
-        return Store(settings["paths"]["store"]).root / SHARD / plan[SHARD].key
+        return Store(settings["paths"]["store"]).where(SHARD, plan[SHARD].key)
     return record_path(settings["paths"]["results"], settings, plan)
 
 

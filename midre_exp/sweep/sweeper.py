@@ -108,8 +108,8 @@ def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> l
             results = launch(launcher, jobs)
         except BaseException as error:
             # SIGTERM, or a worker died: joblib has killed the others, which could give back nothing.
-            for store in {job.settings["paths"]["store"] for job in todo}:
-                release_dead(Store(store).root / "locks")
+            for root in {Store(job.settings["paths"]["store"]).root for job in todo}:
+                release_dead(root / "locks")
             if isinstance(error, BrokenProcessPool):
                 raise SweepFailed(
                     "a worker of this sweep was killed, often for want of memory (hydra.launcher.n_jobs "

@@ -15,7 +15,7 @@ from typing import Any
 from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
 from midre_exp.store.files import read_json, write_json
-from midre_exp.store.store import Store
+from midre_exp.store.store import Places, Store
 from midre_exp.tracking.pictures import grid
 from midre_exp.tracking.tracker import goes_online, wandb_run
 
@@ -34,7 +34,7 @@ def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], say: Cal
         say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")
 
 
-def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: Mapping[str, str]) -> bool:
+def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: Mapping[str, Any]) -> bool:
     """Push one record; False when this very record was pushed before from these folders, to the same place.
 
     ``tracking`` as in conf/tracking, not off; reconstructions are shown if the store of ``paths`` still has
@@ -84,7 +84,7 @@ def _tables(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"identities": wandb.Table(columns=["identity", *columns], data=rows)}
 
 
-def _pictures(record: Mapping[str, Any], store: str) -> dict[str, Any]:
+def _pictures(record: Mapping[str, Any], store: Places) -> dict[str, Any]:
     """The first reconstruction of the first identities, as one picture."""
     import wandb
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from midre_exp.store import lockfile
 from midre_exp.store.__main__ import main
 from midre_exp.store.artifact import readable
-from midre_exp.store.store import Store
+from midre_exp.store.store import MARKER, Store
 
 
 @pytest.fixture
@@ -147,3 +148,114 @@ def test_du_adds_up(place, capsys):
 )
 def test_sizes_are_written_for_people(count, text):
     assert readable(count) == text
+
+
+def test_gc_works_only_in_what_carries_the_mark_of_a_store(place, capsys, tmp_path):
+    theirs = tmp_path / "project"
+    for name in (
+        ".env.a1b2c3.tmp",
+        "damaged/photo-1-1/a.jpg",
+        "work/my-thesis/chapter.tex",
+        "target/x/y.txt",
+    ):
+        (theirs / name).parent.mkdir(parents=True, exist_ok=True)
+        (theirs / name).write_text("precious")
+        os.utime(theirs / name, (1e9, 1e9))
+    before = sorted(theirs.rglob("*"))
+    gc = ("gc", "--delete", "--images", "--results", str(place / "results"))
+    assert main(["--store", str(theirs), *gc]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "carries no mark of a store" in said and "target" in said
+    assert sorted(theirs.rglob("*")) == before
+    Store(theirs).build(
+        "target", "aa", config={}, upstream={}, make=lambda work: None
+    )  # a folder of many things
+    assert main(["--store", str(theirs), *gc]) == 2
+    assert main(["--store", str(theirs), "mark"]) == 2
+    assert set(before) <= set(theirs.rglob("*"))
+
+
+def test_the_mark_of_a_later_version_is_left_alone(place, capsys):
+    (place / "artifacts" / MARKER).write_text('{"store": "midre-exp", "version": 2}')
+    assert call(place, "gc", "--delete") == 2
+    assert MARKER in capsys.readouterr().err and (place / "artifacts" / "target" / "bb").exists()
+
+
+def test_a_store_of_an_earlier_version_is_marked_by_the_next_build_or_on_request(place, capsys):
+    marker = place / "artifacts" / MARKER
+    for mark in (
+        lambda: Store(place / "artifacts").build("target", "aa", config={}, upstream={}, make=pytest.fail),
+        lambda: call(place, "mark"),
+    ):
+        marker.unlink()
+        assert call(place, "gc", "--delete") == 2
+        assert "midre-exp store mark" in capsys.readouterr().err
+        assert (place / "artifacts" / "target" / "bb").exists()
+        mark()
+        assert marker.exists() and call(place, "gc") == 0
+
+
+def test_gc_leaves_alone_what_it_does_not_know(place, capsys):
+    store = place / "artifacts"
+    for name in ("notes.txt", "work/README/x", "damaged/mine/x", "Photos/me/x", "locks/x.txt", ".bashrc.tmp"):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_text("precious")
+        os.utime(store / name, (1e9, 1e9))
+    (store / "work" / "attack-ee").symlink_to(place / "results")
+    mine = {path for path in store.rglob("*") if path.is_file() and path.read_bytes() == b"precious"}
+    assert call(place, "gc", "--delete") == 0
+    assert (
+        all(path.exists() for path in mine) and (place / "results" / "mini" / "records" / "a.json").exists()
+    )
+    assert "left alone, for they are not the store's: Photos, notes.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["mini/records/a/b.json", "old/2025/mini/records/b.json", "copy of b.json"])
+def test_a_record_counts_wherever_it_lies(place, where):
+    path = place / "results" / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"artifacts": {"target": "bb"}}))
+    (place / "results" / "claims.json").write_text("[1, {}]")
+    assert call(place, "gc", "--delete") == 0
+    assert (place / "artifacts" / "target" / "bb").exists()
+
+
+def test_records_of_several_people_and_behind_links_count(place, tmp_path):
+    theirs = tmp_path / "theirs" / "mini" / "records"
+    theirs.mkdir(parents=True)
+    (theirs / "b.json").write_text(json.dumps({"artifacts": {"target": "bb"}}))
+    assert call(place, "gc", "--delete", "--results", str(tmp_path / "theirs")) == 0
+    assert (place / "artifacts" / "target" / "bb").exists()
+    (place / "results" / "theirs").symlink_to(tmp_path / "theirs")
+    (tmp_path / "theirs" / "back").symlink_to(place / "results")  # a circle
+    assert call(place, "gc", "--delete") == 0
+    assert (place / "artifacts" / "target" / "bb").exists()
+
+
+def test_verify_and_du_tell_mine_from_what_is_only_read_and_gc_touches_mine_alone(place, tmp_path, capsys):
+    lab = tmp_path / "lab"
+    Store(lab).build("target", "zz", config={}, upstream={}, make=lambda work: work.save_json("x", 1))
+    both = ("--store", str(place / "artifacts"), "--store", str(lab))
+    (lab / "target" / "zz" / "x.json").write_text("2\n")
+    assert main([*both, "verify"]) == 1
+    out = capsys.readouterr().out
+    assert "3 artifacts checked, 0 damaged" in out
+    assert f"1 artifacts checked in {lab}, which is only read, 1 damaged" in out and "tell the owner" in out
+    assert main([*both, "du"]) == 0
+    assert f"in {lab}, which is only read" in capsys.readouterr().out
+    assert main([*both, "gc", "--delete", "--results", str(place / "results")]) == 0
+    assert f"only read: {lab}" in capsys.readouterr().out
+    assert (lab / "target" / "zz").exists() and not (place / "artifacts" / "target" / "bb").exists()
+
+
+def test_a_lock_half_given_back_by_the_dead_is_cleared_at_the_next_start(tmp_path):
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    code = "import sys; from pathlib import Path; from midre_exp.store import lockfile\n"
+    code += "for name in sys.argv[1:]: Path(name).write_bytes(lockfile.content('0' * 32, 'x'))"
+    dead = [locks / f"target-aa.lock.{name}" for name in ("0123.gone", "0123.tmp", "takeover")]
+    subprocess.run([sys.executable, "-c", code, *map(str, dead)], check=True)
+    alive = locks / "target-bb.lock.0123.gone"
+    alive.write_bytes(lockfile.content("1" * 32, "x"))
+    Store(tmp_path).check()
+    assert list(locks.iterdir()) == [alive]

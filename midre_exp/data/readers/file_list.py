@@ -25,6 +25,7 @@ from midre_exp.data.transforms.base import Transform, describe
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
 from midre_exp.store.contents import content_hashes
+from midre_exp.store.store import Places
 
 PARTS: dict[Role, tuple[Part, ...]] = {"private": ("train", "test"), "public": ("public",)}
 #: The one class of images without identities.
@@ -58,7 +59,7 @@ class FileListDataset(Dataset):
     # changes both
     transforms: Sequence[Transform | partial[Transform]]
     size: int  # px of a side of the pixels made
-    store: Path  # root of the artifact store, where decoded images are cached
+    store: Places  # the artifact store, where decoded images are cached
     unreadable: Policy = "refuse"  # what to do when a listed file cannot be decoded: refuse | leave_out
 
     title: ClassVar[str]

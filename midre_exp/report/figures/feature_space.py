@@ -27,7 +27,7 @@ from midre_exp.plan.config import build, trusted_packages
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.runtime import choose_device
 from midre_exp.seeding import generator
-from midre_exp.store.store import Artifact
+from midre_exp.store.store import Artifact, Store
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.training.batch import Batch, TrainingProgress
 
@@ -89,8 +89,8 @@ def stored(run: PlannedRun, stage: str) -> Artifact:
     if artifact is None:
         raise StoreError(
             f"the {stage} of {run.label} ({run.record['artifacts'][stage]}) is not in the store "
-            f"{run.settings['paths']['store']}; give paths.store= of the one that has it, or make it again "
-            f"by {run.command}"
+            f"{Store(run.settings['paths']['store'])}; give paths.store= of the one that has it, or make it "
+            f"again by {run.command}"
         )
     return artifact
 

@@ -19,6 +19,7 @@ from midre_exp.report.figures.style import Plot, Rendered
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 from midre_exp.report.tables.html import Picture, gallery
+from midre_exp.store.store import Store
 
 #: Colour, width in points and sign of a picture's frame, by whether the identity was recognised.
 FRAMES = {True: ("#C03020", 2.0, "✓"), False: ("0.75", 0.6, "–"), None: ("0.75", 0.6, "")}
@@ -42,8 +43,8 @@ class Grid(Plot):
         if not stored:
             raise StoreError(
                 f"none of the {len(recorded)} runs has its reconstructions in the store "
-                f"{runs[0].settings['paths']['store']}; give paths.store= of the one that has them, or make "
-                "them again: leave out --no-run"
+                f"{Store(runs[0].settings['paths']['store'])}; give paths.store= of the one that has them, "
+                "or make them again: leave out --no-run"
             )
         rows = gallery(stored, identities=self.identities)
         columns = max(len(row.pictures) for row in rows)
