@@ -60,7 +60,8 @@ def content_hashes(
     reread: bool = False,
 ) -> list[str | None]:
     """The SHA-256 of every file ``root/name`` in hexadecimal digits; None for what is no file that can be
-    read. ``store``: its root (of several the first), None to remember only within this process. ``reread`` believes no memory.
+    read. ``store``: its root (of several the first), None to remember only within this process. ``reread``
+    believes no memory.
     """
     root = os.path.abspath(root)  # noqa: PTH100
     found: list[str | None] = [None] * len(names)

@@ -59,9 +59,11 @@ _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")  # no dash: "<stage>-<key>" stays u
 _RESERVED = frozenset({"work", "locks", "damaged"})
 MARKER = ".midre-store"
 _MARK = {"store": "midre-exp", "version": 1}
-#: What may lie in a store's folder besides: an exported store's own pages, and litter of file systems.
+#: What may lie in a store's folder besides: what is noted of files of data, the pages of an export, litter of
+#: file systems.
 _HARMLESS = re.compile(
-    r"\.contents\.sqlite.*|\.probe-.*|\..*\.tmp|\.verified|\.nfs.*|\.DS_Store|\.snapshot|lost\+found|README\.md|midre-export\.json"
+    r"\.verified|\.contents\.sqlite.*|\.lists|\.probe-.*|\..*\.tmp|README\.md|midre-export\.json"
+    r"|\.nfs.*|\.DS_Store|\.snapshot|lost\+found"
 )
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _CENTURY = 100 * 365 * 86400.0  # seconds; no attempt takes longer, so a file that says so is damaged

@@ -19,6 +19,7 @@ from midre_exp.data.picture import DECODER_VERSION, UNREADABLE, open_rgb, reason
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.store.contents import note, notes
 from midre_exp.store.files import write_atomic
+from midre_exp.store.store import Places, Store
 
 #: ``refuse``: nothing is made while a listed file cannot be read. ``leave_out``: what cannot be read counts
 #: as not there, and the split is drawn over the rest.
@@ -41,7 +42,7 @@ def find_unreadable(
     root: Path,
     names: Sequence[str],
     digests: Sequence[str | None],
-    store: Path | str | None,
+    store: Places | None,
     *,
     official: bool,
     title: str,
@@ -84,7 +85,7 @@ def find_unreadable(
     return {name: found[name] for name in names if found[name]}
 
 
-def refusal(title: str, total: int, reasons: Mapping[str, str], store: Path | str | None) -> DataError:
+def refusal(title: str, total: int, reasons: Mapping[str, str], store: Places | None) -> DataError:
     """The error that names files which cannot be read, all of them in a list on disk."""
     place = write_list(f"unreadable {title}", (f"{name}\t{why}" for name, why in reasons.items()), store)
     return DataError(
@@ -93,7 +94,7 @@ def refusal(title: str, total: int, reasons: Mapping[str, str], store: Path | st
     )
 
 
-def warn_left_out(title: str, total: int, reasons: Mapping[str, str], store: Path | str | None) -> None:
+def warn_left_out(title: str, total: int, reasons: Mapping[str, str], store: Places | None) -> None:
     """Say which files were left out, and where the list of all is."""
     place = write_list(f"unreadable {title}", (f"{name}\t{why}" for name, why in reasons.items()), store)
     log.warning(
@@ -110,7 +111,7 @@ def _some(reasons: Mapping[str, str]) -> str:
     return abbreviate([f"{name} ({why})" for name, why in reasons.items()])
 
 
-def write_list(name: str, lines: Iterable[str], store: Path | str | None) -> Path:
+def write_list(name: str, lines: Iterable[str], store: Places | None) -> Path:
     """A list for people as a text file, in the folder ``.lists`` of the store; among temporary files where
     there is no store, or none that can be written.
     """
@@ -118,7 +119,7 @@ def write_list(name: str, lines: Iterable[str], store: Path | str | None) -> Pat
     content = os.fsencode("".join(f"{line}\n" for line in lines))  # names in whatever bytes the disk has them
     if store is not None:
         try:
-            place = Path(store).expanduser().absolute() / ".lists" / file
+            place = Store(store).root / ".lists" / file
             write_atomic(place, content)
         except StoreError:
             pass
