@@ -94,6 +94,7 @@ def _hydra(arguments: list[str]) -> None:
 
     from midre_exp.errors import UserError
     from midre_exp.plan.config import CONF_DIR, use_own_configs
+    from midre_exp.plan.config_dir import check_command
     from midre_exp.plan.explain import explain
     from midre_exp.store.lock import sigterm_as_exit
 
@@ -105,6 +106,7 @@ def _hydra(arguments: list[str]) -> None:
         with sigterm_as_exit():  # so that locks are released and trackers closed
             own, rest = _own_flags(arguments)
             use_own_configs(own.config_dir)
+            check_command(rest)
             values = [text for text in rest if text not in ("-m", "--multirun")]
             if own.help:
                 from midre_exp.plan.help import help_text
