@@ -57,7 +57,7 @@ def check_folder(folder: Path, trusted: Sequence[str]) -> None:
             continue
         try:
             text = path.read_text(encoding="utf-8")
-            content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+            content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         except Exception as error:  # the readers of yaml raise what they stumble over
             raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
         if isinstance(content, Mapping):
