@@ -29,6 +29,7 @@ _PROGRAMS = {
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
     "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
     "smoke": ("midre_exp.doctor.smoke", "every setup with full networks on tiny files, a few steps"),
+    "data inspect": ("midre_exp.data.readers.inspect", "what a folder of images holds, and how to use it"),
     "data make-fixture": (
         "midre_exp.data.readers.make_fixture",
         "tiny files in the official layout of a data set",
@@ -96,6 +97,7 @@ def _hydra(arguments: list[str]) -> None:
     from midre_exp.plan.config import CONF_DIR, use_own_configs
     from midre_exp.plan.config_dir import check_command
     from midre_exp.plan.explain import explain
+    from midre_exp.plan.names import names_as_text
     from midre_exp.store.lock import sigterm_as_exit
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -104,7 +106,7 @@ def _hydra(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with sigterm_as_exit():  # so that locks are released and trackers closed
-            own, rest = _own_flags(arguments)
+            own, rest = _own_flags(names_as_text(arguments))
             use_own_configs(own.config_dir)
             check_command(rest)
             values = [text for text in rest if text not in ("-m", "--multirun")]

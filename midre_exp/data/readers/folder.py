@@ -28,11 +28,11 @@ from midre_exp.data.picture import UNREADABLE, open_rgb
 from midre_exp.data.readers.identities import Identities, Split, read_identities
 from midre_exp.data.readers.label_file import read_names
 from midre_exp.data.readers.layout import warn_once
-from midre_exp.data.readers.names import as_text, quoted
 from midre_exp.data.readers.remarks import remarks
 from midre_exp.data.readers.tree import ImageFile, natural
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
+from midre_exp.plan.names import as_text, quoted
 from midre_exp.seeding import derive
 
 EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
@@ -167,7 +167,7 @@ class FaceFolder(Dataset):
         if not str(self.root).strip():
             raise ConfigError("data.root is empty; give the folder that holds one folder per identity")
         self.root = Path(self.root).expanduser().absolute()
-        self._endings = sorted({ending.lower().removeprefix(".") for ending in given or EXTENSIONS})
+        self.endings = sorted({ending.lower().removeprefix(".") for ending in given or EXTENSIONS})
 
     def load(self, part: Part) -> ImageSet:
         """One part; every image is decoded once, and the split sees readable images only.
@@ -206,6 +206,10 @@ class FaceFolder(Dataset):
         """The private identities."""
         return len(self._private_names)
 
+    def public_names(self) -> tuple[str, ...]:
+        """The public identities, in natural order: their labels mean nothing."""
+        return tuple(name for name in self._found.files if name not in self._private_names)
+
     def class_names(self) -> tuple[str, ...]:
         """The private identities in the order of their labels."""
         names, order = self._private_names, str(self.order)
@@ -233,14 +237,19 @@ class FaceFolder(Dataset):
         return tuple(listed)
 
     @cached_property
+    def everybody(self) -> Identities:
+        """All identities, also those with too few images. Raises DataError for a layout that is open."""
+        labels = None if self.labels is None else self._label_file(Path(self.labels).expanduser())
+        return read_identities(
+            self.root, self.endings, split=self.split, level=self.identity_level, labels=labels
+        )
+
+    @cached_property
     def _found(self) -> Identities:
         """Everybody with enough images."""
-        labels = None if self.labels is None else self._label_file(Path(self.labels).expanduser())
-        every = read_identities(
-            self.root, self._endings, split=self.split, level=self.identity_level, labels=labels
-        )
+        every = self.everybody
         if every.empty and self.min_images is None:
-            known = " ".join(self._endings)
+            known = " ".join(self.endings)
             raise DataError(
                 f"{self.root} holds no image of {abbreviate(every.empty)}; add images ({known}), remove the "
                 "folder, or leave such people out with data.min_images=1"
@@ -358,10 +367,8 @@ class FaceFolder(Dataset):
         return rows
 
     def _names(self, role: Role) -> tuple[str, ...]:
-        """The identities of a role by label; public ones, whose labels mean nothing, in natural order."""
-        if role == "private":
-            return self.class_names()
-        return tuple(name for name in self._found.files if name not in self._private_names)
+        """The identities of a role by label."""
+        return self.class_names() if role == "private" else self.public_names()
 
     def _parts(self, role: Role) -> tuple[Split, ...]:
         """The folders of a split that a role uses, none for all images."""

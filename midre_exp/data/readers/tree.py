@@ -32,6 +32,7 @@ LITTER = frozenset(
         "system volume information",
     }
 )
+_TEXTS = frozenset({"readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"})
 _LINKS = 3  # on one path; more could multiply a small tree without end
 
 
@@ -116,7 +117,7 @@ def read_tree(root: Path, endings: Iterable[str]) -> Tree:
                 ending = os.path.splitext(name)[1]  # noqa: PTH122  of a name
                 if ending in suffixes:
                     folder.images.append(_image(entry, root))
-                else:
+                elif name not in _TEXTS:
                     tree.foreign[ending.removeprefix(".")] += 1
             else:
                 path = Path(entry.path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -153,6 +154,178 @@ def test_extensions_limit_what_is_read(tree: Path) -> None:
         for ending, extensions in (("all", None), ("png", [".PNG"]))
     }
     assert count == {"all": 111, "png": 110}
+
+
+# --- layouts, order, names ---
+
+
+def split_tree(root: Path, parts: dict[str, dict[str, int]]) -> Path:
+    """``parts``: how many images of whom by folder of the split, each image of its own shade."""
+    shade = 0
+    for part, people in parts.items():
+        for person, count in people.items():
+            (root / part / person).mkdir(parents=True)
+            for index in range(count):
+                Image.new("L", (8, 8), shade).save(root / part / person / f"{index}.png")
+                shade += 1
+    return root
+
+
+def shades(data: FaceFolder, part: Part) -> dict[str, list[int]]:
+    """The shades of a part by identity."""
+    images = data.load(part)
+    found: dict[str, list[int]] = {}
+    for value, label in zip(images.images[:, 0, 0, 0].tolist(), images.labels.tolist(), strict=True):
+        found.setdefault(images.classes[label], []).append(value)
+    return found
+
+
+SPLIT = {"train": {"anna": 3, "bob": 2, "cy": 2}, "Test": {"anna": 1, "bob": 2, "zoe": 2}, "val": {"anna": 2}}
+
+
+def test_split_folders_are_trained_and_tested_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = split_tree(tmp_path / "faces", SPLIT)
+    data = faces(root, private=["anna", "bob"])
+    assert shades(data, "train") == {"anna": [0, 1, 2], "bob": [3, 4]}
+    assert shades(data, "test") == {"anna": [7], "bob": [8, 9]}
+    assert shades(data, "public") == {"cy": [5, 6], "zoe": [10, 11]}
+    assert "those in val are not used" in caplog.text
+    on_val = faces(root, private=["anna"], test_folder="val")
+    assert shades(on_val, "test") == {"anna": [12, 13]}
+    assert data.count_images("private") == 8
+    changes: list[dict[str, Any]] = [{}, {"test_folder": "val"}, {"split": "drawn"}]
+    changes += [{"test_share": 0.4}, {"seed": 1}, {"split": "folders"}]
+    keys = [faces(root, private=["anna"], **change).fingerprint("private") for change in changes]
+    assert keys[0] == keys[3] == keys[4] == keys[5]  # nothing is drawn
+    assert len({str(key) for key in keys}) == 3
+
+
+def test_people_of_one_folder_of_the_split_are_never_drawn_as_private(tmp_path: Path) -> None:
+    root = split_tree(tmp_path / "faces", SPLIT)
+    for seed in range(8):
+        data = faces(root, seed=seed, private_share=0.5)
+        assert set(data.class_names()) <= {"anna", "bob"}
+    pooled = faces(root, private=["anna", "zoe"], split="drawn")
+    assert len(pooled.load("train")) + len(pooled.load("test")) == 8
+    with pytest.raises(
+        DataError, match="private identity zoe needs at least a readable image in the folder train"
+    ):
+        faces(root, private=["zoe"]).load("train")
+    apart = split_tree(tmp_path / "apart", {"train": {"a": 2, "b": 2}, "test": {"c": 2, "d": 2}})
+    with pytest.raises(DataError, match=r"different people.*data\.split=drawn"):
+        faces(apart).load("train")
+    assert len(faces(apart, split="drawn").class_names()) == 2
+
+
+def test_an_unreadable_part_of_a_split_is_told(tmp_path: Path) -> None:
+    root = split_tree(tmp_path / "faces", {"train": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}})
+    (root / "test/a/0.png").write_bytes(b"")
+    with pytest.raises(
+        DataError, match="private identity a needs at least a readable image in the folder test"
+    ):
+        faces(root, private=["a"]).load("train")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"test_folder": "val"}, "split of .* is drawn"), ({"test_folder": "dev"}, "test_folder=dev"),
+    ({"min_images": 0}, "min_images=0"),
+    ({"min_images": 99}, r"min_images=99 images; lower it \(the most are 10\)"),
+    ({"root": ""}, "data.root is empty"), ({"labels": "nowhere.csv"}, "labels=nowhere.csv is no file"),
+    ({"private": "s1"}, r"""write 'data.private_identities=\["s1"\]'"""),
+    ({"identity_level": 2}, "identity_level=2"), ({"split": "folders"}, "no folders called train"),
+])  # fmt: skip
+def test_a_key_of_the_layout_that_does_not_fit_is_named(
+    tree: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        faces(**{"root": tree, **changes}).load("train")
+
+
+def test_people_with_few_images_are_left_out_and_counted(
+    tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    single_image(tree)
+    empty = tree / "s99"
+    empty.mkdir()
+    data = faces(tree, min_images=5)
+    assert data.num_identities() + len(data.public_names()) == 11
+    assert "2 of 13 identities have fewer than data.min_images=5 images and are left out" in caplog.text
+    with pytest.raises(DataError, match=r"no image of s99; .*data\.min_images=1"):
+        faces(tree).load("train")
+    empty.rmdir()
+    with pytest.raises(DataError, match=r"identity s3 .*leave out the 1 who have fewer: data\.min_images=2"):
+        faces(tree, private=["s3"]).load("train")
+
+
+def test_a_copy_one_folder_too_high_has_the_same_key(tree: Path, tmp_path: Path) -> None:
+    high = tmp_path / "high"
+    shutil.copytree(tree, high / "images")
+    one, two = faces(tree), faces(high)
+    for role in ("private", "public"):
+        assert one.fingerprint(role) == two.fingerprint(role)
+    assert torch.equal(one.load("test").images, two.load("test").images)
+
+
+def test_labels_follow_the_order_of_imagefolder_of_numbers_or_of_a_file(tree: Path, tmp_path: Path) -> None:
+    for name in ("S4", "_s5", "s 6"):
+        (tree / f"s{name[-1]}").rename(tree / name)
+    wanted = ["s10", "s2", "s1", "S4", "_s5", "s 6"]
+    (tree / "s12").rename(tree / "s99")
+    alphabetical = faces(tree, private=wanted)
+    folders = sorted(entry.name for entry in os.scandir(tree) if entry.is_dir() and entry.name in wanted)
+    assert alphabetical.class_names() == tuple(folders)  # what torchvision's find_classes does
+    assert faces(tree, private=wanted, order="natural").class_names()[-3:] == ("s1", "s2", "s10")
+    (tmp_path / "classes.txt").write_text("\n".join(wanted))
+    (tmp_path / "class_to_idx.json").write_text(
+        json.dumps({name: i for i, name in reversed([*enumerate(wanted)])})
+    )
+    by_label: dict[str, list[int]] = shades(alphabetical, "train")
+    for file in ("classes.txt", "class_to_idx.json"):
+        data = faces(tree, private=wanted, order=str(tmp_path / file))
+        assert data.class_names() == data.load("train").classes == tuple(wanted)
+        assert shades(data, "train") == by_label  # other labels, the same people and split
+        assert data.fingerprint("private") != alphabetical.fingerprint("private")
+        assert data.fingerprint("public") == alphabetical.fingerprint("public")
+
+
+@pytest.mark.parametrize("content, words", [
+    ('{"s1": 0, "s2": 2}', "without gaps"), ("[1, 2]", "must hold names"), ("{", "is not JSON"),
+    ('{"s1": true}', "without gaps"),
+    ('["s1"]', "lacks the private identities s2"), ('["s1", "s2", "s3"]', "names s3, who are not private"),
+    ('["s1", "s2", "s1"]', "s1 more than once"), ("[" * 100_000, "is not JSON"),
+])  # fmt: skip
+def test_an_order_that_does_not_fit_is_named(tree: Path, tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "order.json").write_text(content)
+    with pytest.raises(ConfigError, match=words):
+        faces(tree, private=["s1", "s2"], order=str(tmp_path / "order.json")).class_names()
+
+
+def test_private_people_can_be_those_of_a_class_to_idx(tree: Path, tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps({"s7": 0, "s3": 1}))
+    assert faces(tree, private=str(file), order=str(file)).class_names() == ("s7", "s3")
+
+
+def test_names_that_yaml_has_spoilt_are_refused_with_their_quoted_form(tmp_path: Path) -> None:
+    names = ["007", "010", "8", "1_000", "1e5", "No", "null", "anna"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            Image.new("L", (4, 4)).save(tmp_path / name / f"{index}.png")
+    listed = OmegaConf.create("[007, 010, 1_000, 1e5, No, null, anna]")
+    with pytest.raises(ConfigError) as caught:
+        faces(tmp_path, private=OmegaConf.to_container(listed)).load("train")
+    message = str(caught.value)
+    assert "7 may stand for 007" in message
+    assert "8 may stand for 010 or 8" in message
+    assert """data.private_identities=["007","010 or 8","1_000","1e5","No","null","anna"]""" in message
+    text = message.split("private_identities=")[1].split("'")[0]
+    with pytest.raises(ConfigError, match="names 010 or 8, but"):  # never one of the two in silence
+        faces(tmp_path, private=OmegaConf.to_container(OmegaConf.create(text))).load("train")
+    quoted = OmegaConf.to_container(OmegaConf.create(text.replace("010 or 8", "010")))
+    assert set(faces(tmp_path, private=quoted).class_names()) == {*quoted}  # type: ignore[misc]
+    (tmp_path / "names.txt").write_text("007\nNo\n1e5\n")
+    assert faces(tmp_path, private=str(tmp_path / "names.txt")).class_names() == ("007", "1e5", "No")
 
 
 # --- decoding ---

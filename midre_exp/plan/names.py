@@ -1,5 +1,6 @@
-"""Lists of people's names in yaml: whatever YAML would read as a number, a truth value or nothing is refused,
-since the text is lost (010 becomes 8) and another person could answer to what is left.
+"""Lists of people's names stay text. On the command line they are quoted before anybody reads them; in yaml,
+whatever was read as a number, a truth value or nothing is refused, since its text is lost (010 becomes 8) and
+another person could answer to what is left.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.data.cache import abbreviate
 from midre_exp.errors import ConfigError
 
+#: The keys whose value may be a list of names.
+_NAMES = re.compile(r"\+*data\.(private_identities|private\.private)=")
 #: Text that YAML might not leave as it is.
 _SUSPECT = re.compile(r"[-+.\d][-+.\w:]*|~|null|true|false|yes|no|on|off|y|n", re.IGNORECASE)
 
@@ -29,14 +31,15 @@ def as_text(given: object, known: Iterable[str], key: str) -> list[str]:
         raise ConfigError(f"{key}={given} holds lists; give one list of names such as [anna,bob]")
     if spoilt := [value for value in given if not isinstance(value, str)]:
         written = _written(known, spoilt)
-        names = [value if isinstance(value, str) else written[_exact(value)][0] for value in given]
+        # two that read alike are not chosen between: pasted as it stands, such a name is refused
+        names = [value if isinstance(value, str) else " or ".join(written[_exact(value)]) for value in given]
         told = "; ".join(
             f"{_spelt(value)} may stand for {' or '.join(texts)}"
             for value, texts in written.items()
             if texts != [_spelt(value)]
         )
         raise ConfigError(
-            f"{key} holds {abbreviate([_spelt(_exact(value)) for value in spoilt])}, which YAML has read as "
+            f"{key} holds {', '.join(_spelt(_exact(value)) for value in spoilt[:5])}, which YAML has read as "
             f"numbers, truth values or nothing{f' ({told})' if told else ''}; quote the names: "
             f"'{key}={quoted(names)}', or put them into a text file, one a line"
         )
@@ -48,14 +51,18 @@ def quoted(names: Sequence[str]) -> str:
     return "[" + ",".join('"' + name.replace('"', '\\"') + '"' for name in names) + "]"
 
 
-def quote_bare(value: str) -> str:
-    """A list as typed on the command line, with quotes around every entry that would not stay text."""
-    if not value.lstrip().startswith("["):
-        return value
+def names_as_text(arguments: Sequence[str]) -> list[str]:
+    """A command line with quotes around every entry of a list of names that would not stay text."""
+    return [_quote_bare(text) if _NAMES.match(text) else text for text in arguments]
+
+
+def _quote_bare(override: str) -> str:
+    key, _, value = override.partition("=")
+    if "[" not in value:
+        return override
     pieces = re.split(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[\[\],])""", value)
-    return "".join(
-        piece if not _SUSPECT.fullmatch(piece.strip()) else f'"{piece.strip()}"' for piece in pieces
-    )
+    quotes = [f'"{piece.strip()}"' if _SUSPECT.fullmatch(piece.strip()) else piece for piece in pieces]
+    return f"{key}={''.join(quotes)}"
 
 
 def yaml_reads(text: str) -> object:
@@ -75,7 +82,7 @@ def _written(known: Iterable[str], spoilt: Iterable[object]) -> dict[tuple[type,
         value = yaml_reads(name)
         if not isinstance(value, str) and _exact(value) in found:
             found[_exact(value)].append(name)
-    return {value: names or [_spelt(value)] for value, names in found.items()}
+    return {value: sorted(names) or [_spelt(value)] for value, names in found.items()}
 
 
 def _exact(value: object) -> tuple[type, str]:
