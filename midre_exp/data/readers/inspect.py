@@ -4,7 +4,6 @@ official download it may be, and the command that uses it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from midre_exp.data.readers.remarks import remarks
 from midre_exp.data.readers.tree import ImageFile, natural, read_tree
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.store.contents import content_hashes
 
 PROG = "midre-exp data inspect"
 #: Pillow's names of what a pixel holds.
@@ -304,7 +304,7 @@ def _duplicates(every: Identities) -> Report:
         for file in some
     }
     names = {file.path: file.name for name in every.files for file in every.of(name)}
-    groups = same_content([file for name in every.files for file in every.of(name)])
+    groups = same_content(every.tree.top.path, [file for name in every.files for file in every.of(name)])
     kinds: Report = {"within_an_identity": [], "across_identities": [], "across_a_split": []}
     for group in groups:
         people, parts = {place[path][0] for path in group}, {place[path][1] for path in group}
@@ -313,25 +313,19 @@ def _duplicates(every: Identities) -> Report:
     return kinds
 
 
-def same_content(files: Sequence[ImageFile]) -> list[list[Path]]:
-    """Groups of files with equal bytes; only files of equal size are opened."""
+def same_content(root: Path, files: Sequence[ImageFile]) -> list[list[Path]]:
+    """Groups of files below ``root`` with equal content; only files of equal size are opened."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for file in files:
         by_size[file.size].append(file.path)
     alike = [path for size, some in by_size.items() if len(some) > 1 and size > 0 for path in some]
-    by_content: dict[bytes, list[Path]] = defaultdict(list)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, content in zip(alike, pool.map(_content, alike), strict=True):
-            if content is not None:
-                by_content[content].append(path)
+    by_content: dict[str, list[Path]] = defaultdict(list)
+    below = len(str(root)) + 1
+    contents = content_hashes(root, [str(path)[below:] for path in alike], None, title="images")
+    for path, content in zip(alike, contents, strict=True):
+        if content is not None:
+            by_content[content].append(path)
     return [group for group in by_content.values() if len(group) > 1]
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
-        return None
 
 
 def text(report: Report) -> str:
