@@ -86,7 +86,7 @@ def test_splits_leftovers_and_duplicates_are_told(tmp_path: Path, capfd: pytest.
         "test": {"identities": 3, "images": 3},
     }
     assert report["duplicates"]["across_a_split"] == [
-        ["Train/a/1.png", "Test/c/1.png"], ["Train/a/2.png", "Test/a/3.png"],
+        ["Test/a/3.png", "Train/a/2.png"], ["Train/a/1.png", "Test/c/1.png"],
     ]  # fmt: skip
     assert report["passed_over"] == {"@eadir": 1}
     assert report["foreign_endings"] == {"heic": 1}
