@@ -88,11 +88,12 @@ def run_shard(
 
 def merge_shards(shards: Sequence[dict[str, Tensor]]) -> Reconstructions:
     """The whole attack of its shards in the order of the identities; empties them. The queries of
-    ``initialise`` are counted once.
+    ``initialise`` are counted once. Raises DivergedError for numbers that are not finite.
     """
     initial = [int(shard.pop(_INITIAL_QUERIES)) for shard in shards]
     columns = _join(shards)
     columns["queries"] = columns["queries"] + split_evenly(initial[0], len(columns["labels"]))
+    require_finite(columns, "the attack", REMEDY)  # also of parts that older code left
     own = {name: columns.pop(name) for name in (*_COLUMNS, "restarts")}
     return Reconstructions(details=columns, **own)
 

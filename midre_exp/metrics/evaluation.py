@@ -50,6 +50,7 @@ def evaluate(
     evaluator's features. ``restarts`` int64 [n] None: in the order of the images of an identity.
     ``image_to_evaluator``: steps between the two, a resize for example.
     """
+    require_finite({"images": images}, "these reconstructions", "attack again")
     if images.is_floating_point():
         images = images.clamp(0, 1).mul(255).to(torch.uint8)  # as an attack stores them
     images, labels = images.cpu(), labels.cpu()

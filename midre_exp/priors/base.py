@@ -93,7 +93,7 @@ def check_images(prior: Prior, *, pretrained: bool) -> None:
     """Draw two images with a prior that is ready. Raises DivergedError unless they and its weights are
     finite; of ``pretrained`` weights CheckpointError, also when both images are the same.
     """
-    device = next(prior.parameters()).device
+    device = next(prior.parameters(), torch.empty(0)).device
     latents = torch.randn(2, prior.latent_dim, generator=torch.Generator().manual_seed(0)).to(device)
     images = prior.generate(latents, torch.zeros(2, dtype=torch.int64, device=device))
     wrong = not_finite({**prior.state_dict(), "images": images})

@@ -14,7 +14,7 @@ from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs
-from midre_exp.stages.stored import finite_weights
+from midre_exp.stages.stored import finite_tensors
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -34,7 +34,7 @@ class ClassifierStage(Stage):
         classes = int(artifact.metrics["counts"]["private_identities"])
         trusted = trusted_packages(settings)
         model = targets.assemble.assemble(settings[self.name], classes, defense, seed=0, trusted=trusted)
-        model.load_state_dict(finite_weights(artifact))
+        model.load_state_dict(finite_tensors(artifact))
         defense.on_inference(model)
         return model.eval()
 

@@ -13,6 +13,7 @@ from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
 from midre_exp.stages.preflight import make_once
 from midre_exp.stages.requirements import file_needs, library_needs
+from midre_exp.stages.stored import finite_tensors
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -47,7 +48,7 @@ class MetricsStage(Stage):
                 make_once(partial(build, metric, kind="midre_exp.metrics.Metric", trusted=trusted))
 
     def make(self, job: Job, attack: Artifact, evaluator: Artifact, evaluation: Dataset) -> None:
-        reconstructions = attack.tensors("reconstructions")
+        reconstructions = finite_tensors(attack, "reconstructions")
         numbers, missing, predicted = metrics.evaluate_stored(
             job.settings["metrics"],
             reconstructions,

@@ -12,7 +12,7 @@ from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs
-from midre_exp.stages.stored import finite_weights
+from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import load_victim
 from midre_exp.store.artifact import Artifact
 
@@ -69,7 +69,7 @@ class PriorStage(Stage):
         """The trained prior, for a target of ``num_classes`` classes."""
         node = settings["attack"]["prior"]
         prior = priors.initial_prior(node, trusted_packages(settings), num_classes=num_classes)
-        prior.load_state_dict(finite_weights(artifact))
+        prior.load_state_dict(finite_tensors(artifact))
         return prior
 
     def describe(self, settings: Settings) -> str:

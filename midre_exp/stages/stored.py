@@ -1,4 +1,4 @@
-"""Weights as the store has them, whoever built them."""
+"""Tensors as the store has them, whoever built them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:  # torch
     from torch import Tensor
 
 
-def finite_weights(artifact: Artifact) -> dict[str, Tensor]:
-    """The weights of an artifact. Raises StoreError for such as no longer leave a training, but may lie in a
-    store from before or from elsewhere.
+def finite_tensors(artifact: Artifact, name: str = "weights") -> dict[str, Tensor]:
+    """The tensors ``name`` of an artifact. Raises StoreError for numbers that are not finite: none leaves a
+    stage any more, but a store may be from before or from elsewhere.
     """
     from midre_exp.weights.finite import unusable  # planning loads this module, and no torch
 
-    tensors = artifact.tensors("weights")
+    tensors = artifact.tensors(name)
     if wrong := unusable(tensors):
         raise StoreError(
-            f"{artifact.path} holds weights that cannot be used ({wrong}); delete this folder to build "
+            f"{artifact.path} holds {name} that cannot be used ({wrong}); delete this folder to build "
             f"{artifact.stage} again"
         )
     return tensors

@@ -13,7 +13,7 @@ from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs
-from midre_exp.stages.stored import finite_weights
+from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import load_victim
 from midre_exp.store.artifact import Artifact
 
@@ -62,7 +62,7 @@ class SurrogatesStage(Stage):
         """Frozen and in eval mode on the device."""
         node = settings["attack"]["surrogates"]
         made = surrogates.initial_surrogates(node, num_classes, trusted_packages(settings))
-        made.restore(finite_weights(artifact))
+        made.restore(finite_tensors(artifact))
         return made.to(device).eval().requires_grad_(False)
 
     def describe(self, settings: Settings) -> str:

@@ -103,6 +103,7 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
 
         label = make_parts(settings).defense.label
         write_diverged(diverged, settings, plan, error, defense_label=label)
+        remove_file(failure)
         raise
     except Exception as error:
         report_failure(failure, settings, error, traceback.format_exc())

@@ -27,6 +27,7 @@ SWEEP = (
     f"--config-dir={Path(__file__).parent / 'conf'}",
     "setup=demo",
     "scale=chaos",
+    "evaluator.floor=0",
     "defense=nodef,midre",
     "attack=gmi,rlbmi,plgmi,ppa",
     "hydra/launcher=joblib",

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from midre_exp.data.base import ImageSet
+from midre_exp.errors import DivergedError
 from midre_exp.metrics import evaluate, evaluate_stored, hits_by_identity
 from midre_exp.metrics.base import Unavailable
 from midre_exp.metrics.evaluation import places
@@ -206,3 +207,33 @@ def test_ones_own_evaluator_scores_a_tensor_of_reconstructions_in_three_lines(an
         assert numbers["knn_dist"] == pytest.approx(nearest.mean().item(), rel=1e-5)
     alone = evaluate(images.mul(255).to(torch.uint8), labels, Evaluator())
     assert alone.numbers["att_acc1"] == 75 and set(alone.missing) == {"top5"}
+
+
+class Half:
+    """A metric of which one number is none."""
+
+    def __call__(self, seen):
+        return {"good": 1.0, "bad": float("nan"), "endless": float("inf")}
+
+
+class Broken(Means):
+    """An evaluator that has no answer to the last image."""
+
+    def forward(self, images, taps=()):
+        output = super().forward(images)
+        return output._replace(logits=output.logits + torch.tensor(torch.nan))
+
+
+def test_a_number_that_is_none_is_missing_with_its_reason(shown):
+    private, made, _ = shown
+    found = evaluate(made["images"], made["labels"], Means(), private=private, metrics={"half": Half()})
+    assert found.numbers == {"good": 1.0}
+    assert found.missing == {"half": "it is no finite number: bad is nan, endless is inf"}
+
+
+def test_an_evaluator_without_an_answer_and_images_without_numbers_are_refused(shown):
+    private, made, _ = shown
+    with pytest.raises(DivergedError, match="the evaluator's view of reconstructions has diverged"):
+        evaluate(made["images"], made["labels"], Broken(), private=private)
+    with pytest.raises(DivergedError, match="these reconstructions diverged"):
+        evaluate(made["images"] * torch.tensor(torch.nan), made["labels"], Means())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def test_numbers_that_json_does_not_have_are_named_and_never_written():
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="not JSON compliant"):
             dump_json({"a": value})
+
+
+def test_a_divergence_crosses_to_another_process_with_its_stage():
+    error = DivergedError("training diverged in epoch 3", "lower it")
+    error.stage, error.stage_key = "target", "0123"
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is DivergedError and str(again) == str(error)
+    assert str(again) == "target 0123: training diverged in epoch 3; lower it"
 
 
 def network() -> nn.Sequential:
