@@ -107,6 +107,9 @@ def _hydra(arguments: list[str]) -> None:
     try:
         with sigterm_as_exit():  # so that locks are released and trackers closed
             own, rest = _own_flags(names_as_text(arguments))
+            if own.rebuild:
+                last = max((i for i, text in enumerate(rest) if _is_override(text)), default=len(rest) - 1)
+                rest.insert(last + 1, f"runtime.rebuild=[{own.rebuild}]")  # beside the others, for argparse
             use_own_configs(own.config_dir)
             check_command(rest)
             values = [text for text in rest if text not in ("-m", "--multirun")]
@@ -153,7 +156,12 @@ def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--rebuild", metavar="STAGE,...")
     return parser.parse_known_args(arguments)
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not text.startswith("-")
 
 
 def raised_in(error: BaseException) -> str:

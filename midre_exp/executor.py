@@ -8,6 +8,7 @@ building is left for later while there is something else to do, and waited for w
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,20 +17,24 @@ from types import TracebackType
 from typing import Any
 
 from midre_exp.errors import DivergedError
+from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
+from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey
+from midre_exp.plan.shards import SHARD
 from midre_exp.runtime import Runtime, make_runtime
 from midre_exp.speed import Speed, make_speed
-from midre_exp.stages import STAGES, Stage
+from midre_exp.stages import STAGES, Stage, stale
 from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
 from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.files import write_atomic
 from midre_exp.store.lock import LockedError
 from midre_exp.store.store import Store
-from midre_exp.tracking.provenance import device_name
+from midre_exp.tracking.provenance import device_name, git_commit, numerics, own_packages, versions
 from midre_exp.tracking.tracker import track
 from midre_exp.weights.finite import require_finite_numbers
+from midre_exp.weights.published import weights_used
 
 
 @dataclass(eq=False)
@@ -44,8 +49,12 @@ class Build:
 
 
 class Executor:
-    """Builds the stages of one run. Raises UserError on entry when a part of what is missing cannot work, and
-    LockedError at the end where ``plan.wait`` is off and another process is building what is left.
+    """Builds the stages of one run. Raises UserError on entry when a part of what is missing cannot work or
+    what is there must not be used, and LockedError at the end where ``plan.wait`` is off and another process
+    is building what is left.
+
+    All that is told of the code is that of its first moment; modules which are imported later must still be
+    the same.
     """
 
     def __init__(self, settings: Settings, plan: Plan, parts: Parts):
@@ -54,6 +63,26 @@ class Executor:
         self.runtime: Runtime = make_runtime(settings["runtime"])
         self.speed: Speed = make_speed(settings["speed"], self.runtime.device)
         self._planned: dict[Build, StageKey] = {}
+        self.commit = git_commit()
+        self._snapshot = take_snapshot(plan.stages.values())
+        check_imported(self._snapshot, at_start=True)
+        with sources_once():
+            self._made_with = {name: self._provenance(planned) for name, planned in plan.stages.items()}
+        self._policy = stale.policy(settings)
+        self._rebuild = stale.to_rebuild(settings, plan)
+        self._request = settings["plan"].get("rebuild") or uuid.uuid4().hex
+
+    def _provenance(self, planned: StageKey) -> dict[str, Any]:
+        """What the manifest tells of how a stage is made here."""
+        device = self.runtime.device
+        return {
+            "code": planned.code,
+            "commit": self.commit,
+            "packages": own_packages(planned.names, planned.trusted),
+            "versions": versions(),
+            "device": device_name(device),
+            "numerics": numerics(device, self.runtime.devices),
+        }
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
@@ -64,11 +93,16 @@ class Executor:
     def __enter__(self) -> Executor:
         self.store.check()
         check_writable(self.settings["paths"])
+        found = stale.stale_stages(self.store, self.plan, self.commit)
+        kept = [name for name in found if name not in self._rebuild]
+        if kept and self._policy == "refuse":
+            raise stale.refuse(self.plan[kept[0]], found[kept[0]])
+        anew = {*self._rebuild, *(found if self._policy == "rebuild" else ())}
         for stage in STAGES:
             planned = self.plan.of(stage.name)
             if planned is None:
                 continue
-            if not self.store.peek(planned.name, planned.key):
+            if planned.name in anew or not self.store.peek(planned.name, planned.key):
                 stage.check(self.settings, self.parts)
             elif (artifact := self.store.find(planned.name, planned.key, reread=False)) is not None:
                 stage.accept(self.settings, artifact)
@@ -116,25 +150,103 @@ class Executor:
             (part.artifact if part in upstream else None) if isinstance(part, Build) else part
             for part in build.inputs
         ]
+        below = [part.artifact for part in upstream if part.artifact is not None]
+        made_with = {**self._made_with[planned.name], "rests_on": stale.rests_on(below)}
+        if planned.name in self._rebuild:
+            made_with["rebuild"] = self._request
+        for name, key in self._stored(planned):
+            self._set_aside(name, key, made_with, below)
+        made: list[str] = []
         build.artifact = self.store.build(
             planned.name,
             planned.key,
             config=planned.config,
             upstream=planned.upstream,
-            make=partial(self._make, build.stage, planned, inputs),
-            device=device_name(self.runtime.device),
+            make=partial(self._make, build.stage, planned, inputs, made),
+            made_with=made_with,
+            continues=partial(self._continues, planned, made_with),
             wait=wait,
             wait_message=self.runtime.say,
         )
+        if not made:
+            self._tell_origin(planned, build.artifact, below)
         self.runtime.say(build.stage.summary(build.artifact))
         for alarm in build.artifact.metrics.get("alarms", ()):
             self.runtime.say(f"ALARM: {alarm}")
         build.stage.accept(self.settings, build.artifact)
         return build
 
-    def _make(self, stage: Stage, planned: StageKey, inputs: list[Any], work: Workspace) -> None:
+    def _stored(self, planned: StageKey) -> list[tuple[str, str]]:
+        """What the store may have of a stage: itself and, of an attack that is not there, its shards."""
+        found = [(planned.name, planned.key)]
+        if planned.name == "attack" and (
+            planned.name in self._rebuild or not self.store.peek(planned.name, planned.key)
+        ):
+            for root in (self.store.root, *self.store.upstream):
+                found += [(SHARD, path.name) for path in root.glob(f"{SHARD}/{planned.key}-*of*")]
+        return found
+
+    def _set_aside(self, name: str, key: str, made_with: dict[str, Any], below: list[Artifact]) -> None:
+        """Set aside what is in the store where it is to be made anew; refuse or tell of shards of other code,
+        which are merged without another word.
+        """
+        while (manifest := self.store.manifest(name, key)) is not None:  # of one store, then of the next
+            if "rebuild" in made_with:
+                asked = "as asked for (runtime.rebuild)"
+                reason = None if manifest.get("rebuild") == self._request else f"to be made anew {asked}"
+            else:
+                reason = self._reason(made_with, manifest, below)
+            if reason is None:
+                return
+            if "rebuild" in made_with or self._policy == "rebuild":
+                if self.store.replace(name, key, manifest):
+                    self.runtime.say(f"{name} {key}: set aside, {reason}")
+                continue
+            if name == SHARD and self._policy == "refuse":
+                raise stale.refuse(StageKey(name, key, {}, {}), reason)
+            if name == SHARD:
+                self.runtime.say(f"{name} {key}: from the store, {reason}")
+            return
+
+    def _tell_origin(self, planned: StageKey, artifact: Artifact, below: list[Artifact]) -> None:
+        """A line on what was found in the store and is not of this code, or a refusal."""
+        reason = self._reason(self._made_with[planned.name], artifact.manifest, below)
+        if reason is not None and self._policy == "refuse":
+            raise stale.refuse(planned, reason)
+        if reason is not None:
+            self.runtime.say(f"{planned.name} {planned.key}: from the store, {reason}")
+
+    def _reason(
+        self, made_with: Mapping[str, Any], manifest: Mapping[str, Any], below: list[Artifact]
+    ) -> str | None:
+        upstream = {artifact.stage: artifact.manifest for artifact in below}
+        return stale.other_code(made_with["code"], manifest, self.commit) or stale.other_upstream(
+            manifest, upstream
+        )
+
+    def _continues(
+        self, planned: StageKey, made_with: Mapping[str, Any], earlier: Mapping[str, Any] | None
+    ) -> bool:
+        """Whether an interrupted attempt in the work folder goes on: only with the code it began with."""
+        reason = stale.not_continued(made_with, earlier, self.commit)
+        if reason is None:
+            return True
+        if self._policy == "refuse":
+            raise stale.refuse_attempt(planned, reason)
+        self.runtime.say(f"{planned.name} {planned.key}: an unfinished attempt was {reason}; starting anew")
+        return False
+
+    def _make(
+        self,
+        stage: Stage,
+        planned: StageKey,
+        inputs: list[Any],
+        made: list[str],
+        work: Workspace,
+    ) -> None:
         """Make a stage under a tracker of its own."""
         settings = self.settings
+        made.append(planned.key)
         self.runtime.say(f"{planned.name} {planned.key}: building")
         label = self.parts.defense.label
         with track(
@@ -150,11 +262,15 @@ class Executor:
         ) as tracker:
             runtime = replace(self.runtime, tracker=tracker)
             try:
-                stage.make(Job(settings, self.parts, planned, self.store, work, runtime, self.speed), *inputs)
+                with weights_used() as weights:
+                    job = Job(settings, self.parts, planned, self.store, work, runtime, self.speed)
+                    stage.make(job, *inputs)
                 require_finite_numbers(work.metrics, "what it reports", "look into its log")
             except DivergedError as error:
                 error.stage, error.stage_key = planned.name, planned.key
                 raise
+        check_imported(self._snapshot, at_start=False)
+        work.weights = weights
 
 
 def check_writable(paths: Mapping[str, str]) -> None:

@@ -16,8 +16,8 @@ from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
-from midre_exp.store.store import Artifact, Store
-from midre_exp.tracking.provenance import git_commit, versions
+from midre_exp.store.store import Artifact, Store, versions
+from midre_exp.tracking.provenance import git_commit
 
 if TYPE_CHECKING:  # a sweep reads records to see what is finished, and must not wait for pandas
     import pandas as pd
@@ -32,6 +32,14 @@ class DefenseEntry(TypedDict):
 
     label: str  # as the tables show it, e.g. "MIDRE [0.1, 0.4]"
     parts: dict[str, dict[str, Any]]  # config nodes by name; several for a combination
+
+
+class CodeEntry(TypedDict):
+    """What made the artifact of a stage; None: it does not say, being older."""
+
+    commit: str | None  # of the checkout, ``+changes.`` and a digest where code differed from it
+    code: str | None  # digest of the code of our packages and the user's that the stage stands on
+    packages: dict[str, dict[str, str | None]]  # commit and digest of each package of the user's own
 
 
 class Record(TypedDict, total=False):
@@ -57,7 +65,8 @@ class Record(TypedDict, total=False):
     seconds: dict[str, float]  # of the build of each stage's artifact
     device: str
     versions: dict[str, str]
-    commit: str | None
+    commit: str | None  # of the process that wrote the record; that of each stage stands in code
+    code: dict[str, CodeEntry]  # what made each stage
     artifacts: dict[str, str]  # key of each stage in the store
     found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
     config: dict[str, Any]  # resolved
@@ -85,8 +94,11 @@ def make_record(
     *,
     defense_label: str,
     device: str,
+    commit: str | None,
 ) -> Record:
-    """The record of a run from the finished artifact of each stage, by the stage's name."""
+    """The record of a run from the finished artifact of each stage, by the stage's name. ``device`` and
+    ``commit`` are those of this process.
+    """
     target, attack, metrics = (artifacts[name].metrics for name in ("target", "attack", "metrics"))
     record: Record = {
         "schema": SCHEMA,
@@ -119,9 +131,11 @@ def make_record(
             name: round(artifact.seconds + artifact.metrics.get("shard_seconds", 0), 3)
             for name, artifact in artifacts.items()
         },
-        "device": device,
+        # that of whoever made the stages, not of who found them all in the store
+        "device": "; ".join(dict.fromkeys(str(a.manifest.get("device", device)) for a in artifacts.values())),
         "versions": versions(),
-        "commit": git_commit(),
+        "commit": commit,
+        "code": {name: _code_entry(artifact) for name, artifact in artifacts.items()},
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }
@@ -131,14 +145,24 @@ def make_record(
     return record
 
 
+def _code_entry(artifact: Artifact) -> CodeEntry:
+    told = artifact.manifest  # of somebody else's store, perhaps
+    commit, code, packages = (told.get(name) for name in ("commit", "code", "packages"))
+    return {
+        "commit": commit if isinstance(commit, str) else None,
+        "code": code if isinstance(code, str) else None,
+        "packages": packages if isinstance(packages, dict) else {},
+    }
+
+
 def update_record(path: Path, record: Record) -> None:
     """Write a record atomically, unless the one there already tells of the same artifacts.
 
     A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is
-    replaced. One of this very store keeps the commit and device of the run that made it. A damaged one is
+    replaced. One of this very store keeps the commit of the run that made it. A damaged one is
     named by a warning and replaced.
     """
-    results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts")
+    results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts", "code")
     old: Mapping[str, object] = {}
     if path.exists():
         try:

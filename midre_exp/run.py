@@ -50,7 +50,9 @@ def write_record(settings: Mapping[str, Any], build: Executor) -> Path:
     """The record of a finished run, on disk and in the tracker."""
     path = record_path(settings["paths"]["results"], settings, build.plan)
     label, device = build.parts.defense.label, device_name(build.runtime.device)
-    record = make_record(settings, build.plan, build.artifacts, defense_label=label, device=device)
+    record = make_record(
+        settings, build.plan, build.artifacts, defense_label=label, device=device, commit=build.commit
+    )
     update_record(path, record)
     show_record(settings, record, build.runtime.say)
     return path

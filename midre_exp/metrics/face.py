@@ -17,6 +17,7 @@ from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.distance import knn_distance
 from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.targets.predict import predict
+from midre_exp.weights.published import note_weights
 from midre_exp.weights.state_dict import load_backbone
 
 #: What ``vggface2`` stands for: the release file of facenet-pytorch.
@@ -73,6 +74,8 @@ class FaceDistance:
             load_backbone(network, str(path))
         except CheckpointError as error:
             raise Unavailable(f"no face weights: {error}") from error
+        if self.weights == "vggface2":  # a name, which tells nothing of the file's content
+            note_weights("vggface2", weights=VGGFACE2, source="facenet-pytorch", path=path)
         return network.eval()
 
     @staticmethod

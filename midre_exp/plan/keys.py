@@ -1,7 +1,8 @@
 """From a config to the key of every stage, before anything is built.
 
 A stage's key is a hash of its own settings, of the fingerprint of the data it reads, of its seed and of the
-keys of the stages it builds on. How a run is executed (``runtime``, ``paths``, ``tracking``) enters no key.
+keys of the stages it builds on, and of the code of classes outside of our packages. How a run is executed
+(``runtime``, ``paths``, ``tracking``) enters no key.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from midre_exp.plan.code import names_in, sources, sources_once
 from midre_exp.plan.config import build, digest
 from midre_exp.plan.digests import by_content
 from midre_exp.plan.public_names import by_public_name
@@ -27,6 +29,14 @@ class StageKey:
     key: str
     config: dict[str, Any]
     upstream: dict[str, str]
+    names: frozenset[str] = frozenset()  # of the classes it is made with, those of earlier stages included
+    makers: tuple[str, ...] = ()  # modules of ours that make it
+    trusted: tuple[str, ...] = ()  # packages of the user's own
+
+    @property
+    def code(self) -> str:
+        """The digest of the code behind all of these as it lies on disk now."""
+        return sources().code({*self.names, *self.makers}, self.trusted)
 
 
 @dataclass(frozen=True)
@@ -50,15 +60,30 @@ _known: ContextVar[dict[str, Mapping[str, object]] | None] = ContextVar("fingerp
 
 
 def stage_key(
-    name: str, version: int, config: Mapping[str, Any], upstream: Mapping[str, StageKey]
+    name: str,
+    version: int,
+    config: Mapping[str, Any],
+    upstream: Mapping[str, StageKey],
+    *,
+    makers: Sequence[str] = (),
+    data: Sequence[Mapping[str, Any]] = (),
+    trusted: Sequence[str] = (),
 ) -> StageKey:
     """The key of a stage: of its name and version, of its settings with plugins under their public names and
-    weight files by their content, and of the keys of the stages it builds on.
+    weight files by their content, of the source of classes that are neither ours nor torch's, and of the keys
+    of the stages it builds on.
+
+    ``makers``: modules of ours that compute it whatever the settings; ``data``: the nodes of the images it
+    reads.
     """
     content = by_content(by_public_name(config))
+    own = sources().own_code(config, trusted)
+    if own:
+        content["code"] = own
     keys = {stage: upstream[stage].key for stage in sorted(upstream)}
     whole = {"stage": name, "version": version, "config": content, "upstream": keys}
-    return StageKey(name, digest(whole), content, keys)
+    names = names_in([content, *data], trusted).union(*(key.names for key in upstream.values()))
+    return StageKey(name, digest(whole), content, keys, frozenset(names), tuple(makers), tuple(trusted))
 
 
 def nodes_of(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -78,18 +103,23 @@ def fingerprints_once() -> Iterator[None]:
     """
     token = _known.set({})
     try:
-        yield
+        with sources_once():  # code neither
+            yield
     finally:
         _known.reset(token)
 
 
 def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> Mapping[str, object]:
-    """What a dataset tells of the images that a role has: plain values that change whenever these would."""
+    """What a dataset tells of the images that a role has: plain values that change whenever these would.
+    Those of a class outside of our packages change with its code.
+    """
     known, name = _known.get(), digest([node, role])
     if known is not None and name in known:
         return known[name]
     dataset = build(node, kind="midre_exp.data.Dataset", trusted=trusted)
     found: Mapping[str, object] = dataset.fingerprint(role)
+    if own := sources().own_code(node, trusted):
+        found = {**found, "code": own}
     if known is not None:
         known[name] = found
     return found

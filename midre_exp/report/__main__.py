@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--plan", action="store_true", help="only tell what would be built")
+    parser.add_argument(
+        "--rebuild", metavar="STAGE,...", help="make these stages, and all that rests on them, anew"
+    )
     parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     return parser
@@ -81,6 +84,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     names = [word for word in options.words if "=" not in word and not word.startswith("~")]
     overrides = [word for word in options.words if word not in names]
+    if options.rebuild:
+        overrides.append(f"runtime.rebuild=[{options.rebuild}]")
     if not names:
         raise ConfigError(
             "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1"
@@ -110,6 +115,12 @@ def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool
     tables = plan_tables(jobs, earlier=not launch_missing)
     if former := len({run.name for runs in tables for run in runs if run.earlier}):
         logging.warning("%d runs are shown by records of an earlier version of the code, see commit", former)
+    if old := {run.name: run.stale for runs in tables for run in runs if run.stale}:
+        logging.warning(
+            "%d runs rest on what other code made, such as: %s; runtime.stale=rebuild makes them anew",
+            len(old),
+            next(iter(old.values())),
+        )
     code = 0
     if launch_missing:
         code = run_missing(tables, overrides)
@@ -140,6 +151,9 @@ def run_missing(tables: Sequence[Sequence[PlannedRun]], overrides: Sequence[str]
             raise run.obstacle
         distinct.setdefault(run.name, run)
     todo = [run for run in distinct.values() if not run.finished]
+    for run in distinct.values():
+        if run.refusal is not None:
+            raise run.refusal
     finished = len(distinct) - len(todo)
     print(f"{len(distinct)} runs: {finished} finished before, {len(todo)} to do", flush=True)
     if not todo:

@@ -5,6 +5,7 @@ run without ``attack.shard`` merges with the others.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from midre_exp.errors import UserError
@@ -16,7 +17,7 @@ from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
-from midre_exp.stages.victim import load_victim
+from midre_exp.stages.victim import VICTIM, load_victim
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -32,6 +33,7 @@ class AttackStage(Stage):
     """Reconstruct the private identities; keep images, latents, queries and the target's agreement."""
 
     name = "attack"
+    makers = ("midre_exp.attack_run", "midre_exp.speed", *VICTIM)
     highlights = {"target_confidence": "target confidence {:.2f}"}
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class AttackStage(Stage):
         if shard is None:
             return key
         config = {"attack": key.key, "shard": settings["attack"]["shard"]}
-        return StageKey(SHARD, shard.key(key.key), config, key.upstream)
+        return replace(key, name=SHARD, key=shard.key(key.key), config=config)
 
     def check(self, settings: Settings, parts: Parts) -> None:
         """Nothing is left: the attack is one of the parts, and was made with them."""

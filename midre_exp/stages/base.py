@@ -71,6 +71,9 @@ class Stage(ABC):
     #: Raised by one when the code computes something else from the same settings: older artifacts are then
     #: not reused.
     version: ClassVar[int] = 1
+    #: Modules of ours that compute it, whatever classes its settings name: with these and what both import,
+    #: the code it is made by. Its digest stands in the manifest, and tells older artifacts from new ones.
+    makers: ClassVar[tuple[str, ...]] = ()
     #: Numbers of a finished artifact that are worth a word, each with its text.
     highlights: ClassVar[Mapping[str, str]] = {}
     #: Whether it is followed by a tracker of its own.

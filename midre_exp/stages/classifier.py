@@ -28,6 +28,7 @@ class ClassifierStage(Stage):
     """Train a classifier of the private identities, or load a published one (``checkpoint``)."""
 
     highlights = {"acc": "acc {:.1f} %"}
+    makers = ("midre_exp.targets.training.train", "midre_exp.targets.training.published", "defenses.compose")
 
     def load(self, settings: Settings, artifact: Artifact, defense: Defense) -> Classifier:
         """The trained classifier in the form that is attacked, in eval mode on the CPU."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
@@ -45,8 +46,24 @@ def make_plan(settings: Settings) -> Plan:
     planned: dict[str, StageKey] = {}
     for stage in STAGES:
         if stage.is_part_of(settings):
-            upstream = {name: planned[name] for name in stage.upstream(settings) if name in planned}
-            key = stage_key(stage.name, stage.version, stage.inputs(settings, images), upstream)
+            looked_at: dict[str, Mapping[str, Any]] = {}
+
+            def fingerprint_of(
+                name: str, seen: dict[str, Mapping[str, Any]] = looked_at
+            ) -> Mapping[str, object]:
+                seen[name] = nodes[name]
+                return images(name)
+
+            inputs = stage.inputs(settings, fingerprint_of)
+            key = stage_key(
+                stage.name,
+                stage.version,
+                inputs,
+                {name: planned[name] for name in stage.upstream(settings) if name in planned},
+                makers=stage.makers,
+                data=list(looked_at.values()),
+                trusted=trusted_packages(settings),
+            )
             planned[stage.name] = stage.planned(settings, key)
     stages = {key.name: key for key in planned.values()}
     run = {

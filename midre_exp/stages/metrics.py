@@ -26,6 +26,7 @@ class MetricsStage(Stage):
 
     name = "metrics"
     version = 3
+    makers = ("midre_exp.metrics.evaluation", "midre_exp.targets.assemble", "defenses.compose")
     highlights = {"att_acc1": "attack accuracy {:.1f} %"}
     is_tracked = False  # the record of the finished run tells the tracker of these numbers
 

@@ -13,7 +13,7 @@ from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs
 from midre_exp.stages.stored import finite_tensors
-from midre_exp.stages.victim import load_victim
+from midre_exp.stages.victim import VICTIM, load_victim
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -29,6 +29,7 @@ class PriorStage(Stage):
     """Train the prior, or load its published weights."""
 
     name = "prior"
+    makers = ("midre_exp.priors.base", *VICTIM)
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         attack = settings["attack"]

@@ -14,7 +14,7 @@ from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs
 from midre_exp.stages.stored import finite_tensors
-from midre_exp.stages.victim import load_victim
+from midre_exp.stages.victim import VICTIM, load_victim
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -29,6 +29,7 @@ class SurrogatesStage(Stage):
     """Prepare them from public images and the target's answers."""
 
     name = "surrogates"
+    makers = ("midre_exp.surrogates.base", *VICTIM)
 
     def is_part_of(self, settings: Settings) -> bool:
         return bool(settings["attack"].get("surrogates"))

@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # torch
     from midre_exp.speed import Speed
     from midre_exp.threat import AnyVictim
 
+#: The modules that show it, for the ``makers`` of those stages.
+VICTIM = ("midre_exp.threat", "midre_exp.targets.assemble", "defenses.compose")
+
 
 def load_victim(job: Job, target: Artifact, speed: Speed | None = None) -> AnyVictim:
     """On the run's device; ``speed``: faster arithmetic, None for plain float32."""

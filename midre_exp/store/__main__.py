@@ -122,6 +122,8 @@ def leftovers(store: Store, keep: set[tuple[str, str]], *, images: bool) -> list
         found.append(Leftover(work, "an unfinished build", size_of(work), locks / f"{work.name}.lock"))
     for folder in _named(store.root / "damaged", _DAMAGED):
         found.append(Leftover(folder, "set aside as damaged", size_of(folder)))
+    for folder in sorted((store.root / "replaced").glob("*/")):
+        found.append(Leftover(folder, "set aside for one made anew", size_of(folder)))
     return found
 
 
@@ -266,7 +268,7 @@ def _du_of(store: Store, remark: str) -> None:
         seconds = sum(artifact.seconds for artifact in artifacts)
         total += count
         print(f"{stage:<12}{len(artifacts):>6}  {readable(count):>10}  {seconds / 3600:>8.2f} h to build")
-    for name in ("work", "damaged"):
+    for name in ("work", "damaged", "replaced"):
         count = size_of(store.root / name)
         total += count
         if count:

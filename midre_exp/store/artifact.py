@@ -48,7 +48,8 @@ class Artifact:
     """A published result; ``path`` is its folder.
 
     ``manifest`` holds stage, key, config, upstream {stage: key}, seconds, device, versions, metrics and files
-    {name: {sha256, bytes}}.
+    {name: {sha256, bytes}}; that of a stage of a run also code (digest), commit, packages (the user's own),
+    numerics, rests_on {stage: identity}, weights (of libraries) and rebuild.
     """
 
     stage: str
@@ -117,12 +118,13 @@ class Workspace:
 
     ``path`` is a folder that survives kills until the artifact is published: checkpoints go there. What
     ``save_*`` writes becomes the artifact, with ``metrics`` (plain JSON values, filled by the builder) in its
-    manifest.
+    manifest, and beside them ``weights``: which of a library's were loaded.
     """
 
     def __init__(self, path: Path, output: Path) -> None:
         self.path = path
         self.metrics: dict[str, Any] = {}
+        self.weights: dict[str, dict[str, str]] = {}
         self._output = output
         self._files: dict[str, dict[str, Any]] = {}
 
@@ -176,7 +178,8 @@ class Workspace:
             path = self._output / name
             if not path.is_file() or path.stat().st_size != entry["bytes"]:
                 raise StoreError(f"{path} vanished or changed while its artifact was being built; run again")
-        text = dump_json({**record, "metrics": self.metrics, "files": self._files})
+        told = {**record, **({"weights": self.weights} if self.weights else {})}
+        text = dump_json({**told, "metrics": self.metrics, "files": self._files})
         write_atomic(self._output / MANIFEST, text)
         write_atomic(self._output / CHECKSUM, _checksum_line(text.encode()))
         manifest: dict[str, Any] = json.loads(text)

@@ -2,8 +2,9 @@
 used.
 
 Layout: ``<root>/<stage>/<key>/`` published artifacts; ``work/<stage>-<key>/`` unfinished builds; ``locks/``;
-``damaged/`` what was set aside; ``.verified/`` stamps of files known to be good; ``.midre-store`` the mark by
-which a folder is known to be a store. An artifact appears by one rename and never changes afterwards.
+``damaged/`` and ``replaced/`` what was set aside; ``.verified/`` stamps of files known to be good;
+``.midre-store`` the mark by which a folder is known to be a store. An artifact appears by one rename and
+never changes afterwards.
 """
 
 from __future__ import annotations
@@ -40,23 +41,25 @@ from midre_exp.store.artifact import (
 from midre_exp.store.files import (
     FORBIDDEN,
     FULL,
+    Stamp,
     explain,
     is_settled,
     make_folder,
     read_json,
     remove_file,
+    stamp,
     sync_folder,
     write_atomic,
     write_json,
 )
 from midre_exp.store.lock import BuildLock, clear_aside, sigterm_as_exit
 
-__all__ = ["Artifact", "Places", "Store", "Workspace"]
+__all__ = ["Artifact", "Places", "Store", "Workspace", "versions"]
 
 _log = logging.getLogger(__name__)
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")  # no dash: "<stage>-<key>" stays unambiguous
-_RESERVED = frozenset({"work", "locks", "damaged"})
+_RESERVED = frozenset({"work", "locks", "damaged", "replaced"})
 MARKER = ".midre-store"
 _MARK = {"store": "midre-exp", "version": 1}
 #: What may lie in a store's folder besides: what is noted of files of data, the pages of an export, litter of
@@ -67,7 +70,11 @@ _HARMLESS = re.compile(
 )
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _CENTURY = 100 * 365 * 86400.0  # seconds; no attempt takes longer, so a file that says so is damaged
-_PACKAGES = ("midre-exp", "torch", "torchvision", "pytorch-lightning", "safetensors")
+_MADE_WITH = ".made-with.json"  # in a work folder: what the attempt there is made with
+_PACKAGES = (
+    *("midre-exp", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", "scipy", "pillow"),
+    *("safetensors", "hydra-core"),
+)
 
 
 #: A folder, or several (``paths.store``): the first is written, the others are only read.
@@ -94,6 +101,7 @@ class Store:
             raise StoreError("paths.store names no folder; give one, or several, the first to be written")
         self.root, *others = (Path(place).expanduser().absolute() for place in listed)
         self.upstream: tuple[Path, ...] = tuple(dict.fromkeys(p for p in others if p != self.root))
+        self._passed_over: set[Path] = set()  # artifacts of stores that are only read
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
 
@@ -189,7 +197,7 @@ class Store:
         of many gigabytes. A damaged one is reported by a warning and counts as absent; it is moved to
         ``damaged/``, or left alone in a store that is only read. StoreError when the store cannot be read.
         """
-        for root in (self.root, *self.upstream):
+        for root in self._roots(stage, key):
             folder = self._folder(stage, key, root)
             try:
                 inode = folder.stat().st_ino
@@ -212,11 +220,11 @@ class Store:
 
     def peek(self, stage: str, key: str) -> bool:
         """True when ``find`` would find the artifact; files unchanged since last verified are not read."""
-        return any(self._peek(root, stage, key) for root in (self.root, *self.upstream))
+        return any(self._peek(root, stage, key) for root in self._roots(stage, key))
 
     def where(self, stage: str, key: str) -> Path:
         """The folder of an artifact in the first store that has it; where it would be built if none has."""
-        folders = [self._folder(stage, key, root) for root in (self.root, *self.upstream)]
+        folders = [self._folder(stage, key, root) for root in self._roots(stage, key)]
         return next((folder for folder in folders if (folder / MANIFEST).exists()), folders[0])
 
     def _peek(self, root: Path, stage: str, key: str) -> bool:
@@ -254,7 +262,8 @@ class Store:
         config: Mapping[str, Any],
         upstream: Mapping[str, str],
         make: Callable[[Workspace], None],
-        device: str = "cpu",
+        made_with: Mapping[str, Any] | None = None,
+        continues: Callable[[Mapping[str, Any] | None], bool] = lambda earlier: True,
         wait_message: Callable[[str], None] = _log.warning,
         wait: bool = True,
         reread: bool = True,
@@ -263,10 +272,11 @@ class Store:
 
         Where another process is building it, ``wait_message`` gets one sentence; without ``wait``, that is a
         LockedError. ``reread`` is that of ``find``. ``make`` fills the workspace it is
-        given; after an interrupted attempt that attempt's files are still in ``workspace.path``. Its
+        given; after an interrupted attempt that attempt's files are still in ``workspace.path``, unless
+        ``continues`` says no to what that one was made with (None: nobody knows), which may raise. Its
         exceptions propagate, the work folder stays and the lock is released. ``config``, ``upstream`` and
-        ``device`` are recorded in the manifest. StoreError when the store cannot be written or its disk is
-        full.
+        ``made_with`` (code, commit, versions, device ...) are recorded in the manifest. StoreError when the
+        store cannot be written or its disk is full.
         """
         folder = self._folder(stage, key)
         lock_file = self._lock_file(stage, key)
@@ -282,13 +292,19 @@ class Store:
                 if not lock.acquire(stop_waiting=folder.exists, wait_message=wait_message, wait=wait):
                     continue
                 try:
-                    record = {"config": dict(config), "upstream": dict(upstream), "device": device}
+                    record = {
+                        "versions": versions(),
+                        "device": "cpu",
+                        **(made_with or {}),
+                        "config": dict(config),
+                        "upstream": dict(upstream),
+                    }
                     artifact = self.find(stage, key, reread=reread)
                     if artifact is not None:
                         # its builder, whose lock we took over, was killed when it had published
                         shutil.rmtree(self._work(stage, key), ignore_errors=True)
                     else:
-                        artifact = self._make(stage, key, record, make, lock)
+                        artifact = self._make(stage, key, record, make, lock, continues)
                     if artifact is not None:
                         return artifact
                 except Exception as error:
@@ -302,6 +318,40 @@ class Store:
     def publish(self, folder: Path, stage: str, key: str) -> bool:
         """Make a complete, verified folder of ``work/`` the artifact; False where there is one already."""
         return _publish(folder, self._folder(stage, key))
+
+    def manifest(self, stage: str, key: str) -> dict[str, Any] | None:
+        """What is told of the artifact that ``find`` would give, whose files are not looked at; None where
+        there is none, or it is damaged, as ``find`` will say.
+        """
+        for root in self._roots(stage, key):
+            folder = self._folder(stage, key, root)
+            with contextlib.suppress(OSError, DamagedError):
+                return dict(_manifest(folder, stage, key, stamp(folder / MANIFEST)))
+        return None
+
+    def replace(self, stage: str, key: str, manifest: Mapping[str, Any]) -> bool:
+        """Move the artifact to ``replaced/``, so that it is built anew; one in a store that is only read is
+        passed over from here on. False when it is no longer the one with this ``manifest``, for instance
+        because another process was faster.
+        """
+        for root in self._roots(stage, key):
+            folder = self._folder(stage, key, root)
+            try:
+                inode = folder.stat().st_ino
+            except OSError:
+                continue
+            if self.manifest(stage, key) != manifest:
+                return False
+            if root == self.root:
+                return self._move(folder, inode, "replaced") is not None
+            self._passed_over.add(folder)
+            return True
+        return False
+
+    def _roots(self, stage: str, key: str) -> Sequence[Path]:
+        """The stores in which an artifact is looked for."""
+        every = (self.root, *self.upstream)
+        return [root for root in every if self._folder(stage, key, root) not in self._passed_over]
 
     def list(self) -> Iterator[Artifact]:
         """Every artifact in the root, ordered by stage and key; the manifest is verified, the files are not.
@@ -330,11 +380,13 @@ class Store:
         record: dict[str, Any],
         make: Callable[[Workspace], None],
         lock: BuildLock,
+        continues: Callable[[Mapping[str, Any] | None], bool],
     ) -> Artifact | None:
         """Run the builder and publish. None when somebody else has published first: ours is discarded."""
         work = self._work(stage, key)
         for leftover in work.glob(".publish-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        self._begin(work, record, continues)
         output = work / f".publish-{uuid.uuid4().hex[:12]}"
         make_folder(output)
         parent = self._folder(stage, key).parent
@@ -352,14 +404,31 @@ class Store:
                 self._raise_if_ours(error, f"{stage} {key}", work)
             raise
         seconds = round(spent + time.monotonic() - started, 3)
-        manifest = workspace.seal(
-            {**record, "stage": stage, "key": key, "seconds": seconds, "versions": _versions()}
-        )
+        manifest = workspace.seal({**record, "stage": stage, "key": key, "seconds": seconds})
         folder = self._folder(stage, key)
         was_first = _publish(output, folder)
         if lock.is_held():
             shutil.rmtree(work, ignore_errors=True)  # what cannot be removed is only litter
         return Artifact(stage, key, folder, manifest) if was_first else None
+
+    def _begin(
+        self,
+        work: Path,
+        record: Mapping[str, Any],
+        continues: Callable[[Mapping[str, Any] | None], bool],
+    ) -> None:
+        """Clear the work folder of an attempt that is not to be continued, and note what this one is made
+        with.
+        """
+        note = work / _MADE_WITH
+        if work.is_dir() and any(path != note for path in work.iterdir()):
+            try:
+                earlier = read_json(note)
+            except StoreError:  # damaged, or of a version that left none
+                earlier = None
+            if not continues(earlier if isinstance(earlier, dict) else None):
+                shutil.rmtree(work, ignore_errors=True)
+        write_json(note, {name: value for name, value in record.items() if name != "config"})
 
     def _tidy(self, stage: str, key: str) -> None:
         """Remove the work folder and the lock of a builder that was killed when it had just published."""
@@ -388,23 +457,29 @@ class Store:
 
     def _set_aside(self, folder: Path, inode: int, reason: str) -> None:
         """Move a damaged artifact to ``damaged/`` and say so, unless another process was faster."""
-        make_folder(self.root / "damaged")
+        place = self._move(folder, inode, "damaged")
+        if place is not None:
+            _log.warning("artifact %s is damaged: %s; moved to %s, it will be rebuilt", folder, reason, place)
+
+    def _move(self, folder: Path, inode: int, where: str) -> Path | None:
+        """Move an artifact to a folder of what was set aside; None when another process was faster."""
+        make_folder(self.root / where)
         for number in itertools.count(1):
-            place = self.root / "damaged" / f"{folder.parent.name}-{folder.name}-{number}"
+            place = self.root / where / f"{folder.parent.name}-{folder.name}-{number}"
             if place.exists():
                 continue
             try:
                 if folder.stat().st_ino != inode:
-                    return
+                    return None
                 folder.rename(place)
             except FileNotFoundError:
-                return
+                return None
             except OSError as error:
                 if error.errno in _OCCUPIED:
                     continue
-                raise explain(error, folder, "set aside the damaged") from error
-            _log.warning("artifact %s is damaged: %s; moved to %s, it will be rebuilt", folder, reason, place)
-            return
+                raise explain(error, folder, f"set aside the {where}") from error
+            return place
+        raise AssertionError("there is always another number")
 
     def _work(self, stage: str, key: str) -> Path:
         return self.root / "work" / f"{stage}-{key}"
@@ -463,13 +538,19 @@ def _seconds_in(file: Path) -> float:
     return spent if 0 <= spent < _CENTURY else 0.0
 
 
+@functools.lru_cache(maxsize=4096)
+def _manifest(folder: Path, stage: str, key: str, _: Stamp) -> dict[str, Any]:
+    """A manifest; planning many runs asks for that of a stage which they share many times."""
+    return read_manifest(folder, stage, key)
+
+
 @functools.cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape results, as far as installed."""
     from importlib import metadata  # a third of this module's import time, and needed only to publish
 
-    versions = {"python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
+            found[package] = metadata.version(package)
+    return found

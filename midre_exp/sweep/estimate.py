@@ -19,10 +19,11 @@ from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import check_record
-from midre_exp.stages import STAGES, make_plan
+from midre_exp.stages import STAGES, make_plan, stale
 from midre_exp.store.files import read_json
 from midre_exp.store.store import Store
-from midre_exp.sweep.finished import is_finished
+from midre_exp.sweep.finished import is_finished, stale_in
+from midre_exp.tracking.provenance import git_commit
 
 _ORDER = (*(stage.name for stage in STAGES), SHARD)
 _LISTED = 80  # stages listed one by one; above that only the sums
@@ -30,8 +31,8 @@ _LISTED = 80  # stages listed one by one; above that only the sums
 
 @dataclass
 class Needed:
-    """One stage of a sweep: what it is, how many runs use it, whether it is in the store, seconds it may take
-    (None: never measured).
+    """One stage of a sweep: what it is, how many runs use it, whether it is in the store and will be used,
+    seconds it may take (None: never measured), and why it is stale, if it is.
     """
 
     stage: str
@@ -40,16 +41,20 @@ class Needed:
     stored: bool
     seconds: float | None
     runs: list[str] = field(default_factory=list)
+    stale: str = ""
 
 
 @dataclass
 class Estimate:
-    """Counts of runs, and every distinct stage of those to do, in the order of a run."""
+    """Counts of runs, and every distinct stage of those to do, in the order of a run, and every stale one of
+    finished runs.
+    """
 
     planned: int
     finished: int
     repeated: int
     stages: list[Needed]
+    stale: int = 0  # of the finished runs
 
     @property
     def to_do(self) -> int:
@@ -86,14 +91,19 @@ def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
     seen: set[str] = set()
     found: dict[tuple[str, str], Needed] = {}
     measured: dict[Path, dict[tuple[str, str], float]] = {}
-    planned = finished = repeated = 0
+    planned = finished = repeated = outdated = 0
+    commit = git_commit()
     for settings, plan in jobs:
         planned += 1
-        if is_finished(settings, plan):
+        is_done = is_finished(settings, plan)
+        old = stale_in(settings, plan, commit)
+        if is_done:
             finished += 1
-            continue
-        if plan.key in seen:
+            outdated += bool(old)
+        elif plan.key in seen:
             repeated += 1
+            continue
+        if is_done and (not old or plan.key in seen):
             continue
         seen.add(plan.key)
         results = Path(settings["paths"]["results"]) / settings["scale"]
@@ -101,7 +111,12 @@ def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
             measured[results] = rates(results)
         store = Store(settings["paths"]["store"])
         names = described(settings)
-        for stage in plan.stages.values():
+        anew = {
+            *(old if stale.policy(settings) == "rebuild" else ()),
+            *stale.not_rebuilt(store, plan, stale.to_rebuild(settings, plan), None),
+        }
+        for name in old if is_done else plan.stages:
+            stage = plan[name]
             entry = found.get((stage.name, stage.key))
             if entry is None:
                 what = names[stage.name]
@@ -109,13 +124,14 @@ def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
                     stage.name,
                     stage.key,
                     what,
-                    store.peek(stage.name, stage.key),
+                    name not in anew and store.peek(stage.name, stage.key),
                     measured[results].get((stage.name, what)),
+                    stale=old.get(name, ""),
                 )
             entry.runs.append(plan.key)
     order = {stage: number for number, stage in enumerate(_ORDER)}
     stages = sorted(found.values(), key=lambda entry: order[entry.stage])
-    return Estimate(planned, finished, repeated, stages)
+    return Estimate(planned, finished, repeated, stages, outdated)
 
 
 def duration(seconds: float) -> str:
@@ -130,6 +146,7 @@ def lines(plan: Estimate) -> list[str]:
     text = [
         f"{plan.planned} runs planned: {plan.finished} finished before, {plan.repeated} repeated, "
         f"{plan.to_do} to do"
+        + (f"; {plan.stale} of the finished are stale (made by other code)" if plan.stale else "")
     ]
     if not plan.stages:
         return text
@@ -161,6 +178,8 @@ def _line(entry: Needed) -> str:
     runs = f"{len(entry.runs)} runs" if len(entry.runs) > 1 else "1 run"
     time = "" if entry.seconds is None else f", about {duration(entry.seconds)}"
     state = "stored" if entry.stored else f"to build{time}"
+    if entry.stale:
+        state = f"stale, {entry.stale}" if entry.stored else f"stale, to build anew{time}"
     return f"{entry.stage:<12}{entry.key}  {runs:>8}  {state}: {entry.what}"
 
 

@@ -10,6 +10,7 @@ from midre_exp.errors import StoreError
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import read_record, record_path
+from midre_exp.stages import stale
 from midre_exp.store.store import Store
 
 
@@ -30,11 +31,41 @@ def snapshot_path(settings: Mapping[str, Any], key: str) -> Path:
     return Path(settings["paths"]["runs"]) / "planned" / f"{key}.json"
 
 
+def code_path(settings: Mapping[str, Any], code: str) -> Path:
+    """Where a sweep keeps the checksum of every source file as it was at launch."""
+    return Path(settings["paths"]["runs"]) / "planned" / f"code-{code}.json"
+
+
 def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether every artifact is there and intact, and the record, if the run is to leave one.
+    """Whether every artifact is there and intact, and the record, if the run is to leave one, and nothing of
+    it is to be made anew (``runtime.rebuild``, ``runtime.stale=rebuild``).
 
     A record without its artifacts, as in a fresh clone, is not a finished run.
     """
+    if not _is_complete(settings, plan):
+        return False
+    request = settings["plan"].get("rebuild")
+    store = Store(settings["paths"]["store"])
+    if stale.not_rebuilt(store, plan, stale.to_rebuild(settings, plan), request):
+        return False
+    return stale.policy(settings) != "rebuild" or not stale.stale_stages(store, plan)
+
+
+def stale_in(settings: Mapping[str, Any], plan: Plan, commit: str | None) -> dict[str, str]:
+    """Why stages of a run that are in the store are not of today's code, by stage; ``commit``: today's."""
+    return stale.stale_stages(Store(settings["paths"]["store"]), plan, commit)
+
+
+def check_stale(settings: Mapping[str, Any], plan: Plan, commit: str | None) -> dict[str, str]:
+    """``stale_in`` a finished run. Raises StaleError where there are some and ``runtime.stale=refuse``."""
+    found = stale_in(settings, plan, commit)
+    if found and stale.policy(settings) == "refuse":
+        name, reason = next(iter(found.items()))
+        raise stale.refuse(plan[name], reason)
+    return found
+
+
+def _is_complete(settings: Mapping[str, Any], plan: Plan) -> bool:
     if SHARD not in plan.stages:
         try:
             record = read_record(record_path(settings["paths"]["results"], settings, plan))

@@ -18,13 +18,22 @@ from omegaconf import DictConfig
 from midre_exp.errors import ConfigError, DivergedError, StoreError, UserError
 from midre_exp.plan.config import plain, use_own_packages
 from midre_exp.plan.digests import first_difference
+from midre_exp.plan.imported import CodeChangedError, Snapshot, take_snapshot
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import diverged_path, write_diverged
-from midre_exp.stages import make_plan
+from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError
-from midre_exp.sweep.finished import failure_path, is_finished, result_path, snapshot_path
+from midre_exp.sweep.finished import (
+    check_stale,
+    code_path,
+    failure_path,
+    is_finished,
+    result_path,
+    snapshot_path,
+)
+from midre_exp.sweep.rebuild import fulfilled, request_of
 from midre_exp.tracking.provenance import git_commit
 
 
@@ -84,13 +93,19 @@ def carry_out(settings: Mapping[str, Any]) -> str:
 
 def _carry_out(settings: Mapping[str, Any]) -> str:
     plan = make_plan(settings)
-    check_frozen(settings, plan)
+    code = take_snapshot(plan.stages.values())
+    check_frozen(settings, plan, code)
+    request = None
+    if settings["plan"]["rebuild"] is None and (request := request_of(settings, [plan.key], code.digest)):
+        settings = {**settings, "plan": {**settings["plan"], "rebuild": request[0]}}
     failure = failure_path(settings, plan.key)
     diverged = diverged_path(settings["paths"]["results"], settings, plan)
     try:
         if is_finished(settings, plan):
             path = result_path(settings, plan)
-            print(f"nothing to do, {path} is complete", flush=True)
+            found = check_stale(settings, plan, git_commit())
+            note = f", though not by today's code: {stale.told(found)}" if found else ""
+            print(f"nothing to do, {path} is complete{note}", flush=True)
         else:
             from midre_exp.run import run
 
@@ -110,6 +125,8 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
         raise
     remove_file(failure)
     remove_file(diverged)
+    if request is not None:
+        fulfilled(request[1])
     return str(path)
 
 
@@ -126,13 +143,18 @@ def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException
     write_json(path, report)
 
 
-def check_frozen(settings: Mapping[str, Any], plan: Plan) -> None:
-    """Compare a queued job with what was planned at launch: Hydra composes configs again when a job starts,
-    files may have changed since.
+def check_frozen(settings: Mapping[str, Any], plan: Plan, code: Snapshot) -> None:
+    """Compare a queued job and the source files as they are now with what was planned at launch: Hydra
+    composes configs again when a job starts, and files may have changed since.
 
-    Raises ConfigError naming the first difference.
+    Raises CodeChangedError naming the first file, or ConfigError naming the first difference.
     """
     planned = settings["plan"]
+    if planned["code"] is not None and planned["code"] != code.digest:
+        raise CodeChangedError(
+            f"the code changed since the sweep was launched: {_changed_file(settings, code)}; launch the "
+            "sweep again"
+        )
     if planned["key"] is not None and planned["key"] != plan.key:
         snapshot = snapshot_path(settings, planned["key"])
         change = "the data changed"
@@ -144,9 +166,18 @@ def check_frozen(settings: Mapping[str, Any], plan: Plan) -> None:
             old, new = ({k: v for k, v in s.items() if k not in ignore} for s in (launched, settings))
             change = first_difference(old, new) or change
         raise ConfigError(f"this job is not what was launched: {change}; launch the sweep again")
-    commit = git_commit()
-    if planned["commit"] is not None and planned["commit"] != commit:
+    if planned["commit"] is not None and planned["code"] is None and planned["commit"] != git_commit():
         raise ConfigError(
-            f"this job was launched at commit {planned['commit']}, the code is now at {commit}; launch "
+            f"this job was launched at commit {planned['commit']}, the code is now at {git_commit()}; launch "
             "the sweep again"
         )
+
+
+def _changed_file(settings: Mapping[str, Any], code: Snapshot) -> str:
+    try:
+        launched = read_json(code_path(settings, settings["plan"]["code"]))
+    except StoreError:
+        launched = None
+    if not isinstance(launched, dict):
+        return "which file, nobody can tell any more"
+    return code.difference(launched) or "the list of files"

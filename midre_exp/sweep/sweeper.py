@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,17 @@ from omegaconf import DictConfig, open_dict
 
 from midre_exp.errors import ConfigError, DivergedError, UserError
 from midre_exp.plan.compose import Composer, expand
-from midre_exp.plan.keys import fingerprints_once
+from midre_exp.plan.config import digest
+from midre_exp.plan.imported import check_imported, take_snapshot
+from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
 from midre_exp.store.store import Store
 from midre_exp.sweep.estimate import duration
-from midre_exp.sweep.finished import failure_path, is_finished, snapshot_path
+from midre_exp.sweep.finished import check_stale, code_path, failure_path, is_finished, snapshot_path
 from midre_exp.sweep.job import report_failure
+from midre_exp.sweep.rebuild import fulfilled, request_of
 from midre_exp.tracking.provenance import git_commit
 
 
@@ -44,22 +47,24 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     """The product of the swept overrides, or the jobs of a file, minus finished runs, minus duplicates, with
     any launcher; ``sweeper`` is Hydra's, set up.
 
-    Each job is launched with ``plan.key`` and ``plan.commit`` and refuses to run if it has become something
-    else by the time it starts. Raises SweepFailed when a job failed, UserError when a job cannot even be
-    planned.
+    Each job is launched with ``plan.key`` and ``plan.code`` and refuses to run if it, or a source file, has
+    become something else by the time it starts. Raises SweepFailed when a job failed, UserError when a job
+    cannot even be planned.
     """
     jobs = (
         expand(arguments, sweeper.hydra_context.config_loader)
         if sweeper.jobs is None
         else listed_jobs(Path(sweeper.jobs), arguments)
     )
-    todo = plan_jobs(sweeper, jobs)
-    if not todo:
-        return []
-    started = time.monotonic()
-    results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
-    summarise(todo, results, time.monotonic() - started)
-    return [results]
+    todo, requests = plan_jobs(sweeper, jobs)
+    results: list[JobReturn] = []
+    if todo:
+        started = time.monotonic()
+        results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
+        summarise(todo, results, time.monotonic() - started)
+    for file in requests:
+        fulfilled(file)
+    return [results] if todo else []
 
 
 def listed_jobs(file: Path, arguments: Sequence[str] = ()) -> list[list[str]]:
@@ -142,34 +147,89 @@ def launch(launcher: Any, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
     return cluster.launch(launcher._EXECUTOR, launcher.params, context, jobs, 0)
 
 
-def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[Planned]:
-    """The jobs that are left to do, each with its frozen key; keeps their resolved configs for comparison at
-    their start.
+def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planned], list[Path]]:
+    """The jobs that are left to do, each with its frozen key; keeps their resolved configs, and the checksums
+    of all source files, for comparison at their start. And the files of requests to rebuild, to be removed
+    when all are done.
     """
     with fingerprints_once():
         return _plan_jobs(sweeper, jobs)
 
 
-def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> list[Planned]:
-    commit = git_commit()
+def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planned], list[Path]]:
     composer = composer_of(sweeper)
+    every = [
+        (list(job), settings, make_plan(settings)) for job in jobs for settings in [composer.settings(job)]
+    ]
+    codes, commit = _Codes(), git_commit()
+    requests = _rebuild_requests(every, codes)
     todo: dict[str, Planned] = {}
     finished = 0
-    for job in jobs:
-        settings = composer.settings(job)
-        plan = make_plan(settings)
+    stale: dict[str, str] = {}
+    for job, settings, plan in every:
+        request = requests.get(str(settings["runtime"]["rebuild"]))
+        if request is not None:
+            settings["plan"]["rebuild"] = request[0]
         if is_finished(settings, plan):
             finished += 1
+            if found := check_stale(settings, plan, commit):
+                stale[plan.key] = next(
+                    f"{plan[name].name} {plan[name].key} {why}" for name, why in found.items()
+                )
             continue
         write_json(snapshot_path(settings, plan.key), settings)
-        frozen = [f"plan.key='{plan.key}'", *([f"plan.commit='{commit}'"] if commit else [])]
+        code = codes.of(settings, plan.stages.values())
+        frozen = [f"plan.key='{plan.key}'", f"plan.code='{code}'"]
+        frozen += [] if request is None else [f"plan.rebuild='{request[0]}'"]
         todo.setdefault(plan.key, Planned(plan.key, [*job, *frozen], settings))
     repeated = len(jobs) - finished - len(todo)
     print(
         f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do",
         flush=True,
     )
-    return list(todo.values())
+    if stale:
+        print(
+            f"{len(stale)} of the finished runs rest on what other code made, such as "
+            f"{next(iter(stale.values()))}; runtime.stale=rebuild makes them anew",
+            flush=True,
+        )
+    return list(todo.values()), [file for _, file in requests.values()]
+
+
+class _Codes:
+    """The source files behind jobs, looked at once for all jobs that name the same classes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[frozenset[str], Path], str] = {}
+
+    def of(self, settings: dict[str, Any], stages: Iterable[StageKey]) -> str:
+        """Their digest; keeps the checksum of each file where a job will look for it. Raises CodeChangedError
+        when this process has imported what is no longer there.
+        """
+        every = list(stages)
+        place = (frozenset().union(*(stage.names for stage in every)), Path(settings["paths"]["runs"]))
+        if place not in self._known:
+            snapshot = take_snapshot(every)
+            check_imported(snapshot, at_start=True)
+            write_json(code_path(settings, snapshot.digest), snapshot.hashes)
+            self._known[place] = snapshot.digest
+        return self._known[place]
+
+
+def _rebuild_requests(
+    every: Sequence[tuple[list[str], dict[str, Any], Plan]], codes: _Codes
+) -> dict[str, tuple[str, Path]]:
+    """One request to rebuild for all jobs that name the same stages, by these."""
+    found: dict[str, tuple[str, Path]] = {}
+    for stages in {str(settings["runtime"]["rebuild"]) for _, settings, _ in every}:
+        asking = [(s, plan) for _, s, plan in every if str(s["runtime"]["rebuild"]) == stages]
+        first = asking[0][0]
+        if first["runtime"]["rebuild"]:
+            code = digest(sorted({codes.of(settings, plan.stages.values()) for settings, plan in asking}))
+            request = request_of(first, [plan.key for _, plan in asking], code)
+            if request is not None:
+                found[stages] = request
+    return found
 
 
 def composer_of(sweeper: Any) -> Composer:

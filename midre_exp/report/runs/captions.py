@@ -32,9 +32,14 @@ def circumstances(title: str, records: Sequence[Record]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Seeds, commits and devices of the records, a sentence."""
-    seeds, commits = (_joined(record[name] for record in records) for name in ("seed", "commit"))
+    """Seeds, commits of records and of the stages they rest on, and devices, a sentence."""
+    seeds = _joined(record["seed"] for record in records)
+    commits = _joined(commit for record in records for commit in (record["commit"], *_made_at(record)))
     return f"Seeds {seeds}; commit {commits}; {_joined(record['device'] for record in records)}."
+
+
+def _made_at(record: Record) -> Iterable[str]:
+    return (entry["commit"] for entry in record.get("code", {}).values() if entry["commit"])
 
 
 def _circumstances(records: Sequence[Record]) -> str:

@@ -18,8 +18,10 @@ from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import Record, read_record, record_files, record_path, results_folder
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
+from midre_exp.stages.stale import StaleError, told
 from midre_exp.store.store import Artifact, Store
-from midre_exp.sweep.finished import is_finished
+from midre_exp.sweep.finished import check_stale, is_finished
+from midre_exp.tracking.provenance import git_commit
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
 #: earlier versions kept in it besides.
@@ -40,6 +42,8 @@ class PlannedRun:
     path: Path | None = None  # where its record belongs
     obstacle: DataError | None = None  # why it cannot be run here
     finished: bool = False  # record and artifacts are there; not a record alone, as in a fresh clone
+    stale: str = ""  # of a finished one: which of its stages other code made
+    refusal: StaleError | None = None  # why these must not be used (runtime.stale=refuse)
     earlier: bool = False  # its record was written by an earlier version of the code
     remark: str = ""  # what tells it from another run of the same row
 
@@ -140,7 +144,13 @@ def _plan(
     record = _read(path)
     if record is None and earlier and (former := index.find(settings, same_folders=True)) is not None:
         return PlannedRun(job, settings, former, path, earlier=True)
-    return PlannedRun(job, settings, record, path, finished=is_finished(settings, plan))
+    run = PlannedRun(job, settings, record, path, finished=is_finished(settings, plan))
+    if not run.finished:
+        return run
+    try:
+        return replace(run, stale=told(check_stale(settings, plan, index.commit)))
+    except StaleError as error:
+        return replace(run, refusal=error)
 
 
 def _read(path: Path) -> Record | None:
@@ -160,6 +170,7 @@ class _RecordIndex:
     """The records of results folders by their comparable configs, read when first asked for."""
 
     def __init__(self) -> None:
+        self.commit = git_commit()  # of today's code
         self._by_config: dict[tuple[Path, bool], dict[str, Record]] = {}
 
     def find(self, settings: Mapping[str, Any], *, same_folders: bool = False) -> Record | None:
