@@ -21,6 +21,7 @@ from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey
+from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.runtime import Runtime, make_runtime
 from midre_exp.speed import Speed, make_speed
@@ -91,6 +92,8 @@ class Executor:
         return {name: artifact for name in self.plan.stages if (artifact := built.get(name)) is not None}
 
     def __enter__(self) -> Executor:
+        for part in full_size_parts(self.settings):
+            self.runtime.say(part)
         self.store.check()
         check_writable(self.settings["paths"])
         found = stale.stale_stages(self.store, self.plan, self.commit)

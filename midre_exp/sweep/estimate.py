@@ -17,6 +17,7 @@ from typing import Any
 from midre_exp.errors import UserError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.keys import Plan, fingerprints_once
+from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import check_record
 from midre_exp.stages import STAGES, make_plan, stale
@@ -188,4 +189,6 @@ def show(jobs: Sequence[Sequence[str]]) -> None:
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
         every = [composer.settings([part for part in job if not part.startswith("hydra")]) for job in jobs]
-        print("\n".join(lines(estimate((settings, make_plan(settings)) for settings in every))))
+        text = lines(estimate((settings, make_plan(settings)) for settings in every))
+        told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
+        print("\n".join([*text, *(["", *told] if told else [])]))

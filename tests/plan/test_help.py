@@ -13,7 +13,7 @@ from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.plan.help import GROUPS, help_text
 
 #: Laid over a choice by a scale, or part of how Hydra works here: nobody types them.
-HIDDEN = ("scale/data", "scale/target", "scale/attack", "scale/metrics", "hydra/sweeper")
+HIDDEN = ("scale/data", "scale/target", "scale/prior", "scale/attack", "scale/metrics", "hydra/sweeper")
 
 
 def printed() -> list[str]:
@@ -54,7 +54,8 @@ def test_every_overlay_of_a_scale_belongs_to_a_choice_or_is_part_of_one_that_doe
         for name in overlays.keys() - parts:
             scale, _, choice = name.partition("_")
             assert scale in config_files("scale"), name
-            assert choice in config_files(folder.removeprefix("scale/")), name
+            group = folder.removeprefix("scale/").replace("prior", "attack/prior")
+            assert choice in config_files(group), name
 
 
 def test_the_help_lists_the_keys_of_what_is_chosen():
