@@ -18,7 +18,7 @@ OWN = {
     "attack/ascent.yaml": "defaults: [prior: gmi, _self_]\nname: ascent\n_target_: attacks.GMI\n",
     "attack/styled.yaml": "defaults: [prior: stylegan2, _self_]\nname: styled\n_target_: attacks.PPA\n",
     "attack/bare.yaml": "name: bare\n_target_: attacks.GMI\nprior: {name: own, image_size: 8}\n",
-    "attack/prior/big.yaml": "name: big\n_target_: midre_exp.priors.GMIPrior\nwidth: 128\n",
+    "attack/prior/big.yaml": "name: big\n_target_: midre_exp.priors.GMIPrior\nimage_size: 8\n",
     "attack/prior/calm.yaml": "defaults: [gmi, _self_]\nname: calm\nlr: 1.0e-5\ngp_every: 4\n",
     "target/mine.yaml": "defaults: [resnet18, _self_]\nname: mine\nmodel: {mean: 0.4}\n",
     "target/small.yaml": "defaults: [recipe: lowres_sgd, _self_]\nname: small\nmodel: {_target_: m.S}\n",
