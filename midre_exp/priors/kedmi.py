@@ -165,6 +165,7 @@ def soft_labels(victim: WhiteBoxVictim, images: Tensor, file: Path, runtime: Run
                 victim(to_float(part.to(runtime.device))).logits.softmax(1).cpu()
                 for part in runtime.bar(images.split(_QUERY), "querying the target")
             ]
+        victim.check_answers()
         saved = {"probabilities": torch.cat(parts)}
         checkpoint.save(file, saved)
     probabilities: Tensor = saved["probabilities"]

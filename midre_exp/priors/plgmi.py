@@ -23,6 +23,7 @@ from midre_exp.runtime import Runtime
 from midre_exp.targets.predict import hits
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
+from midre_exp.weights.finite import require_finite
 
 _SELECTION = "selection.pt"
 
@@ -175,6 +176,9 @@ class PLGMIPrior(GanPrior):
         saved = checkpoint.load(file)
         if saved is None:
             rows, confidence = select(target_logits, images, self.per_class, runtime)
+            require_finite(
+                {"scores": confidence}, "the target's answers to public images", "give a healthy target"
+            )
             saved = {"selection": rows.cpu(), "confidence": confidence.cpu()}
             checkpoint.save(file, saved)
         self.selection.copy_(saved["selection"])

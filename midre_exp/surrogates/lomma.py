@@ -24,6 +24,7 @@ from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.student import Student
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
+from midre_exp.weights.finite import require_finite
 from midre_exp.weights.state_dict import load_backbone, load_checkpoint, read_state_dict, require_usable
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
@@ -189,6 +190,8 @@ class LommaSurrogates(Surrogates):
                 "mean": known.mean(0),
                 "std": known.std(0),
             }
+            victim.check_answers()
+            require_finite(saved, "the target's answers to public images", "give a healthy target")
             checkpoint.save(file, saved)
         self.feature_mean = saved["mean"].to(runtime.device)
         self.feature_std = saved["std"].to(runtime.device)

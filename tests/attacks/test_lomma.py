@@ -11,7 +11,7 @@ from attacks.kedmi import KedMI
 from attacks.lomma import LogitLoss
 from attacks.losses import feature_regulariser, logit_identity
 from midre_exp.data.base import ImageSet, to_float
-from midre_exp.errors import CheckpointError, ConfigError, UserError
+from midre_exp.errors import CheckpointError, ConfigError, DivergedError, UserError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain
 from midre_exp.run import run
@@ -359,6 +359,21 @@ def test_surrogates_that_cannot_be_prepared_are_refused_by_name(changes, words):
 def test_unusable_images_or_victims_and_divergence_are_user_errors(tmp_path, images, target, changes, words):
     with pytest.raises(UserError, match=words):
         small(**changes).fit(images, target, seed=0, work=tmp_path, runtime=Runtime())
+
+
+def test_a_target_without_answers_and_published_statistics_without_numbers_are_refused(tmp_path):
+    broken = Victim.of(lambda images: Output(images.mean((2, 3)) * torch.nan, images.mean((2, 3))), 3)
+    with pytest.raises(DivergedError, match="the target gave answers that are not finite"):
+        small().fit(public(), broken, seed=0, work=tmp_path, runtime=Runtime())
+    deaf = Victim.of(lambda images: Output(images.mean((2, 3)), images.mean((2, 3)) * torch.nan), 3)
+    with pytest.raises(DivergedError, match=r"answers to public images diverged \(not finite: mean, std\)"):
+        small().fit(public(), deaf, seed=0, work=tmp_path, runtime=Runtime())
+    file = tmp_path / "p_reg.pt"
+    torch.save({"fea_mean": torch.ones(3), "fea_logvar": torch.tensor([1.0, torch.nan, 1.0])}, file)
+    whole = Victim.of(lambda images: Output(images.mean((2, 3)), images.mean((2, 3))), 3)
+    with pytest.raises(CheckpointError, match=r"cannot be used \(not finite: fea_logvar\)"):
+        made = small(pretrained={"p_reg": str(file)}, students=[])
+        made.fit(public(), whole, seed=0, work=tmp_path / "again", runtime=Runtime())
 
 
 # the configs

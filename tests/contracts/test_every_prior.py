@@ -20,7 +20,7 @@ from midre_exp.priors.gan import training
 from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.priors.stylegan2 import load_pickle
 from midre_exp.runtime import Runtime
-from midre_exp.threat import Threat
+from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import not_finite
 from tests.golden.fill import fill
@@ -342,3 +342,13 @@ def test_an_unknown_prior_is_refused_with_the_known_ones():
         ConfigError, match="prior biggan is unknown; known priors: gmi, kedmi, plgmi, stylegan2"
     ):
         build_prior("biggan")
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("kedmi", "plgmi")], ids=lambda c: c.name
+)
+def test_a_target_whose_answers_are_no_numbers_trains_no_prior(tmp_path, case):
+    asked = Victim.of(lambda images: images.mean((2, 3)) * torch.nan, CLASSES)
+    with pytest.raises(DivergedError, match=r"the target('s answers| gave answers) .*not finite"):
+        fit(small(case.name), case, tmp_path, asked)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

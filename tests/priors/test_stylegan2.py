@@ -16,6 +16,7 @@ from midre_exp.data.base import ImageSet
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.priors.stylegan.ada import adapted, augment
 from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
+from midre_exp.priors.stylegan.files import load_networks
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.priors.stylegan.losses import (
     discriminator_loss,
@@ -24,6 +25,7 @@ from midre_exp.priors.stylegan.losses import (
     path_lengths,
     squared_gradients,
 )
+from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 from midre_exp.priors.stylegan.training import StyleGAN2Training
 from midre_exp.priors.stylegan2 import StyleGAN2Prior
@@ -426,3 +428,17 @@ def test_the_official_numbers_make_the_published_network():
     assert prior.num_blocks == 9
     assert 0.5 ** (prior.batch_size / 10_000) == pytest.approx(prior.ema, abs=1e-4)
     assert prior.steps * prior.batch_size == 25_000_000
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_published_generator_that_is_not_finite_is_refused_by_the_names_of_its_tensors(tmp_path, value):
+    source, converted = tmp_path / "g.pkl", tmp_path / "converted.pth"
+    write_stylegan2(source, image_size=8, channels=2)
+    generator, _ = load_networks(source, conv_clamp=None)
+    state = generator.state_dict()
+    torch.save({"state_dict": state}, converted)
+    load_networks(converted, conv_clamp=None)
+    state["mapping.w_avg"][1] = value
+    torch.save({"state_dict": state}, converted)
+    with pytest.raises(CheckpointError, match=r"cannot be used \(not finite: mapping\.w_avg\)"):
+        load_networks(converted, conv_clamp=None)
