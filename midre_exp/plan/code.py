@@ -239,6 +239,16 @@ def own_names(config: Any, trusted: Iterable[str]) -> set[str]:
     return {name for name in names_in(config, trusted) if name.split(".")[0] not in _KNOWN}
 
 
+def code_of_classes(classes: Iterable[type]) -> dict[str, dict[str, str]]:
+    """For what is cached of objects of these classes: ``{"code": digest by name}`` of those that are neither
+    ours nor of a library that needs no trust, nothing where there are none.
+    """
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in classes}
+    own = sorted(name for name in names if name.split(".")[0] not in _KNOWN)
+    found = {name: sources().digest_of(sources().own((name,), ())) for name in own}
+    return {"code": found} if found else {}
+
+
 def normalised(text: bytes | str) -> str:
     """64 hex digits of a source without comments, docstrings and layout, the same in every Python that can
     read it. Raises SyntaxError or ValueError for what is no source, RecursionError for one too deep.

@@ -150,6 +150,15 @@ def test_own_code_changes_exactly_the_keys_it_matters_to(lab, tiny):
     assert {name for name in before if before[name] != after[name]} == {"target", "attack", "metrics"}
 
 
+def test_what_is_decoded_by_a_class_of_ones_own_is_cached_by_its_code(lab, tmp_path):
+    lab({"pixel_lab.py": "class Mine: ..."})
+    mine = type("Mine", (), {"__module__": "pixel_lab"})
+    before = code.code_of_classes([mine, Sources])
+    assert before.keys() == {"code"} and before["code"].keys() == {"pixel_lab.Mine"}
+    lab({"pixel_lab.py": "class Mine: x = 1"})
+    assert code.code_of_classes([mine]) != before and code.code_of_classes([Sources]) == {}
+
+
 def test_the_code_of_a_stage_is_what_it_is_made_by(tiny):
     plan, other = make_plan(tiny("defense=midre")), make_plan(tiny())
     names = {name: set(Sources().all({*s.names, *s.makers}, ())) for name, s in plan.stages.items()}

@@ -7,12 +7,12 @@ which the commit message then says.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import sys
 from pathlib import Path
 
+from midre_exp.plan.code import normalised
 from midre_exp.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +50,7 @@ def source_digest(stage: str) -> str:
     for place in SOURCES[stage]:
         path = ROOT / place
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            tree = ast.parse(file.read_text())
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                first = body[0] if isinstance(body, list) and body else None
-                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                    del body[0]
-            digest.update(ast.dump(tree).encode())
+            digest.update(normalised(file.read_text()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ from midre_exp.data.picture import DECODER_VERSION, UNREADABLE, read_picture, re
 from midre_exp.data.readers.unreadable import Policy, check_policy, find_unreadable, refusal, warn_left_out
 from midre_exp.data.transforms.base import Transform, describe
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.code import code_of_classes
 from midre_exp.plan.config import digest
 from midre_exp.store.contents import content_hashes
 from midre_exp.store.store import Places
@@ -256,6 +257,7 @@ class FileListDataset(Dataset):
             "decoder": DECODER_VERSION,
             "transforms": describe(self._transforms),
             "files": hashed.hexdigest()[:16],
+            **code_of_classes([type(self), *map(type, self._transforms)]),
         }
 
     def _contents(self, part: Part) -> list[str]:
