@@ -72,7 +72,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "--rebuild target,attack makes these stages, and all that rests on them, anew (run, sweep, report).",
+            "--rebuild target,attack makes these and all that rests on them anew (run, sweep, report).",
             "midre-exp --help lists every choice and key of a run; COMMAND --help explains a command.",
         ]
     )

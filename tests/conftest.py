@@ -46,6 +46,12 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
+def _code_may_be_edited(monkeypatch: pytest.MonkeyPatch):
+    """While tests go on, somebody may edit the code that they have imported; a run refuses that."""
+    monkeypatch.setattr("midre_exp.plan.imported._imported", {})
+
+
+@pytest.fixture(autouse=True)
 def _errors_as_sentences(monkeypatch: pytest.MonkeyPatch):
     """The command line sets this variable for its own process; a test that calls it must not change what the
     next test sees.
