@@ -128,8 +128,9 @@ class FaceFolder(Dataset):
 
     root: Path  # relative to the working directory if not absolute
     size: int  # px of a side of the pixels made
-    # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of all
-    private: Sequence[str] | str | Path | None
+    # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of all;
+    # what yaml takes for a number, a truth value or nothing is refused in ``plan.names``, with the remedy
+    private: Sequence[str | int | float | bool | None] | str | Path | None
     private_share: float  # in (0, 1)
     test_share: float  # of each private identity's readable images, held out, in (0, 1)
     crop: Literal["center", "none"]  # the largest centred square, or stretched to a square
@@ -330,7 +331,7 @@ class FaceFolder(Dataset):
             "the share or add identities"
         )
 
-    def _named(self, private: Sequence[str] | str | Path) -> set[str]:
+    def _named(self, private: Sequence[str | int | float | bool | None] | str | Path) -> set[str]:
         """The private identities the user names, checked against those there are."""
         key = "data.private_identities"
         everybody = self._found.files

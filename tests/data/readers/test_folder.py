@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from torchvision.datasets.folder import find_classes
 
 from midre_exp.data.base import Part
 from midre_exp.data.readers.folder import FaceFolder, decode, hold_out
@@ -272,8 +274,14 @@ def test_labels_follow_the_order_of_imagefolder_of_numbers_or_of_a_file(tree: Pa
     wanted = ["s10", "s2", "s1", "S4", "_s5", "s 6"]
     (tree / "s12").rename(tree / "s99")
     alphabetical = faces(tree, private=wanted)
-    folders = sorted(entry.name for entry in os.scandir(tree) if entry.is_dir() and entry.name in wanted)
-    assert alphabetical.class_names() == tuple(folders)  # what torchvision's find_classes does
+    theirs, _ = find_classes(tree)  # ImageFolder's
+    assert alphabetical.class_names() == tuple(name for name in theirs if name in wanted)
+    nfd = unicodedata.normalize("NFD", "L\u00e9a")  # as some disks spell it; its order is that of the disk
+    (tree / "s3").rename(tree / nfd)
+    (tree / "s7").rename(tree / "Lf")
+    spelt = faces(tree, private=[nfd, "Lf"]).class_names()
+    ordered = [unicodedata.normalize("NFC", name) for name in find_classes(tree)[0] if name in (nfd, "Lf")]
+    assert spelt == tuple(ordered) == ("L\u00e9a", "Lf")
     natural_order = ("S4", "_s5", "s1", "s2", "s10", "s 6")
     assert faces(tree, private=wanted, order="natural").class_names() == natural_order
     (tmp_path / "classes.txt").write_text("\n".join(wanted))
