@@ -77,6 +77,15 @@ def test_links_in_a_circle_are_no_folders(tmp_path: Path) -> None:
     assert image_names(tmp_path) == ()
 
 
+def test_thumbnails_of_network_drives_are_no_people_of_an_official_download(tmp_path: Path) -> None:
+    for name in ("@eaDir", "__MACOSX", "lost+found", "n000001", "n000001/@eaDir"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "n000001" / "Thumbs.db").touch()
+    (tmp_path / "n000001" / "1.jpg").touch()
+    assert folder_names(tmp_path) == ("n000001",)
+    assert image_names(tmp_path / "n000001") == ("1.jpg",)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_among_the_images_is_not_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for person in "ab":

@@ -128,8 +128,8 @@ class FaceFolder(Dataset):
 
     root: Path  # relative to the working directory if not absolute
     size: int  # px of a side of the pixels made
-    # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of all;
-    # what yaml takes for a number, a truth value or nothing is refused in ``plan.names``, with the remedy
+    # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of
+    # all. What yaml takes for a number, a truth value or nothing is refused in ``plan.names``
     private: Sequence[str | int | float | bool | None] | str | Path | None
     private_share: float  # in (0, 1)
     test_share: float  # of each private identity's readable images, held out, in (0, 1)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from omegaconf import OmegaConf
 from PIL import Image
+from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, Role
 from midre_exp.data.cache import abbreviate
@@ -38,6 +39,7 @@ PROG = "midre-exp data inspect"
 _MODES = {"L": "grey", "RGB": "RGB", "RGBA": "RGB with transparency", "LA": "grey with transparency",
           "P": "palette", "1": "black and white", "I;16": "16-bit grey"}  # fmt: skip
 _WIDTH = 13  # of the first column
+_BAR_FROM = 2000  # images; fewer take a few seconds
 _LEAST = (1, 2, 5, 10, 20, 30)  # for which it is said how many identities have so many images
 
 
@@ -253,7 +255,10 @@ def _official(root: Path) -> list[dict[str, str | None]]:
 def _pictures(images: Sequence[ImageFile], decode_all: bool) -> Report:
     """Sizes, colours and formats by the headers; with ``decode_all`` every image is decoded."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        headers = list(pool.map(partial(_header, decode_all=decode_all), images))
+        read = pool.map(partial(_header, decode_all=decode_all), images)
+        headers = list(
+            tqdm(read, "reading images", len(images), disable=None if len(images) > _BAR_FROM else True)
+        )
     good = [header for header in headers if isinstance(header, Header)]
     bad = {image.name: why for image, why in zip(images, headers, strict=True) if isinstance(why, str)}
     sides = {}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from midre_exp.data.readers.tree import is_hidden
 from midre_exp.errors import DataError
 
 _DIGITS = 18  # of a label or an identity, as far as torch can hold it
@@ -81,7 +82,9 @@ def image_names(folder: Path) -> tuple[str, ...]:
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:
-    """Names of the folders right inside a folder, sorted by code point; hidden ones are left out."""
+    """Names of the folders right inside a folder, sorted by code point; hidden ones and thumbnails are
+    left out.
+    """
     return tuple(sorted(entry.name for entry in _entries(folder) if _is_folder(entry)))
 
 
@@ -96,7 +99,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise DataError(f"{folder} cannot be listed ({error.strerror}); mend its permissions") from error
 

@@ -84,6 +84,11 @@ class Tree:
     circles: tuple[str, ...]  # links that lead back to a folder they lie in, or through too many links
 
 
+def is_hidden(name: str) -> bool:
+    """Whether an entry of a folder is passed over: hidden, or litter."""
+    return name.startswith(".") or name.casefold() in LITTER
+
+
 def natural(name: str) -> tuple[list[str | int], str]:
     """Sort key that reads digits as numbers: s2 before s10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
