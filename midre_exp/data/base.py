@@ -96,6 +96,12 @@ class Dataset(ABC):
         """
         return []
 
+    def file_contents(self, role: Role) -> dict[str, str]:
+        """SHA-256 of the files of a role by their names, "" for one that cannot be opened; nothing is decoded
+        for it. None where images come from no files. Raises as ``count_images``.
+        """
+        return {}
+
     def left_out(self, role: Role) -> int:
         """How many files of a role cannot be read and are left out (``unreadable: leave_out``)."""
         return 0

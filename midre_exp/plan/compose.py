@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.plan.paths import expand_paths
 
 #: The group that depends on no other choice and on which no other choice depends; most jobs differ in it.
 _INDEPENDENT = "defense"
@@ -45,7 +46,7 @@ def packaged_configs() -> Iterator[None]:
 
 def settings_of(job: Sequence[str]) -> dict[str, Any]:
     """The resolved config of one job, as plain containers. Call inside ``packaged_configs``."""
-    settings: dict[str, Any] = plain(compose("config", overrides=list(job)))
+    settings: dict[str, Any] = expand_paths(plain(compose("config", overrides=list(job))))
     return settings
 
 
@@ -72,7 +73,7 @@ class Composer:
         """
         overrides = self._parser.parse_overrides(list(job))
         config = self._laid_over(overrides) if all(map(_is_plain, overrides)) else None
-        settings: dict[str, Any] = plain(self._compose(list(job)) if config is None else config)
+        settings: dict[str, Any] = expand_paths(plain(self._compose(list(job)) if config is None else config))
         return settings
 
     def _laid_over(self, overrides: Sequence[Override]) -> DictConfig | None:

@@ -1,34 +1,35 @@
-"""What a key holds instead of a path: the content of weight files; and where two configs differ."""
+"""What a key holds instead of a path: the content of a file; and where two configs differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from midre_exp.store.files import Stamp, sha256, stamp
+from midre_exp.plan.paths import may_name_file
+from midre_exp.store.contents import content_hash
+from midre_exp.store.store import Places
 
-#: File endings by which a config value is taken for the path of a weight file.
-WEIGHT_FILES = (".pt", ".pth", ".tar", ".pkl", ".safetensors", ".ckpt", ".bin")
 
-
-def by_content(node: Any) -> Any:
-    """The config with every path of an existing weight file replaced by the file's SHA-256: the same weights
-    elsewhere are the same key.
+def by_content(node: Any, store: Places | None = None) -> Any:
+    """The config with every path of an existing file replaced by the file's SHA-256: the same weights
+    elsewhere or under another name are the same key. ``store``: where hashes are remembered.
     """
+    return _by_content("", node, store)
+
+
+def _by_content(key: str, node: Any, store: Places | None) -> Any:
     if isinstance(node, Mapping):
-        return {key: by_content(value) for key, value in node.items()}
+        return {name: _by_content(_below(key, name), value, store) for name, value in node.items()}
     if isinstance(node, list):
-        return [by_content(value) for value in node]
-    if isinstance(node, str) and node.endswith(WEIGHT_FILES) and Path(node).is_file():
-        return f"sha256:{_content_hash(node, stamp(Path(node)))}"
+        return [_by_content(key, value, store) for value in node]
+    if may_name_file(key, node) and (held := content_hash(Path(node).expanduser(), store)):
+        return f"sha256:{held}"
     return node
 
 
-@lru_cache(maxsize=256)
-def _content_hash(path: str, _: Stamp) -> str:
-    return sha256(Path(path))
+def _below(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str | None:

@@ -19,6 +19,7 @@ from midre_exp.plan.digests import by_content
 from midre_exp.plan.public_names import by_public_name
 from midre_exp.plan.shards import SHARD
 from midre_exp.plan.trust import named_class
+from midre_exp.store.store import Places
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,16 @@ def stage_key(
     makers: Sequence[str] = (),
     data: Sequence[Mapping[str, Any]] = (),
     trusted: Sequence[str] = (),
+    store: Places | None = None,
 ) -> StageKey:
     """The key of a stage: of its name and version, of its settings with plugins under their public names and
-    weight files by their content, of the source of classes that are neither ours nor torch's, and of the keys
+    files by their content, of the source of classes that are neither ours nor torch's, and of the keys
     of the stages it builds on.
 
     ``makers``: modules of ours that compute it whatever the settings; ``data``: the nodes of the images it
-    reads.
+    reads; ``store``: where the content of files is remembered.
     """
-    content = by_content(by_public_name(config))
+    content = by_content(by_public_name(config), store)
     own = sources().own_code(config, trusted)
     if own:
         content["code"] = own

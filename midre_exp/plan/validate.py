@@ -37,6 +37,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for role in ("private", "public", "evaluation"):
         node = settings["data"].get(role, {})
         _require(isinstance(node, Mapping), f"data.{role}", node, "a dataset with a _target_")
+    check_sizes(settings)
     for model in ("target", "evaluator"):
         recipe = settings[model]["recipe"]
         size, precision = recipe["batch_size"], recipe["precision"]
@@ -50,6 +51,25 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     floor = settings["evaluator"]["floor"]
     fits = floor in ("chance", None) or (type(floor) in (int, float) and 0 <= floor <= 100)
     _require(fits, "evaluator.floor", floor, "chance, or a percentage (0: it always judges)")
+
+
+def check_sizes(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError when images would be made at another size than what looks at them says it takes."""
+    resolution, prior = settings["resolution"], settings["attack"].get("prior") or {}
+    expected = {
+        "private": {"resolution": resolution},
+        "evaluation": {"evaluator.resolution": settings["evaluator"]["resolution"]},
+        # of a loaded generator the public images are not drawn at its size
+        "public": {"resolution": resolution, "attack.prior.image_size": prior.get("image_size", resolution)},
+    }
+    for role, sizes in expected.items():
+        size = settings["data"].get(role, {}).get("size")
+        if size is not None and size not in sizes.values():
+            key, pixels = list(sizes.items())[-1]
+            raise ConfigError(
+                f"data.{role}.size={size} contradicts {key}={pixels}, by which the record would call these "
+                f"images; set {key} alone, which the data follow"
+            )
 
 
 def require_counts(part: str, **counts: int | None) -> None:

@@ -62,9 +62,14 @@ class ClassifierStage(Stage):
         job.work.save_json("classes", {"names": list(train.classes)})
         test = dataset.load("test")
         chance = targets.chance.Chance.of(test.labels, test.num_classes)
+        from midre_exp.data.duplicates import private_duplicates  # planning loads this module, and no torch
+
+        alarms = private_duplicates(dataset, job.store.root)
         if chance.explains(numbers["acc"]):
-            alarm = chance.sentence(f"{self.name} {node['name']}", numbers["acc"])
-            job.work.metrics["alarms"] = [alarm]
+            alarms.append(chance.sentence(f"{self.name} {node['name']}", numbers["acc"]))
+        if alarms:
+            job.work.metrics["alarms"] = alarms
+        left_out = dataset.left_out("private")
         job.work.metrics.update(
             numbers,
             chance=100 * chance.share,
@@ -72,6 +77,7 @@ class ClassifierStage(Stage):
                 "private_identities": train.num_classes,
                 "private_train": len(train),
                 "private_test": len(test),
+                **({"private_left_out": left_out} if left_out else {}),
             },
         )
 

@@ -63,6 +63,7 @@ def make_plan(settings: Settings) -> Plan:
                 makers=stage.makers,
                 data=list(looked_at.values()),
                 trusted=trusted_packages(settings),
+                store=settings["paths"]["store"],
             )
             planned[stage.name] = stage.planned(settings, key)
     stages = {key.name: key for key in planned.values()}

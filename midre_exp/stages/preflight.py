@@ -9,7 +9,7 @@ from typing import Any
 
 from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.plan.config import Trusted
-from midre_exp.plan.digests import WEIGHT_FILES
+from midre_exp.plan.paths import wants_file
 from midre_exp.plan.trust import check_targets, named_class
 
 
@@ -29,7 +29,7 @@ def make_once(make: Callable[[], object]) -> None:
 def check_files(place: str, node: Any) -> None:
     """Raise CheckpointError for a value below the key ``place`` that names a weight file which is missing."""
     for key, value in _texts(place, node):
-        if value.endswith(WEIGHT_FILES) and not Path(value).expanduser().is_file():
+        if wants_file(key, value) and not Path(value).expanduser().is_file():
             raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")
 
 

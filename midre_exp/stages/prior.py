@@ -64,7 +64,17 @@ class PriorStage(Stage):
             victim.check_answers()
         priors.check_images(prior.to(job.runtime.device).eval(), pretrained=is_pretrained(node))
         job.work.save_tensors("weights", prior.state_dict())
-        job.work.metrics.update(numbers, counts={"public": 0 if images is None else len(images)})
+        counts = {"public": 0 if images is None else len(images)}
+        if images is not None:
+            from midre_exp.data.duplicates import (
+                public_duplicates,  # planning loads this module, and no torch
+            )
+
+            if alarms := public_duplicates(job.parts.private, public, job.store.root):
+                job.work.metrics["alarms"] = alarms
+            if left_out := public.left_out("public"):
+                counts["public_left_out"] = left_out
+        job.work.metrics.update(numbers, counts=counts)
 
     def load(self, settings: Settings, artifact: Artifact, num_classes: int) -> Prior:
         """The trained prior, for a target of ``num_classes`` classes."""

@@ -46,6 +46,7 @@ class SurrogatesStage(Stage):
         make_once(partial(surrogates.initial_surrogates, node, classes, trusted_packages(settings)))
 
     def make(self, job: Job, public: Dataset, target: Artifact) -> None:
+        from midre_exp.data.duplicates import public_duplicates  # planning loads this module, and no torch
         from midre_exp.weights.finite import require_finite  # planning loads this module, and no torch
 
         node = job.settings["attack"]["surrogates"]
@@ -56,6 +57,8 @@ class SurrogatesStage(Stage):
         require_finite(made.state_dict(), "the surrogates", "lower attack.surrogates.lr")
         job.work.save_tensors("weights", made.state_dict())
         job.work.metrics.update(numbers, counts={"public": len(images)})
+        if alarms := public_duplicates(job.parts.private, public, job.store.root):
+            job.work.metrics["alarms"] = alarms
 
     def load(
         self, settings: Settings, artifact: Artifact, num_classes: int, device: torch.device

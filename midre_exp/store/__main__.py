@@ -22,6 +22,7 @@ from pathlib import Path
 from midre_exp.errors import StoreError, UserError
 from midre_exp.records import check_record
 from midre_exp.store.artifact import NAME, DamagedError, readable, verify
+from midre_exp.store.data import INVENTORY, artifacts_of, compare
 from midre_exp.store.exchange import chosen, export, import_
 from midre_exp.store.files import explain, read_json
 from midre_exp.store.lock import BuildLock
@@ -29,7 +30,7 @@ from midre_exp.store.store import MARKER, Artifact, Store
 
 #: Decoded images belong to data on disk, not to a run: records do not name them and the next run on the data
 #: needs them.
-_SHARED = "images"
+_SHARED = ("images", INVENTORY)
 _FORGOTTEN_SECONDS = 3600.0
 _JSON = re.compile(r"[^.].*\.json")
 #: Names that the store gives, and nobody else would: of unfinished builds, of what was set aside, of files of
@@ -116,7 +117,7 @@ def leftovers(store: Store, keep: set[tuple[str, str]], *, images: bool) -> list
     found = [
         Leftover(a.path, "no record needs it", size_of(a.path), locks / f"{a.stage}-{a.key}.lock")
         for a in store.list()
-        if (a.stage, a.key) not in keep and (images or a.stage != _SHARED) and not a.path.is_symlink()
+        if (a.stage, a.key) not in keep and (images or a.stage not in _SHARED) and not a.path.is_symlink()
     ]
     for work in _named(store.root / "work", _WORK):
         found.append(Leftover(work, "an unfinished build", size_of(work), locks / f"{work.name}.lock"))
@@ -190,6 +191,30 @@ def _verify(store: Store) -> int:
         print(f"{total} artifacts checked{where}, {found} damaged" + (f"; {remedy}" if found else ""))
         bad += found
     return 1 if bad else 0
+
+
+def _verify_data(store: Store) -> int:
+    """1 when images that artifacts were made from have changed or are missing."""
+    made, compared = artifacts_of(store), compare(store)
+    for found in compared:
+        of = [f"{artifact.stage} {artifact.key}" for artifact in made.get(found.files, ())]
+        resting = f"{len(of)} artifact(s) made from them" + (f": {', '.join(of)}" if of else "")
+        if found.is_same:
+            print(f"{found.title} in {found.root}: same, {found.count:,} files; {resting}")
+            continue
+        for what, names in (("changed", found.changed), ("missing", found.missing)):
+            for name in names:
+                print(f"{what}: {found.root / name}")
+        numbers = (
+            f"{len(found.changed):,} changed and {len(found.missing):,} missing of {found.count:,} files"
+        )
+        print(f"{found.title} in {found.root}: {numbers}; {resting} as they were")
+    known = {found.files for found in compared}
+    if unknown := sum(len(artifacts) for files, artifacts in made.items() if files not in known):
+        print(f"{unknown} artifact(s) rest on images of which this store holds no inventory")
+    if not compared:
+        print(f"{store.root} holds no inventory of images; the next run on images on disk leaves one")
+    return 0 if all(found.is_same for found in compared) else 1
 
 
 def _gc(store: Store, results: Sequence[Path], *, delete: bool, images: bool) -> int:
@@ -306,7 +331,12 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, purpose: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=purpose, description=purpose, parents=[where])
 
-    command("verify", "read every file and compare it with its checksum")
+    checked = command("verify", "read every file and compare it with its checksum")
+    checked.add_argument(
+        "--data",
+        action="store_true",
+        help="instead, read the images that artifacts were made from and say which are no longer the same",
+    )
     command("du", "space and build time by stage")
     gc = command("gc", "list what no record needs; with --delete, remove it")
     gc.add_argument(
@@ -336,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not place.is_dir() and options.command != "import":
                 raise StoreError(f"there is no store {place}; give its folder with --store")
         if options.command == "verify":
-            return _verify(store)
+            return _verify_data(store) if options.data else _verify(store)
         if options.command == "du":
             return _du(store)
         if options.command == "mark":

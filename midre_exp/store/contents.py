@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat as stat_module
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,10 @@ def content_hashes(
     """
     root = os.path.abspath(root)  # noqa: PTH100
     found: list[str | None] = [None] * len(names)
+    by_folder = _by_folder(root, names)
     with _memory(store) as memory:
         unread = []
-        for folder, rows in _by_folder(root, names).items():
+        for folder, rows in by_folder.items():
             known = {} if reread else memory.files(folder)
             for row in rows:
                 path = f"{root}/{names[row]}"
@@ -78,6 +79,7 @@ def content_hashes(
                     found[row] = digest
                 else:
                     unread.append((row, path, stamp))
+        memory.take_over(by_folder)
         for (row, _, _), read in zip(unread, _read(unread, memory, title), strict=True):
             found[row] = read
     return found
@@ -175,6 +177,11 @@ class _Memory:
         rows = self._ask(query, (os.fsencode(folder),))
         known = {os.fsdecode(name): (stamp, digest) for name, stamp, digest in rows}
         return known | _in_process.get(folder, {})
+
+    def take_over(self, folders: Iterable[str]) -> None:
+        """Write what this process knew before there was a store."""
+        held = {folder: _in_process.pop(folder) for folder in folders if folder in _in_process}
+        self.remember(held, make_store=False)
 
     def remember(self, by_folder: Mapping[str, Mapping[str, Known]], *, make_store: bool) -> None:
         """(stamp, sha256) of files by name, by folder."""

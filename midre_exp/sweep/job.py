@@ -20,6 +20,7 @@ from midre_exp.plan.config import plain, use_own_packages
 from midre_exp.plan.digests import first_difference
 from midre_exp.plan.imported import CodeChangedError, Snapshot, take_snapshot
 from midre_exp.plan.keys import Plan, fingerprints_once
+from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import diverged_path, write_diverged
 from midre_exp.stages import make_plan, stale
@@ -71,7 +72,7 @@ class Task:
         """Carry out one composed config."""
         use_own_packages()  # in the process of whatever launcher
         try:
-            self.last = Outcome(record=carry_out(plain(config)))
+            self.last = Outcome(record=carry_out(expand_paths(plain(config))))
         except LockedError as locked:
             print(f"{locked}; this run is queued again behind the others", flush=True)
             self.last = Outcome(locked=str(locked))

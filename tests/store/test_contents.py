@@ -112,6 +112,16 @@ def test_planning_makes_no_store(tree: Path) -> None:
     assert not (tree.parent / "elsewhere").exists()
 
 
+def test_what_was_known_before_there_was_a_store_is_written_to_it(tree: Path, read: list[str]) -> None:
+    store = tree.parent / "later"
+    content_hashes(tree, NAMES, store)
+    store.mkdir()
+    content_hashes(tree, NAMES, store)
+    contents._in_process.clear()  # another process
+    assert content_hashes(tree, NAMES, store) == expected()
+    assert len(read) == len(NAMES)
+
+
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 500])
 def test_a_damaged_memory_is_made_anew(tree: Path, read: list[str], content: bytes) -> None:
     store = tree.parent / "store"

@@ -47,7 +47,7 @@ class AFHQDogs(FileListDataset):
             (folder.relative_to(self.root) / name).as_posix()
             for folder in folders.values()
             if folder is not None
-            for name in image_names(folder)
+            for name in image_names(folder, self.foreign)
         )
         where = folders["train/dog"] or self.root
         require_count(

@@ -124,7 +124,7 @@ class CelebA(FileListDataset):
     @cached_property
     def _images(self) -> Mapping[str, str]:
         """File name by stem."""
-        return {Path(name).stem: name for name in image_names(self._folder)}
+        return {Path(name).stem: name for name in image_names(self._folder, self.foreign)}
 
     @cached_property
     def _identity_file(self) -> Path | None:

@@ -154,7 +154,7 @@ class FaceScrub(FileListDataset):
         return {
             identity: tuple(
                 (Path(prefix) / names[identity] / inside / image).as_posix()
-                for image in image_names(folder / names[identity] / inside)
+                for image in image_names(folder / names[identity] / inside, self.foreign)
             )
             for identity in sorted(names)
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,7 +52,8 @@ class FFHQ(FileListDataset):
         if folder is None and any(_images(self.root)):
             folder = self.root
         require(self.root, [] if folder else [f"the folder {name}"], title=self.title, layout=LAYOUT)
-        images = sorted(_images(folder or self.root), key=lambda image: (Path(image).stem, image))
+        found = _images(folder or self.root, self.foreign)
+        images = sorted(found, key=lambda image: (Path(image).stem, image))
         prefix = (folder or self.root).relative_to(self.root)
         for one, other in pairwise(images):
             if Path(one).stem == Path(other).stem:
@@ -70,14 +72,14 @@ class FFHQ(FileListDataset):
         return FileList(names, (0,) * len(names), UNLABELLED)
 
 
-def _images(folder: Path) -> Iterator[str]:
+def _images(folder: Path, foreign: Counter[str] | None = None) -> Iterator[str]:
     """The images of a folder, right inside it or in folders of thousands (00000, 01000, ...)."""
     if not folder.is_dir():
         return
-    yield from image_names(folder)
+    yield from image_names(folder, foreign)
     for thousand in folder_names(folder):
         if thousand.isdigit():
-            yield from (f"{thousand}/{name}" for name in image_names(folder / thousand))
+            yield from (f"{thousand}/{name}" for name in image_names(folder / thousand, foreign))
 
 
 def _require_side(path: Path, side: int) -> None:

@@ -5,9 +5,11 @@ cache, fingerprint, what to do about files that cannot be read or that are there
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +22,18 @@ from torch import Tensor
 from midre_exp.data.base import Dataset, ImageSet, Part, Role, SourceFile
 from midre_exp.data.cache import UnreadableImagesError, abbreviate, cached_images
 from midre_exp.data.picture import DECODER_VERSION, UNREADABLE, read_picture, reason
+from midre_exp.data.readers.layout import warn_once
+from midre_exp.data.readers.remarks import unread
 from midre_exp.data.readers.unreadable import Policy, check_policy, find_unreadable, refusal, warn_left_out
 from midre_exp.data.transforms.base import Transform, describe
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.code import code_of_classes
 from midre_exp.plan.config import digest
 from midre_exp.store.contents import content_hashes
+from midre_exp.store.data import keep_inventory
 from midre_exp.store.store import Places
+
+log = logging.getLogger(__name__)
 
 PARTS: dict[Role, tuple[Part, ...]] = {"private": ("train", "test"), "public": ("public",)}
 #: The one class of images without identities.
@@ -81,8 +88,10 @@ class FileListDataset(Dataset):
                     "on pictures; use Crop, CenterCrop, Resize or ResizeShorterSide"
                 )
         check_policy(self.unreadable)
+        self.foreign: Counter[str] = Counter()  # files passed over, by their endings
         self._file_lists: dict[Part, FileList] = {}
         self._digests: dict[Part, list[str]] = {}
+        self._hashed: dict[Part, str] = {}
         self._without: frozenset[str] = frozenset()
         self._readable: dict[Role, FileListDataset] = {}
 
@@ -108,17 +117,19 @@ class FileListDataset(Dataset):
                     "copies"
                 )
             self._file_lists[part] = files
+            for clause in unread(self.foreign):
+                warn_once(log, f"{self.title} in {self.root}: {clause}")
         return self._file_lists[part]
 
     def load(self, part: Part) -> ImageSet:
         """The images of a part, memory-mapped from the cache; decoded on first use. Raises DataError naming
         unreadable files, those of the other part too.
         """
-        if self.unreadable == "leave_out" and not self._without:
-            readable = self._readable_files(_role_of(part))
-            if readable is not self:
+        files, role = self.file_list(part), _role_of(part)
+        if not self._without:
+            self._keep_inventory(role)
+            if self.unreadable == "leave_out" and (readable := self._readable_files(role)) is not self:
                 return readable.load(part)
-        files = self.file_list(part)
         content = self._content(part)
         try:
             images = cached_images(
@@ -159,6 +170,14 @@ class FileListDataset(Dataset):
             for name, label, content in zip(files.names, files.labels, self._contents(part), strict=True)
         ]
 
+    def file_contents(self, role: Role) -> dict[str, str]:
+        """SHA-256 of the files of a role by their names."""
+        return {
+            name: content
+            for part in PARTS[role]
+            for name, content in zip(self.file_list(part).names, self._contents(part), strict=True)
+        }
+
     def left_out(self, role: Role) -> int:
         """How many files of a role cannot be read and are left out."""
         return len(self._readable_files(role)._without) if self.unreadable == "leave_out" else 0
@@ -180,6 +199,15 @@ class FileListDataset(Dataset):
     def class_names(self) -> tuple[str, ...]:
         """Those of the training part, in the order of the papers' code (told where each class is defined)."""
         return self.file_list("train").classes
+
+    def _keep_inventory(self, role: Role) -> None:
+        keep_inventory(
+            self.store,
+            title=f"{self.title} ({role})",
+            root=self.root,
+            files=self.files_digest(role),
+            contents=partial(self.file_contents, role),
+        )
 
     def _decode(self, files: FileList, row: int) -> Tensor:
         """One image. Raises one of ``UNREADABLE`` with the reason as its text."""
@@ -247,18 +275,25 @@ class FileListDataset(Dataset):
 
     def _content(self, part: Part) -> dict[str, object]:
         """Everything the cached pixels and labels of a part are made from."""
+        return {
+            "dataset": self.title,
+            "decoder": DECODER_VERSION,
+            "transforms": describe(self._transforms),
+            "files": self._rows_digest(part),
+            **code_of_classes([type(self), *map(type, self._transforms)]),
+        }
+
+    def _rows_digest(self, part: Part) -> str:
+        """Names, contents, labels and boxes of a part, hashed once."""
+        if part in self._hashed:
+            return self._hashed[part]
         files = self.file_list(part)
         hashed = hashlib.sha256(repr(files.classes).encode("utf-8", "surrogateescape"))
         boxes = files.boxes or [None] * len(files.names)
         for row in zip(files.names, self._contents(part), files.labels, boxes, strict=True):
             hashed.update(f"{row!r}\n".encode("utf-8", "surrogateescape"))
-        return {
-            "dataset": self.title,
-            "decoder": DECODER_VERSION,
-            "transforms": describe(self._transforms),
-            "files": hashed.hexdigest()[:16],
-            **code_of_classes([type(self), *map(type, self._transforms)]),
-        }
+        self._hashed[part] = hashed.hexdigest()[:16]
+        return self._hashed[part]
 
     def _contents(self, part: Part) -> list[str]:
         """The SHA-256 of every file of a part; "" for one that cannot be opened. Raises DataError naming the

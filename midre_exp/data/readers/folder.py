@@ -15,27 +15,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from midre_exp.data.base import Dataset, ImageSet, Part, Role
+from midre_exp.data.base import Dataset, ImageSet, Part, Role, SourceFile
 from midre_exp.data.cache import abbreviate
-from midre_exp.data.picture import UNREADABLE, open_rgb
+from midre_exp.data.picture import DECODER_VERSION, UNREADABLE, endings, open_rgb, reason
 from midre_exp.data.readers.identities import Identities, Split, read_identities
 from midre_exp.data.readers.label_file import read_names
 from midre_exp.data.readers.layout import warn_once
 from midre_exp.data.readers.remarks import remarks
 from midre_exp.data.readers.tree import ImageFile, natural
+from midre_exp.data.readers.unreadable import Policy, check_policy, refusal, warn_left_out
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
 from midre_exp.plan.names import as_text, quoted
 from midre_exp.seeding import derive
+from midre_exp.store.contents import content_hashes
+from midre_exp.store.data import keep_inventory
+from midre_exp.store.store import Places
 
-EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
 _BAR_FROM = 2000  # files; fewer take a few seconds
 
 log = logging.getLogger(__name__)
@@ -44,8 +47,7 @@ log = logging.getLogger(__name__)
 def decode(path: Path, size: int, crop: str) -> Tensor:
     """One image file as uint8 [3, size, size] RGB, upright (EXIF), shrunk with antialiasing.
 
-    ``crop``: ``center`` takes the largest
-    centred square, ``none`` stretches. Raises one of ``UNREADABLE``.
+    ``crop``: ``center`` takes the largest centred square, ``none`` stretches. Raises one of ``UNREADABLE``.
     """
     image = open_rgb(path)
     if crop == "center":
@@ -60,38 +62,34 @@ def decode(path: Path, size: int, crop: str) -> Tensor:
     )
 
 
-def _decode_or_none(file: ImageFile, size: int, crop: str) -> Tensor | None:
-    if file.size < 0:  # opening a pipe would wait for ever
-        return None
+def _decode_or_reason(file: ImageFile, size: int, crop: str) -> Tensor | str:
     try:
         return decode(file.path, size, crop)
-    except UNREADABLE:
-        return None
+    except UNREADABLE as error:
+        return reason(error, file.path)
 
 
-def read(files: Sequence[ImageFile], *, size: int, crop: str) -> tuple[Tensor, Tensor]:
-    """The readable images uint8 [m, 3, size, size] in the order of ``files``, and which they are, bool [n].
-
-    One warning counts the unreadable files and names the first few.
+def read(files: Sequence[ImageFile], *, size: int, crop: str) -> tuple[Tensor, dict[int, str]]:
+    """The readable images uint8 [m, 3, size, size] in the order of ``files``, and why each other one, by its
+    position, cannot be read.
     """
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    readable = torch.zeros(len(files), dtype=torch.bool)
+    reasons: dict[int, str] = {}
     # Pillow decodes and resizes outside the interpreter lock, so threads do; map keeps the order.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        decoded = pool.map(partial(_decode_or_none, size=size, crop=crop), files)
+        decoded = pool.map(partial(_decode_or_reason, size=size, crop=crop), files)
         hidden = None if len(files) > _BAR_FROM else True  # None: no bar where stderr is no terminal
-        for i, image in enumerate(tqdm(decoded, "reading images", len(files), disable=hidden)):
-            if image is not None:
-                images[i] = image
-                readable[i] = True
+        for row, image in enumerate(tqdm(decoded, "reading images", len(files), disable=hidden)):
+            if isinstance(image, str):
+                reasons[row] = image
+            else:
+                images[row] = image
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
-    if readable.all():
-        return images, readable
-    bad = [file.name for file, good in zip(files, readable.tolist(), strict=True) if not good]
-    log.warning("skipped %d of %d image files that cannot be read: %s", len(bad), len(files), abbreviate(bad))
-    return images[readable], readable
+    if reasons:
+        images = images[[row for row in range(len(files)) if row not in reasons]]
+    return images, reasons
 
 
 def hold_out(labels: Tensor, scores: Tensor, share: float) -> Tensor:
@@ -126,6 +124,8 @@ class FaceFolder(Dataset):
     are public. Labels follow ``order``, however ``private`` lists them.
     """
 
+    title: ClassVar[str] = "folder"
+
     root: Path  # relative to the working directory if not absolute
     size: int  # px of a side of the pixels made
     # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of
@@ -135,7 +135,7 @@ class FaceFolder(Dataset):
     test_share: float  # of each private identity's readable images, held out, in (0, 1)
     crop: Literal["center", "none"]  # the largest centred square, or stretched to a square
     seed: int  # of both draws
-    extensions: Sequence[str] | None = None  # file endings to read, None for all of ``EXTENSIONS``
+    extensions: Sequence[str] | None = None  # file endings to read, None for all that can be
     # auto: folders called train, val, test are the split where there are such, else ``test_share`` is drawn |
     # folders: there must be some | drawn: always
     split: Literal["auto", "folders", "drawn"] = "auto"
@@ -147,6 +147,9 @@ class FaceFolder(Dataset):
     # of private labels: alphabetical, by code point as torchvision's ImageFolder | natural, s2 before s10 | a
     # file of names (``read_names``)
     order: str | Path = "alphabetical"
+    # a file cannot be decoded: leave_out, with a warning and a list on disk | refuse
+    unreadable: Policy = "leave_out"
+    store: Places | None = None  # the artifact store, where what files hold is remembered
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -162,13 +165,15 @@ class FaceFolder(Dataset):
             raise ConfigError(f"data.test_folder={self.test_folder} is unknown; use test, val or null")
         if self.min_images is not None and self.min_images < 1:
             raise ConfigError(f"data.min_images={self.min_images} must be at least 1, or null")
+        check_policy(self.unreadable)
         given = self.extensions
         if given is not None and (isinstance(given, str) or not given):
             raise ConfigError(f"data.extensions={given} must be a list like [jpg,png], or null for all")
         if not str(self.root).strip():
             raise ConfigError("data.root is empty; give the folder that holds one folder per identity")
         self.root = Path(self.root).expanduser().absolute()
-        self.endings = sorted({ending.lower().removeprefix(".") for ending in given or EXTENSIONS})
+        self.endings = sorted({ending.lower().removeprefix(".") for ending in given or endings()})
+        self._left_out: dict[Role, int] = {}
 
     def load(self, part: Part) -> ImageSet:
         """One part; every image is decoded once, and the split sees readable images only.
@@ -176,28 +181,72 @@ class FaceFolder(Dataset):
         Raises DataError naming identities with too few readable images (private: 2, or 1 in each folder of a
         split; public: 1).
         """
+        if part not in ("train", "test", "public"):
+            raise ConfigError(f"part {part!r} is unknown; use train, test or public")
+        if self.store is not None:
+            role: Role = "public" if part == "public" else "private"
+            keep_inventory(
+                self.store,
+                title=f"folder ({role})",
+                root=self.root,
+                files=self.files_digest(role),
+                contents=partial(self.file_contents, role),
+            )
         if part == "public":
-            return self._public_part
-        if part in ("train", "test"):
-            return self._private_parts[part]
-        raise ConfigError(f"part {part!r} is unknown; use train, test or public")
+            return self._public[0]
+        return self._private_parts[part]
 
     def fingerprint(self, role: Role) -> dict[str, object]:
-        """What shapes a role's images, and a hash of their files' names and sizes by identity and part; not
-        where they lie.
+        """What shapes a role's images, and a hash of their files' names and contents by identity and part;
+        not where they lie. A file that cannot be opened belongs to it.
         """
-        rows = self._rows(role)
-        files = sorted((row.file.name, row.file.size, row.identity, row.split) for row in rows)
         found: dict[str, object] = {
             "dataset": "folder",
+            "decoder": DECODER_VERSION,
             "size": self.size,
             "crop": self.crop,
-            "files": digest(files),
+            "files": self.files_digest(role),
+            **({} if self.unreadable == "leave_out" else {"unreadable": self.unreadable}),
         }
         if role == "private":
             found["classes"] = digest(self.class_names())
             found |= {"seed": self.seed, "test_share": self.test_share} if not self._tested_on else {}
         return found
+
+    def files_digest(self, role: Role) -> str:
+        """Names, contents, identities and folders of a split of a role's files, hashed."""
+        rows = zip(self._rows(role), self._contents(role), strict=True)
+        return digest(sorted((row.file.name, held, row.identity, row.split) for row, held in rows))
+
+    def _contents(self, role: Role) -> list[str]:
+        """The SHA-256 of every file of a role; "" for one that cannot be opened."""
+        below = len(str(self.root)) + 1
+        names = [str(row.file.path)[below:] for row in self._rows(role)]
+        held = content_hashes(self.root, names, self.store, title=f"{self.root.name} ({role})")
+        return [content or "" for content in held]
+
+    def source_files(self, role: Role) -> list[SourceFile]:
+        """The readable files of a role, which are decoded to know them."""
+        held = self.file_contents(role)
+        if role == "public":
+            rows, parts = self._public[1], list[Part](["public"] * len(self._public[1]))
+        else:
+            _, rows, test = self._private
+            parts = ["test" if tested else "train" for tested in test.tolist()]
+        return [
+            SourceFile(part, row.file.name, row.identity, held[row.file.name])
+            for part, row in zip(parts, rows, strict=True)
+        ]
+
+    def file_contents(self, role: Role) -> dict[str, str]:
+        """SHA-256 of the files of a role by their names, readable or not."""
+        names = [row.file.name for row in self._rows(role)]
+        return dict(zip(names, self._contents(role), strict=True))
+
+    def left_out(self, role: Role) -> int:
+        """How many files of a role cannot be read; all are decoded to know it."""
+        self.load("public" if role == "public" else "train")
+        return self._left_out[role]
 
     def count_images(self, role: Role) -> int:
         """The number of files, readable or not."""
@@ -250,7 +299,7 @@ class FaceFolder(Dataset):
         """Everybody with enough images."""
         every = self.everybody
         if every.empty and self.min_images is None:
-            known = " ".join(self.endings)
+            known = "any common format" if self.extensions is None else " ".join(self.endings)
             raise DataError(
                 f"{self.root} holds no image of {abbreviate(every.empty)}; add images ({known}), remove the "
                 "folder, or leave such people out with data.min_images=1"
@@ -394,25 +443,38 @@ class FaceFolder(Dataset):
     def _read(self, role: Role) -> tuple[ImageSet, list[_Row]]:
         """All readable images of a role, and what is known of each."""
         rows = self._rows(role)
-        images, readable = read([row.file for row in rows], size=self.size, crop=self.crop)
-        rows = [row for row, good in zip(rows, readable.tolist(), strict=True) if good]
+        images, reasons = read([row.file for row in rows], size=self.size, crop=self.crop)
+        if reasons:
+            named = {rows[row].file.name: why for row, why in reasons.items()}
+            tell = f"{self.root.name} ({role})", len(rows), named, self.store
+            if self.unreadable == "refuse":
+                raise refusal(*tell)
+            warn_left_out(*tell)
+        self._left_out[role] = len(reasons)
+        rows = [row for number, row in enumerate(rows) if number not in reasons]
         self._require(role, rows)
         return ImageSet(images, torch.tensor([row.label for row in rows]), self._names(role)), rows
 
     @cached_property
-    def _private_parts(self) -> dict[str, ImageSet]:
+    def _private(self) -> tuple[ImageSet, list[_Row], Tensor]:
+        """All private images, what is known of each, and which are for testing, bool [n]."""
         every, rows = self._read("private")
         if self._tested_on:
             test = torch.tensor([row.split != "train" for row in rows])
         else:
             scores = [derive(self.seed, "folder", "test", row.file.name) for row in rows]
             test = hold_out(every.labels, torch.tensor(scores), self.test_share)
+        return every, rows, test
+
+    @cached_property
+    def _private_parts(self) -> dict[str, ImageSet]:
+        every, _, test = self._private
         chosen = {"train": ~test, "test": test}
         return {part: ImageSet(every.images[r], every.labels[r], every.classes) for part, r in chosen.items()}
 
     @cached_property
-    def _public_part(self) -> ImageSet:
-        return self._read("public")[0]
+    def _public(self) -> tuple[ImageSet, list[_Row]]:
+        return self._read("public")
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

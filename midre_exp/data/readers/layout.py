@@ -7,15 +7,16 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from midre_exp.data.picture import endings
 from midre_exp.data.readers.tree import is_hidden
 from midre_exp.errors import DataError
 
 _DIGITS = 18  # of a label or an identity, as far as torch can hold it
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def first_existing(root: Path, names: Sequence[str]) -> Path | None:
@@ -75,10 +76,18 @@ def wrong_line(path: Path, number: int, words: Sequence[str], expected: str) -> 
     )
 
 
-def image_names(folder: Path) -> tuple[str, ...]:
-    """Names of the images right inside a folder, by code point; hidden and other files are left out."""
-    files = (entry.name for entry in _entries(folder) if not _is_folder(entry))
-    return tuple(sorted(name for name in files if name[name.rfind(".") :].lower() in EXTENSIONS))
+def image_names(folder: Path, foreign: Counter[str] | None = None) -> tuple[str, ...]:
+    """Names of the images right inside a folder, by code point; hidden and other files are left out, the
+    latter counted in ``foreign`` by their endings.
+    """
+    names, known = [], endings()
+    for name in (entry.name for entry in _entries(folder) if not _is_folder(entry)):
+        ending = name[name.rfind(".") :].lower() if "." in name else ""
+        if ending in known:
+            names.append(name)
+        elif foreign is not None:
+            foreign[ending.removeprefix(".")] += 1
+    return tuple(sorted(names))
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:

@@ -30,9 +30,7 @@ def remarks(every: Identities, kept: Identities, min_images: int | None) -> list
     if every.left_over:
         names = abbreviate([image.name for image in every.left_over])
         said.append(f"{len(every.left_over):,} image(s) belong to no identity: {names}")
-    foreign = Counter({ending: n for ending, n in tree.foreign.items() if not _BESIDE.fullmatch(ending)})
-    if foreign:
-        said.append(f"{foreign.total():,} file(s) have endings that are not read: {endings(foreign)}")
+    said += unread(tree.foreign)
     if tree.litter:
         said.append(f"thumbnails and the like are passed over: {abbreviate(sorted(tree.litter))}")
     if tree.circles:
@@ -41,6 +39,14 @@ def remarks(every: Identities, kept: Identities, min_images: int | None) -> list
         pairs = abbreviate([" and ".join(group) for group in alike])
         said.append(f"names that differ in upper and lower case alone are different identities: {pairs}")
     return said
+
+
+def unread(foreign: Counter[str]) -> list[str]:
+    """A clause about files whose endings are not read, none where that surprises nobody."""
+    strange = Counter({ending: n for ending, n in foreign.items() if not _BESIDE.fullmatch(ending)})
+    return (
+        [f"{strange.total():,} file(s) have endings that are not read: {endings(strange)}"] if strange else []
+    )
 
 
 def endings(foreign: Counter[str]) -> str:

@@ -128,7 +128,7 @@ class VGGFace2(FileListDataset):
         """All images of these identities, with their boxes if those are wanted."""
         folder = self._folder(part)
         prefix = folder.relative_to(self.root).as_posix()
-        images = [image_names(folder / identity) for identity in identities]
+        images = [image_names(folder / identity, self.foreign) for identity in identities]
         if empty := [identity for identity, names in zip(identities, images, strict=True) if not names]:
             raise DataError(f"{folder} has no image of {abbreviate(empty)}; complete the download")
         rows = [

@@ -4,12 +4,12 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from midre_exp.records import Record
 
 #: Counts that a table's rows should share for their numbers to be comparable.
-_COUNTS = ("private_identities", "private_train", "public")
+_COUNTS = ("private_identities", "private_train", "public", "private_left_out", "public_left_out")
 
 
 def circumstances(title: str, records: Sequence[Record]) -> str:
@@ -48,10 +48,17 @@ def _circumstances(records: Sequence[Record]) -> str:
     return (
         f"{first['data']['name']} at {first['data']['resolution']} px, "
         f"{counts['private_identities']} private identities ({counts['private_train']} training images), "
-        f"{counts['public']} public images; {_budgets(records)}, "
+        f"{counts['public']} public images{_left_out(counts)}; {_budgets(records)}, "
         f"judged by {_joined(record['evaluator'] for record in records)} "
         f"(accuracy {first['metrics']['evaluator_acc']:.1f} %)"
     )
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    """How many images could not be read, where some were left out."""
+    left_out = {role: counts.get(f"{role}_left_out", 0) for role in ("private", "public")}
+    parts = " and ".join(f"{count} {role}" for role, count in left_out.items() if count)
+    return f" ({parts} images that could not be read left out)" if parts else ""
 
 
 def _budgets(records: Sequence[Record]) -> str:

@@ -125,7 +125,7 @@ def test_one_identity_under_two_names_is_refused(blanks: Path, tmp_path: Path) -
 def test_missing_folders_and_identities_without_faces_are_told(blanks: Path, tmp_path: Path) -> None:
     root = copied(blanks, tmp_path / "copy")
     (root / "actors/faces/Nobody Here").mkdir()
-    (root / "actors/faces/Nobody Here/moving.gif").write_bytes(b"GIF89a")
+    (root / "actors/faces/Nobody Here/moving.mov").write_bytes(b"ftypqt")
     with pytest.raises(DataError, match="has no face of Nobody_Here"):
         names(dataset("facescrub", root, expected_identities=None), "train")
     (root / "actresses").rename(tmp_path / "away")

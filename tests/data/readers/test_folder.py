@@ -463,7 +463,7 @@ def test_a_long_list_of_unreadable_files_is_cut(tree: Path, caplog: pytest.LogCa
     for index in range(9):
         (tree / "s1" / f"bad{index}.png").write_bytes(b"")
     faces(tree, private=["s1"]).load("train")
-    assert "bad4.png and 4 more" in caplog.text
+    assert "bad4.png (empty) and 4 more" in caplog.text
     assert "bad5" not in caplog.text
 
 
@@ -635,7 +635,9 @@ def composed(folder: Path, *overrides: str) -> DictConfig:
     """The data and setup groups of conf/ under a small primary config."""
     (folder / "primary.yaml").write_text("defaults: [data: synthfaces, setup: custom, _self_]\n")
     with initialize_config_dir(str(folder), version_base="1.3"):
-        return compose("primary", [f"hydra.searchpath=[file://{CONF_DIR}]", *overrides])
+        return compose(
+            "primary", [f"hydra.searchpath=[file://{CONF_DIR}]", f"+paths.store={folder}/store", *overrides]
+        )
 
 
 def test_folder_config_needs_a_root_alone(tree: Path, tmp_path: Path) -> None:
