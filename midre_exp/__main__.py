@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
 import os
 import re
 import sys
@@ -100,8 +99,9 @@ def _hydra(arguments: list[str]) -> None:
     from midre_exp.plan.explain import explain
     from midre_exp.plan.names import names_as_text
     from midre_exp.store.lock import sigterm_as_exit
+    from midre_exp.store.progress import log_to_stderr
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra is to hand errors on instead of printing them and leaving with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -28,6 +28,7 @@ from midre_exp.speed import Speed, make_speed
 from midre_exp.stages import STAGES, Stage, stale
 from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
+from midre_exp.store import progress
 from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.files import write_atomic
 from midre_exp.store.lock import LockedError
@@ -248,21 +249,24 @@ class Executor:
         work: Workspace,
     ) -> None:
         """Make a stage under a tracker of its own."""
-        settings = self.settings
+        settings, name = self.settings, f"{planned.name} {planned.key}"
         made.append(planned.key)
         self.runtime.say(f"{planned.name} {planned.key}: building")
         label = self.parts.defense.label
-        with track(
-            settings["tracking"] if stage.is_tracked else {"mode": "off"},
-            stage=planned.name,
-            group=settings["setup"]["id"],
-            tags=(settings["attack"]["name"], label, settings["scale"]),
-            config={
-                **without(settings, "plan"),
-                "stage": {"name": planned.name, "key": planned.key, "defense": label},
-            },
-            folder=Path(settings["paths"]["runs"]) / "wandb" / f"{planned.name}-{planned.key}",
-        ) as tracker:
+        with (
+            track(
+                settings["tracking"] if stage.is_tracked else {"mode": "off"},
+                stage=planned.name,
+                group=settings["setup"]["id"],
+                tags=(settings["attack"]["name"], label, settings["scale"]),
+                config={
+                    **without(settings, "plan"),
+                    "stage": {"name": planned.name, "key": planned.key, "defense": label},
+                },
+                folder=Path(settings["paths"]["runs"]) / "wandb" / f"{planned.name}-{planned.key}",
+            ) as tracker,
+            progress.stage(name),
+        ):
             runtime = replace(self.runtime, tracker=tracker)
             try:
                 with weights_used() as weights:

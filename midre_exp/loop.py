@@ -60,6 +60,7 @@ class Loop:
         self._suffix = f" from item {first_item}" if first_item else ""
         self._previous_steps, self._step, self._is_logged = 0, 0, False
         self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+        self._newest: dict[str, Tensor] = {}
 
     def __call__(
         self,
@@ -77,7 +78,7 @@ class Loop:
         ended, finished = until(state) if until else False, done
         numbers = itertools.count(done) if steps is None else range(done, steps)
         every = max(1, (steps or self.runtime.checkpoint_every) // _POINTS)
-        for step in self.runtime.bar(() if ended else numbers, self.title, total=steps, done=done):
+        for step in self.runtime.bar(() if ended else numbers, self.title, steps, done, self._values):
             self._step, self._is_logged = self._previous_steps + step, step % every == 0
             yield step
             finished = step + 1
@@ -95,9 +96,14 @@ class Loop:
 
         They stay on the device until the next checkpoint, so no step waits for them.
         """
+        self._newest = {name: value.detach() for name, value in values.items()}
         if self._is_logged:
             means = {name: value.detach().mean() for name, value in values.items()}
             self._waiting.append((self._step, means))
+
+    def _values(self) -> dict[str, float]:
+        """The means of what was shown last, read off the device."""
+        return {name: float(value.float().mean()) for name, value in self._newest.items()}
 
     def _restore(self, path: Path, state: dict[str, Tensor]) -> int:
         """How many steps an interrupted attempt had done; puts its ``state`` and query count back."""

@@ -4,17 +4,16 @@ it enters a key.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from midre_exp.errors import ConfigError
+from midre_exp.store.progress import Progress, Values, configure, display_of, say
 
 T = TypeVar("T")
 
@@ -51,6 +50,7 @@ class Runtime:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: the first, and usually only
     devices: int = 1  #: GPUs from ``device`` on, or CPU processes, that train one classifier together
     progress: bool = False  #: draw progress bars
+    log_every: float = 0.0  #: without bars: seconds between two lines of a loop; 0: none
     image_placement: Placement = "auto"  #: memory from which training batches are gathered
     chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
     checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
@@ -60,24 +60,30 @@ class Runtime:
     def say(self, sentence: str) -> None:
         """Print one line on stderr without tearing a progress bar."""
         if not self.quiet:
-            tqdm.write(sentence, file=sys.stderr)
-            sys.stderr.flush()
+            say(sentence)
 
-    def bar(self, steps: Iterable[T], title: str, total: int | None = None, done: int = 0) -> Iterator[T]:
+    def bar(
+        self,
+        steps: Iterable[T],
+        title: str,
+        total: int | None = None,
+        done: int = 0,
+        values: Values | None = None,
+    ) -> Iterator[T]:
         """Iterate with a progress bar and a time estimate; ``done`` steps of an earlier attempt count as
-        finished.
+        finished. Without bars there is a line every ``log_every`` seconds, with the ``values`` of the moment,
+        which are asked for only then.
         """
-        yield from tqdm(
-            steps,
-            desc=title,
-            total=total,
-            initial=done,
-            disable=not self.progress,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=0.5,
-            leave=True,
-        )
+        if total is None and isinstance(steps, Sized):
+            total = len(steps)
+        with self.shown(title, total, done) as shown:
+            for step in steps:
+                yield step
+                shown.update(values=values)
+
+    def shown(self, title: str, total: int | None = None, done: int = 0) -> Progress:
+        """The same for a loop that counts by itself."""
+        return Progress(title, total, done, bars=self.progress, every=self.log_every, say=self.say)
 
 
 @contextmanager
@@ -135,13 +141,15 @@ def make_runtime(settings: Mapping[str, Any]) -> Runtime:
     """
     if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
-    progress = sys.stderr.isatty() if settings["progress"] == "auto" else bool(settings["progress"])
+    configure(settings)
+    progress, log_every = display_of(settings)
     device, devices = choose_device(settings["device"]), int(settings["devices"])
     check_devices(device, devices)
     return Runtime(
         device=device,
         devices=devices,
         progress=progress,
+        log_every=log_every,
         image_placement=settings["image_placement"],
         chunk=int(settings["chunk"]),
         checkpoint_every=int(settings["checkpoint_every"]),

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from midre_exp.data.picture import UNREADABLE
 from midre_exp.errors import DataError, StoreError
 from midre_exp.store.files import read_json, write_json
+from midre_exp.store.progress import Progress
 from midre_exp.store.store import Places, Store, Workspace
 
 _log = logging.getLogger(__name__)
@@ -124,9 +124,8 @@ def _decode(
 
     # Pillow decodes and resizes outside the interpreter lock, so threads do; map keeps the order.
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
-    hidden = None if len(names) > _BAR_FROM else True  # None: no bar where stderr is no terminal
     try:
-        with tqdm(total=len(names), initial=start, desc=f"decoding {title}", disable=hidden) as bar:
+        with Progress(f"decoding {title}", len(names), start, bar=len(names) > _BAR_FROM) as bar:
             for first in range(start, len(names), _BLOCK):
                 rows = range(first, min(first + _BLOCK, len(names)))
                 bad += [row for row, good in zip(rows, pool.map(decode, rows), strict=True) if not good]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shutil
 import sys
 import textwrap
@@ -28,6 +27,7 @@ from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.stages import Requirement
+from midre_exp.store.progress import log_to_stderr
 
 SETUPS = tuple(f"S{number:02d}" for number in range(1, 38))
 
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr()
     try:
         use_own_configs(options.config_dir)
     except ConfigError as error:

@@ -32,6 +32,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null"
     )
     _require(progress in ("auto", True, False), "runtime.progress", progress, "auto, true or false")
+    every = runtime["log_every"]
+    seconds = every is None or (isinstance(every, (int, float)) and type(every) is not bool and every >= 0)
+    _require(seconds, "runtime.log_every", every, "a number of seconds, or 0 for no lines")
     listed = isinstance(trusted, list) and all(isinstance(name, str) for name in trusted)
     _require(listed, "runtime.trusted_packages", trusted, "a list such as [my_defenses]")
     for role in ("private", "public", "evaluation"):

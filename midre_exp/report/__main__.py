@@ -32,6 +32,7 @@ from midre_exp.report.definitions import FigureDefinition, TableDefinition, load
 from midre_exp.report.runs.planned_runs import PlannedRun, plan_tables, with_current_records
 from midre_exp.store.files import write_json
 from midre_exp.store.lock import sigterm_as_exit
+from midre_exp.store.progress import log_to_stderr
 
 # What draws, pushes or estimates is imported where it is used: torch, pandas and matplotlib take seconds,
 # which neither --help nor a mistake in a name waits for.
@@ -40,7 +41,7 @@ from midre_exp.store.lock import sigterm_as_exit
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr()
     try:
         use_own_configs(options.config_dir)
         with sigterm_as_exit():

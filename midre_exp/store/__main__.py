@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import re
 import shlex
@@ -26,6 +25,7 @@ from midre_exp.store.data import INVENTORY, artifacts_of, compare
 from midre_exp.store.exchange import chosen, export, import_
 from midre_exp.store.files import explain, read_json
 from midre_exp.store.lock import BuildLock
+from midre_exp.store.progress import log_to_stderr
 from midre_exp.store.store import MARKER, Artifact, Store
 
 #: Decoded images belong to data on disk, not to a run: records do not name them and the next run on the data
@@ -359,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 1 when verify finds damage, 2 for a mistake."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr()
     try:
         store = Store(options.store or ["artifacts"])
         for place in (store.root, *store.upstream):

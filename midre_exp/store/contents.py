@@ -19,9 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from midre_exp.store.files import Stamp, is_settled
+from midre_exp.store.progress import Progress
 from midre_exp.store.store import Places, Store
 
 DATABASE = ".contents.sqlite"
@@ -133,9 +132,8 @@ def _read(unread: Sequence[tuple[int, str, Stamp]], memory: _Memory, title: str)
         _log.info("%s: reading %d files once to know what they hold", title, len(unread))
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
-    hidden = None if len(unread) > _BAR_FROM else True  # None: no bar where stderr is no terminal
     try:
-        with tqdm(total=len(unread), desc=f"hashing {title}", disable=hidden) as bar:
+        with Progress(f"hashing {title}", len(unread), bar=len(unread) > _BAR_FROM) as bar:
             for first in range(0, len(unread), _BATCH):
                 batch = unread[first : first + _BATCH]
                 digests = list(pool.map(_sha256, [path for _, path, _ in batch]))

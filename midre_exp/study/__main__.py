@@ -11,7 +11,6 @@ them.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import get_args
 from midre_exp.data.base import Part
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.store.files import write_atomic
+from midre_exp.store.progress import log_to_stderr
 from midre_exp.study.questionnaire import Choice, make_study
 from midre_exp.study.score import read_answers, read_keys, score
 
@@ -27,7 +27,7 @@ from midre_exp.study.score import read_answers, read_keys, score
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, 2 after a mistake."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr()
     try:
         {"make": _make, "score": _score}[options.command](options)
         return 0

@@ -238,7 +238,12 @@ class LommaSurrogates(Surrogates):
             sgd.load_state_dict(saved["sgd"])
         self.networks.train()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for step in runtime.bar(range(start, steps), "distilling students", total=steps, done=start):
+            losses = recent[0]
+
+            def values() -> dict[str, float]:
+                return {"loss": float(losses.mean())}
+
+            for step in runtime.bar(range(start, steps), "distilling students", steps, start, values):
                 torch.manual_seed(seeding.derive(seed, "lomma", "step", step))  # of stochastic depth
                 sgd.param_groups[0]["lr"] = self.lr * self.gamma ** (
                     step // batches.per_epoch // self.lr_epochs

@@ -22,6 +22,7 @@ from midre_exp.plan.shards import SHARD
 from midre_exp.records import check_record
 from midre_exp.stages import STAGES, make_plan, stale
 from midre_exp.store.files import read_json
+from midre_exp.store.progress import duration
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished, stale_in
 from midre_exp.tracking.provenance import git_commit
@@ -133,13 +134,6 @@ def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
     order = {stage: number for number, stage in enumerate(_ORDER)}
     stages = sorted(found.values(), key=lambda entry: order[entry.stage])
     return Estimate(planned, finished, repeated, stages, outdated)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def lines(plan: Estimate) -> list[str]:

@@ -26,6 +26,7 @@ from midre_exp.records import diverged_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError
+from midre_exp.store.progress import configure, log_to_stderr
 from midre_exp.sweep.finished import (
     check_stale,
     code_path,
@@ -71,6 +72,7 @@ class Task:
     def __call__(self, config: DictConfig) -> Outcome:
         """Carry out one composed config."""
         use_own_packages()  # in the process of whatever launcher
+        log_to_stderr()
         try:
             self.last = Outcome(record=carry_out(expand_paths(plain(config))))
         except LockedError as locked:
@@ -88,6 +90,7 @@ def carry_out(settings: Mapping[str, Any]) -> str:
     Raises LockedError, no failure, where ``plan.wait`` is off and another process is building one of its
     stages.
     """
+    configure(settings["runtime"])
     with fingerprints_once():
         return _carry_out(settings)
 

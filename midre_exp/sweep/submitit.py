@@ -8,15 +8,20 @@ sweep outlives the death of any of its jobs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from pathlib import Path
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import submitit
@@ -24,10 +29,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
-from tqdm import tqdm
 
-from midre_exp.errors import ConfigError, UserError
+from midre_exp.errors import ConfigError, StoreError, UserError
+from midre_exp.store.files import read_json
 from midre_exp.store.lock import dies_as_fork
+from midre_exp.store.progress import Progress, say
 from midre_exp.sweep import slurm
 from midre_exp.sweep.job import Outcome
 
@@ -63,10 +69,22 @@ class SubmittedJob(BaseSubmititLauncher):
     under handlers of our own.
     """
 
+    #: Of the runs, by their keys.
+    names: dict[str, str] = {}
+
     def __call__(self, *arguments: Any, **keywords: Any) -> JobReturn:
-        """Run one job."""
+        """Run one job; its log begins with what it is."""
         with giving_way():
+            self._introduce(_key_of(arguments[0]))
             return super().__call__(*arguments, **keywords)
+
+    def _introduce(self, key: str) -> None:
+        """Say which run this is, and let the queue show it."""
+        if name := self.names.get(key):
+            environment = submitit.JobEnvironment()
+            say(f"run {name} (key {key}), job {environment.job_id} on {socket.gethostname()}")
+            if environment.cluster == "slurm":
+                slurm.rename(environment.job_id, f"{self.prefix}-{name}")
 
     def checkpoint(self, *arguments: Any, **keywords: Any) -> DelayedSubmission:
         """What is queued again: the job as it was submitted, for pickling it as it is now would add what
@@ -91,8 +109,12 @@ def launch(
     options = dict(options)
     poll_seconds = float(options.pop("poll_seconds", 1.0))
     size = int(options.pop("array_size", len(jobs)))
+    names = [run_name(job, str(context["config"].paths.runs)) for job in jobs]
     call = SubmittedJob()
     call.setup(**context)
+    call.prefix = str(options.get("name") or "midre")
+    options["name"] = array_name(call.prefix, names)
+    call.names = dict(zip(map(_key_of, jobs), names, strict=True))
     executor = make_executor(kind, options)
     state = Singleton.get_state()
     rows = [
@@ -112,24 +134,58 @@ def launch(
             if not submitted:
                 raise refused from error
             break
-    names = " ".join(dict.fromkeys(job.job_id.partition("_")[0] for job in submitted))
+    ids = " ".join(dict.fromkeys(job.job_id.partition("_")[0] for job in submitted))
+    for job, name, overrides in zip(submitted, names, jobs, strict=False):
+        link_logs(job, f"{name}-{_key_of(overrides)}" if _key_of(overrides) else name)
     print(
-        f"{len(submitted)} jobs submitted ({kind} {names}), their logs are in "
-        f"{submitted[0].paths.folder.parent}",
+        f"{len(submitted)} jobs submitted ({kind} {ids}), their logs are in "
+        f"{submitted[0].paths.folder.parent}, each also under the name of its run",
         flush=True,
     )
     try:
-        ended = ended_on_slurm if kind == "slurm" else ended_here
+        ended = SlurmQueue() if kind == "slurm" else ended_here
         results = collect(submitted, ended, poll_seconds=poll_seconds)
     except (KeyboardInterrupt, SystemExit):
         if kind == "slurm":
             print(
-                f"the jobs go on without this process; scancel {names} ends them", file=sys.stderr, flush=True
+                f"the jobs go on without this process; scancel {ids} ends them", file=sys.stderr, flush=True
             )
         for job in submitted if kind == "local" else ():
             job.cancel()
         raise
     return results + [lost(refused) for _ in rows[len(submitted) :] if refused is not None]
+
+
+def _key_of(overrides: Sequence[str]) -> str:
+    """The key that a job was planned with; empty for one that nobody planned."""
+    prefix = "plan.key="
+    return next((part[len(prefix) :].strip("'\"") for part in overrides if part.startswith(prefix)), "")
+
+
+def run_name(overrides: Sequence[str], runs: str) -> str:
+    """``S27-midre-s0``: what the record of a job will be called, by the config that the sweep has kept."""
+    try:
+        settings = read_json(Path(runs) / "planned" / f"{_key_of(overrides)}.json")
+        name = f"{settings['setup']['id']}-{'+'.join(settings['defense'])}-s{settings['seed']}"
+    except (StoreError, KeyError, TypeError):  # the name is for people only
+        name = "run"
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", name)
+
+
+def array_name(first: str, names: Sequence[str]) -> str:
+    """What an array of jobs is called until each calls itself by its own name."""
+    known = list(dict.fromkeys(names))
+    more = f"-and-{len(names) - 1}-more" if len(names) > 1 else ""
+    return f"{first}-{known[0]}{more}" if known else first
+
+
+def link_logs(job: Any, name: str) -> None:
+    """Let the logs of a job be found under the name of its run, too."""
+    for path in (job.paths.stdout, job.paths.stderr):
+        link = path.parent / f"{name}{path.suffix}"
+        with contextlib.suppress(OSError):  # a help to people; some file systems have no links
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.name)
 
 
 def make_executor(kind: str, options: Mapping[str, Any]) -> submitit.AutoExecutor:
@@ -158,14 +214,14 @@ def collect(jobs: Sequence[Any], ended: Ended, *, poll_seconds: float) -> list[J
     results: dict[int, JobReturn] = {}
     looks = [0] * len(jobs)
     silent = 0
-    with tqdm(total=len(jobs), desc="jobs", disable=None, dynamic_ncols=True) as bar:
+    with Progress("jobs", len(jobs)) as bar:
         while waiting := [number for number in range(len(jobs)) if number not in results]:
             # asked before the results are looked for: a job that ends in between has its result seen next
             # time
             gone = ended([jobs[number] for number in waiting])
             silent = silent + 1 if gone is None else 0
             if silent == LOOKS:
-                tqdm.write("squeue does not answer; waiting for results all the same", file=sys.stderr)
+                say("squeue does not answer; waiting for results all the same")
             for number in waiting:
                 job = jobs[number]
                 found = result_of(job)
@@ -206,14 +262,49 @@ def lost(error: ClusterError) -> JobReturn:
     return JobReturn(status=JobStatus.FAILED, _return_value=error)
 
 
-def ended_on_slurm(jobs: Sequence[Any]) -> Mapping[str, tuple[str, str]] | None:
-    """Those of some jobs that SLURM has ended, whatever the reason, or forgotten."""
-    known = slurm.states()
-    if known is None:
-        return None
+class SlurmQueue:
+    """Tells which of some jobs SLURM has ended, whatever the reason, or forgotten; says of those that it does
+    not start why, each reason once it has lasted ``patience`` seconds, and again when it comes back.
+    """
+
+    def __init__(self, patience: float = 15.0) -> None:
+        self.patience = patience
+        self._since: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def __call__(self, jobs: Sequence[Any]) -> Mapping[str, tuple[str, str]] | None:
+        """Ask squeue once for all."""
+        known = slurm.queue()
+        if known is None:
+            return None
+        self.tell([known.get(job.job_id, ("", "")) for job in jobs])
+        return ended_on_slurm(jobs, known)
+
+    def tell(self, found: Sequence[tuple[str, str]]) -> None:
+        """Say what is new about the states and reasons of the jobs that are waited for."""
+        pending = Counter(why for state, why in found if state == "PENDING" and why not in ("", "None"))
+        now = time.monotonic()
+        self._since = {why: self._since.get(why, now) for why in pending}
+        for why, count in pending.items():
+            if why in self._told or now - self._since[why] < self.patience:
+                continue
+            self._told.add(why)
+            text, passes = slurm.reason(why)
+            jobs = "1 job is" if count == 1 else f"{count} jobs are"
+            say(f"{jobs} pending ({why}): {text}")
+            if not passes:
+                say("ending this command leaves the jobs in the queue; scancel removes them")
+        # what comes and goes with every look at the queue is told once
+        self._told &= {why for why in self._told if why in pending or slurm.reason(why)[1]}
+
+
+def ended_on_slurm(
+    jobs: Sequence[Any], known: Mapping[str, tuple[str, str]]
+) -> Mapping[str, tuple[str, str]]:
+    """Those of some jobs that SLURM has ended, whatever the reason, or forgotten, by what squeue said."""
     found = {}
     for job in jobs:
-        state = known.get(job.job_id, "forgotten")
+        state = known.get(job.job_id, ("forgotten", ""))[0]
         if state in slurm.ENDED or state == "forgotten":
             state = slurm.ending(state, job.stderr() or "")
             found[job.job_id] = (f"SLURM ended job {job.job_id} ({state})", slurm.remedy(state))

@@ -23,8 +23,8 @@ from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
+from midre_exp.store.progress import duration
 from midre_exp.store.store import Store
-from midre_exp.sweep.estimate import duration
 from midre_exp.sweep.finished import check_stale, code_path, failure_path, is_finished, snapshot_path
 from midre_exp.sweep.job import report_failure
 from midre_exp.sweep.rebuild import fulfilled, request_of

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import DivergedError
+from midre_exp.store.progress import Progress
 from midre_exp.targets.base import Classifier
 from midre_exp.weights.finite import require_finite
 
@@ -24,13 +25,15 @@ def predict(
     """
     model = model.to(device).eval()
     logits, features = [], []
-    for part in images.split(batch):
-        x = to_float(part.to(device))
-        for step in steps:
-            x = step(x)
-        output = model(x)
-        logits.append(output.logits)
-        features.append(output.features)
+    with Progress("images through a classifier", len(images), bar=False) as shown:
+        for part in images.split(batch):
+            x = to_float(part.to(device))
+            for step in steps:
+                x = step(x)
+            output = model(x)
+            logits.append(output.logits)
+            features.append(output.features)
+            shown.update(len(part))
     return torch.cat(logits).cpu(), torch.cat(features).cpu()
 
 

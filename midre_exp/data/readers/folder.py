@@ -20,7 +20,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role, SourceFile
 from midre_exp.data.cache import abbreviate
@@ -37,6 +36,7 @@ from midre_exp.plan.names import as_text, quoted
 from midre_exp.seeding import derive
 from midre_exp.store.contents import content_hashes
 from midre_exp.store.data import keep_inventory
+from midre_exp.store.progress import Progress
 from midre_exp.store.store import Places
 
 _BAR_FROM = 2000  # files; fewer take a few seconds
@@ -79,12 +79,13 @@ def read(files: Sequence[ImageFile], *, size: int, crop: str) -> tuple[Tensor, d
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         decoded = pool.map(partial(_decode_or_reason, size=size, crop=crop), files)
-        hidden = None if len(files) > _BAR_FROM else True  # None: no bar where stderr is no terminal
-        for row, image in enumerate(tqdm(decoded, "reading images", len(files), disable=hidden)):
-            if isinstance(image, str):
-                reasons[row] = image
-            else:
-                images[row] = image
+        with Progress("reading images", len(files), bar=len(files) > _BAR_FROM) as bar:
+            for row, image in enumerate(decoded):
+                if isinstance(image, str):
+                    reasons[row] = image
+                else:
+                    images[row] = image
+                bar.update()
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
     if reasons:

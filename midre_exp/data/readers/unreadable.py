@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import PIL
-from tqdm import tqdm
 
 from midre_exp.data.cache import abbreviate
 from midre_exp.data.picture import DECODER_VERSION, UNREADABLE, open_rgb, reason
 from midre_exp.errors import ConfigError, DataError, StoreError
 from midre_exp.store.contents import note, notes
 from midre_exp.store.files import write_atomic
+from midre_exp.store.progress import Progress
 from midre_exp.store.store import Places, Store
 
 #: ``refuse``: nothing is made while a listed file cannot be read. ``leave_out``: what cannot be read counts
@@ -62,10 +62,9 @@ def find_unreadable(
 
     rows = [row for row, digest in enumerate(digests) if digest is None or digest not in known]
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))  # Pillow decodes outside the interpreter lock
-    hidden = None if len(rows) > _BAR_FROM else True  # None: no bar where stderr is no terminal
     found: dict[str, str] = {}
     try:
-        with tqdm(total=len(rows), desc=f"checking {title}", disable=hidden) as bar:
+        with Progress(f"checking {title}", len(rows), bar=len(rows) > _BAR_FROM) as bar:
             for first in range(0, len(rows), _BATCH):
                 some = rows[first : first + _BATCH]
                 reasons = list(pool.map(look, [names[row] for row in some]))

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.synthetic.renderer import RENDERER_VERSION, paint
 from midre_exp.data.synthetic.traits import SOURCES, faces
 from midre_exp.errors import ConfigError
+from midre_exp.store.progress import Progress
 
 #: Private identities are 0, 1, ..; public ones start here, as do test photographs of a private one.
 OFFSET = 1_000_000
@@ -42,7 +42,7 @@ def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: st
     images = torch.empty(len(identity), 3, size, size, dtype=torch.uint8)
     step = max(1, _CHUNK // size**2)
     short = images.numel() < 3 * _LONG
-    with tqdm(total=len(identity), desc="synthetic faces", unit="img", disable=short) as bar:
+    with Progress("synthetic faces", len(identity), bar=not short) as bar:
         for page in torch.arange(len(identity)).split(_PAGE) if len(identity) else ():
             traits = faces(identity[page], index[page], seed=seed, source=source)
             # like poses together: what is painted in a chunk is a box around all its faces

@@ -184,7 +184,13 @@ def train(
             raise DivergedError(f"the GAN diverged before step {done}", remedy)
         return values
 
-    for number in runtime.bar(range(start, steps), title, total=steps, done=start):
+    newest = recent[0]
+
+    def values() -> dict[str, float]:
+        return dict(zip(names, newest.tolist(), strict=True))
+
+    for number in runtime.bar(range(start, steps), title, steps, start, values):
+        newest = recent[number % LOG_EVERY]
         recent[number % LOG_EVERY] = step(number, recent[(number - 1) % LOG_EVERY])
         done = number + 1
         if done % LOG_EVERY == 0:

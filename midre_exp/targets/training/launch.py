@@ -30,6 +30,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.store.progress import log_to_stderr
 
 Task = TypeVar("Task")
 Metrics = tuple[dict[str, float], int | None]  # values by name, step
@@ -159,7 +160,7 @@ def _run_rank(
     """The whole of one process."""
     for watch in (_end_with_parent, _end_on_sigterm):
         threading.Thread(target=watch, daemon=True).start()
-    logging.basicConfig(level=logging.ERROR if rank else logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_stderr(logging.ERROR if rank else logging.WARNING)
     if rank:
         warnings.simplefilter("ignore")  # rank 0 says the same
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore, left behind by a process that is killed

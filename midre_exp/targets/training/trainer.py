@@ -5,7 +5,6 @@ loggers and progress bar.
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -18,7 +17,6 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
-from tqdm import tqdm
 
 from midre_exp.runtime import Runtime
 from midre_exp.tracking.tracker import WandbTracker
@@ -49,8 +47,8 @@ def make_trainer(
             dirpath=work, filename=CHECKPOINT, save_top_k=1, every_n_epochs=1, enable_version_counter=False
         )
     ]
-    if runtime.progress and rank == 0:
-        callbacks.append(TrainingBar(title))
+    if rank == 0 and (runtime.progress or runtime.log_every):
+        callbacks.append(TrainingBar(title, runtime))
     return pl.Trainer(
         max_epochs=recipe["epochs"],
         accelerator="gpu" if on_gpu else "cpu",
@@ -155,28 +153,25 @@ class VerifiedCheckpoints(CheckpointIO):
 class TrainingBar(Callback):
     """One bar over all steps of all epochs, with a time estimate for the whole training."""
 
-    def __init__(self, title: str):
-        self.title = title
+    def __init__(self, title: str, runtime: Runtime):
+        self.title, self.runtime = title, runtime
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Open the bar at the step an interrupted attempt had reached."""
         steps = int(trainer.num_training_batches)
-        self.bar = tqdm(
-            total=steps * int(trainer.max_epochs or 1),
-            initial=steps * trainer.current_epoch,
-            desc=self.title,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=0.5,
-        )
+        total = steps * int(trainer.max_epochs or 1)
+        self.bar = self.runtime.shown(self.title, total, steps * trainer.current_epoch)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """One step further."""
-        self.bar.update()
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """One step further; its loss is read off the device only when a line is due."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        self.bar.update(values=None if loss is None else lambda: {"loss": float(loss)})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Show the epoch's accuracy."""
-        self.bar.set_postfix_str(f"test acc {float(trainer.callback_metrics['test_acc']):.1f}")
+        self.bar.note(f"test acc {float(trainer.callback_metrics['test_acc']):.1f}")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Close the bar."""
