@@ -196,6 +196,25 @@ def dies_as_fork(owner: int, number: int) -> bool:
     return True
 
 
+def end_with_parent(busy: Callable[[], bool], *, grace: float = 10.0) -> None:
+    """End this process soon after the one that started it has died, however that happened: work that is going
+    on is told by SIGTERM, so that it gives its locks back, and has ``grace`` seconds for that.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        if busy():
+            os.kill(os.getpid(), signal.SIGTERM)
+        until = time.monotonic() + grace
+        while busy() and time.monotonic() < until:
+            time.sleep(0.05)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch over the parent", daemon=True).start()
+
+
 def release_dead(folder: Path) -> None:
     """Remove the locks in a folder whose holders have died on this machine. Other machines would have to wait
     for them to go stale.

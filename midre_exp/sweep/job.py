@@ -6,10 +6,14 @@ torch only when a job runs.
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from midre_exp.plan.shards import SHARD
 from midre_exp.records import diverged_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
-from midre_exp.store.lock import LockedError
+from midre_exp.store.lock import LockedError, end_with_parent
 from midre_exp.store.progress import configure, log_to_stderr
 from midre_exp.sweep.finished import (
     check_stale,
@@ -73,6 +77,12 @@ class Task:
         """Carry out one composed config."""
         use_own_packages()  # in the process of whatever launcher
         log_to_stderr()
+        if multiprocessing.current_process().name != "MainProcess":  # joblib's: of no use without its sweep
+            _watch_parent()
+        with _at_work():
+            return self._carry_out(config)
+
+    def _carry_out(self, config: DictConfig) -> Outcome:
         try:
             self.last = Outcome(record=carry_out(expand_paths(plain(config))))
         except LockedError as locked:
@@ -81,6 +91,24 @@ class Task:
         except Exception as error:
             self.last = Outcome(error=error)
         return self.last
+
+
+_working = threading.Event()
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    _working.set()
+    try:
+        yield
+    finally:
+        _working.clear()
+
+
+@cache
+def _watch_parent() -> None:
+    """Once in a process."""
+    end_with_parent(_working.is_set)
 
 
 def carry_out(settings: Mapping[str, Any]) -> str:

@@ -42,7 +42,8 @@ _REASONS: tuple[tuple[str, bool, str], ...] = (
         r"PartitionTimeLimit|.*MaxWall.*|.*TimeLimit.*",
         False,
         "they ask for more time than is allowed there and will never start; lower "
-        "hydra.launcher.timeout_min (sinfo -o '%P %l' shows the limits) or choose another hydra.launcher.partition",
+        "hydra.launcher.timeout_min (sinfo -o '%P %l' shows the limits) or choose another "
+        "hydra.launcher.partition",
     ),
     (
         r"PartitionNodeLimit|.*MaxNode.*",

@@ -70,7 +70,8 @@ class SubmittedJob(BaseSubmititLauncher):
     """
 
     #: Of the runs, by their keys.
-    names: dict[str, str] = {}
+    names: Mapping[str, str] = MappingProxyType({})
+    prefix = "midre"  #: of the names in the queue
 
     def __call__(self, *arguments: Any, **keywords: Any) -> JobReturn:
         """Run one job; its log begins with what it is."""

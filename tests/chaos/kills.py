@@ -96,7 +96,7 @@ class _Victim:
         logs = "".join(command.output() for command in self.commands)
         if "is damaged" in logs:
             raise Violation(f"a kill damaged a file; see the output files of {self.folder}")
-        self.tally["builds begun"] += len(re.findall(r"^\w+ \w+: building$", logs, re.MULTILINE))
+        self.tally["builds begun"] += len(re.findall(r"\w+ \w+: building$", logs, re.MULTILINE))
         self.tally["waits for another's build"] += len(re.findall(r" is being built by ", logs))
 
     def _attempt(self) -> Started:

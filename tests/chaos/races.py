@@ -131,7 +131,7 @@ def _await_all(racers: Sequence[Started], commands: Sequence[Started], stage: st
 
 def _check(folder: Path, commands: Sequence[Started], names: set[tuple[str, str]], runs: int) -> None:
     said = "".join(command.output() for command in commands)
-    built = Counter(re.findall(r"^(\w+ \w+): building$", said, re.MULTILINE))
+    built = Counter(re.findall(r"(\w+ \w+): building$", said, re.MULTILINE))
     expected = {f"{stage} {key}" for stage, key in names}
     if built != Counter(expected):
         raise Violation(f"stages were not built once each: {dict(built)}; see the output files of {folder}")

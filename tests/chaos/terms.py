@@ -136,7 +136,7 @@ def _terminate(folder: Path, kind: Kind, random: Random, tally: Counter[str]) ->
 def _wait(command: Started, moment: str, seconds: float) -> None:
     """Until so long after a moment of ``MOMENTS``, or the command's end."""
     while moment != "start" and command.code() is None:
-        if re.search(rf"^{moment} \w+: building$", command.output(), re.MULTILINE):
+        if re.search(rf"\b{moment} \w+: building$", command.output(), re.MULTILINE):
             break
         time.sleep(0.02)
     time.sleep(seconds)

@@ -91,7 +91,7 @@ class Sweep:
 
     def building(self, job: str, stage: str) -> str | None:
         """The key of a stage that a job has begun, once there is a checkpoint of it."""
-        begun = re.search(rf"^{stage} (\w+): building$", self.log(job), re.MULTILINE)
+        begun = re.search(rf"\b{stage} (\w+): building$", self.log(job), re.MULTILINE)
         return begun[1] if begun and self.has_checkpoint(f"{stage}-{begun[1]}") else None
 
     def has_checkpoint(self, work: str) -> bool:
@@ -165,7 +165,7 @@ def test_preempted_and_requeued_jobs_end_like_unbroken_ones(tmp_path, slurm, who
     assert sweep.finish() == 0, sweep.output() + sweep.logs()
     assert "2 runs done, 0 failed" in sweep.output()
     assert_same(tmp_path, whole)
-    built = re.findall(r"^(\w+ \w+): building$", sweep.logs(), re.MULTILINE)
+    built = re.findall(r"(\w+ \w+): building$", sweep.logs(), re.MULTILINE)
     assert set(built) == {name.replace("/", " ") for name in artifacts(tmp_path)}
     assert len(built) <= len(set(built)) + 3  # begun again: one at the requeue, two at most at the preemption
 
@@ -178,14 +178,14 @@ def test_when_the_builder_is_cancelled_the_waiting_job_takes_over(tmp_path, slur
 
     def waiting() -> list[str]:
         return [
-            job for job in jobs if re.search(r"^prior \w+ is being built by", sweep.log(job), re.MULTILINE)
+            job for job in jobs if re.search(r"\bprior \w+ is being built by", sweep.log(job), re.MULTILINE)
         ]
 
     until(lambda: waiting() and sweep.has_checkpoint("prior-*"), 240)
     (waiter,) = waiting()
     (builder,) = {*jobs} - {waiter}
     sweep.ask("scancel", builder)
-    until(lambda: re.search(r"^prior \w+: building", sweep.log(waiter), re.MULTILINE), 15)
+    until(lambda: re.search(r"\bprior \w+: building", sweep.log(waiter), re.MULTILINE), 15)
     assert sweep.finish() == 2
     said = sweep.output()
     assert "1 runs done, 1 failed" in said and "Traceback" not in said
@@ -216,7 +216,7 @@ def test_a_job_at_its_time_limit_is_queued_again_with_its_arguments(tmp_path, sl
     assert sweep.finish() == 0, sweep.output() + sweep.logs()
     ((name, record),) = records(tmp_path).items()
     assert record == records(whole)[name]
-    assert len(re.findall(r"^target \w+: building$", sweep.log(job), re.MULTILINE)) == 1
+    assert len(re.findall(r"\btarget \w+: building$", sweep.log(job), re.MULTILINE)) == 1
 
 
 def test_a_job_killed_for_its_memory_is_one_sentence_in_the_summary(tmp_path, slurm):

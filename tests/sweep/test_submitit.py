@@ -4,6 +4,7 @@ in tests/slurm.
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -182,3 +183,97 @@ def test_without_the_extra_it_is_one_sentence(monkeypatch):
     monkeypatch.delitem(sys.modules, "midre_exp.sweep.submitit", raising=False)
     with pytest.raises(ConfigError, match=r"pip install '\.\[cluster\]'"):
         SlurmLauncher().launch([["seed=0"]], 0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "key", "passes"),
+    [
+        ("PartitionTimeLimit", "hydra.launcher.timeout_min", False),
+        ("QOSMaxWallDurationPerJobLimit", "hydra.launcher.timeout_min", False),
+        ("AssocMaxWallDurationPerJobLimit", "hydra.launcher.timeout_min", False),
+        ("QOSMaxCpuPerJobLimit", "hydra.launcher.cpus_per_task", False),
+        ("QOSMaxCpuPerUserLimit", "hydra.launcher.cpus_per_task", False),
+        ("QOSMaxGRESPerUser", "hydra.launcher.gpus_per_node", False),
+        ("AssocMaxMemPerJob", "hydra.launcher.mem_gb", False),
+        ("PartitionNodeLimit", "hydra.launcher.partition", False),
+        ("BadConstraints", "hydra.launcher.constraint", False),
+        ("InvalidAccount", "hydra.launcher.account", False),
+        ("InvalidQOS", "hydra.launcher.qos", False),
+        ("JobHeldUser", "scontrol release", False),
+        ("QOSMaxJobsPerUserLimit", "array_parallelism", True),
+        ("JobArrayTaskLimit", "array_parallelism", True),
+        ("AssocGrpGRES", "hydra.launcher.qos", True),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", "maintenance", True),
+        ("Resources", "free", True),
+        ("Priority", "higher priority", True),
+        ("SomethingOfNextYear", "man squeue", True),
+    ],
+)
+def test_what_keeps_a_job_pending_is_told_with_the_key_to_change(reason, key, passes):
+    text, goes_away = slurm.reason(reason)
+    assert key in text and goes_away is passes
+
+
+def test_the_queue_is_asked_for_reasons_too(programs):
+    command(
+        programs, "squeue", "12_0 RUNNING None\n12_1 PENDING ReqNodeNotAvail, UnavailableNodes:n1\n13 PENDING"
+    )
+    assert slurm.queue() == {
+        "12_0": ("RUNNING", "None"),
+        "12_1": ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n1"),
+        "13": ("PENDING", ""),
+    }
+
+
+def test_a_pending_reason_is_told_once_it_lasts_and_again_when_it_comes_back(cluster, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("midre_exp.sweep.submitit.time.monotonic", lambda: now[0])
+    queue = cluster.SlurmQueue()
+
+    def look(seconds: float, *found: tuple[str, str]) -> list[str]:
+        now[0] += seconds
+        queue.tell(found)
+        return [line.partition(" ")[2].partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
+
+    limit = ("PENDING", "PartitionTimeLimit")
+    assert look(10, limit, limit, ("RUNNING", "None"), ("PENDING", "None")) == []
+    assert look(10, limit, limit) == []
+    first, second = look(10, limit, limit)
+    assert first.startswith("2 jobs are pending (PartitionTimeLimit): ") and "timeout_min" in first
+    assert "scancel" in second
+    assert look(10, limit, limit) == look(600, limit) == []
+    assert look(10, ("RUNNING", "None")) == []
+    assert look(10, limit) == [] and len(look(20, limit)) == 2
+    for _ in range(10):  # these two take turns all the time
+        look(20, ("PENDING", "Priority")), look(20, ("PENDING", "Resources"))
+    assert look(60, ("PENDING", "Priority")) == look(60, ("PENDING", "Resources")) == []
+
+
+def test_a_squeue_in_the_path_is_read_and_its_reason_told(cluster, programs, capsys):
+    command(programs, "squeue", "a PENDING QOSMaxWallDurationPerJobLimit")
+    queue = cluster.SlurmQueue(patience=0.0)
+    assert queue([job(programs, "a")]) == {}
+    assert "1 job is pending (QOSMaxWallDurationPerJobLimit)" in capsys.readouterr().err
+    command(programs, "squeue", "a OUT_OF_MEMORY None")
+    assert "OUT_OF_MEMORY" in queue([job(programs, "a")])["a"][0]
+    command(programs, "squeue", "")
+    assert "forgotten" in queue([job(programs, "a")])["a"][0]
+
+
+def test_jobs_and_logs_carry_the_names_of_their_runs(cluster, tmp_path):
+    planned = tmp_path / "planned"
+    planned.mkdir()
+    settings = {"setup": {"id": "S27"}, "defense": {"midre": {}, "nls": {}}, "seed": 3}
+    (planned / "abc.json").write_text(json.dumps(settings))
+    overrides = ["setup=S27", "plan.key='abc'"]
+    assert cluster.run_name(overrides, str(tmp_path)) == "S27-midre+nls-s3"
+    assert cluster.run_name(["setup=S27"], str(tmp_path)) == "run"
+    (planned / "bad.json").write_text('{"setup": {"id": "a b/../c; x"}, "defense": {}, "seed": 0}')
+    assert cluster.run_name(["plan.key=bad"], str(tmp_path)) == "a-b-..-c--x--s0"
+    assert cluster.array_name("midre", ["S27-midre-s0"]) == "midre-S27-midre-s0"
+    assert cluster.array_name("midre", ["S27-midre-s0", "x"]) == "midre-S27-midre-s0-and-1-more"
+    log = tmp_path / "12_0_0_log.err"
+    log.write_text("what happened")
+    paths = SimpleNamespace(stdout=tmp_path / "12_0_0_log.out", stderr=log)
+    cluster.link_logs(SimpleNamespace(paths=paths), "S27-midre-s0-abc")
+    assert (tmp_path / "S27-midre-s0-abc.err").read_text() == "what happened"
