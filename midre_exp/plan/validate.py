@@ -5,10 +5,16 @@ and what its parts demand of numbers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from midre_exp.errors import ConfigError
+
+#: Names that become part of file names: one component of a path, the same on every file system.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
+#: Where a config has such names; the defenses' are keys.
+_IDS = ("setup.id", "scale", "data.name", "target.name", "evaluator.name", "attack.name")
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 
@@ -17,6 +23,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError naming the first key whose value cannot be used, and what can."""
     for key, number in _numbers(settings):
         _require(math.isfinite(number), key, number, "a finite number")
+    _check_ids(settings)
     runtime = settings["runtime"]
     _require(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
     for name, path in settings["paths"].items():
@@ -73,6 +80,29 @@ def check_sizes(settings: Mapping[str, Any]) -> None:
                 f"data.{role}.size={size} contradicts {key}={pixels}, by which the record would call these "
                 f"images; set {key} alone, which the data follow"
             )
+
+
+def is_id(value: object) -> bool:
+    """Whether a value is a name that can stand in a file name."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def is_line(value: object) -> bool:
+    """Whether a value is text that stands in one line of a table."""
+    return isinstance(value, str) and value.isprintable() and value.strip() != ""
+
+
+def _check_ids(settings: Mapping[str, Any]) -> None:
+    wanted = "a name of at most 80 letters, digits and . _ + - that begins with a letter or digit"
+    for key in _IDS:
+        value: Any = settings
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        shown = value if isinstance(value, str) and value.isprintable() else repr(value)
+        _require(is_id(value), key, shown, wanted)
+    for name in settings["defense"] or ():
+        if not is_id(name):
+            raise ConfigError(f"the defense {name!r} cannot be called so; give it {wanted}")
 
 
 def require_counts(part: str, **counts: int | None) -> None:

@@ -5,7 +5,8 @@ A table is a yaml in midre_exp/report/conf/table: a title and the overrides of i
 (scale, data, seeds, launcher) are added to each. A figure is a yaml in midre_exp/report/conf/figure and works
 alike. What several tables lack is launched as one sweep. ``--no-run`` renders the records there are, those of
 an earlier version of the code too, and shows the command for every missing run; ``--plan`` only tells what
-would be built and how long that may take.
+would be built and how long that may take. Files of before that show more runs or pictures than there are now
+stay (``--replace``); private photographs go only into files that git does not keep (``--show-private``).
 
 ``claims`` tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the
 records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace``
@@ -29,10 +30,18 @@ from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.report.definitions import FigureDefinition, TableDefinition, load_definition
-from midre_exp.report.runs.planned_runs import PlannedRun, plan_tables, with_current_records
+from midre_exp.report.output import REPLACE
+from midre_exp.report.runs.planned_runs import (
+    PlannedRun,
+    diverged,
+    plan_runs,
+    plan_tables,
+    with_current_records,
+)
 from midre_exp.store.files import write_json
 from midre_exp.store.lock import sigterm_as_exit
 from midre_exp.store.progress import log_to_stderr
+from midre_exp.tracking.private import SHOW
 
 # What draws, pushes or estimates is imported where it is used: torch, pandas and matplotlib take seconds,
 # which neither --help nor a mistake in a name waits for.
@@ -64,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rebuild", metavar="STAGE,...", help="make these stages, and all that rests on them, anew"
     )
+    parser.add_argument(REPLACE, action="store_true", help="write also over files that show more")
+    parser.add_argument(SHOW, action="store_true", help="private photographs also in files that git keeps")
     parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     return parser
@@ -95,9 +106,13 @@ def _run(options: argparse.Namespace) -> int:
     if options.plan:
         from midre_exp.sweep import estimate
 
-        estimate.show([job for name in tables for job in jobs_of(load_definition(name), overrides)])
+        jobs = [job for name in tables for job in jobs_of(load_definition(name), overrides)]
+        estimate.show(jobs)
+        for line in diverged(plan_runs(jobs)):
+            print(line)
         return 0
-    code = make(tables, overrides, launch_missing=not options.no_run) if tables else 0
+    allowed = {"replace": options.replace, "show_private": options.show_private}
+    code = make(tables, overrides, launch_missing=not options.no_run, **allowed) if tables else 0
     if "claims" in names and code in (0, 2):
         from midre_exp.report.claims.render import render_claims
 
@@ -105,11 +120,12 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool) -> int:
+def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool, **allowed: bool) -> int:
     """Render tables and figures, one after the other; returns the exit code.
 
-    With ``launch_missing`` what they lack is run before; when runs failed, what has none at all is not
-    rendered. Without it records of an earlier version of the code serve as well.
+    ``allowed``: ``replace`` and ``show_private`` as in ``render_table``. With ``launch_missing`` what they
+    lack is run before; when runs failed, what has neither a record nor an outcome is not rendered. Without it
+    records of an earlier version of the code serve as well.
     """
     definitions = [load_definition(name) for name in names]
     jobs = [jobs_of(definition, overrides) for definition in definitions]
@@ -129,8 +145,8 @@ def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool
     if code in (0, 2):
         other_data = "data" in [text.partition("=")[0] for text in overrides]
         for definition, runs in zip(definitions, tables, strict=True):
-            if code == 0 or any(run.record is not None for run in runs):
-                render(definition, runs, other_data=other_data)
+            if code == 0 or any(run.record is not None or run.diverged is not None for run in runs):
+                render(definition, runs, other_data=other_data, **allowed)
     return code
 
 
@@ -155,8 +171,9 @@ def run_missing(tables: Sequence[Sequence[PlannedRun]], overrides: Sequence[str]
     for run in distinct.values():
         if run.refusal is not None:
             raise run.refusal
-    finished = len(distinct) - len(todo)
-    print(f"{len(distinct)} runs: {finished} finished before, {len(todo)} to do", flush=True)
+    finished, failed = len(distinct) - len(todo), sum(run.diverged is not None for run in todo)
+    before = f", of which {failed} diverged before" if failed else ""
+    print(f"{len(distinct)} runs: {finished} finished before, {len(todo)} to do{before}", flush=True)
     if not todo:
         return 0
     jobs = [list(run.job) for run in todo]
@@ -185,7 +202,11 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def render(
-    definition: TableDefinition | FigureDefinition, runs: Sequence[PlannedRun], *, other_data: bool
+    definition: TableDefinition | FigureDefinition,
+    runs: Sequence[PlannedRun],
+    *,
+    other_data: bool,
+    **allowed: bool,
 ) -> None:
     """Write the files of a table or figure."""
     from midre_exp.runtime import one_thread
@@ -194,11 +215,11 @@ def render(
         if isinstance(definition, FigureDefinition):
             from midre_exp.report.figures.render import render_figure
 
-            render_figure(definition, runs, other_data=other_data)
+            render_figure(definition, runs, other_data=other_data, **allowed)
         else:
             from midre_exp.report.tables.render import render_table
 
-            render_table(definition, runs, other_data=other_data)
+            render_table(definition, runs, other_data=other_data, **allowed)
 
 
 if __name__ == "__main__":

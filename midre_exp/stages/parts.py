@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from midre_exp.attack import Attack, build_attack
 from midre_exp.data.base import Dataset
 from midre_exp.defense import Defense, compose_defenses
+from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.validate import is_line
 from midre_exp.threat import AnyVictim
 
 
@@ -32,11 +34,17 @@ def make_parts(settings: Settings) -> Parts:
     private, public, evaluation = (
         build(node, kind=Dataset, trusted=trusted) for node in nodes_of(settings["data"])
     )
+    defense = compose_defenses(settings["defense"], trusted)
+    if not is_line(defense.label):
+        raise ConfigError(
+            f"the label {defense.label!r} of defense {'+'.join(settings['defense'])} cannot stand in a "
+            "table; let it be one line of text"
+        )
     return Parts(
         private=private,
         public=public,
         evaluation=evaluation,
-        defense=compose_defenses(settings["defense"], trusted),
+        defense=defense,
         undefended=compose_defenses({}),
         attack=build_attack(settings["attack"], trusted),
     )

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jinja2
 import torch
 from torch import Tensor
 
-from midre_exp.data.base import Dataset, ImageSet, Part
+from midre_exp.data.base import Dataset, Part
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.metrics import only_selected
-from midre_exp.plan.config import build, digest, without
+from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.config import build, config_files, digest, trusted_packages
 from midre_exp.records import Record, read_record
+from midre_exp.records.comparable import private_images
 from midre_exp.seeding import generator
 from midre_exp.store.files import write_atomic, write_json
 from midre_exp.store.store import Store
 from midre_exp.tracking.pictures import data_url
+from midre_exp.tracking.private import SHOW, may_show
 
 _LARGEST = 256  # pixels of a picture's longer side
 
@@ -38,22 +42,31 @@ class Choice:
     identities: int = 150  # at most so many, the first ones that both runs attacked (150 in the paper)
     seed: int = 0  # of the order of the questions and the sides
     part: Part = "train"  # of the private images: the photographs
-    store: str | None = None  # with the reconstructions; None: that of the records
+    store: str | None = None  # with the reconstructions; None: that of the user's config
+    show_private: bool = False  # write photographs of people even where git keeps the page
+    overrides: tuple[str, ...] = ()  # of the runs, as far as their private images depend on them
 
 
 def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice) -> int:
     """Write the ``page`` and its ``key``; returns the number of questions.
 
     A question shows the first photograph of an identity, and of each run the first reconstruction that
-    counts; nothing is picked by quality. Raises ConfigError for runs that are not comparable, StoreError when
-    artifacts are gone.
+    counts; nothing is picked by quality. A record is data, so the photographs are those of the user's own
+    config, once it agrees with what the records say of theirs. Raises ConfigError where it does not and for
+    runs that are not comparable, StoreError when artifacts are gone.
     """
     a, b = (read_record(path) for path in records)
     _check_comparable(a, b, records)
-    first, second = (_reconstructions(record, choice.store) for record in (a, b))
-    private: ImageSet = build(
-        a["config"]["data"]["private"], kind=Dataset, trusted=a["config"]["runtime"]["trusted_packages"]
-    ).load(choice.part)
+    settings = _own_settings(a, records[0], choice.overrides)
+    store = Store(choice.store or settings["paths"]["store"])
+    first, second = (_reconstructions(record, store) for record in (a, b))
+    dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
+    if not may_show(dataset, [page], asked=choice.show_private):
+        raise ConfigError(
+            f"{page} would hold private photographs where git keeps it; give --out outside of the checkout "
+            f"or where git ignores it, or {SHOW}"
+        )
+    private = dataset.load(choice.part)
     photographs = _first_of_each(private.images, private.labels)
     identities = sorted(first.keys() & second.keys() & photographs.keys())[: choice.identities]
     if not identities:
@@ -87,7 +100,7 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
 
 
 def _check_comparable(a: Record, b: Record, files: tuple[Path, Path]) -> None:
-    images = [without(record["config"]["data"]["private"], "root", "store") for record in (a, b)]
+    images = [private_images(record["config"]) for record in (a, b)]
     if images[0] != images[1]:
         raise ConfigError(
             f"{files[0]} and {files[1]} attack different private images; choose two runs on the same data "
@@ -95,6 +108,32 @@ def _check_comparable(a: Record, b: Record, files: tuple[Path, Path]) -> None:
         )
     if a["key"] == b["key"]:
         raise ConfigError(f"{files[0]} and {files[1]} are the same run; choose two")
+
+
+def _own_settings(record: Record, file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The user's own config of the setup, data and scale that a record names. Raises ConfigError when its
+    private images are not those that the record describes.
+    """
+    names = {"setup": record["setup"]["id"], "data": record["data"]["name"], "scale": record["scale"]}
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for group, name in names.items():
+        if group not in given and name not in config_files(group):
+            raise ConfigError(
+                f"{file} is of {group} {name}, which is none of your configs; give {group}=NAME behind the "
+                "records, with --config-dir if it is your own"
+            )
+    chosen = [f"{group}={name}" for group, name in names.items() if group not in given]
+    with packaged_configs():
+        settings = settings_of([*chosen, *overrides])
+    recorded, own = (private_images(config, moved=True) for config in (record["config"], settings))
+    if differing := [name for name, value in recorded.items() if own.get(name) != value]:
+        name = differing[0]
+        raise ConfigError(
+            f"{file} attacked private images of which {', '.join(differing)} differ from those of your "
+            f"config ({name}: {recorded[name]!r} there, {own.get(name)!r} here); give the overrides of its "
+            f"run behind the records, for example data.private.{name}=VALUE"
+        )
+    return settings
 
 
 def _order(identities: list[int], seed: int) -> list[tuple[int, bool]]:
@@ -125,9 +164,8 @@ def _description(record: Record) -> dict[str, object]:
     }
 
 
-def _reconstructions(record: Record, folder: str | None) -> dict[int, Tensor]:
+def _reconstructions(record: Record, store: Store) -> dict[int, Tensor]:
     """By identity its first reconstruction that counts, uint8 [3, h, w]."""
-    store = Store(folder or record["config"]["paths"]["store"])
     attack = store.find("attack", record["artifacts"]["attack"])
     if attack is None:
         raise StoreError(

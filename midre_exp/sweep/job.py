@@ -26,7 +26,7 @@ from midre_exp.plan.imported import CodeChangedError, Snapshot, take_snapshot
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.shards import SHARD
-from midre_exp.records import diverged_path, write_diverged
+from midre_exp.records import diverged_path, record_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError, end_with_parent
@@ -131,7 +131,7 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
     if settings["plan"]["rebuild"] is None and (request := request_of(settings, [plan.key], code.digest)):
         settings = {**settings, "plan": {**settings["plan"], "rebuild": request[0]}}
     failure = failure_path(settings, plan.key)
-    diverged = diverged_path(settings["paths"]["results"], settings, plan)
+    diverged = diverged_path(record_path(settings["paths"]["results"], settings, plan))
     try:
         if is_finished(settings, plan):
             path = result_path(settings, plan)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from midre_exp.plan.config import digest
+
 PARTS: dict[str, dict[str, Any]] = {
     "nodef": {"_target_": "defenses.NoDef"},
     "midre": {"_target_": "defenses.MIDRE", "a_l": 0.1, "a_h": 0.4},
@@ -40,6 +42,8 @@ def record(
     """One record; ``width`` is half of the interval of its attack accuracy."""
     defense = parts(*names, **values)
     found: dict[str, Any] = {
+        "schema": 1,
+        "key": digest([acc, att, names, seed, setup, attack, target, weights, width, values]),
         "setup": {"id": setup},
         "scale": "mini",
         "seed": seed,

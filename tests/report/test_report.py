@@ -14,7 +14,7 @@ from midre_exp.report.__main__ import render
 from midre_exp.report.definitions import load_table
 from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables import comparison as tables
-from midre_exp.report.tables.html import Column, Picture, PictureRow, write_page
+from midre_exp.report.tables.html import Column, Picture, PictureRow, page_of
 from midre_exp.report.tables.publish import RenderedTable, write_tables
 from midre_exp.tracking.pictures import data_url
 
@@ -156,7 +156,7 @@ def test_records_are_not_changed_by_rendering():
     assert before == TABLE3
 
 
-def test_the_page_is_self_contained_and_escapes(tmp_path):
+def test_the_page_is_self_contained_and_escapes():
     shown = tables.printable(tables.comparison(TABLE3))
     rows = [
         PictureRow(
@@ -164,9 +164,7 @@ def test_the_page_is_self_contained_and_escapes(tmp_path):
             [Picture("data:image/png;base64,AAAA", True), Picture("data:image/png;base64,BBBB", False)],
         )
     ]
-    path = tmp_path / "page.html"
-    write_page(path, title="A & B", caption="c", table=shown, rows=rows, missing=["python -m midre_exp x"])
-    html = path.read_text()
+    html = page_of(title="A & B", caption="c", table=shown, rows=rows, missing=["python -m midre_exp x"])
     assert "A &amp; B" in html and "&lt;b&gt;" in html
     assert "http" not in html.replace("http-equiv", "")
     assert "python -m midre_exp x" in html and "not recognised" in html

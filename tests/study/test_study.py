@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -13,21 +14,28 @@ import torch
 from PIL import Image
 
 from midre_exp.errors import ConfigError, DataError, StoreError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.store.store import Store
 from midre_exp.study.__main__ import main
 from midre_exp.study.questionnaire import Choice, make_study
 from midre_exp.study.score import read_answers, read_keys, score
+from tests.report.paper_records import record
 
-PRIVATE = {
-    "_target_": "midre_exp.data.SynthFaces",
-    "size": 16,
-    "identities": 7,
-    "train_per_identity": 2,
-    "test_per_identity": 1,
-    "public_identities": 1,
-    "public_images": 1,
-}
-CHOICE = Choice()
+#: Of the runs, as far as their private images depend on them.
+OVERRIDES = (
+    "resolution=16",
+    "data.identities=7",
+    "data.train_per_identity=2",
+    "data.test_per_identity=1",
+    "data.public_identities=1",
+    "data.public_images=1",
+)
+
+
+def choice(folder: Path, **values) -> Choice:
+    return Choice(**{"store": str(folder / "store"), "overrides": OVERRIDES, **values})
+
+
 GREYS = {
     "NoDef": 0,
     "MIDRE [0.1, 0.4]": 200,
@@ -49,32 +57,21 @@ def record_of(folder: Path, name: str, defense: str, *, identities: int = 6, sel
     store = folder / "store"
     Store(store).build(
         "attack",
-        f"attack{name}",
+        name * 16,
         config={},
         upstream={},
         make=lambda work: work.save_tensors("reconstructions", tensors),
     )
-    record = {
+    with packaged_configs():
+        data = settings_of(["setup=S01", *OVERRIDES])["data"]
+    made = record(50, 50, setup="S01", attack="gmi", by_identity=[50.0] * 7) | {
         "key": name * 16,
-        "setup": {"id": "S01"},
-        "attack": "gmi",
-        "target": "vgg16",
-        "scale": "mini",
-        "seed": 0,
-        "data": {"name": "synthfaces"},
         "defense": {"label": defense, "parts": {}},
-        "artifacts": {"attack": f"attack{name}"},
-        "metrics": dict.fromkeys(("acc", "att_acc1", "att_acc1_low", "att_acc1_high"), 50.0),
-        "counts": {"private_test": 7},
-        "config": {
-            "data": {"private": PRIVATE},
-            "metrics": {"image_to_evaluator": []},
-            "runtime": {"trusted_packages": []},
-            "paths": {"store": str(store)},
-        },
+        "artifacts": {"attack": name * 16, "metrics": name * 16},
     }
+    made["config"] |= {"data": data, "paths": {"store": "/nowhere"}}
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(made))
     return path
 
 
@@ -105,7 +102,7 @@ def test_the_key_tells_which_picture_is_whose(tmp_path, selected):
         record_of(tmp_path, name, label, selected=selected) for name, label in zip("ab", GREYS, strict=True)
     ]
     page, key = tmp_path / "study.html", tmp_path / "key.json"
-    assert make_study(tuple(pair), page, key, CHOICE) == 6
+    assert make_study(tuple(pair), page, key, choice(tmp_path)) == 6
     content = json.loads(key.read_text())
     assert content["runs"]["b"]["defense"] == "MIDRE [0.1, 0.4]"
     shown = questions_on(page)
@@ -120,7 +117,7 @@ def test_the_key_tells_which_picture_is_whose(tmp_path, selected):
 
 def test_the_page_is_blind_and_needs_nothing_else(pair, tmp_path):
     page, key = tmp_path / "study.html", tmp_path / "key.json"
-    make_study(pair, page, key, CHOICE)
+    make_study(pair, page, key, choice(tmp_path))
     text = page.read_text()
     for word in ("NoDef", "MIDRE", "gmi", "vgg16", "S01", "synth-0", "a" * 16, "b" * 16):
         assert word not in text
@@ -130,7 +127,9 @@ def test_the_page_is_blind_and_needs_nothing_else(pair, tmp_path):
 def test_another_seed_is_another_order_and_the_same_seed_the_same_bytes(pair, tmp_path):
     texts = []
     for number, seed in enumerate((0, 0, 1)):
-        make_study(pair, tmp_path / f"{number}.html", tmp_path / f"{number}.json", Choice(seed=seed))
+        make_study(
+            pair, tmp_path / f"{number}.html", tmp_path / f"{number}.json", choice(tmp_path, seed=seed)
+        )
         texts.append([(tmp_path / f"{number}.{ending}").read_text() for ending in ("html", "json")])
     assert texts[0] == texts[1]
     assert texts[0][0] != texts[2][0] and texts[0][1] != texts[2][1]
@@ -139,32 +138,35 @@ def test_another_seed_is_another_order_and_the_same_seed_the_same_bytes(pair, tm
 def test_only_the_first_identities_of_both_runs_are_asked_about(tmp_path):
     pair = record_of(tmp_path, "a", "NoDef", identities=3), record_of(tmp_path, "b", "NoDef", identities=6)
     key = tmp_path / "key.json"
-    assert make_study(pair, tmp_path / "s.html", key, CHOICE) == 3
-    assert make_study(pair, tmp_path / "s.html", key, Choice(identities=2)) == 2
+    assert make_study(pair, tmp_path / "s.html", key, choice(tmp_path)) == 3
+    assert make_study(pair, tmp_path / "s.html", key, choice(tmp_path, identities=2)) == 2
     assert {entry["identity"] for entry in json.loads(key.read_text())["questions"]} == {0, 1}
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(pair, tmp_path):
     with pytest.raises(ConfigError, match="are the same run"):
-        make_study((pair[0], pair[0]), tmp_path / "s.html", tmp_path / "k.json", CHOICE)
-    record = json.loads(pair[1].read_text())
-    record["config"]["data"]["private"]["identities"] = 9
-    (tmp_path / "other.json").write_text(json.dumps(record))
+        make_study((pair[0], pair[0]), tmp_path / "s.html", tmp_path / "k.json", choice(tmp_path))
+    other = json.loads(pair[1].read_text())
+    other["config"]["data"]["private"]["identities"] = 9
+    (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="different private images"):
-        make_study((pair[0], tmp_path / "other.json"), tmp_path / "s.html", tmp_path / "k.json", CHOICE)
+        make_study(
+            (pair[0], tmp_path / "other.json"), tmp_path / "s.html", tmp_path / "k.json", choice(tmp_path)
+        )
     with pytest.raises(StoreError, match=r"reconstructions of run a{16} are not in .*elsewhere.*--store"):
         make_study(
             pair,
             tmp_path / "s.html",
             tmp_path / "k.json",
-            Choice(store=str(tmp_path / "elsewhere")),
+            choice(tmp_path, store=str(tmp_path / "elsewhere")),
         )
     assert not (tmp_path / "s.html").exists()
 
 
 def test_answers_are_counted_for_the_run_that_stood_there(pair, tmp_path, capsys):
     page, row = tmp_path / "study.html", tmp_path / "row.csv"
-    assert main(["make", *map(str, pair), "--out", str(page)]) == 0
+    places = ["--out", str(page), "--store", str(tmp_path / "store")]
+    assert main(["make", *map(str, pair), *OVERRIDES, *places]) == 0
     key = tmp_path / "study.key.json"
     left = [entry["left"] for entry in json.loads(key.read_text())["questions"]]
     for_b = ["left" if run == "b" else "right" for run in left]
@@ -204,7 +206,7 @@ def test_the_interval_is_the_exact_binomial_one():
 )
 def test_wrong_answer_files_are_named_with_their_line(lines, message, pair, tmp_path):
     key = tmp_path / "k.json"
-    make_study(pair, tmp_path / "s.html", key, CHOICE)
+    make_study(pair, tmp_path / "s.html", key, choice(tmp_path))
     keys = read_keys([key])
     text = "\n".join(lines).replace("HEAD", "study,participant,question,answer,milliseconds")
     path = tmp_path / "answers.csv"
@@ -217,11 +219,11 @@ def test_studies_of_two_seeds_are_scored_together_but_not_of_other_runs(pair, tm
     paths = []
     for seed in (0, 1):
         paths.append(tmp_path / f"k{seed}.json")
-        make_study(pair, tmp_path / "s.html", paths[-1], Choice(seed=seed))
+        make_study(pair, tmp_path / "s.html", paths[-1], choice(tmp_path, seed=seed))
     keys = read_keys(paths)
     files = [answer_file(tmp_path / f"{k.stem}.csv", k, ["left"] * 6, k.stem) for k in paths]
     assert len(read_answers(files, keys)) == 12
-    make_study(pair[::-1], tmp_path / "s.html", paths[1], CHOICE)
+    make_study(pair[::-1], tmp_path / "s.html", paths[1], choice(tmp_path))
     with pytest.raises(ConfigError, match="in another order"):
         read_keys(paths)
     with pytest.raises(DataError, match="no key of a study"):
@@ -231,3 +233,48 @@ def test_studies_of_two_seeds_are_scored_together_but_not_of_other_runs(pair, tm
 def test_mistakes_end_in_one_sentence_and_code_2(tmp_path, capsys):
     assert main(["make", str(tmp_path / "x.json"), str(tmp_path / "y.json")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_private_images_are_those_of_the_users_own_config(pair, tmp_path):
+    places = (tmp_path / "s.html", tmp_path / "k.json")
+    with pytest.raises(
+        ConfigError, match=r"a.json attacked private images of which identities differ .*7 there, 9"
+    ):
+        make_study(pair, *places, choice(tmp_path, overrides=(*OVERRIDES, "data.private.identities=9")))
+    for path in pair:
+        made = json.loads(path.read_text())
+        made["data"]["name"] = made["config"]["data"]["name"] = "lost"
+        path.write_text(json.dumps(made))
+    with pytest.raises(ConfigError, match="is of data lost, which is none of your configs; give data=NAME"):
+        make_study(pair, *places, choice(tmp_path))
+    assert make_study(pair, *places, choice(tmp_path, overrides=("data=synthfaces", *OVERRIDES))) == 6
+
+
+def test_a_record_runs_nothing_of_what_it_names(pair, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "harmful.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\ndef call(**_): open({str(tmp_path / 'ran')!r}, 'w')"
+    )
+    for path in pair:
+        made = json.loads(path.read_text())
+        made["config"]["data"]["private"] = {"_target_": "harmful.call"}
+        made["config"]["runtime"] = {"trusted_packages": ["harmful"]}
+        path.write_text(json.dumps(made))
+    with pytest.raises(ConfigError, match="private images of which _target_ differ"):
+        make_study(pair, tmp_path / "s.html", tmp_path / "k.json", choice(tmp_path))
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "s.html").exists()
+
+
+def test_photographs_of_people_are_not_written_where_git_keeps_them(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("midre_exp.tracking.private.is_synthetic", lambda _: False)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    subprocess.run(["git", "init", "--quiet", str(checkout)], check=True)
+    (checkout / ".gitignore").write_text("/private/\n")
+    page, key = checkout / "study.html", tmp_path / "k.json"
+    with pytest.raises(ConfigError, match="private photographs where git keeps it; give --out outside"):
+        make_study(pair, page, key, choice(tmp_path))
+    assert not page.exists()
+    for path in (checkout / "private" / "s.html", tmp_path / "outside.html"):
+        assert make_study(pair, path, key, choice(tmp_path)) == 6
+    assert make_study(pair, page, key, choice(tmp_path, show_private=True)) == 6

@@ -11,6 +11,7 @@ from midre_exp.report.wandb.push import push_records
 from midre_exp.run import run
 from midre_exp.runtime import NoTracker
 from midre_exp.tracking.tracker import goes_online, has_key, track
+from tests.report import paper_records
 
 SETTINGS = {"mode": "auto", "project": "midre", "entity": None}
 
@@ -191,21 +192,8 @@ def test_online_a_pushed_record_continues_its_own_run(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", refuse)
     folder = tmp_path / "mini" / "records"
     folder.mkdir(parents=True)
-    record = {
-        "key": "0123456789abcdef",
-        "setup": {"id": "S01"},
-        "attack": "gmi",
-        "target": "vgg16",
-        "defense": {"label": "NoDef", "parts": {}},
-        "data": {"name": "synthfaces"},
-        "scale": "mini",
-        "seed": 0,
-        "metrics": dict.fromkeys(("acc", "att_acc1", "att_acc1_low", "att_acc1_high"), 50.0),
-        "counts": {"private_test": 7},
-        "artifacts": {},
-        "config": {"data": {}, "metrics": {"image_to_evaluator": []}},
-    }
-    (folder / "a.json").write_text(json.dumps(record))
+    made = paper_records.record(50, 50, setup="S01") | {"key": "0123456789abcdef"}
+    (folder / "a.json").write_text(json.dumps(made))
     with pytest.raises(ConfigError, match="enough"):
         push_records(["mini", f"paths.results={tmp_path}", f"paths.runs={tmp_path / 'runs'}"])
     assert (asked["id"], asked["resume"], asked["mode"]) == ("record-0123456789abcdef", "allow", "online")

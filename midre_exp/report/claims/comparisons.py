@@ -23,7 +23,7 @@ def difference(group: ComparisonGroup, first: DefenseRuns, second: DefenseRuns, 
     a, b = first.mean(metric), second.mean(metric)
     return Effect(
         str(group),
-        f"{first.label} {a:.2f} against {second.label} {b:.2f}",
+        f"{first.shown} {a:.2f} against {second.shown} {b:.2f}",
         a - b,
         group.draws(first, metric) - group.draws(second, metric),
     )
@@ -80,7 +80,7 @@ def per_share(groups: Sequence[ComparisonGroup]) -> Iterator[Effect]:
             values = np.asarray([defense.mean("att_acc1") for defense in defenses])
             draws = np.stack([group.draws(defense, "att_acc1") for defense in defenses])
             detail = ", ".join(
-                f"{defense.label} {value:.2f}" for defense, value in zip(defenses, values, strict=True)
+                f"{defense.shown} {value:.2f}" for defense, value in zip(defenses, values, strict=True)
             )
             yield Effect(str(group), detail, float(weights @ values), weights @ draws)
 
@@ -157,7 +157,7 @@ def _compared_trade_offs(
     details = []
     for defense in (midre, other):
         delta = trade_off(*_accuracies(defense), *_accuracies(undefended))
-        details.append(f"{defense.label} Δ {delta if isinstance(delta, str) else f'{delta:.2f}'}")
+        details.append(f"{defense.shown} Δ {delta if isinstance(delta, str) else f'{delta:.2f}'}")
     return Effect(
         str(group),
         " against ".join(details),

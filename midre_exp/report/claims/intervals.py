@@ -30,10 +30,12 @@ from numpy.typing import NDArray
 
 from midre_exp.plan.config import digest
 from midre_exp.records import Record
+from midre_exp.records.comparable import comparable, comparable_config
 from midre_exp.report.runs.defense_names import DefenseName, published_name
-from midre_exp.report.runs.planned_runs import comparable, comparable_config
 
 DRAWS = 4000
+#: Stands at a defense whose numbers are in doubt.
+ALARM = "†"
 Z95 = 1.959964
 
 Numbers = NDArray[np.float64]
@@ -47,6 +49,11 @@ class DefenseRuns:
     parts: Mapping[str, Any]  # its config nodes
     label: str  # its own
     records: tuple[Record, ...]
+
+    @property
+    def shown(self) -> str:
+        """Its label with a mark where a record carries an alarm."""
+        return f"{self.label}{ALARM}" if any(record.get("alarms") for record in self.records) else self.label
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -93,13 +100,13 @@ class ComparisonGroup:
 
 def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup], int]:
     """The groups of one scale's records, one for each setup, attack, target and data, and how many records
-    were left out.
+    were left out. Those without an attack accuracy (``is_measured``) are not looked at.
 
     Where there are runs of several configurations (another budget, an older release), the one with most
     records counts.
     """
     pools: dict[tuple[str, str, str, str], dict[str, list[Record]]] = {}
-    for record in records:
+    for record in filter(is_measured, records):
         place = (record["setup"]["id"], record["attack"], record["target"], record["data"]["name"])
         rules = digest(_rules(record["config"]))
         pools.setdefault(place, {}).setdefault(rules, []).append(record)
@@ -109,6 +116,11 @@ def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup],
         left_out += sum(len(other) for other in pool.values()) - len(chosen)
         groups.append(ComparisonGroup(*place, defenses=_defenses(chosen)))
     return groups, left_out
+
+
+def is_measured(record: Record) -> bool:
+    """Whether the attack accuracy of a run was measured; a config may leave it out."""
+    return "att_acc1" in record["metrics"]
 
 
 #: What of a config two comparable runs share: which identities, models, attack and evaluator, at which size.

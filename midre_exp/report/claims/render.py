@@ -11,10 +11,12 @@ from tabulate import tabulate
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.records import read_records, results_folder
+from midre_exp.records import Record, read_records, results_folder
+from midre_exp.records.text import inline
 from midre_exp.report.claims.decisions import Decision, Estimate, decide
-from midre_exp.report.claims.intervals import ComparisonGroup, comparison_groups
+from midre_exp.report.claims.intervals import ALARM, ComparisonGroup, comparison_groups, is_measured
 from midre_exp.report.claims.paper_claims import CLAIMS
+from midre_exp.report.runs.captions import alarms, passed_over
 from midre_exp.store.files import write_atomic, write_json
 
 
@@ -27,20 +29,42 @@ def render_claims(overrides: Sequence[str]) -> list[Path]:
     with packaged_configs():
         settings = settings_of([part for part in overrides if not part.startswith("hydra")])
     folder = results_folder(settings)
-    records = read_records(folder)
-    if not records:
-        raise ConfigError(f"{folder / 'records'} holds no records; make some, for example with make table1")
+    records, unreadable = read_records(folder)
     groups, left_out = comparison_groups(records)
+    if not groups:
+        raise ConfigError(
+            f"{folder / 'records'} holds no records with an attack accuracy; make some, for example with "
+            f"midre-exp report table1. {passed_over(unreadable)}".rstrip()
+        )
     decisions = [decide(claim, groups) for claim in CLAIMS]
-    text = caption(groups, left_out)
+    unmeasured = len(records) - sum(map(is_measured, records))
+    text = " ".join(
+        filter(
+            None,
+            [
+                caption(groups, left_out),
+                f"{unmeasured} records have no attack accuracy." if unmeasured else "",
+                passed_over(unreadable),
+            ],
+        )
+    )
+    doubts = alarms(records_of(groups))
     lines = overview(decisions)
     shown = tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[60])
     print(f"\n{shown}\n\n{text}\n")
+    for doubt in doubts:
+        print(f"{ALARM} {doubt}")
     paths = [folder / "claims.md", folder / "claims.json"]
-    write_atomic(paths[0], as_markdown(lines, decisions, text))
-    write_json(paths[1], {"caption": text, "claims": [as_json(decision) for decision in decisions]})
+    write_atomic(paths[0], as_markdown(lines, decisions, text, doubts))
+    content = {"caption": text, "claims": [as_json(decision) for decision in decisions]}
+    write_json(paths[1], {**content, **({"alarms": doubts} if doubts else {})})
     print("written: " + ", ".join(map(str, paths)))
     return paths
+
+
+def records_of(groups: Sequence[ComparisonGroup]) -> list[Record]:
+    """The records that the answers rest on."""
+    return [record for group in groups for defense in group.defenses for record in defense.records]
 
 
 def overview(decisions: Sequence[Decision]) -> list[dict[str, str]]:
@@ -67,7 +91,7 @@ def caption(groups: Sequence[ComparisonGroup], left_out: int) -> str:
     """What a reader must know to trust the answers: scale, data, seeds, how the intervals were made, commits,
     devices.
     """
-    records = [record for group in groups for defense in group.defenses for record in defense.records]
+    records = records_of(groups)
     seeds, commits, devices = (
         ", ".join(dict.fromkeys(str(record[name]) for record in records))
         for name in ("seed", "commit", "device")
@@ -111,9 +135,12 @@ def setups(groups: Sequence[ComparisonGroup]) -> list[str]:
     ]
 
 
-def as_markdown(lines: Sequence[Mapping[str, str]], decisions: Sequence[Decision], text: str) -> str:
-    """The overview, then every effect behind every claim."""
+def as_markdown(
+    lines: Sequence[Mapping[str, str]], decisions: Sequence[Decision], text: str, doubts: Sequence[str] = ()
+) -> str:
+    """The overview and the alarms of its records, then every effect behind every claim."""
     parts = [tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True), text]
+    parts += [f"{ALARM} {inline(doubt)}" for doubt in doubts]
     for decision in decisions:
         claim = decision.claim
         parts.append(f"### {claim.statement}: {decision.answer}")
@@ -121,7 +148,12 @@ def as_markdown(lines: Sequence[Mapping[str, str]], decisions: Sequence[Decision
             parts.append(f"Needs {claim.needs}. Source: {claim.source}.")
             continue
         effects = [
-            {"Where": effect.where, "What": effect.detail, **printable(effect), "Answer": effect.answer}
+            {
+                "Where": inline(effect.where),
+                "What": inline(effect.detail),
+                **printable(effect),
+                "Answer": effect.answer,
+            }
             for effect in decision.effects
         ]
         limit = f"{claim.claimed} {50 if claim.ranked else claim.threshold:g} {claim.unit}"

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from midre_exp.report.figures.marks import Mark, display_name, mark_of
 from midre_exp.report.figures.points import (
+    absence,
     as_csv,
     attack_and_target,
     by_setup,
@@ -27,7 +28,7 @@ from midre_exp.report.figures.points import (
 )
 from midre_exp.report.figures.style import Plot, Rendered
 from midre_exp.report.runs.defense_names import DefenseName
-from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 
 PANELS = (
@@ -56,7 +57,7 @@ class Bars(Plot):
         defenses = list(dict.fromkeys(run.defense for run in runs))
         figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         for axes, (metric, heading) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-            _panel(axes, metric, list(setups), defenses, ours)
+            _panel(axes, metric, setups, defenses, ours)
             axes.set_title(heading, loc="left")
             axes.set_xticks(range(len(setups)), [_tick(setup, own) for setup, own in setups.items()])
             if metric == "att_acc1_change":
@@ -74,20 +75,32 @@ class Bars(Plot):
 
 
 def _panel(
-    axes: Axes, metric: str, setups: Sequence[str], defenses: Sequence[DefenseName], ours: pd.DataFrame
+    axes: Axes,
+    metric: str,
+    setups: Mapping[str, Sequence[PlannedRun]],
+    defenses: Sequence[DefenseName],
+    ours: pd.DataFrame,
 ) -> None:
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-0.6, len(setups) - 0.4)
     shown = [defense for defense in defenses if defense.names or metric != "att_acc1_change"]
     width = WIDTH / len(defenses)
-    for group, setup in enumerate(setups):
+    for group, (setup, runs) in enumerate(setups.items()):
         for place, defense in enumerate(shown):
             rows = select(ours, setup, defense)
             x = group + (place - (len(shown) - 1) / 2) * width
             if rows.empty or rows[metric].isna().all():
                 level = axes.get_xaxis_transform()
+                reasons = [absence(run) for run in runs if run.defense == defense]
                 axes.text(
-                    x, 0.03, "not run", rotation=90, ha="center", va="bottom", color="0.4", transform=level
+                    x,
+                    0.03,
+                    next(filter(None, reasons), NOT_RUN),
+                    rotation=90,
+                    ha="center",
+                    va="bottom",
+                    color="0.4",
+                    transform=level,
                 )
                 continue
             mark = mark_of(defense, defenses)

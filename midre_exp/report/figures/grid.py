@@ -18,7 +18,7 @@ from midre_exp.errors import StoreError
 from midre_exp.report.figures.style import Plot, Rendered
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
-from midre_exp.report.tables.html import Picture, gallery
+from midre_exp.report.tables.html import PRIVATE, Picture, gallery
 from midre_exp.store.store import Store
 
 #: Colour, width in points and sign of a picture's frame, by whether the identity was recognised.
@@ -46,7 +46,8 @@ class Grid(Plot):
                 f"{Store(runs[0].settings['paths']['store'])}; give paths.store= of the one that has them, "
                 "or make them again: leave out --no-run"
             )
-        rows = gallery(stored, identities=self.identities)
+        pictures = gallery(recorded, identities=self.identities, may_show=self.may_show)
+        rows = pictures.rows
         columns = max(len(row.pictures) for row in rows)
         figure = Figure(figsize=(1.7 + 0.62 * columns, 0.78 * len(rows) + 0.1), layout="constrained")
         for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
@@ -64,17 +65,20 @@ class Grid(Plot):
                 if picture.recognised is not None
             ]
         )
+        on_top = any(row.title == PRIVATE for row in rows)
         notes = [
-            "One column per identity, the first private training image on top, the first restart of each "
-            "attack below it; nothing is picked by quality. ✓ and a thick frame: the evaluator recognised "
-            "the identity; –: it did not.",
+            f"One column per identity{', the first private training image on top' if on_top else ''}, the "
+            f"first restart of each attack{' below it' if on_top else ''}; nothing is picked by quality. ✓ "
+            "and a thick frame: the evaluator recognised the identity; –: it did not.",
             *(
                 f"Not in the store: {run.row['attack']} against {run.label}, seed {run.seed}."
                 for run in recorded
                 if run not in stored
             ),
+            *pictures.notes,
         ]
-        return Rendered(figure, {"": table}, [run.record for run in stored if run.record is not None], notes)
+        records = [run.record for run in stored if run.record is not None]
+        return Rendered(figure, {"": table}, records, notes, pictures.gone)
 
 
 def _draw(axes: Axes, picture: Picture) -> None:

@@ -11,10 +11,16 @@ import numpy as np
 import pandas as pd
 
 from midre_exp.records import Record
-from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, Numbers, comparison_groups
+from midre_exp.report.claims.intervals import (
+    ComparisonGroup,
+    DefenseRuns,
+    Numbers,
+    comparison_groups,
+    is_measured,
+)
 from midre_exp.report.figures.marks import display_name
 from midre_exp.report.runs.defense_names import DefenseName
-from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 
 OURS = "this project"
@@ -129,11 +135,26 @@ def attack_and_target(runs: Sequence[PlannedRun]) -> str:
 
 
 def not_run(runs: Sequence[PlannedRun]) -> list[str]:
-    """What has no record, in words for a panel."""
-    names = list(dict.fromkeys(display_name(run.defense) for run in runs if run.record is None))
-    if all(run.record is None for run in runs):
+    """What has no numbers and why, in words for a panel."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        if why := absence(run):
+            names.setdefault(why, []).append(display_name(run.defense))
+    if names.keys() == {NOT_RUN} and all(run.record is None for run in runs):
         return ["nothing run yet"]
-    return [f"not run: {names[0]}", *names[1:]] if names else []
+    return [
+        text
+        for why, given in names.items()
+        for first, *others in [list(dict.fromkeys(given))]
+        for text in (f"{why}: {first}", *others)
+    ]
+
+
+def absence(run: PlannedRun) -> str:
+    """Why a run has no numbers; empty where it has."""
+    if run.record is None:
+        return run.absence
+    return "" if is_measured(run.record) else "not measured"
 
 
 def select(table: pd.DataFrame, setup: str, defense: DefenseName | None = None) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -11,45 +12,61 @@ import pandas as pd
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
 from midre_exp.records import results_folder
+from midre_exp.records.text import csv_of, inline, read_csv
 from midre_exp.report.definitions import FigureDefinition
-from midre_exp.report.figures.style import LOOK, Plot, Rendered, saved
-from midre_exp.report.runs.captions import circumstances, provenance
+from midre_exp.report.figures.style import LOOK, NO_DATE, Plot, Rendered, saved
+from midre_exp.report.output import file_stem, kept, shows_more
+from midre_exp.report.runs.captions import alarms, circumstances, provenance
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.planned_runs import PlannedRun, diverged, unreadable
 from midre_exp.report.runs.published import PublishedResult, table_rows
 from midre_exp.store.files import write_atomic
+from midre_exp.tracking.private import may_show
 
 
 def render_figure(
-    definition: FigureDefinition, runs: Sequence[PlannedRun], *, other_data: bool
+    definition: FigureDefinition,
+    runs: Sequence[PlannedRun],
+    *,
+    other_data: bool,
+    replace: bool = False,
+    show_private: bool = False,
 ) -> list[Path]:
     """Draw the figure, write its files under ``results/<scale>/``, print its caption; returns the paths.
 
-    ``other_data``: the user chose the data, which then becomes part of the files' names. Raises ConfigError
-    when there is nothing to draw, and what the figure's kind raises.
+    ``other_data``: the user chose the data, which then becomes part of the files' names; ``replace``: also
+    files that show more; ``show_private``: photographs of people also where git keeps them. Raises
+    ConfigError when there is nothing to draw, and what the figure's kind raises.
     """
     published = [row for table in definition.published for row in table_rows(table)]
     if not published and all(run.record is None for run in runs):
         raise ConfigError(f"figure {definition.name} has no finished run yet; leave out --no-run to run it")
     settings = runs[-1].settings
     folder = results_folder(settings)
-    stem = f"{definition.name}-{settings['data']['name']}" if other_data else definition.name
+    stem = file_stem(definition.name, settings, with_data=other_data)
+    pictures = [folder / f"{stem}.{kind}" for kind in NO_DATE]
     plot = build(definition.draw, kind=Plot)
+    plot.may_show = partial(may_show, files=pictures, asked=show_private)
     with matplotlib.rc_context(LOOK):
         rendered = plot.draw(runs, published, cached_tables(folder, stem))
-    text = caption(definition, rendered, str(settings["scale"]))
-    missing = [run.command for run in runs if run.record is None]
+    text = [*caption(definition, rendered, str(settings["scale"])), *filter(None, [unreadable(runs)])]
+    missing = [run.command for run in runs if run.record is None and run.diverged is None]
+    outcomes = diverged(runs)
+    print("\n" + "\n\n".join(text) + "\n")
+    for line in [*(f"not run yet: {command}" for command in missing), *outcomes]:
+        print(line)
+    gone = [*missing, *rendered.gone]
+    if not replace and gone and shows_more(folder / f"{stem}.csv", rendered.tables[""]):
+        print(kept(f"{folder / stem}.*", f"the figure shows more: {gone[0]} is not here"))
+        return []
     files: dict[str, bytes | str] = {
         f"{stem}.{kind}": content for kind, content in saved(rendered.figure).items()
     }
     for suffix, table in rendered.tables.items():
-        files[f"{stem}{suffix}.csv"] = table.to_csv(index=False)
-    files[f"{stem}.md"] = as_markdown(f"{stem}.png", definition.title, text, missing)
+        files[f"{stem}{suffix}.csv"] = csv_of(table)
+    files[f"{stem}.md"] = as_markdown(f"{stem}.png", definition.title, [*text, *outcomes], missing)
     for name, content in files.items():
         write_atomic(folder / name, content)
-    print("\n" + "\n\n".join(text) + "\n")
-    for command in missing:
-        print(f"not run yet: {command}")
     print("written: " + ", ".join(str(folder / name) for name in files))
     return [folder / name for name in files]
 
@@ -60,7 +77,7 @@ def cached_tables(folder: Path, stem: str) -> dict[str, pd.DataFrame]:
     keys = {"target": str, "reconstructed": str}  # sixteen hexadecimal digits may look like a number
     exact = dict.fromkeys(("x", "y", "share_x", "share_y"), float)  # pandas may miss the last bit
     return {
-        path.stem.removeprefix(stem): pd.read_csv(path, dtype=keys, converters=exact)
+        path.stem.removeprefix(stem): read_csv(path, text=keys, exact=exact)
         for path in paths
         if path.exists()
     }
@@ -74,6 +91,7 @@ def caption(definition: FigureDefinition, rendered: Rendered, scale: str) -> lis
         if records
         else f"{definition.title}. Scale {scale}: nothing has been run yet.",
         *rendered.notes,
+        *alarms(records),
     ]
     if definition.published:
         comparable = (
@@ -106,4 +124,5 @@ def as_sentence(row: PublishedResult) -> str:
 def as_markdown(picture: str, title: str, text: Sequence[str], missing: Sequence[str]) -> str:
     """The caption with the picture above and the commands of missing runs below."""
     commands = ["Not run yet:\n\n" + "\n".join(f"    {command}" for command in missing)] if missing else []
-    return "\n\n".join([f"![{title}]({picture})", *text, *commands]) + "\n"
+    shown = inline(title).replace("[", "(").replace("]", ")")
+    return "\n\n".join([f"![{shown}]({picture})", *map(inline, text), *commands]) + "\n"

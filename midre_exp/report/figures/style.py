@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from midre_exp.data.base import Dataset
 from midre_exp.records import Record
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
+from midre_exp.tracking.private import is_synthetic
 
 #: Settings of every figure. The salt and the missing dates make equal figures equal files.
 LOOK: Any = {
@@ -48,10 +50,14 @@ class Rendered:
     tables: Mapping[str, pd.DataFrame]  # the numbers in it, one CSV by suffix of the file's stem
     records: Sequence[Record]  # those that were drawn
     notes: Sequence[str] = ()  # what its caption must say of itself
+    gone: Sequence[str] = ()  # what it cannot show although it was run
 
 
 class Plot(ABC):
     """A kind of figure, built by ``_target_`` from midre_exp/report/conf/figure."""
+
+    #: Whose private images it may draw.
+    may_show: Callable[[Dataset], bool] = staticmethod(is_synthetic)
 
     @abstractmethod
     def draw(

@@ -42,6 +42,32 @@ def _made_at(record: Record) -> Iterable[str]:
     return (entry["commit"] for entry in record.get("code", {}).values() if entry["commit"])
 
 
+def passed_over(count: int) -> str:
+    """How many record files cannot be read, a sentence; nothing where all can."""
+    if count == 1:
+        return "1 record file cannot be read and is passed over."
+    return f"{count} record files cannot be read and are passed over." if count else ""
+
+
+def alarms_of(record: Record) -> list[str]:
+    """What puts the numbers of a record in doubt, a sentence each, with the stage that tells it."""
+    return [
+        f"{stage}: {sentence}"
+        for stage, sentences in record.get("alarms", {}).items()
+        for sentence in sentences
+    ]
+
+
+def alarms(records: Iterable[Record]) -> list[str]:
+    """The alarms of several records, each once, with the runs that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for record in records:
+        run = f"{record['setup']['id']} {record['defense']['label']}, seed {record['seed']}"
+        for alarm in alarms_of(record):
+            concerned.setdefault(alarm, []).append(run)
+    return [f"{'; '.join(dict.fromkeys(runs))}: {alarm}" for alarm, runs in concerned.items()]
+
+
 def _circumstances(records: Sequence[Record]) -> str:
     first = records[0]
     counts = first["counts"]

@@ -16,6 +16,13 @@ NAMES: Mapping[str, str] = {
     "RandomCrop": "RandomCropping",
 }
 
+#: Where the classes that erase or leave out keep the smallest and the largest share.
+_SHARES: Mapping[str, tuple[str, ...]] = {
+    "MIDRE": ("a_l", "a_h"),
+    "FixedErasing": ("share",),
+    "LeaveOut": ("share",),
+}
+
 #: In combinations the paper names its own defense first.
 ORDER = ("MIDRE", "RE", "FE", "EE")
 
@@ -42,21 +49,24 @@ def defense_name(names: Sequence[str], share: tuple[float, float] | None = None)
 
 
 def published_name(parts: Mapping[str, Mapping[str, Any]]) -> DefenseName:
-    """The name of ``record["defense"]["parts"]``: config nodes by name, each with its ``_target_``."""
+    """The name of ``record["defense"]["parts"]``: config nodes by name, each with its ``_target_``. A part
+    that lacks the values of its class (it may be of another class of that name) keeps its own name.
+    """
     names: list[str] = []
     share: tuple[float, float] | None = None
-    for part in parts.values():
-        kind = str(part["_target_"]).rpartition(".")[2]
+    for name, part in parts.items():
+        kind = str(part.get("_target_", name)).rpartition(".")[2]
         if kind == "NoDef":
             continue
-        if kind == "MIDRE":
-            share = (float(part["a_l"]), float(part["a_h"]))
-            names.append("RE" if share[0] == share[1] else "MIDRE")
-        elif kind in ("FixedErasing", "LeaveOut"):
-            share = (float(part["share"]), float(part["share"]))
-            names.append(NAMES[kind])
-        elif kind == "BiDO" and part["measure"] != "hsic":  # the paper's BiDO is the stronger one, with HSIC
-            names.append(f"BiDO-{str(part['measure']).upper()}")
+        wanted = _SHARES.get(kind, ())
+        erased = [float(part[key]) for key in wanted if isinstance(part.get(key), (int, float))]
+        if len(erased) < len(wanted):
+            names.append(f"{kind} ({name})")
+        elif erased:
+            share = (erased[0], erased[-1])
+            names.append("RE" if kind == "MIDRE" and share[0] == share[1] else NAMES.get(kind, kind))
+        elif kind == "BiDO" and part.get("measure") != "hsic":  # the paper's is the stronger one, with HSIC
+            names.append(f"BiDO-{str(part.get('measure')).upper()}")
         else:
             names.append(NAMES.get(kind, kind))
     return defense_name(names, share)

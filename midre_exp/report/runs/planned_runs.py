@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp.defense import compose_defenses
-from midre_exp.errors import ConfigError, DataError, StoreError
+from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import digest, trusted_packages, without
+from midre_exp.plan.config import digest, trusted_packages
 from midre_exp.plan.keys import fingerprints_once
-from midre_exp.records import Record, read_record, record_files, record_path, results_folder
+from midre_exp.records import (
+    Record,
+    diverged_path,
+    read_diverged,
+    record_files,
+    record_path,
+    results_folder,
+    try_record,
+)
+from midre_exp.records.comparable import comparable_config
+from midre_exp.report.runs.captions import passed_over
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
 from midre_exp.stages.stale import StaleError, told
@@ -23,13 +32,8 @@ from midre_exp.store.store import Artifact, Store
 from midre_exp.sweep.finished import check_stale, is_finished
 from midre_exp.tracking.provenance import git_commit
 
-#: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
-#: earlier versions kept in it besides.
-EXECUTION = ("paths", "runtime", "plan", "tracking", "composer")
-#: Classes and options that records of earlier versions know by another name.
-FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select", "people": "select"}
-
-_log = logging.getLogger(__name__)
+#: What stands in place of the numbers of a run that has none.
+NOT_RUN, DIVERGED = "not run", "diverged"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class PlannedRun:
     stale: str = ""  # of a finished one: which of its stages other code made
     refusal: StaleError | None = None  # why these must not be used (runtime.stale=refuse)
     earlier: bool = False  # its record was written by an earlier version of the code
+    diverged: str | None = None  # of a run without a record: how its training diverged, a sentence
+    unreadable: frozenset[Path] = frozenset()  # record files that were passed over in the search for its own
     remark: str = ""  # what tells it from another run of the same row
 
     @cached_property
@@ -56,6 +62,11 @@ class PlannedRun:
     def command(self) -> str:
         """What a user types to run it."""
         return "python -m midre_exp " + shlex.join(self.job)
+
+    @property
+    def absence(self) -> str:
+        """What stands in place of its numbers: that it was not run, or that it diverged."""
+        return DIVERGED if self.diverged is not None else NOT_RUN
 
     @property
     def setup(self) -> str:
@@ -139,12 +150,13 @@ def _plan(
     try:
         plan = make_plan(settings)
     except DataError as error:
-        return PlannedRun(job, settings, index.find(settings), obstacle=error)
+        run = PlannedRun(job, settings, index.find(settings), obstacle=error)
+        return replace(run, unreadable=index.unreadable(settings), diverged=index.diverged(settings))
     path = record_path(settings["paths"]["results"], settings, plan)
-    record = _read(path)
-    if record is None and earlier and (former := index.find(settings, same_folders=True)) is not None:
-        return PlannedRun(job, settings, former, path, earlier=True)
-    run = PlannedRun(job, settings, record, path, finished=is_finished(settings, plan))
+    run = _with_outcome(PlannedRun(job, settings, None, path), path)
+    if run.record is None and earlier and (former := index.find(settings, same_folders=True)) is not None:
+        return replace(run, record=former, earlier=True, diverged=None)
+    run = replace(run, finished=is_finished(settings, plan))
     if not run.finished:
         return run
     try:
@@ -153,42 +165,84 @@ def _plan(
         return replace(run, refusal=error)
 
 
-def _read(path: Path) -> Record | None:
-    """A record, or None where there is none; a damaged one is named and counts as none, since the run will
-    write it anew.
+def _with_outcome(run: PlannedRun, path: Path) -> PlannedRun:
+    """The run with what lies at the path of its record. One that is damaged is named and counts as none,
+    since the run will write it anew.
     """
-    if not path.exists():
-        return None
-    try:
-        return read_record(path)
-    except StoreError as error:
-        _log.warning("%s; the table takes its run for missing", error)
-        return None
+    record = try_record(path) if path.exists() else None
+    return replace(
+        run,
+        record=record,
+        unreadable=frozenset([path] if record is None and path.exists() else []),
+        diverged=_sentence(read_diverged(diverged_path(path))) if record is None else None,
+    )
+
+
+def _sentence(outcome: Mapping[str, Any] | None) -> str | None:
+    return None if outcome is None else str(outcome["sentence"])
 
 
 class _RecordIndex:
-    """The records of results folders by their comparable configs, read when first asked for."""
+    """What lies in results folders, by comparable configs, read when first asked for."""
 
     def __init__(self) -> None:
         self.commit = git_commit()  # of today's code
         self._by_config: dict[tuple[Path, bool], dict[str, Record]] = {}
+        self._read: dict[Path, tuple[list[Record], frozenset[Path]]] = {}
+        self._diverged: dict[Path, dict[str, str]] = {}
 
     def find(self, settings: Mapping[str, Any], *, same_folders: bool = False) -> Record | None:
         """The record of an equal config; ``same_folders``: only where its data lay in the same folders."""
         folder = results_folder(settings)
         if (folder, same_folders) not in self._by_config:
-            records = filter(None, map(_read, record_files(folder)))
             self._by_config[folder, same_folders] = {
                 digest(comparable_config(record["config"], data_folders=same_folders)): record
-                for record in records
+                for record in self._records(folder)[0]
             }
         wanted = digest(comparable_config(settings, data_folders=same_folders))
         return self._by_config[folder, same_folders].get(wanted)
 
+    def unreadable(self, settings: Mapping[str, Any]) -> frozenset[Path]:
+        """The files beside them that are no records, or damaged."""
+        return self._records(results_folder(settings))[1]
+
+    def diverged(self, settings: Mapping[str, Any]) -> str | None:
+        """How the run of an equal config diverged, if it did and left no record."""
+        folder = results_folder(settings)
+        if folder not in self._diverged:
+            files = sorted(diverged_path(folder / "records" / "any.json").parent.glob("*.json"))
+            self._diverged[folder] = {
+                digest(comparable_config(outcome["config"])): str(outcome["sentence"])
+                for outcome in map(read_diverged, files)
+                if outcome is not None
+            }
+        if self.find(settings) is not None:
+            return None
+        return self._diverged[folder].get(digest(comparable_config(settings)))
+
+    def _records(self, folder: Path) -> tuple[list[Record], frozenset[Path]]:
+        if folder not in self._read:
+            found = {path: try_record(path) for path in record_files(folder)}
+            self._read[folder] = (
+                [record for record in found.values() if record is not None],
+                frozenset(path for path, record in found.items() if record is None),
+            )
+        return self._read[folder]
+
 
 def with_current_records(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs with the records that have come or changed since they were planned."""
-    return [run if run.path is None else replace(run, record=_read(run.path)) for run in runs]
+    """The runs with the records and outcomes that have come or changed since they were planned."""
+    return [run if run.path is None else _with_outcome(run, run.path) for run in runs]
+
+
+def diverged(runs: Sequence[PlannedRun]) -> list[str]:
+    """A line for each run that diverged: its command and what happened."""
+    return [f"diverged: {run.command}: {run.diverged}" for run in runs if run.diverged is not None]
+
+
+def unreadable(runs: Sequence[PlannedRun]) -> str:
+    """How many record files the search for these runs passed over: a sentence, or nothing."""
+    return passed_over(len(frozenset().union(*(run.unreadable for run in runs))))
 
 
 def disambiguate(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -212,43 +266,3 @@ def _with_remark(run: PlannedRun, row: Sequence[PlannedRun]) -> PlannedRun:
         return marked
     record: Record = {**run.record, "defense": {**run.record["defense"], "label": marked.label}}
     return replace(run, record=record)
-
-
-def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False) -> dict[str, Any]:
-    """What of a config, of today or of a record, two runs of the same thing have in common.
-
-    Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie.
-    """
-    config = without(settings, *EXECUTION)
-    for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
-        if name in config:
-            config[name] = without(config[name], "defense_defaults")
-    if not data_folders:
-        config["data"] = {
-            name: without(node, "root") if isinstance(node, Mapping) else node
-            for name, node in settings["data"].items()
-        }
-    shared: dict[str, Any] = comparable(config)
-    return shared
-
-
-def comparable(node: Any) -> Any:
-    """A config node with classes by their names alone, wherever they live, under today's names, and without
-    options that are off: one that came after a record was written makes no difference then.
-    """
-    if isinstance(node, Mapping):
-        values = {
-            FORMER_NAMES.get(key, key): _class_name(value) if key == "_target_" else comparable(value)
-            for key, value in node.items()
-        }
-        return {
-            key: value
-            for key, value in values.items()
-            if value is not None and value is not False and value != {}
-        }
-    return [comparable(value) for value in node] if isinstance(node, list) else node
-
-
-def _class_name(path: str) -> str:
-    name = path.rpartition(".")[2]
-    return FORMER_NAMES.get(name, name)

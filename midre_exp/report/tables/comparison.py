@@ -49,7 +49,10 @@ def comparison(records: Sequence[Record]) -> pd.DataFrame:
         if row.defense == "NoDef" or place not in undefended.index:
             return None
         base = undefended.loc[place]
-        return trade_off(row.acc, row.att_acc1, float(base.acc), float(base.att_acc1))
+        pairs = [(values.get("acc"), values.get("att_acc1")) for values in (row, base)]
+        if any(value is None or pd.isna(value) for pair in pairs for value in pair):
+            return None  # an attack accuracy that was not measured
+        return trade_off(*map(float, (*pairs[0], *pairs[1])))
 
     table["delta"] = table.apply(delta, axis=1)
     return table

@@ -5,9 +5,8 @@ reconstructed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -17,12 +16,14 @@ from midre_exp.data.base import Dataset
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
 from midre_exp.report.runs.planned_runs import PlannedRun
-from midre_exp.store.files import write_atomic
 from midre_exp.tracking.pictures import data_url
+from midre_exp.tracking.private import SHOW, is_synthetic
 
 #: Pixels of a picture's longer side on a page, twice what is shown: hundreds of pictures of 224 px would make
 #: it tens of megabytes.
 LARGEST = 128
+#: The title of a line of private images.
+PRIVATE = "private image"
 #: Characters in a field from which its column is text to be broken into lines.
 _PROSE_FROM = 48
 _NUMBER = re.compile(r"OP|[-+−]?\d+(\.\d+)?( ?%)?")
@@ -62,39 +63,61 @@ class Column:
         return cls(heading, "prose" if max(map(len, texts)) > _PROSE_FROM else "words")
 
 
-def gallery(runs: Sequence[PlannedRun], *, identities: int = 10) -> list[PictureRow]:
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a page or figure, and what it lacks."""
+
+    rows: Sequence[PictureRow] = ()
+    gone: Sequence[str] = ()  # of what there are no pictures any more, or not on this machine
+    notes: Sequence[str] = ()  # what a reader must know of the pictures
+
+
+def gallery(
+    runs: Sequence[PlannedRun], *, identities: int = 10, may_show: Callable[[Dataset], bool] = is_synthetic
+) -> Gallery:
     """For each private data set a line of training samples, then for each run the first restart of the same
     identities.
 
     Nothing is picked by quality. Runs whose artifacts are not in the store are left out, and so are samples
-    of data that are not on this machine.
+    of data that are not on this machine, or that ``may_show`` does not want shown.
     """
     rows: list[PictureRow] = []
+    gone: list[str] = []
+    notes: list[str] = []
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(digest(run.settings["data"]["private"]), []).append(run)
     for group in groups.values():
-        rows += _private_row(group[0], identities)
+        settings = group[0].settings
+        dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
+        if may_show(dataset):
+            try:
+                rows.append(_private_row(dataset, identities))
+            except DataError:
+                gone.append(f"private images of {settings['data']['name']}")
+        else:
+            notes.append(
+                f"Private images of {settings['data']['name']} are left out, because git would keep this "
+                f"file ({SHOW} shows them)."
+            )
         for run in group:
-            rows += _reconstructed_row(run, runs, identities)
-    return rows
+            row = _reconstructed_row(run, runs, identities)
+            rows += [] if row is None else [row]
+            gone += [f"{run.row['attack']} against {run.label}"] if row is None else []
+    return Gallery(rows, gone, list(dict.fromkeys(notes)))
 
 
-def _private_row(run: PlannedRun, identities: int) -> list[PictureRow]:
-    node = run.settings["data"]["private"]
-    try:
-        private = build(node, kind=Dataset, trusted=trusted_packages(run.settings)).load("train")
-    except DataError:
-        return []
+def _private_row(dataset: Dataset, identities: int) -> PictureRow:
+    private = dataset.load("train")
     labels = range(min(identities, private.num_classes))
     samples = [private.images[(private.labels == label).nonzero()[0, 0]] for label in labels]
-    return [PictureRow("private image", [Picture(data_url(image, largest=LARGEST)) for image in samples])]
+    return PictureRow(PRIVATE, [Picture(data_url(image, largest=LARGEST)) for image in samples])
 
 
-def _reconstructed_row(run: PlannedRun, runs: Sequence[PlannedRun], identities: int) -> list[PictureRow]:
+def _reconstructed_row(run: PlannedRun, runs: Sequence[PlannedRun], identities: int) -> PictureRow | None:
     attack, metrics = (run.artifact(stage) for stage in ("attack", "metrics"))
     if attack is None or metrics is None:
-        return []
+        return None
     reconstructions = attack.tensors("reconstructions")
     predicted = metrics.tensors("judgement")["predicted"]
     pictures = []
@@ -106,11 +129,10 @@ def _reconstructed_row(run: PlannedRun, runs: Sequence[PlannedRun], identities: 
             pictures.append(Picture(url, bool(predicted[i] == label)))
     setup = f"{run.setup}: " if len({other.setup for other in runs}) > 1 else ""
     seed = f", seed {run.seed}" if len({other.seed for other in runs}) > 1 else ""
-    return [PictureRow(f"{setup}{run.row['attack']} against {run.label}{seed}", pictures)]
+    return PictureRow(f"{setup}{run.row['attack']} against {run.label}{seed}", pictures)
 
 
-def write_page(
-    path: Path,
+def page_of(
     *,
     title: str,
     caption: str,
@@ -118,8 +140,8 @@ def write_page(
     rows: Sequence[PictureRow],
     missing: Sequence[str] = (),
     notes: Sequence[str] = (),
-) -> None:
-    """Write the page. ``table`` is printable text; ``missing`` lists the commands of runs without a record;
+) -> str:
+    """The page. ``table`` is printable text; ``missing`` lists the commands of runs without a record;
     ``notes`` are footnotes.
     """
     environment = jinja2.Environment(
@@ -128,13 +150,13 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         title=title,
         caption=caption,
         columns=[Column.of(heading, table[heading]) for heading in table.columns],
         lines=table.to_numpy().tolist(),
         rows=rows,
+        private=any(row.title == PRIVATE for row in rows),
         missing=missing,
         notes=notes,
     )
-    write_atomic(path, html)

@@ -6,23 +6,33 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-_CELLS = (("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("Δ", r"$\Delta$"))
-_TEXT = (*_CELLS, ("&", r"\&"), ("#", r"\#"))
+from midre_exp.records.text import tex
 
 
 def latex(shown: pd.DataFrame, caption: str, notes: Sequence[str] = (), *, columns: str) -> str:
     """A table environment of text planned. ``columns``: one letter of alignment for each."""
-    whole: str = shown.style.hide(axis="index").to_latex(
-        hrules=True, caption=_escaped(caption, _TEXT), column_format=columns
+    head, *rows = (_row(line) for line in [list(shown), *shown.to_numpy().tolist()])
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            "\\begin{table}",
+            f"\\caption{{{tex(caption)}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            head,
+            "\\midrule",
+            *rows,
+            "\\bottomrule",
+            "\\end{tabular}",
+            *(f"\\par\\footnotesize {tex(note)}" for note in notes),
+            "\\end{table}",
+            "",
+        ]
     )
-    head, rows = whole.split(r"\toprule", 1)
-    body, tail = rows.split(r"\bottomrule", 1)
-    below = "".join(f"\n\\par\\footnotesize {_escaped(note, _TEXT)}" for note in notes)
-    tail = tail.replace(r"\end{tabular}", r"\end{tabular}" + below, 1)
-    return f"% needs \\usepackage{{booktabs}}\n{head}\\toprule{_escaped(body, _CELLS)}\\bottomrule{tail}"
 
 
-def _escaped(text: str, pairs: Sequence[tuple[str, str]]) -> str:
-    for plain, escaped in pairs:
-        text = text.replace(plain, escaped)
-    return text
+def _row(fields: Sequence[str]) -> str:
+    first, *others = map(tex, fields)
+    if first.startswith(("[", "*")):  # which the end of the row above would take for its own
+        first = f"{{{first[0]}}}{first[1:]}"
+    return " & ".join([first, *others]) + r" \\"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from midre_exp.report.tables.html import PictureRow, write_page
+from midre_exp.records.text import csv_of, inline
+from midre_exp.report.output import kept, pictures_in, shows_more
+from midre_exp.report.tables.html import Gallery, page_of
 from midre_exp.report.tables.latex import latex
 from midre_exp.store.files import write_atomic
 
@@ -27,26 +29,37 @@ class RenderedTable:
     shown: pd.DataFrame  # text, with headings
     caption: str
     notes: Sequence[str] = ()  # footnotes
-    missing: Sequence[str] = ()  # commands of runs without a record
-    pictures: Sequence[PictureRow] = field(default=())
+    missing: Sequence[str] = ()  # commands of runs that have not been run
+    gallery: Gallery = field(default=Gallery())
 
 
-def publish(table: RenderedTable, folder: Path, stem: str) -> list[Path]:
-    """Write ``<stem>.md``, ``.csv``, ``.tex`` and ``.html`` and print the table; returns the paths."""
-    page = folder / f"{stem}.html"
-    paths = [*write_tables(table, folder, stem), page]
-    write_page(
-        page,
+def publish(table: RenderedTable, folder: Path, stem: str, *, replace: bool = False) -> list[Path]:
+    """Write ``<stem>.md``, ``.csv``, ``.tex`` and ``.html`` and print the table; returns what was written.
+
+    Files that show more stay, which is said, unless ``replace``: all of them where runs are missing that they
+    have, the page where pictures are.
+    """
+    text = table.shown.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
+    print("\n" + "\n\n".join([text, table.caption, *table.notes]) + "\n")
+    old, page, pictures = folder / f"{stem}.csv", folder / f"{stem}.html", table.gallery
+    if not replace and table.missing and shows_more(old, table.values):
+        print(kept(f"{folder / stem}.*", f"they show more runs: {len(table.missing)} have no record here"))
+        return []
+    paths = write_tables(table, folder, stem)
+    html = page_of(
         title=table.title,
         caption=table.caption,
         table=table.shown,
-        rows=table.pictures,
+        rows=pictures.rows,
         missing=table.missing,
-        notes=table.notes,
+        notes=[*table.notes, *pictures.notes],
     )
-    text = table.shown.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
-    print("\n" + "\n\n".join([text, table.caption, *table.notes]) + "\n")
-    return paths
+    gone = [*table.missing, *pictures.gone]
+    if not replace and gone and pictures_in(page) > pictures_in(html):
+        print(kept(str(page), f"it shows more pictures: those of {gone[0]} are not here"))
+        return paths
+    write_atomic(page, html)
+    return [*paths, page]
 
 
 def write_tables(table: RenderedTable, folder: Path, stem: str) -> list[Path]:
@@ -55,10 +68,10 @@ def write_tables(table: RenderedTable, folder: Path, stem: str) -> list[Path]:
     """
     shown = table.shown
     aligned = tuple("left" if heading in WORDS else "right" for heading in shown)
-    markdown = shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)
+    markdown = shown.map(inline).to_markdown(index=False, disable_numparse=True, colalign=aligned)
     files = {
-        "md": "\n\n".join([markdown, table.caption, *table.notes]) + "\n",
-        "csv": table.values.to_csv(index=False),
+        "md": "\n\n".join([markdown, inline(table.caption), *map(inline, table.notes)]) + "\n",
+        "csv": csv_of(table.values),
         "tex": latex(
             shown, table.caption, table.notes, columns="".join(alignment[0] for alignment in aligned)
         ),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from midre_exp.errors import ConfigError
 from midre_exp.records import results_folder
 from midre_exp.report.definitions import TableDefinition
-from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate
+from midre_exp.report.output import file_stem
+from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate, diverged, unreadable
 from midre_exp.report.runs.published import table_rows
-from midre_exp.report.tables.comparison import caption, comparison, printable
+from midre_exp.report.tables.comparison import KEYS, caption, comparison, printable
 from midre_exp.report.tables.html import gallery
+from midre_exp.report.tables.notes import remarks_of, with_remarks
 from midre_exp.report.tables.publish import RenderedTable, publish
 from midre_exp.report.tables.setups import render_setups
 from midre_exp.report.tables.with_published import (
@@ -21,6 +25,7 @@ from midre_exp.report.tables.with_published import (
     with_missing_rows,
     with_published,
 )
+from midre_exp.tracking.private import may_show
 
 #: What the reader of a table with the paper's numbers must know, by whether it is of the paper's own scale.
 PAPER_COLUMNS = {
@@ -30,27 +35,42 @@ PAPER_COLUMNS = {
 }
 
 
-def render_table(definition: TableDefinition, runs: Sequence[PlannedRun], *, other_data: bool) -> list[Path]:
+def render_table(
+    definition: TableDefinition,
+    runs: Sequence[PlannedRun],
+    *,
+    other_data: bool,
+    replace: bool = False,
+    show_private: bool = False,
+) -> list[Path]:
     """Print the table and write its files under ``results/<scale>/``; returns the paths.
 
-    ``other_data``: the user chose the data, which then becomes part of the files' names. Raises ConfigError
-    when no run has a record and there is nothing published to show.
+    ``other_data``: the user chose the data, which then becomes part of the files' names; ``replace``: also
+    files that show more; ``show_private``: photographs of people also where git keeps them. Raises
+    ConfigError when no run has a record and there is nothing published to show.
     """
     settings = runs[-1].settings
-    data = str(settings["data"]["name"])
     if definition.rows == "setups":
         table, named_by_data = render_setups(definition, runs), other_data
     else:
         table = render_defenses(definition, runs)
-        named_by_data = other_data if definition.published else data != "synthfaces"
-    stem = f"{definition.name}-{data}" if named_by_data else definition.name
-    paths = publish(table, results_folder(settings), stem)
+        named_by_data = other_data if definition.published else settings["data"]["name"] != "synthfaces"
+    folder = results_folder(settings)
+    stem = file_stem(definition.name, settings, with_data=named_by_data)
+    if definition.rows != "setups":
+        shown = partial(may_show, files=[folder / f"{stem}.html"], asked=show_private)
+        pictures = gallery([run for run in disambiguate(runs) if run.record is not None], may_show=shown)
+        table = dataclasses.replace(table, gallery=pictures)
+    paths = publish(table, folder, stem, replace=replace)
     if table.missing and definition.rows == "setups":
         print(f"not run yet: {len(table.missing)} of {len(runs)} runs; the first: {table.missing[0]}")
     else:
         for command in table.missing:
             print(f"not run yet: {command}")
-    print("written: " + ", ".join(map(str, paths)))
+    for command in diverged(runs):
+        print(command)
+    if paths:
+        print("written: " + ", ".join(map(str, paths)))
     return paths
 
 
@@ -58,7 +78,7 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     """A table with a row for each defense. Raises ConfigError as ``render_table``."""
     runs = disambiguate(runs)
     records = [run.record for run in runs if run.record is not None]
-    if not records and definition.published is None:
+    if not records and definition.published is None and all(run.diverged is None for run in runs):
         raise ConfigError(f"table {definition.name} has no finished run yet; leave out --no-run to run it")
     scale = str(runs[-1].settings["scale"])
     table = with_missing_rows(comparison(records) if records else None, runs)
@@ -68,19 +88,20 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
         else f"{definition.title}. Scale {scale}: nothing has been run yet."
     )
     notes: list[str] = []
-    if definition.published is None:
-        shown = mark_missing(printable(table), table)
-    else:
+    shown = mark_missing(printable(table), table, runs)
+    if definition.published is not None:
         table = with_published(table, runs, table_rows(definition.published))
-        shown = printable_with_published(mark_missing(printable(table), table), table)
+        shown = printable_with_published(shown, table)
         text = f"{text} {PAPER_COLUMNS[scale == 'paper']}"
         notes = footnotes(table, definition.inconsistencies)
+    remarks = remarks_of(runs)
+    rows = [remarks.get(row, []) for row in table[KEYS].itertuples(index=False, name=None)]
+    shown, table, numbered = with_remarks(shown, table, rows)
     return RenderedTable(
         title=definition.title,
         values=table,
         shown=shown,
-        caption=text,
-        notes=notes,
-        missing=[run.command for run in runs if run.record is None],
-        pictures=gallery([run for run in runs if run.record is not None]),
+        caption=" ".join(filter(None, [text, unreadable(runs)])),
+        notes=[*numbered, *notes],
+        missing=[run.command for run in runs if run.record is None and run.diverged is None],
     )

@@ -14,9 +14,10 @@ from midre_exp.plan.config import CONF_DIR
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import provenance
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.planned_runs import PlannedRun, unreadable
 from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables.comparison import rounded
+from midre_exp.report.tables.notes import remarks_of, with_remarks
 from midre_exp.report.tables.publish import RenderedTable
 
 #: Columns of text, by their names in the CSV and as headings.
@@ -46,14 +47,18 @@ def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         f"that the paper has this setup. Scale {scale}{', on synthetic faces' if scale != 'paper' else ''}. "
         f"{measured}"
     )
-    table = setup_table(runs)
+    values = setup_table(runs)
+    by_setup: dict[str, list[str]] = {}
+    for (setup, *_, label), sentences in remarks_of(runs).items():
+        by_setup.setdefault(setup, []).extend(f"{label}: {sentence}" for sentence in sentences)
+    shown, table, numbered = with_remarks(printable(values), values, [by_setup[s] for s in values["setup"]])
     return RenderedTable(
         title=definition.title,
         values=table,
-        shown=printable(table),
-        caption=caption,
-        notes=[" ".join(INCONSISTENCIES[number] for number in definition.inconsistencies)],
-        missing=[run.command for run in runs if run.record is None],
+        shown=shown,
+        caption=" ".join(filter(None, [caption, unreadable(runs)])),
+        notes=[*numbered, " ".join(INCONSISTENCIES[number] for number in definition.inconsistencies)],
+        missing=[run.command for run in runs if run.record is None and run.diverged is None],
     )
 
 
@@ -81,7 +86,7 @@ def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
                 f"setup {setup['id']} has several runs per seed; a table with rows: setups takes one "
                 "undefended and one defended run, so let only seed= be swept"
             )
-    row = {
+    row: dict[str, Any] = {
         "setup": setup["id"],
         "attack": setup["attack"],
         "sees": setup["attack_type"],
@@ -94,17 +99,15 @@ def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
         **_means(undefended, ""),
         **_means(defended, "_defended"),
     }
-    if None not in (row["acc"], row["acc_defended"]):
+    if None not in (row["att_acc1"], row["att_acc1_defended"]):
         row["delta"] = trade_off(row["acc_defended"], row["att_acc1_defended"], row["acc"], row["att_acc1"])
     return {**row, "certainty": setup["certainty"]}
 
 
 def _means(runs: Sequence[PlannedRun], ending: str) -> dict[str, float | None]:
     metrics = [run.record["metrics"] for run in runs if run.record is not None]
-    return {
-        f"{name}{ending}": mean(values[name] for values in metrics) if metrics else None
-        for name in ("acc", "att_acc1")
-    }
+    measured = {name: [values[name] for values in metrics if name in values] for name in ("acc", "att_acc1")}
+    return {f"{name}{ending}": mean(values) if values else None for name, values in measured.items()}
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:

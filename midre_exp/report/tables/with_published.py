@@ -8,12 +8,9 @@ import numpy as np
 import pandas as pd
 
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult, recomputed
 from midre_exp.report.tables.comparison import KEYS, rounded
-
-#: What a row says whose runs have no record.
-NOT_RUN = "not run"
 
 #: The paper's columns: name in the CSV, heading, digits, our heading that it follows.
 PAPER = (
@@ -41,10 +38,15 @@ def with_missing_rows(table: pd.DataFrame | None, runs: Sequence[PlannedRun]) ->
     return whole.assign(n=whole["n"].astype("Int64"), seeds=whole["seeds"].fillna(0).astype(int))
 
 
-def mark_missing(shown: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The printable table with its empty rows marked."""
+def mark_missing(shown: pd.DataFrame, table: pd.DataFrame, runs: Sequence[PlannedRun]) -> pd.DataFrame:
+    """The printable table with its empty rows marked: as not run, or as diverged."""
+    absences = {tuple(run.row.values()): run.absence for run in runs if run.diverged is not None}
+    rows = table[KEYS].itertuples(index=False, name=None)
     return shown.assign(
-        Acc=[text if seeds else NOT_RUN for text, seeds in zip(shown["Acc"], table["seeds"], strict=True)]
+        Acc=[
+            text if seeds else absences.get(row, NOT_RUN)
+            for text, seeds, row in zip(shown["Acc"], table["seeds"], rows, strict=True)
+        ]
     )
 
 

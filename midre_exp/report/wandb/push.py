@@ -11,6 +11,7 @@ from pathlib import Path
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import read_records, results_folder
+from midre_exp.report.runs.captions import passed_over
 from midre_exp.tracking.record import push_record
 from midre_exp.tracking.tracker import goes_online
 
@@ -27,7 +28,7 @@ def push_records(overrides: Sequence[str]) -> int:
     tracking, paths = settings["tracking"], settings["paths"]
     if tracking["mode"] == "off":
         raise ConfigError("tracking.mode=off pushes nothing; use auto, online or offline")
-    records = read_records(results_folder(settings))
+    records, unreadable = read_records(results_folder(settings))
     if not records:
         raise ConfigError(
             f"{paths['results']} has no records of scale {settings['scale']}; run something, or give another "
@@ -35,6 +36,8 @@ def push_records(overrides: Sequence[str]) -> int:
         )
     pushed = sum(push_record(record, tracking, paths) for record in records)
     print(f"{pushed} of {len(records)} records pushed, {len(records) - pushed} were there unchanged")
+    if unreadable:
+        print(passed_over(unreadable))
     if pushed and not goes_online(tracking):
         folders = Path(paths["runs"]) / "wandb" / "record-*/wandb/offline-run-*"
         print(f"offline, for want of a key or as asked; upload with: wandb sync {folders}")

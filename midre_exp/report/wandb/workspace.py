@@ -48,7 +48,7 @@ def save_workspace(overrides: Sequence[str], *, as_json: bool = False) -> None:
             "wandb login or set WANDB_API_KEY, or see with --json what would be saved"
         )
     client = _client()
-    colours = _colours(read_records(results_folder(settings)))
+    colours = _colours(read_records(results_folder(settings)).records)
     workspaces = [
         _workspace(client, view, tracking["project"], scale, colours if _by_defense(view) else {})
         for view in views

@@ -2,19 +2,23 @@
 
 ``records("results/mini")`` is a whole folder of them as one tidy table. Beside the ``records`` folder,
 ``checksums`` holds a line of sha256sum for each record that was written here, so that a damaged number is not
-taken for a result. A record without one (from another place, or older) is believed.
+taken for a result. A record without one (from another place, or older) is believed. What a record must hold
+is told once, in ``schema``, for the writer and every reader. A record is data: nothing that it names is
+ever imported or built. ``diverged`` holds, for each run whose training diverged, that it did.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
+from midre_exp.plan.validate import is_line
+from midre_exp.records.schema import SCHEMA, Record, at, problem_of
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
 from midre_exp.store.store import Artifact, Store, versions
 from midre_exp.tracking.provenance import git_commit
@@ -22,54 +26,28 @@ from midre_exp.tracking.provenance import git_commit
 if TYPE_CHECKING:  # a sweep reads records to see what is finished, and must not wait for pandas
     import pandas as pd
 
-SCHEMA = 1
+__all__ = [
+    "Readable",
+    "Record",
+    "all_records",
+    "check_record",
+    "checksum_path",
+    "diverged_path",
+    "make_record",
+    "problem_of",
+    "read_diverged",
+    "read_record",
+    "read_records",
+    "record_files",
+    "record_path",
+    "records",
+    "results_folder",
+    "try_record",
+    "update_record",
+    "write_diverged",
+]
 
 _log = logging.getLogger(__name__)
-
-
-class DefenseEntry(TypedDict):
-    """The defense of a run."""
-
-    label: str  # as the tables show it, e.g. "MIDRE [0.1, 0.4]"
-    parts: dict[str, dict[str, Any]]  # config nodes by name; several for a combination
-
-
-class CodeEntry(TypedDict):
-    """What made the artifact of a stage; None: it does not say, being older."""
-
-    commit: str | None  # of the checkout, ``+changes.`` and a digest where code differed from it
-    code: str | None  # digest of the code of our packages and the user's that the stage stands on
-    packages: dict[str, dict[str, str | None]]  # commit and digest of each package of the user's own
-
-
-class Record(TypedDict, total=False):
-    """What a run leaves. Percent are 0 to 100, times are seconds."""
-
-    schema: int
-    key: str  # of the run: hash of setup, scale and the keys of all stages
-    setup: dict[str, Any]  # conf/setup: id, title and what the paper says of it
-    scale: str  # mini, synth or paper
-    seed: int
-    attack: str
-    target: str
-    evaluator: str
-    defense: DefenseEntry
-    data: dict[str, Any]  # name, resolution
-    metrics: dict[str, float]
-    per_identity: dict[str, list[float]]  # percent of each attacked identity's reconstructions, by metric
-    missing: dict[str, str]  # why a metric could not be computed
-    counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
-    queries: int  # of the target during the attack
-    queries_per_identity: dict[str, float]  # mean, min, max
-    threat: str  # what the attack saw: white_box, scores or labels
-    seconds: dict[str, float]  # of the build of each stage's artifact
-    device: str
-    versions: dict[str, str]
-    commit: str | None  # of the process that wrote the record; that of each stage stands in code
-    code: dict[str, CodeEntry]  # what made each stage
-    artifacts: dict[str, str]  # key of each stage in the store
-    found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
-    config: dict[str, Any]  # resolved
 
 
 # writing
@@ -114,7 +92,7 @@ def make_record(
         "metrics": {
             **{name: target[name] for name in ("acc", "train_acc") if name in target},
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
-            **without(metrics, "missing", "per_identity", "counts"),
+            **without(metrics, "missing", "per_identity", "counts", "alarms"),
         },
         "per_identity": metrics["per_identity"],
         "missing": metrics.get("missing", {}),
@@ -142,6 +120,9 @@ def make_record(
     own = Store(settings["paths"]["store"]).root
     if found_in := {name: str(a.store) for name, a in artifacts.items() if a.store != own}:
         record["found_in"] = found_in
+    alarms = {name: artifact.metrics.get("alarms") for name, artifact in artifacts.items()}
+    if any(alarms.values()):
+        record["alarms"] = {name: list(sentences) for name, sentences in alarms.items() if sentences}
     return record
 
 
@@ -159,10 +140,18 @@ def update_record(path: Path, record: Record) -> None:
     """Write a record atomically, unless the one there already tells of the same artifacts.
 
     A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is
-    replaced. One of this very store keeps the commit of the run that made it. A damaged one is
-    named by a warning and replaced.
+    replaced. One of this very store keeps the commit of the run that made it. A damaged one is named by a
+    warning and replaced. Raises StoreError for one that no reader would take.
     """
-    results = ("metrics", "per_identity", "missing", "counts", "queries", "seconds", "artifacts", "code")
+    if problem := problem_of(record):
+        raise StoreError(
+            f"the record of run {record.get('key')} is not written, for nobody could read it: {problem}; "
+            "mend what makes it, the stages of the run are kept"
+        )
+    results = (
+        *("metrics", "per_identity", "missing", "alarms", "counts", "queries", "seconds"),
+        *("artifacts", "code"),
+    )
     old: Mapping[str, object] = {}
     if path.exists():
         try:
@@ -170,7 +159,7 @@ def update_record(path: Path, record: Record) -> None:
         except StoreError as error:
             _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
     new: Mapping[str, object] = record
-    if any(old.get(name) != new[name] for name in results):
+    if any(old.get(name) != new.get(name) for name in results):
         file = checksum_path(path)
         remove_file(file)  # a record without one is believed, should this process die in between
         write_atomic(path, dump_json(record))
@@ -180,9 +169,8 @@ def update_record(path: Path, record: Record) -> None:
 # runs without a record
 
 
-def diverged_path(results: Path | str, settings: Mapping[str, Any], plan: Plan) -> Path:
-    """Where a run that diverged leaves its outcome, under the name that its record would have had."""
-    record = record_path(results, settings, plan)
+def diverged_path(record: Path) -> Path:
+    """Where a run that diverged leaves its outcome, by the path that its record would have."""
     return record.parent.parent / "diverged" / record.name
 
 
@@ -210,6 +198,24 @@ def write_diverged(
     write_json(path, outcome)
 
 
+def read_diverged(path: Path) -> dict[str, Any] | None:
+    """The outcome of a run that diverged, with its ``sentence`` and ``config``; None where there is none. A
+    file that cannot be read is named by a warning and counts as none.
+    """
+    if not path.exists():
+        return None
+    try:
+        outcome = read_json(path)
+    except StoreError as error:
+        _log.warning("passed over: %s", error)
+        return None
+    sentence, config = (at(outcome, name) for name in ("sentence", "config"))
+    if at(outcome, "outcome") == "diverged" and is_line(sentence) and isinstance(config, dict):
+        return cast("dict[str, Any]", outcome)
+    _log.warning("passed over: %s does not tell of a run that diverged; remove it", path)
+    return None
+
+
 def checksum_path(path: Path) -> Path:
     """Where the checksum of a record lies."""
     return path.parent.parent / "checksums" / f"{path.stem}.sha256"
@@ -225,11 +231,29 @@ def _checksum_line(path: Path) -> bytes:
 # reading
 
 
-def read_records(folder: Path | str) -> list[Record]:
-    """All records of a results folder such as ``results/mini``, in the order of their names. Raises
-    StoreError for a damaged one.
+class Readable(NamedTuple):
+    """The records of a folder, and how many files are none or are damaged."""
+
+    records: list[Record]
+    passed_over: int
+
+
+def read_records(folder: Path | str) -> Readable:
+    """All records of a results folder such as ``results/mini``, in the order of their names. A file that
+    cannot be read is named by a warning and passed over.
     """
-    return [read_record(path) for path in record_files(folder)]
+    files = record_files(folder)
+    found = [record for record in map(try_record, files) if record is not None]
+    return Readable(found, len(files) - len(found))
+
+
+def try_record(path: Path) -> Record | None:
+    """A run record, or None, with a warning, for a file that cannot be read."""
+    try:
+        return read_record(path)
+    except StoreError as error:
+        _log.warning("passed over: %s", error)
+        return None
 
 
 def read_record(path: Path) -> Record:
@@ -238,8 +262,10 @@ def read_record(path: Path) -> Record:
     """
     record = read_json(path)
     check_record(path)
-    if not _is_record(record):
-        raise StoreError(f"{path} is no run record; remove it, or restore it from version control")
+    if problem := problem_of(record):
+        raise StoreError(
+            f"{path} is no run record; remove it, or restore it from version control ({problem})"
+        )
     return cast(Record, record)
 
 
@@ -263,6 +289,22 @@ def record_files(folder: Path | str) -> list[Path]:
     return sorted((Path(folder) / "records").glob("*.json"))
 
 
+def all_records(results: Path | str) -> Iterator[Path]:
+    """Every record file below ``results``, in whatever folder it lies: what stands in a folder ``records``,
+    and what names the artifacts of a run anywhere else.
+    """
+    for path in sorted(Path(results).rglob("*.json")):
+        if "records" in path.relative_to(results).parts[:-1]:
+            yield path
+            continue
+        try:
+            content = read_json(path)
+        except StoreError:
+            continue
+        if isinstance(content, dict) and isinstance(content.get("artifacts"), dict):
+            yield path
+
+
 def _content(file: Path) -> bytes | None:
     """A checksum file; None if there is none."""
     try:
@@ -271,46 +313,6 @@ def _content(file: Path) -> bytes | None:
         return None
     except OSError:
         return b""
-
-
-#: What every record has, by the names on the way to it.
-_FIELDS: dict[str, type] = {
-    **dict.fromkeys(("scale", "attack", "target", "setup.id", "data.name", "defense.label"), str),
-    **dict.fromkeys(("artifacts", "defense.parts", "config.data", "config.metrics"), dict),
-    "seed": int,
-    "config.metrics.image_to_evaluator": list,
-}
-_METRICS = {"acc", "att_acc1", "att_acc1_low", "att_acc1_high"}
-
-
-def _is_record(value: object) -> bool:
-    if not all(isinstance(_at(value, place), kind) for place, kind in _FIELDS.items()):
-        return False
-    metrics, counts, by_identity = (_at(value, name) for name in ("metrics", "counts", "per_identity"))
-    tested, lists = _at(counts, "private_test"), {} if by_identity is None else by_identity
-    return (
-        _are_numbers(metrics)
-        and metrics.keys() >= _METRICS
-        and _are_numbers(counts)
-        and isinstance(tested, int)
-        and tested > 0
-        and isinstance(lists, dict)
-        and all(isinstance(row, list) and _are_numbers(dict(enumerate(row))) for row in lists.values())
-        and all(isinstance(part, dict) for part in _at(value, "defense.parts").values())
-    )
-
-
-def _at(value: object, place: str) -> Any:
-    for name in place.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _are_numbers(value: object) -> bool:
-    """Whether a mapping has only finite numbers."""
-    return isinstance(value, dict) and all(
-        type(number) in (int, float) and abs(number) <= 1e300 for number in value.values()
-    )
 
 
 # as a table
@@ -322,20 +324,16 @@ def records(folder: Path | str) -> pd.DataFrame:
     Columns: ``setup``, ``attack``, ``defense`` (its label), ``target``, ``evaluator``, ``data``,
     ``resolution``, ``seed``, ``scale``; every metric by its name in the record, NaN where a run lacks it;
     ``n_<name>`` for every count; ``queries``; ``seconds_<stage>``; ``device``, ``commit``, ``key`` and
-    ``path``, the file. Percent are 0 to 100. A damaged record is named by a warning and left out. Raises
-    StoreError when the folder has no records.
+    ``path``, the file. Percent are 0 to 100. A file that cannot be read is named by a warning and passed
+    over. Raises StoreError when the folder has no records.
     """
     import pandas as pd  # takes half a second, which only whoever wants a table waits for
 
-    rows, files = [], record_files(folder)
+    files = record_files(folder)
     if not files:
         raise StoreError(f"{Path(folder) / 'records'} holds no records; give a folder such as results/mini")
-    for path in files:
-        try:
-            rows.append(_row(read_record(path), path))
-        except StoreError as error:
-            _log.warning("left out: %s", error)
-    return pd.DataFrame(rows)
+    found = ((path, try_record(path)) for path in files)
+    return pd.DataFrame([_row(record, path) for path, record in found if record is not None])
 
 
 def _row(record: Record, path: Path) -> dict[str, object]:
@@ -344,9 +342,9 @@ def _row(record: Record, path: Path) -> dict[str, object]:
         "attack": record["attack"],
         "defense": record["defense"]["label"],
         "target": record["target"],
-        "evaluator": record.get("evaluator"),
+        "evaluator": record["evaluator"],
         "data": record["data"]["name"],
-        "resolution": record["data"].get("resolution"),
+        "resolution": record["data"]["resolution"],
         "seed": record["seed"],
         "scale": record["scale"],
         **record["metrics"],

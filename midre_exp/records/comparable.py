@@ -1,0 +1,75 @@
+"""What two configs, of today or in records, have in common when their runs are of the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from midre_exp.plan.config import without
+
+#: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
+#: earlier versions kept in it besides.
+EXECUTION = ("paths", "runtime", "plan", "tracking", "composer")
+#: Classes and options that records of earlier versions know by another name.
+FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select", "people": "select"}
+
+
+def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False) -> dict[str, Any]:
+    """What of a config, of today or of a record, two runs of the same thing have in common.
+
+    Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie;
+    of images of the user's own the folder is all that tells them from others.
+    """
+    config = without(settings, *EXECUTION)
+    for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
+        if isinstance(config.get(name), Mapping):
+            config[name] = without(config[name], "defense_defaults")
+    if not data_folders:
+        config["data"] = {
+            name: _moved(node) if isinstance(node, Mapping) and not is_own_folder(node) else node
+            for name, node in settings["data"].items()
+        }
+    shared: dict[str, Any] = comparable(config)
+    return shared
+
+
+def private_images(config: Mapping[str, Any], *, moved: bool = False) -> dict[str, Any]:
+    """What a config says of its private images, wherever an official download lies; ``moved``: wherever a
+    folder of the user's own lies too.
+    """
+    node = config["data"].get("private")
+    if not isinstance(node, Mapping):
+        return {}
+    found: dict[str, Any] = comparable(node if is_own_folder(node) and not moved else _moved(node))
+    return found
+
+
+def is_own_folder(node: Mapping[str, Any]) -> bool:
+    """Whether a data node is of a folder of the user's own: what is in it, its path alone tells."""
+    return _class_name(node.get("_target_")) == "FaceFolder"
+
+
+def _moved(node: Mapping[str, Any]) -> dict[str, Any]:
+    return without(node, "root", "store")
+
+
+def comparable(node: Any) -> Any:
+    """A config node with classes by their names alone, wherever they live, under today's names, and without
+    options that are off: one that came after a record was written makes no difference then.
+    """
+    if isinstance(node, Mapping):
+        values = {
+            FORMER_NAMES.get(key, key): _class_name(value) if key == "_target_" else comparable(value)
+            for key, value in node.items()
+        }
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None and value is not False and value != {}
+        }
+    return [comparable(value) for value in node] if isinstance(node, list) else node
+
+
+def _class_name(path: object) -> str:
+    name = str(path).rpartition(".")[2]
+    return FORMER_NAMES.get(name, name)

@@ -1,0 +1,180 @@
+"""What a record holds: for whoever writes one, and for every reader."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypedDict, cast
+
+from midre_exp.plan.validate import is_id, is_line
+
+SCHEMA = 1
+_DEEPEST = 60  # mappings and lists within each other; a config has ten
+
+
+class DefenseEntry(TypedDict):
+    """The defense of a run."""
+
+    label: str  # as the tables show it, e.g. "MIDRE [0.1, 0.4]"
+    parts: dict[str, dict[str, Any]]  # config nodes by name; several for a combination
+
+
+class CodeEntry(TypedDict):
+    """What made the artifact of a stage; None: it does not say, being older."""
+
+    commit: str | None  # of the checkout, ``+changes.`` and a digest where code differed from it
+    code: str | None  # digest of the code of our packages and the user's that the stage stands on
+    packages: dict[str, dict[str, str | None]]  # commit and digest of each package of the user's own
+
+
+class Record(TypedDict, total=False):
+    """What a run leaves. Percent are 0 to 100, times are seconds."""
+
+    schema: int
+    key: str  # of the run: hash of setup, scale and the keys of all stages
+    setup: dict[str, Any]  # conf/setup: id, title and what the paper says of it
+    scale: str  # mini, synth or paper
+    seed: int
+    attack: str
+    target: str
+    evaluator: str
+    defense: DefenseEntry
+    data: dict[str, Any]  # name, resolution
+    metrics: dict[str, float]
+    per_identity: dict[str, list[float]]  # percent of each attacked identity's reconstructions, by metric
+    missing: dict[str, str]  # why a metric could not be computed
+    alarms: dict[str, list[str]]  # by stage, what puts its numbers in doubt, a sentence each; only if any
+    counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
+    queries: int  # of the target during the attack
+    queries_per_identity: dict[str, float]  # mean, min, max
+    threat: str  # what the attack saw: white_box, scores or labels
+    seconds: dict[str, float]  # of the build of each stage's artifact
+    device: str
+    versions: dict[str, str]
+    commit: str | None  # of the process that wrote the record; that of each stage stands in code
+    code: dict[str, CodeEntry]  # what made each stage
+    artifacts: dict[str, str]  # key of each stage in the store
+    found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
+    config: dict[str, Any]  # resolved
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(cast(float, value)) <= 1e300  # neither NaN nor infinite
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value) is not None
+
+
+class _Kind(NamedTuple):
+    fits: Callable[[object], bool]
+    words: str
+
+
+def _each(kind: _Kind, container: type) -> _Kind:
+    """A mapping or list all of whose values are of a kind."""
+
+    def fits(value: object) -> bool:
+        if not isinstance(value, container):
+            return False
+        return all(map(kind.fits, value.values() if isinstance(value, dict) else cast("list[Any]", value)))
+
+    return _Kind(fits, f"a {'mapping' if container is dict else 'list'} of which each is {kind.words}")
+
+
+_ID = _Kind(is_id, "a name of letters, digits and . _ + -")
+_LINE = _Kind(is_line, "a line of text")
+_NUMBER = _Kind(_is_number, "a finite number")
+_WHOLE = _Kind(lambda value: type(value) is int, "a whole number")
+_COUNT = _Kind(lambda value: type(value) is int and value >= 0, "a count")
+_SOME = _Kind(lambda value: type(value) is int and value > 0, "a whole number from 1")
+_KEY = _Kind(_is_key, "16 hexadecimal digits")
+_NODE = _Kind(lambda value: isinstance(value, dict), "a mapping")
+_LIST = _Kind(lambda value: isinstance(value, list), "a list")
+_NUMBERS = _each(_NUMBER, dict)
+_MAYBE_LINE = _Kind(lambda value: value is None or is_line(value), "a line of text or null")
+_CODE = _Kind(
+    lambda value: isinstance(value, dict) and "commit" in value and _MAYBE_LINE.fits(value["commit"]),
+    "what made a stage, with its commit or null",
+)
+
+#: By the names on the way to it, what every record has.
+_REQUIRED: Mapping[str, _Kind] = {
+    **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
+    **dict.fromkeys(("defense.label", "device"), _LINE),
+    "key": _KEY,
+    "seed": _WHOLE,
+    "data.resolution": _SOME,
+    "metrics": _NUMBERS,
+    **dict.fromkeys(("metrics.acc", "metrics.evaluator_acc"), _NUMBER),
+    "counts": _NUMBERS,
+    **dict.fromkeys(("counts.private_test", "counts.reconstructions"), _SOME),
+    **dict.fromkeys([f"counts.{name}" for name in ("private_identities", "private_train", "public")], _COUNT),
+    **dict.fromkeys([f"counts.{name}" for name in ("identities", "restarts")], _COUNT),
+    "artifacts": _each(_KEY, dict),
+    **dict.fromkeys(("artifacts.attack", "artifacts.metrics"), _KEY),
+    "defense.parts": _each(_NODE, dict),
+    **dict.fromkeys(("config", "config.data", "config.metrics", "config.target"), _NODE),
+    "config.metrics.image_to_evaluator": _LIST,
+}
+#: What some have.
+_OPTIONAL: Mapping[str, _Kind] = {
+    "schema": _Kind(lambda value: value == SCHEMA, f"{SCHEMA} (a later version of this program wrote it)"),
+    "per_identity": _each(_each(_NUMBER, list), dict),
+    "missing": _each(_Kind(lambda value: isinstance(value, str), "a reason"), dict),
+    "alarms": _each(_each(_LINE, list), dict),
+    "queries": _NUMBER,
+    "queries_per_identity": _NUMBERS,
+    "threat": _LINE,
+    "seconds": _NUMBERS,
+    "versions": _each(_LINE, dict),
+    "commit": _MAYBE_LINE,
+    "code": _each(_CODE, dict),
+    "found_in": _each(_Kind(lambda value: isinstance(value, str), "a folder"), dict),
+}
+#: The interval that goes with an attack accuracy.
+_INTERVAL = ("metrics.att_acc1_low", "metrics.att_acc1_high")
+
+
+def problem_of(record: object) -> str | None:
+    """Why a value is no run record, naming the place; None for one that every reader takes.
+
+    Numbers are finite everywhere. An attack accuracy comes with its interval; a run that did not measure it
+    has neither.
+    """
+    required = dict(_REQUIRED)
+    if at(record, "metrics.att_acc1") is not None:
+        required.update(dict.fromkeys(_INTERVAL, _NUMBER))
+    if at(record, "threat") not in (None, "white_box"):
+        required["queries"] = _NUMBER
+    for place, kind in required.items():
+        value = at(record, place)
+        if not kind.fits(value):
+            return f"it has no {place}" if value is None else f"{place} is not {kind.words}"
+    for place, kind in _OPTIONAL.items():
+        if _has(record, place) and not kind.fits(at(record, place)):
+            return f"{place} is not {kind.words}"
+    return next(_unfit(record), None)
+
+
+def at(value: object, place: str) -> Any:
+    """What lies at the end of ``names.joined.by.dots`` in plain mappings; None where nothing does."""
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _has(value: object, name: str) -> bool:
+    return isinstance(value, dict) and name in value
+
+
+def _unfit(value: object, place: str = "", depth: int = 0) -> Iterator[str]:
+    """Every number that JSON does not know, and nesting in which a reader would lose itself, by place."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place} is {value}"
+    elif depth > _DEEPEST:
+        yield "it is nested too deeply"
+    elif isinstance(value, (dict, list)):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unfit(part, f"{place}.{name}" if place else str(name), depth + 1)

@@ -1,0 +1,46 @@
+"""What a reader must know of single rows: alarms of their records, and runs that diverged. Each is a footnote
+with a number; the letters are those of the paper's inconsistencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from midre_exp.report.runs.captions import alarms_of
+from midre_exp.report.runs.planned_runs import PlannedRun
+
+HEADING = "Notes"
+
+#: Sentences by row.
+Remarks = Mapping[tuple[str, ...], Sequence[str]]
+
+
+def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
+    """The sentences to each row (the values of ``PlannedRun.row``), each once."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        sentences = [] if run.record is None else alarms_of(run.record)
+        if run.diverged is not None:
+            sentences = [f"Seed {run.seed} diverged: {run.diverged}"]
+        own = found.setdefault(tuple(run.row.values()), [])
+        own += [sentence for sentence in sentences if sentence not in own]
+    return found
+
+
+def with_remarks(
+    shown: pd.DataFrame, table: pd.DataFrame, rows: Sequence[Sequence[str]]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The printable table with a number at each row for its sentences (``rows``, one entry a row), the values
+    with the sentences themselves in a column ``notes``, and the footnotes. Nothing changes where there are
+    none.
+    """
+    sentences = list(dict.fromkeys(sentence for own in rows for sentence in own))
+    if not sentences:
+        return shown, table, []
+    numbers = [" ".join(str(sentences.index(sentence) + 1) for sentence in own) for own in rows]
+    letters = shown[HEADING] if HEADING in shown else [""] * len(shown)
+    marks = [" ".join(filter(None, pair)) for pair in zip(letters, numbers, strict=True)]
+    footnotes = [f"{number}: {sentence}" for number, sentence in enumerate(sentences, start=1)]
+    return shown.assign(**{HEADING: marks}), table.assign(notes=[" ".join(own) for own in rows]), footnotes
