@@ -12,6 +12,8 @@ from midre_exp.plan.config import without
 EXECUTION = ("paths", "runtime", "plan", "tracking", "composer")
 #: Classes and options that records of earlier versions know by another name.
 FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select", "people": "select"}
+#: Options that came after records were written, with the value under which everything is as before.
+LATER_OPTIONS = {"floor": "chance", "unreadable": "refuse", "split": "auto", "order": "alphabetical"}
 
 
 def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def _moved(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def comparable(node: Any) -> Any:
     """A config node with classes by their names alone, wherever they live, under today's names, and without
-    options that are off: one that came after a record was written makes no difference then.
+    options that are off or new and as before: one that came after a record was written makes no difference.
     """
     if isinstance(node, Mapping):
         values = {
@@ -65,7 +67,7 @@ def comparable(node: Any) -> Any:
         return {
             key: value
             for key, value in values.items()
-            if value is not None and value is not False and value != {}
+            if value is not None and value is not False and value != {} and LATER_OPTIONS.get(key) != value
         }
     return [comparable(value) for value in node] if isinstance(node, list) else node
 
