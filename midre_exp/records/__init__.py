@@ -18,7 +18,7 @@ from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.validate import is_line
-from midre_exp.records.schema import SCHEMA, Record, at, problem_of
+from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
 from midre_exp.store.store import Artifact, Store, versions
 from midre_exp.tracking.provenance import git_commit

@@ -67,7 +67,10 @@ def comparable(node: Any) -> Any:
         return {
             key: value
             for key, value in values.items()
-            if value is not None and value is not False and value != {} and LATER_OPTIONS.get(key) != value
+            if value is not None
+            and value is not False
+            and value != {}
+            and LATER_OPTIONS.get(str(key)) != value
         }
     return [comparable(value) for value in node] if isinstance(node, list) else node
 
