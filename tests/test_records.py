@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from midre_exp.records import (
 from midre_exp.stages import make_plan
 from midre_exp.stages.parts import make_parts
 from midre_exp.store.files import write_json
+from midre_exp.store.store import Store
 from tests.report.paper_records import record
 
 ROOT = Path(__file__).parents[1]
@@ -156,19 +158,22 @@ class Made(NamedTuple):
     """An artifact as far as a record looks at it."""
 
     metrics: dict
+    store: Path
     seconds: float = 1.0
+    manifest: Mapping[str, str] = {}
 
 
 def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_none(tiny):
     settings = tiny()
     plan = make_plan(settings)
-    made = {
-        "target": Made({"acc": 2.0, "counts": {"private_test": 9}, "alarms": ["it is at chance"]}),
-        "evaluator": Made({"acc": 90.0}),
-        "prior": Made({"counts": {}}),
-        "attack": Made({"counts": {}, "queries": 1, "queries_per_identity": {}, "threat": "white_box"}),
-        "metrics": Made({"counts": {}, "per_identity": {}, "alarms": []}),
+    told = {
+        "target": ({"acc": 2.0, "counts": {"private_test": 9}, "alarms": ["it is at chance"]}),
+        "evaluator": ({"acc": 90.0}),
+        "prior": ({"counts": {}}),
+        "attack": ({"counts": {}, "queries": 1, "queries_per_identity": {}, "threat": "white_box"}),
+        "metrics": ({"counts": {}, "per_identity": {}, "alarms": []}),
     }
+    made = {name: Made(metrics, Store(settings["paths"]["store"]).root) for name, metrics in told.items()}
     done = make_record(settings, plan, made, defense_label="NoDef", device="one CPU")
     assert done["alarms"] == {"target": ["it is at chance"]} and "alarms" not in done["metrics"]
     made["target"].metrics.pop("alarms")

@@ -25,6 +25,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from midre_exp.data.photographs import SHOW
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
@@ -41,7 +42,6 @@ from midre_exp.report.runs.planned_runs import (
 from midre_exp.store.files import write_json
 from midre_exp.store.lock import sigterm_as_exit
 from midre_exp.store.progress import log_to_stderr
-from midre_exp.tracking.private import SHOW
 
 # What draws, pushes or estimates is imported where it is used: torch, pandas and matplotlib take seconds,
 # which neither --help nor a mistake in a name waits for.

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.data.base import Part
+from midre_exp.data.photographs import SHOW
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import use_own_configs
 from midre_exp.plan.explain import explain
@@ -29,7 +30,6 @@ from midre_exp.store.files import write_atomic
 from midre_exp.store.progress import log_to_stderr
 from midre_exp.study.questionnaire import Choice, make_study
 from midre_exp.study.score import read_answers, read_keys, score
-from midre_exp.tracking.private import SHOW
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.base import Dataset, Part
+from midre_exp.data.photographs import SHOW, may_show
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.metrics import only_selected
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -22,7 +23,6 @@ from midre_exp.seeding import generator
 from midre_exp.store.files import write_atomic, write_json
 from midre_exp.store.store import Store
 from midre_exp.tracking.pictures import data_url
-from midre_exp.tracking.private import SHOW, may_show
 
 _LARGEST = 256  # pixels of a picture's longer side
 

@@ -266,7 +266,7 @@ def test_a_record_runs_nothing_of_what_it_names(pair, tmp_path, monkeypatch):
 
 
 def test_photographs_of_people_are_not_written_where_git_keeps_them(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.tracking.private.is_synthetic", lambda _: False)
+    monkeypatch.setattr("midre_exp.data.photographs.is_synthetic", lambda _: False)
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     subprocess.run(["git", "init", "--quiet", str(checkout)], check=True)

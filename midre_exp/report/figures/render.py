@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
+from midre_exp.data.photographs import may_show
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
 from midre_exp.records import results_folder
@@ -21,7 +22,6 @@ from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.planned_runs import PlannedRun, diverged, unreadable
 from midre_exp.report.runs.published import PublishedResult, table_rows
 from midre_exp.store.files import write_atomic
-from midre_exp.tracking.private import may_show
 
 
 def render_figure(

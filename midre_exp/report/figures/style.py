@@ -17,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from midre_exp.data.base import Dataset
+from midre_exp.data.photographs import is_synthetic
 from midre_exp.records import Record
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
-from midre_exp.tracking.private import is_synthetic
 
 #: Settings of every figure. The salt and the missing dates make equal figures equal files.
 LOOK: Any = {

@@ -13,11 +13,11 @@ import jinja2
 import pandas as pd
 
 from midre_exp.data.base import Dataset
+from midre_exp.data.photographs import SHOW, is_synthetic
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.tracking.pictures import data_url
-from midre_exp.tracking.private import SHOW, is_synthetic
 
 #: Pixels of a picture's longer side on a page, twice what is shown: hundreds of pictures of 224 px would make
 #: it tens of megabytes.

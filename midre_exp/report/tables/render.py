@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from midre_exp.data.photographs import may_show
 from midre_exp.errors import ConfigError
 from midre_exp.records import results_folder
 from midre_exp.report.definitions import TableDefinition
@@ -25,7 +26,6 @@ from midre_exp.report.tables.with_published import (
     with_missing_rows,
     with_published,
 )
-from midre_exp.tracking.private import may_show
 
 #: What the reader of a table with the paper's numbers must know, by whether it is of the paper's own scale.
 PAPER_COLUMNS = {
