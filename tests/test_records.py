@@ -174,10 +174,12 @@ def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_n
         "metrics": ({"counts": {}, "per_identity": {}, "alarms": []}),
     }
     made = {name: Made(metrics, Store(settings["paths"]["store"]).root) for name, metrics in told.items()}
-    done = make_record(settings, plan, made, defense_label="NoDef", device="one CPU")
+    done = make_record(settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc")
     assert done["alarms"] == {"target": ["it is at chance"]} and "alarms" not in done["metrics"]
     made["target"].metrics.pop("alarms")
-    assert "alarms" not in make_record(settings, plan, made, defense_label="NoDef", device="one CPU")
+    assert "alarms" not in make_record(
+        settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc"
+    )
 
 
 def test_records_are_found_wherever_they_lie(tmp_path):

@@ -308,7 +308,7 @@ def test_tables_come_before_claims_and_something_has_to_be_named(two_sweeps, tmp
     monkeypatch.setattr(
         command,
         "make",
-        lambda names, overrides, launch_missing: done.append((names, overrides, launch_missing)) or 2,
+        lambda names, overrides, launch_missing, **_: done.append((names, overrides, launch_missing)) or 2,
     )
     monkeypatch.setattr(
         "midre_exp.report.claims.render.render_claims", lambda overrides: done.append(overrides)
