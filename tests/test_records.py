@@ -167,7 +167,7 @@ def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_n
     settings = tiny()
     plan = make_plan(settings)
     told = {
-        "target": ({"acc": 2.0, "counts": {"private_test": 9}, "alarms": ["it is at chance"]}),
+        "target": ({"acc": 2.0, "counts": {"private_test": 9}, "alarms": ["it is at\nchance"]}),
         "evaluator": ({"acc": 90.0}),
         "prior": ({"counts": {}}),
         "attack": ({"counts": {}, "queries": 1, "queries_per_identity": {}, "threat": "white_box"}),
@@ -175,7 +175,7 @@ def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_n
     }
     made = {name: Made(metrics, Store(settings["paths"]["store"]).root) for name, metrics in told.items()}
     done = make_record(settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc")
-    assert done["alarms"] == {"target": ["it is at chance"]} and "alarms" not in done["metrics"]
+    assert done["alarms"] == {"target": ["it is at?chance"]} and "alarms" not in done["metrics"]
     made["target"].metrics.pop("alarms")
     assert "alarms" not in make_record(
         settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc"

@@ -122,8 +122,13 @@ def make_record(
         record["found_in"] = found_in
     alarms = {name: artifact.metrics.get("alarms") for name, artifact in artifacts.items()}
     if any(alarms.values()):
-        record["alarms"] = {name: list(sentences) for name, sentences in alarms.items() if sentences}
+        record["alarms"] = {name: [*map(_line, told)] for name, told in alarms.items() if told}
     return record
+
+
+def _line(sentence: object) -> str:
+    """A sentence as a line of text, whatever stands in the names of files that it tells of."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(sentence))
 
 
 def _code_entry(artifact: Artifact) -> CodeEntry:
@@ -191,7 +196,7 @@ def write_diverged(
         "defense": {"label": defense_label, "parts": settings["defense"]},
         "stage": error.stage,
         "stage_key": error.stage_key,
-        "sentence": str(error),
+        "sentence": _line(error),
         "commit": git_commit(),
         "config": without(settings, "plan"),
     }
