@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from attacks.base import AttackResult, ItemRNG, LabelAttack, LabelVictim, Loop, 
 from attacks.parts.boundary import appearances, discover, repulsion, sphere
 from attacks.parts.checks import at_least_one, one_of
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Positive, Range
 
 Choice = Literal["reached", "requested"]
 Result = Literal["last_growth", "final"]
@@ -36,24 +37,28 @@ class BREPMI(LabelAttack):
     result. The latent of an item never reached is zero.
     """
 
-    points: int  # labels on the sphere per estimate, and one more for the point proposed (released: 32)
-    radius: float  # R at the start, above 0 (released: 2)
-    growth: float  # factor of R when a sphere lies inside the class, above 1 (released: 1.3)
-    threshold: float  # for growth, of the mean of +1 inside and -1 outside, [-1, 1) (released: 0.75)
+    points: Count  # labels on the sphere per estimate, and one more for the point proposed (released: 32)
+    radius: Positive  # R at the start, above 0 (released: 2)
+    growth: Annotated[
+        float, Range(1, open_low=True)
+    ]  # factor of R when a sphere lies inside the class, above 1 (released: 1.3)
+    threshold: Annotated[
+        float, Range(-1, 1, open_high=True)
+    ]  # for growth, of the mean of +1 inside and -1 outside, [-1, 1) (released: 0.75)
     outside_only: bool  # repelled by points outside (released); False: also drawn to those inside
-    radius_per_step: float  # above 0 (released: 3)
-    max_step: float  # above 0 (released: 3)
+    radius_per_step: Positive  # above 0 (released: 3)
+    max_step: Positive  # above 0 (released: 3)
     #: Of starts and moved latents to [-clip, clip], not of points on the sphere; None: never (released: 1.5).
-    clip: float | None
-    patience: int  # moves without growth after which an item ends (released: 1000)
-    max_rejections: int | None  # refused proposals in a row after which it ends; None: no limit (released)
+    clip: Positive | None
+    patience: Count  # moves without growth after which an item ends (released: 1000)
+    max_rejections: Count | None  # refused proposals in a row after which it ends; None: no limit (released)
     #: Per item, its share of the search included, which takes half at most; None: no limit (released).
-    max_queries: int | None
+    max_queries: Count | None
     #: "reached" (released): the identities whose labels appear first, a choice that favours the attack;
     #: "requested": labels 0 to identities - 1, reached or not.
     choice: Choice
-    search_batch: int  # latents per batch of the search for starts (released: 256)
-    search_batches: int  # at most (released: no limit)
+    search_batch: Count  # latents per batch of the search for starts (released: 256)
+    search_batches: Count  # at most (released: no limit)
     #: The point after the last accepted growth of R ("last_growth", released), or the last of all ("final").
     result: Result
 

@@ -11,6 +11,7 @@ from attacks.base import ItemRNG, Loop, Prior, WhiteBoxAttack, WhiteBoxVictim, a
 from attacks.losses import CrossEntropy, IdentityLoss, critic_prior
 from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import nesterov_step
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive
 
 
 @dataclass(kw_only=True, eq=False)
@@ -19,14 +20,16 @@ class GMI(WhiteBoxAttack):
     al., CVPR 2020, eq. 3).
     """
 
-    steps: int  # optimiser steps (released: 1500; KedMI's and LOMMA's baseline: 2400)
-    lr: float  # of the momentum step on z (released: 0.02)
-    momentum: float  # (released: 0.9)
-    identity_weight: float  # w (released: 100)
-    clip: float | None  # of z to [-clip, clip] after each step, not of the start; None: never (released: 1)
+    steps: Count  # optimiser steps (released: 1500; KedMI's and LOMMA's baseline: 2400)
+    lr: LearningRate  # of the momentum step on z (released: 0.02)
+    momentum: BelowOne  # (released: 0.9)
+    identity_weight: NonNegative  # w (released: 100)
+    clip: (
+        Positive | None
+    )  # of z to [-clip, clip] after each step, not of the start; None: never (released: 1)
     #: The batch whose mean loss the official code descends: SGD is not scale free, so this fixes the
     #: effective step size for any chunk (released: 60; GMI's own: 100).
-    reference_batch: int
+    reference_batch: Count
     identity_loss: IdentityLoss = field(default_factory=CrossEntropy)  # L_id: the target's, or LOMMA's
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from attacks.parts.l1_ball import near
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import RandomCrop
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate
 from midre_exp.priors.style_prior import StylePrior
 
 PictureOf = Literal["before_last_update", "after"]
@@ -76,9 +77,9 @@ class IFGMI(WhiteBoxAttack):
     search: InitialSelection  # items start from its codes that the target is most confident of
     #: Phase by phase steps, radius_features and radius_w; at most one less than the generator has blocks.
     stages: Sequence[Mapping[str, Any]]
-    lr: float  # of Adam (released: 5e-3; dogs: 0.01)
-    betas: tuple[float, float]  # of Adam (released: 0.1, 0.1)
-    reference_batch: int  # the official loss is a mean over the batch (released: 5 on each of 3 GPUs)
+    lr: LearningRate  # of Adam (released: 5e-3; dogs: 0.01)
+    betas: tuple[BelowOne, BelowOne]  # of Adam (released: 0.1, 0.1)
+    reference_batch: Count  # the official loss is a mean over the batch (released: 5 on each of 3 GPUs)
     view: RandomCrop  # v, after ``image_to_target``, drawn anew each step
     identity_loss: IdentityLoss  # L_id (released: Poincare)
     #: Hand on the sum of colours of the blocks before k (as it was after phase k - 1); False: every phase

@@ -23,6 +23,7 @@ from attacks.losses import CrossEntropy, IdentityLoss, real_class_prior
 from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import adam_step
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, LearningRate, NonNegative, Positive
 from midre_exp.priors.kedmi import KedMIPrior
 
 
@@ -35,13 +36,13 @@ class KedMI(WhiteBoxAttack):
     the random stream of the first.
     """
 
-    steps: int  # optimiser steps, one draw each (released: 2400)
-    lr: float  # of Adam, default betas (released: 0.02)
-    identity_weight: float  # w (released: 100)
-    clip: float | None  # of z to [-clip, clip] before G, also of the final draws; None: never (LOMMA: 1)
+    steps: Count  # optimiser steps, one draw each (released: 2400)
+    lr: LearningRate  # of Adam, default betas (released: 0.02)
+    identity_weight: NonNegative  # w (released: 100)
+    clip: Positive | None  # of z to [-clip, clip] before G, also of the final draws; None: never (LOMMA: 1)
     #: Identities, counted from label 0, that share the discriminator's minibatch discrimination and the mean
     #: of the loss, to which Adam is indifferent up to its eps (released: batches of 60).
-    group: int
+    group: Count
     identity_loss: IdentityLoss = field(default_factory=CrossEntropy)  # L_id: the target's, or LOMMA's
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from attacks.base import ItemRNG, WhiteBoxVictim
 from attacks.losses import IdentityLoss, cross_entropy_identity, feature_regulariser, logit_identity
 from attacks.parts.checks import one_of
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import NonNegative
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
 
@@ -31,7 +32,7 @@ class LogitLoss(IdentityLoss):
     """
 
     criterion: Criterion  # "cross_entropy": in place of -logit_y (released: logit)
-    regulariser: float  # weight, >= 0 (released configs: 1; the function's default: 0.1)
+    regulariser: NonNegative  # weight, >= 0 (released configs: 1; the function's default: 0.1)
     #: "mean" of the target's features of public images (released), or "sample": drawn from N(mean, std) for
     #: every item and step (the paper; the released code overwrites its sample with the mean).
     p_reg: FeatureGoal

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Range
 from midre_exp.seeding import ItemRNG
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.threat import WhiteBoxVictim
@@ -148,7 +150,9 @@ class MaxMargin(OfLogits):
 class Poincare(OfLogits):
     """``poincare`` (PPA, IF-GMI)."""
 
-    xi: float  # distance of the goal from the boundary of the ball, [1e-6, 1) (released: 1e-4)
+    xi: Annotated[
+        float, Range(1e-6, 1, open_high=True)
+    ]  # distance of the goal from the boundary of the ball, [1e-6, 1) (released: 1e-4)
 
     def __post_init__(self) -> None:
         if not 1e-6 <= self.xi < 1:

@@ -29,6 +29,7 @@ from attacks.parts.initial_selection import InitialSelection, most_confident, st
 from attacks.parts.optimisers import adam_step
 from attacks.parts.p_space import ConstraintEstimator
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Positive, Probability, Share
 from midre_exp.priors.style_prior import StylePrior
 
 Keep = Literal["batch", "own", "last"]
@@ -47,17 +48,17 @@ class Mirror(WhiteBoxAttack):
 
     search: InitialSelection  # starts are its most confident codes, not truncated; it renders every image
     bounds: ConstraintEstimator  # from all codes of the search (released scripts: PSpaceBox of 1)
-    steps: int  # optimiser steps (released: 20,000)
-    lr: float  # of Adam, at its height (released scripts: 0.25; the code's default: 0.2)
-    betas: tuple[float, float]  # of Adam (released: 0.9, 0.999)
-    rampup: float  # share of the steps in which the rate rises (released: 0.05)
-    rampdown: float  # share of the steps in which it falls to 0 (released: 0.25)
+    steps: Count  # optimiser steps (released: 20,000)
+    lr: LearningRate  # of Adam, at its height (released scripts: 0.25; the code's default: 0.2)
+    betas: tuple[BelowOne, BelowOne]  # of Adam (released: 0.9, 0.999)
+    rampup: Share  # share of the steps in which the rate rises (released: 0.05)
+    rampdown: Share  # share of the steps in which it falls to 0 (released: 0.25)
     identity_loss: IdentityLoss  # L_id (released: CrossEntropy)
-    identity_weight: float  # w_id, above 0 (released scripts: 10; the code's default: 1)
-    flip_p: float  # probability that a step shows the images mirrored (released: 0.5)
+    identity_weight: Positive  # w_id, above 0 (released scripts: 10; the code's default: 1)
+    flip_p: Probability  # probability that a step shows the images mirrored (released: 0.5)
     flip_shared: bool  # decided for all items at once (released), or for each
     #: The official loss is a mean over a class's codes; Adam is scale free but for its eps (released: 8).
-    reference_batch: int
+    reference_batch: Count
     #: The code after the step whose mean loss over the items of an identity was lowest ("batch", released),
     #: whose own loss was lowest ("own"), or after the last step ("last").
     keep: Keep

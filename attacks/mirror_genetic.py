@@ -14,6 +14,7 @@ from attacks.parts.checks import at_least_one, in_unit_interval, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.p_space import Constraint, ConstraintEstimator, Energy, from_p, spread, to_p
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, NonNegative, Probability, Share
 from midre_exp.priors.style_prior import StylePrior
 
 Crossover = Literal["log_ratio", "ratio"]
@@ -36,16 +37,16 @@ class MirrorGenetic(ScoreAttack):
 
     search: InitialSelection  # the first population: its most confident codes; it renders every image
     bounds: ConstraintEstimator  # of children, from all codes of the search (released: PSpaceBox of 1)
-    population: int  # codes per item (released scripts: 1000; the code's default: 100)
-    generations: int  # at most (released: 100)
-    enough: float | None  # best confidence at which an item ends; None: never (released: 0.95)
+    population: Count  # codes per item (released scripts: 1000; the code's default: 100)
+    generations: Count  # at most (released: 100)
+    enough: Share | None  # best confidence at which an item ends; None: never (released: 0.95)
     #: "log_ratio" (released): f1 / (f1 + f2) of log-probabilities, by which the less fit parent gives more;
     #: "ratio" (textbook): p1 / (p1 + p2).
     crossover: Crossover
-    mutation_p: float  # probability of each coordinate of a child (released: 0.1)
+    mutation_p: Probability  # probability of each coordinate of a child (released: 0.1)
     #: Times uniform(-s, s), s the coordinate's deviation in P-space and the random number the same for all
     #: children of the generation, is what a mutation adds (released: 0.1).
-    mutation_size: float
+    mutation_size: NonNegative
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from attacks.losses import IdentityLoss
 from attacks.parts.checks import at_least_one
 from attacks.parts.optimisers import adam_step
 from midre_exp.data.transforms.view import NUMBERS, RandomView
+from midre_exp.plan.ranges import Count, LearningRate
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,13 +25,13 @@ class PLGMI(WhiteBoxAttack):
     No term for realism and no clamp: the prior has learned what the target takes for the class.
     """
 
-    steps: int  # optimiser steps (released: 600)
-    lr: float  # of Adam (released: 0.1)
-    views: int  # independent random views per step, whose losses add up (released: 2)
+    steps: Count  # optimiser steps (released: 600)
+    lr: LearningRate  # of Adam (released: 0.1)
+    views: Count  # independent random views per step, whose losses add up (released: 2)
     view: RandomView  # v, drawn anew for every item, step and view; ``image_to_target`` follows it
     identity_loss: IdentityLoss  # L_id (released: MaxMargin; CrossEntropy is the official alternative)
     #: The batch whose mean the official code descends; Adam is scale free but for its eps (released: 60).
-    reference_batch: int
+    reference_batch: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from attacks.parts.initial_selection import InitialSelection, most_confident, pl
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import RandomCrop
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Natural, NonNegative, Positive
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,19 +34,21 @@ class PPA(WhiteBoxAttack):
     #: One code for all layers (released), from the first layer's, which is truncated, although the target saw
     #: codes truncated in the first layers alone; False: a code per layer.
     single_w: bool
-    steps: int  # optimiser steps (released: 50; CelebA: 70)
-    lr: float  # of Adam (released: 5e-3)
-    betas: tuple[float, float]  # of Adam (released: 0.1, 0.1)
-    milestones: Sequence[int]  # steps from which on lr is multiplied by gamma (MIDRE: 30, 40; released: -)
-    gamma: float  # (MIDRE: 0.1)
+    steps: Count  # optimiser steps (released: 50; CelebA: 70)
+    lr: LearningRate  # of Adam (released: 5e-3)
+    betas: tuple[BelowOne, BelowOne]  # of Adam (released: 0.1, 0.1)
+    milestones: Sequence[
+        Natural
+    ]  # steps from which on lr is multiplied by gamma (MIDRE: 30, 40; released: -)
+    gamma: Positive  # (MIDRE: 0.1)
     view: RandomCrop  # v, drawn anew each step
     identity_loss: IdentityLoss  # L_id (released: Poincare)
     clip: bool  # clip images to [0, 1] before the target gets them (released: no)
-    discriminator_weight: float  # >= 0 (released: 0); above 0 the prior needs a discriminator
+    discriminator_weight: NonNegative  # >= 0 (released: 0); above 0 the prior needs a discriminator
     #: The batch whose mean the official code descends; Adam is scale free but for its eps (released: 25).
-    reference_batch: int
+    reference_batch: Count
     selection: FinalSelection  # how candidates are ranked
-    kept: int  # most robust candidates per identity, which count (released: 50 of 200; MIDRE: 8 of 16)
+    kept: Count  # most robust candidates per identity, which count (released: 50 of 200; MIDRE: 8 of 16)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from attacks.base import AttackResult, ItemRNG, Loop, Prior, Runtime, ScoreAttac
 from attacks.parts.checks import at_least_one, one_of
 from attacks.parts.sac import SAC, Agents, Replay, Transitions, distinct
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, Finite, Positive
 
 #: Latents [n, d] to the target's scores [n, k] of their images.
 Score = Callable[[Tensor], Tensor]
@@ -107,20 +108,20 @@ class RLBMI(ScoreAttack):
     """
 
     agent: SAC  # networks and updates of the agents
-    episodes: int  # per agent (released: 40,000; short run: 10,000)
-    horizon: int  # steps per episode (released: 1)
-    mixing: float  # share of the old state in the next, [0, 1), "alpha" of the paper (released: 0)
-    batch_size: int  # transitions per update (released: 256)
-    replay: int  # transitions remembered per agent, above batch_size (released: 1,000,000)
-    reward_weights: tuple[float, ...]  # of the three terms (released: 2, 2, 8)
-    margin_floor: float  # of the third, above 0 (released: 1e-7)
+    episodes: Count  # per agent (released: 40,000; short run: 10,000)
+    horizon: Count  # steps per episode (released: 1)
+    mixing: BelowOne  # share of the old state in the next, [0, 1), "alpha" of the paper (released: 0)
+    batch_size: Count  # transitions per update (released: 256)
+    replay: Count  # transitions remembered per agent, above batch_size (released: 1,000,000)
+    reward_weights: tuple[Finite, ...]  # of the three terms (released: 2, 2, 8)
+    margin_floor: Positive  # of the third, above 0 (released: 1e-7)
     #: "first": labels 0 to identities - 1, as all other attacks; "sample": the released draw of classes.
     choice: Choice
     #: "shared" (released, one seed set anew for each): every identity's agent starts with the same weights
     #: and meets the same random numbers, restarts differ; "own": nobody shares any.
     draws: Draws
-    log_every: int  # episodes between entries of ``confidence_curve``
-    max_queries: int | None  # per item: ends before the first episode that would exceed it; None: no limit
+    log_every: Count  # episodes between entries of ``confidence_curve``
+    max_queries: Count | None  # per item: ends before the first episode that would exceed it; None: no limit
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from defenses.base import Batch, Defense, Sampler, TrainingProgress
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, LearningRate, Natural, NonNegative, Positive
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
 
@@ -178,20 +179,20 @@ class BiDO(Defense):
     couples_images = True
 
     measure: str  # hsic | coco: the dependence d
-    lambda_x: float  # weight of d(X, Z), >= 0
-    lambda_y: float  # weight of d(Z, Y), >= 0; both 0 is no defense, but for the batches
+    lambda_x: NonNegative  # weight of d(X, Z), >= 0
+    lambda_y: NonNegative  # weight of d(Z, Y), >= 0; both 0 is no defense, but for the batches
     stages: Sequence[str] | None  # taps whose output is a Z; None: every stage with weights but the stem
-    sigma: float  # > 0, width of the Gaussian kernels, in root mean squared distances per number
+    sigma: Positive  # > 0, width of the Gaussian kernels, in root mean squared distances per number
     label_kernel: str  # linear | gaussian | imq, see label_gram
-    images_per_id: int  # a batch holds so many images of each of its identities
-    ids_per_batch: int | None  # how many identities; None: as many as fill the recipe's batch size
+    images_per_id: Count  # a batch holds so many images of each of its identities
+    ids_per_batch: Count | None  # how many identities; None: as many as fill the recipe's batch size
     training: str  # own: Adam and what follows | shared: as the target says
-    lr: float  # of Adam
-    weight_decay: float  # of Adam
-    epochs: int  # of the training
-    batch_size: int  # images, where ids_per_batch is None
-    milestones: Sequence[int]  # epochs at which the rate falls by gamma
-    gamma: float  # factor of the rate at each milestone
+    lr: LearningRate  # of Adam
+    weight_decay: NonNegative  # of Adam
+    epochs: Count  # of the training
+    batch_size: Count  # images, where ids_per_batch is None
+    milestones: Sequence[Natural]  # epochs at which the rate falls by gamma
+    gamma: Positive  # factor of the rate at each milestone
 
     def __post_init__(self) -> None:
         check_choice("bido.measure", self.measure, MEASURES)

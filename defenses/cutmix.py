@@ -18,6 +18,7 @@ from defenses.base import Batch, Defense, TrainingProgress
 from defenses.parts.options import check_flag
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Positive, Probability
 from midre_exp.targets.base import Classifier
 
 
@@ -78,8 +79,8 @@ class CutMix(Defense):
 
     couples_images = True
 
-    alpha: float  # of the Beta law, > 0; 1 makes the share uniform
-    p: float  # probability of mixing; 0 is no defense
+    alpha: Positive  # of the Beta law, > 0; 1 makes the share uniform
+    p: Probability  # probability of mixing; 0 is no defense
     per_batch: bool  # one box, and one decision by p, for the whole batch instead of one for each image
     num_classes: int | None = field(init=False, default=None)  # of the data, noted in on_dataset
 

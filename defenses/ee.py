@@ -13,6 +13,7 @@ from torch import Tensor
 from defenses.base import Defense, Sampler
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne
 from midre_exp.seeding import derive, generator
 from midre_exp.targets.training.batch import Shuffled
 
@@ -88,7 +89,9 @@ class LeaveOut(Defense):
 
     exclusive = frozenset({"sampler"})
 
-    share: float  # of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense
+    share: (
+        BelowOne  # of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense
+    )
     keep: str  # epochs: each is shorter | steps: as many batches as without it, by further passes
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from defenses.parts.options import check_choice
 from defenses.parts.squares import ROUNDINGS, erase_squares, square_side
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Share
 from midre_exp.seeding import ItemRNG
 
 #: Whether the last place at which the square fits counts.
@@ -47,10 +48,10 @@ class FixedErasing(Defense):
         "images"
     }
 
-    share: float  # erased share of the image, 0 <= share < 1; 0 is no defense
+    share: BelowOne  # erased share of the image, 0 <= share < 1; 0 is no defense
     rounding: str  # round | floor | ceil, of the side to pixels
     corner: str  # half_open: uniform over whole numbers below (size - side) | closed: up to it
-    fill: Sequence[float]  # red, green, blue, pixel values in [0, 1], rounded to 8 bits
+    fill: tuple[Share, Share, Share]  # red, green, blue, pixel values in [0, 1], rounded to 8 bits
 
     def __post_init__(self) -> None:
         if not isinstance(self.share, (int, float)) or not 0 <= self.share < 1:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from defenses.base import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.targets.base import Classifier
 
 
@@ -41,8 +42,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 class GaussianBlur(Defense):
     """Gaussian blur, sigma ~ U(low, high) for each image, as torchvision's GaussianBlur (MIDRE Table 4)."""
 
-    sigma: Sequence[float]  # low and high standard deviation in pixels, 0 < low <= high; [0, 0] is no defense
-    kernel_size: int  # side of the kernel in pixels, odd
+    sigma: tuple[
+        NonNegative, NonNegative
+    ]  # low and high standard deviation in pixels, 0 < low <= high; [0, 0] is no defense
+    kernel_size: Count  # side of the kernel in pixels, odd
 
     def __post_init__(self) -> None:
         sigma, size = self.sigma, self.kernel_size

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from defenses.base import Batch, Defense, TrainingProgress
 from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import NonNegative
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
 
@@ -96,7 +97,7 @@ class MID(Defense):
     exclusive = frozenset({"head"})
     couples_images = True
 
-    beta: float  # weight of the divergence, >= 0; 0 leaves only the noise
+    beta: NonNegative  # weight of the divergence, >= 0; 0 leaves only the noise
     eval_noise: str  # sample | mean: what the bottleneck passes on outside training
     drop_feature_norm: bool  # leave out the model's own normalisation of the features (VGG16 has one)
     head: Bottleneck | None = field(init=False, default=None)  # of the model in training

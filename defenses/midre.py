@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from defenses.base import Batch, Defense, TrainingProgress
 from defenses.parts.options import check_choice
 from defenses.parts.squares import ROUNDINGS, erase_squares, square_side
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Range
 from midre_exp.targets.base import Classifier
 
 #: How the erased share is distributed between ``a_l`` and ``a_h``.
@@ -84,17 +85,21 @@ def _cumulative(area: str, length: _Length, height: int, width: int) -> _Length:
     return uniform - length**3 * (1 / height + 1 / width) / 3 + length**4 / (4 * height * width)
 
 
+#: A value of ``fill``: normalised by ImageNet's statistics, pixels lie between -2.2 and 2.7.
+Channel = Annotated[float, Range(-3, 3)]
+
+
 @dataclass(kw_only=True, eq=False)
 class MIDRE(Defense):
     """Random erasing (MIDRE Sec. 2.2): x outside a random square of area A ~ U(a_l, a_h), ``fill`` within."""
 
     exclusive = frozenset({"erase"})
 
-    a_l: float  # smallest erased share of the image, 0 <= a_l <= a_h
-    a_h: float  # largest, below 1; both 0 is no defense
+    a_l: BelowOne  # smallest erased share of the image, 0 <= a_l <= a_h
+    a_h: BelowOne  # largest, below 1; both 0 is no defense
     area: str  # uniform: draw A, then a corner that fits | joint_rejection: redraw both until they fit
     rounding: str  # round | floor | ceil, of the side to pixels
-    fill: Sequence[float]  # red, green, blue, in fill_space
+    fill: tuple[Channel, Channel, Channel]  # red, green, blue, in fill_space
     fill_space: str  # pixel: in [0, 1] | normalised_literal: fill * std + mean of the model's normalisation
 
     def __post_init__(self) -> None:
@@ -106,6 +111,10 @@ class MIDRE(Defense):
         if self.a_l > self.a_h:
             raise ConfigError(
                 f"defense.midre.a_l={self.a_l} exceeds defense.midre.a_h={self.a_h}; lower a_l or raise a_h"
+            )
+        if self.a_h == 0:
+            raise ConfigError(
+                "defense.midre.a_h=0 erases nothing; give a share above 0, or use defense=nodef"
             )
         check_choice("midre.area", self.area, AREAS)
         check_choice("midre.rounding", self.rounding, ROUNDINGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from defenses.base import Batch, Defense, TrainingProgress
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Range, Share
 from midre_exp.targets.base import Output
 
 #: How a negative factor comes in over the epochs.
@@ -68,10 +70,12 @@ class NLS(Defense):
 
     exclusive = frozenset({"base_loss"})
 
-    alpha: float  # smoothing factor <= 1: negative for the defense, positive smooths as usual, 0: none
+    alpha: Annotated[
+        float, Range(-1_000, 1)
+    ]  # smoothing factor <= 1: negative for the defense, positive smooths as usual, 0: none
     schedule: str  # official | linear | constant, of a negative alpha over the epochs; see scheduled_alpha
-    start: float  # share of the epochs before which alpha is 0
-    full: float  # share of the epochs from which alpha is reached, start <= full <= 1
+    start: Share  # share of the epochs before which alpha is 0
+    full: Share  # share of the epochs from which alpha is reached, start <= full <= 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.alpha, (int, float)) or not -math.inf < self.alpha <= 1:

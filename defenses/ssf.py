@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from defenses.base import Defense
 from defenses.parts.options import check_factor
 from defenses.parts.skip_connections import scale_shortcuts
+from midre_exp.plan.ranges import Share
 from midre_exp.targets.base import Classifier
 
 
@@ -20,7 +21,7 @@ class SSF(Defense):
 
     exclusive = frozenset({"skip"})
 
-    k: float  # a constant in [0, 1]; 1 is no defense
+    k: Share  # a constant in [0, 1]; 1 is no defense
     stages: Sequence[str] | None  # taps whose shortcuts are scaled; None: the last stage that has any
 
     def __post_init__(self) -> None:

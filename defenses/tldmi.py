@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from defenses.base import Defense, TrainingProgress
 from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.blocks import Block
 
@@ -67,11 +68,11 @@ class TLDMI(Defense):
     train_stem: bool  # leave what comes before the first stage trainable
     freeze_bn_stats: bool  # in training too, frozen batch norms keep their public statistics
     training: str  # own: as follows, where there is an lr | shared: as the target says
-    lr: float | None  # of SGD, constant; None: trains as the target says
-    batch_size: int | None  # None: the target's
-    epochs: int | None  # None: the target's
-    momentum: float  # of SGD
-    weight_decay: float  # of SGD
+    lr: LearningRate | None  # of SGD, constant; None: trains as the target says
+    batch_size: Count | None  # None: the target's
+    epochs: Count | None  # None: the target's
+    momentum: BelowOne  # of SGD
+    weight_decay: NonNegative  # of SGD
 
     def __post_init__(self) -> None:
         if not isinstance(self.cut, str):

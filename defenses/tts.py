@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from defenses.base import Defense, TrainingProgress
 from defenses.parts.options import check_factor
 from defenses.parts.skip_connections import scale_shortcuts
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Range, Share
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.shortcut import Shortcut
 
@@ -28,8 +29,10 @@ class TTS(Defense):
 
     exclusive = frozenset({"skip"})
 
-    switch: float  # share in (0, 1) of the epochs with full shortcuts, rounded, at least one epoch
-    k: float  # factor of the shortcuts afterwards, in [0, 1]
+    switch: Annotated[
+        float, Range(0, 1, open_low=True, open_high=True)
+    ]  # share in (0, 1) of the epochs with full shortcuts, rounded, at least one epoch
+    k: Share  # factor of the shortcuts afterwards, in [0, 1]
     stages: Sequence[str] | None  # taps whose shortcuts change; None: the last stage that has any
 
     def __post_init__(self) -> None:

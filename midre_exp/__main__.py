@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 from midre_exp import __version__
@@ -33,6 +34,14 @@ _PROGRAMS = {
         "midre_exp.data.readers.make_fixture",
         "tiny files in the official layout of a data set",
     ),
+}
+#: Flags that are told of; and those of Hydra that are handed on, each with whether a value follows it.
+_OWN_FLAGS = ("-m", "--plan", "--config-dir", "--cfg", "--help", "--version")
+_FLAGS = {
+    **dict.fromkeys(("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "-sc"), False),
+    **dict.fromkeys(("--shell-completion", "--version"), False),
+    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-i", "--info"), True),
+    **dict.fromkeys(("-cp", "--config-path", "-cn", "--config-name", "--experimental-rerun"), True),
 }
 
 
@@ -93,11 +102,12 @@ def _hydra(arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from midre_exp.errors import UserError
+    from midre_exp.errors import UserError, is_out_of_memory
     from midre_exp.plan.config import CONF_DIR, use_own_configs
     from midre_exp.plan.config_dir import check_command
     from midre_exp.plan.explain import explain
     from midre_exp.plan.names import names_as_text
+    from midre_exp.plan.overrides import readable
     from midre_exp.store.lock import sigterm_as_exit
     from midre_exp.store.progress import log_to_stderr
 
@@ -108,12 +118,13 @@ def _hydra(arguments: list[str]) -> None:
     try:
         with sigterm_as_exit():  # so that locks are released and trackers closed
             own, rest = _own_flags(names_as_text(arguments))
-            if own.rebuild:
-                last = max((i for i, text in enumerate(rest) if _is_override(text)), default=len(rest) - 1)
-                rest.insert(last + 1, f"runtime.rebuild=[{own.rebuild}]")  # beside the others, for argparse
             use_own_configs(own.config_dir)
             check_command(rest)
-            values = [text for text in rest if text not in ("-m", "--multirun")]
+            flags, typed = _flags_first(rest)
+            if own.rebuild:
+                typed.append(f"runtime.rebuild=[{own.rebuild}]")
+            sweeps = own.plan or not {"-m", "--multirun"}.isdisjoint(flags)
+            values = readable(typed, sweeps=sweeps)
             if own.help:
                 from midre_exp.plan.help import help_text
 
@@ -126,7 +137,7 @@ def _hydra(arguments: list[str]) -> None:
             else:
                 from midre_exp.sweep.job import Task
 
-                sys.argv[1:] = rest  # Hydra's
+                sys.argv[1:] = [*flags, *values]  # Hydra's
                 task = Task()
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
                 if task.last is not None and task.last.error is not None:
@@ -140,6 +151,9 @@ def _hydra(arguments: list[str]) -> None:
     except Exception as error:
         if wants_traceback:
             raise
+        if is_out_of_memory(error):
+            text = " ".join(str(error).split())[:200] or type(error).__name__
+            fail(f"not enough memory ({text}); end other programs, or lower attack.identities and sizes", 2)
         if isinstance(error, ValueError) and raised_in(error).startswith("hydra."):  # an unusable override
             fail(f"{' '.join(str(error).split())}; correct the command line", 2)
         fail(
@@ -161,8 +175,26 @@ def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments)
 
 
-def _is_override(text: str) -> bool:
-    return "=" in text and not text.startswith("-")
+def _flags_first(words: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, and the overrides, which may stand between them. Raises ConfigError for any other."""
+    from midre_exp.errors import ConfigError
+
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        name = word.partition("=")[0]
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif name in _FLAGS:
+            flags.append(word)
+            if _FLAGS[name] and word == name:
+                flags += [value for value in [next(waiting, None)] if value is not None]
+        else:
+            close = difflib.get_close_matches(name, _OWN_FLAGS, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ConfigError(f"{word} is no option; {hint}options: {', '.join(_OWN_FLAGS)}")
+    return flags, overrides
 
 
 def raised_in(error: BaseException) -> str:
@@ -176,7 +208,8 @@ def raised_in(error: BaseException) -> str:
 
 def fail(sentence: str, code: int) -> None:
     """Print one sentence and leave."""
-    print(f"midre_exp: {sentence}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # the exit code tells all the same
+        print(f"midre_exp: {sentence}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from midre_exp.errors import ConfigError
 from midre_exp.loop import Loop
 from midre_exp.plan.config import Trusted, build, without
+from midre_exp.plan.ranges import Count
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
@@ -68,8 +69,8 @@ class Attack(ABC, Generic[V]):
 
     threat: ClassVar[Threat]
 
-    identities: int  # how many private classes are attacked: labels 0 to identities - 1
-    restarts: int  # reconstructions per identity
+    identities: Count  # how many private classes are attacked: labels 0 to identities - 1
+    restarts: Count  # reconstructions per identity
     image_to_target: Transforms = ()  # between generator and target, e.g. crop and resize
     picture: Transforms | None = None  # between generator and the stored 8-bit image; None: image_to_target
     #: What was prepared against this target besides the prior (``attack.surrogates``), if anything.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(Exception):
     """A mistake in input, configuration or environment; the command line prints its text alone and exits with
@@ -39,3 +41,30 @@ class DivergedError(UserError):
     def __str__(self) -> str:
         place = f"{self.stage} {self.stage_key}: " if self.stage else ""
         return f"{place}{self.sentence}; {self.remedy}"
+
+
+class OutOfMemory(UserError):
+    """A stage needs more memory than the device has."""
+
+
+#: How torch, CUDA and the C library say that there is no memory.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+    "DefaultCPUAllocator",
+    "ALLOC_FAILED",
+    "bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that memory is short."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False

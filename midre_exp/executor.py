@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from midre_exp.errors import DivergedError
+from midre_exp.errors import DivergedError, OutOfMemory, UserError, is_out_of_memory
 from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.imported import check_imported, take_snapshot
@@ -269,7 +270,7 @@ class Executor:
         ):
             runtime = replace(self.runtime, tracker=tracker)
             try:
-                with weights_used() as weights:
+                with weights_used() as weights, self._memory_told(stage, planned):
                     job = Job(settings, self.parts, planned, self.store, work, runtime, self.speed)
                     stage.make(job, *inputs)
                 require_finite_numbers(work.metrics, "what it reports", "look into its log")
@@ -278,6 +279,22 @@ class Executor:
                 raise
         check_imported(self._snapshot, at_start=False)
         work.weights = weights
+
+    @contextmanager
+    def _memory_told(self, stage: Stage, planned: StageKey) -> Iterator[None]:
+        """Raise OutOfMemory with what a stage can do about it in place of whatever says so within."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            remedy, reason = stage.memory_remedy(self.settings), " ".join(str(error).split())[:200]
+            raise OutOfMemory(
+                f"{planned.name} {planned.key}: not enough memory on {device_name(self.runtime.device)} "
+                f"({reason or type(error).__name__}); {remedy}; what is finished is kept"
+            ) from error
 
 
 def check_writable(paths: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from attacks.base import ItemRNG, Prior, Runtime, Transforms, WhiteBoxVictim, ap
 from attacks.parts.random_crops import NUMBERS, random_crop
 from midre_exp.data.transforms.random_crop import require_range
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Positive, Probability, Share
 
 _VIEWED_AT_ONCE = 10  # batches: the target takes less memory than the generator
 
@@ -25,11 +26,11 @@ class FinalSelection:
     all of them, of whatever identity, are compared under the same boxes.
     """
 
-    views: int  # random boxes, each resized to the size before (released: 100)
-    scale: tuple[float, float]  # range of a box's share of the image area, within (0, 1] (released: 0.5, 0.9)
-    ratio: tuple[float, float]  # range of its width / height (released: 0.8, 1.2)
-    flip_p: float  # probability that a view is mirrored (released: 0.5)
-    batch: int  # images synthesised at once: bounds memory, never changes a result
+    views: Count  # random boxes, each resized to the size before (released: 100)
+    scale: tuple[Share, Share]  # range of a box's share of the image area, within (0, 1] (released: 0.5, 0.9)
+    ratio: tuple[Positive, Positive]  # range of its width / height (released: 0.8, 1.2)
+    flip_p: Probability  # probability that a view is mirrored (released: 0.5)
+    batch: Count  # images synthesised at once: bounds memory, never changes a result
 
     def __post_init__(self) -> None:
         for name, value in (("views", self.views), ("batch", self.batch)):

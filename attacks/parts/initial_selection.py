@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from attacks.base import ItemRNG, Prior, Runtime, Transforms, WhiteBoxVictim, apply
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Range, Share
 from midre_exp.priors.style_prior import StylePrior
 
 
@@ -32,12 +34,14 @@ def style_prior(prior: Prior) -> StylePrior:
 class InitialSelection:
     """The set of codes among which an attack selects its starts, and how they are rendered for the target."""
 
-    size: int  # codes (released, PPA: 2000, CelebA 5000; MIRROR: 100,000)
-    psi: float  # truncation towards the mean code, [0, 1], 1: none (released, PPA: 0.5; MIRROR: 0.7)
-    cutoff: int | None  # layers whose codes are truncated; None: all (released: 8)
+    size: Count  # codes (released, PPA: 2000, CelebA 5000; MIRROR: 100,000)
+    psi: Share  # truncation towards the mean code, [0, 1], 1: none (released, PPA: 0.5; MIRROR: 0.7)
+    cutoff: Count | None  # layers whose codes are truncated; None: all (released: 8)
     flip: bool  # the target also sees each image mirrored: two queries, whose mean counts
-    z_seed: int | None  # NumPy seed of the latents (released, PPA: 42); None: from the run's seed
-    batch: int  # images synthesised at once: bounds memory, never changes a result
+    z_seed: (
+        Annotated[int, Range(0, 2**32 - 1)] | None
+    )  # NumPy seed of the latents (released, PPA: 42); None: from the run's seed
+    batch: Count  # images synthesised at once: bounds memory, never changes a result
     clamp: bool = True  # clip images to [0, 1] before the target gets them
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import NonNegative
 
 
 def to_p(codes: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class MahalanobisPenalty(Constraint):
 class ConstraintEstimator(ABC):
     """How the constraint follows from sampled codes; a choice of ``attack.bounds``."""
 
-    size: float  # of a meaning of each estimator's own, >= 0
+    size: NonNegative  # of a meaning of each estimator's own, >= 0
 
     def __post_init__(self) -> None:
         if not self.size >= 0:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from midre_exp.data.transforms.random_crop import TRIES, fitting_boxes, require_range
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Positive, Probability, Share
 from midre_exp.seeding import ItemRNG
 
 NUMBERS = 2 * TRIES + 3  #: uniform numbers that one view takes: those of its box, and a flip
@@ -23,11 +24,11 @@ NUMBERS = 2 * TRIES + 3  #: uniform numbers that one view takes: those of its bo
 class RandomCrop:
     """A random box of the image, resized, mirrored or not."""
 
-    scale: tuple[float, float]  # range of the box's share of the image area, within (0, 1]
-    ratio: tuple[float, float]  # range of its width / height
+    scale: tuple[Share, Share]  # range of the box's share of the image area, within (0, 1]
+    ratio: tuple[Positive, Positive]  # range of its width / height
     shared: bool = True  # one draw per step for all items (released: of a batch); False: each its own
-    flip_p: float = 0.0  # probability that the box is mirrored
-    size: int | None = None  # pixels per side of the result; None: of the input
+    flip_p: Probability = 0.0  # probability that the box is mirrored
+    size: Count | None = None  # pixels per side of the result; None: of the input
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip_p <= 1:

@@ -20,6 +20,7 @@ from attacks.base import ItemRNG
 from attacks.parts.checks import one_of
 from attacks.parts.optimisers import adam_step
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Finite, LearningRate, Share
 
 Agents = dict[str, Tensor]
 Noise = Literal["scalar", "per_dimension"]
@@ -144,11 +145,11 @@ def distinct(rng: ItemRNG, name: str, count: int, population: int, *, step: int)
 class SAC:
     """The hyperparameters of all agents; a textbook's choice is named where the released one differs."""
 
-    hidden: int  # width of the two hidden layers of every network (released: 256)
-    lr: float  # of Adam, for actor, critics and log temperature (released: 5e-4)
-    discount: float  # [0, 1]; plays no part in episodes of one step (released: 0.99)
-    tau: float  # how far the target critics move to the critics per update, [0, 1] (released: 0.01)
-    target_entropy: float | None  # None: minus the number of dimensions (released: -100)
+    hidden: Count  # width of the two hidden layers of every network (released: 256)
+    lr: LearningRate  # of Adam, for actor, critics and log temperature (released: 5e-4)
+    discount: Share  # [0, 1]; plays no part in episodes of one step (released: 0.99)
+    tau: Share  # how far the target critics move to the critics per update, [0, 1] (released: 0.01)
+    target_entropy: Finite | None  # None: minus the number of dimensions (released: -100)
     #: "scalar" (released): one normal number per call of the policy, added times the std to every dimension
     #: of every sample of an agent; "per_dimension" (textbook).
     noise: Noise

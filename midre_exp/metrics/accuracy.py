@@ -9,6 +9,7 @@ from torch import Tensor
 
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
+from midre_exp.plan.ranges import Count
 from midre_exp.seeding import generator
 from midre_exp.targets.predict import predicted_classes
 
@@ -85,8 +86,8 @@ class AttackAccuracy:
     many places as every identity has; and ``att_acc1_unfiltered`` is the mean over everything it made.
     """
 
-    k: int  # the label counts among as many largest logits
-    group: int  # consecutive identities per batch of the deviation (published: 60)
+    k: Count  # the label counts among as many largest logits
+    group: Count  # consecutive identities per batch of the deviation (published: 60)
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.group < 1:

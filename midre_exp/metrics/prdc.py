@@ -18,6 +18,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.grouping import distances, rows_of, together
 from midre_exp.metrics.inception import InceptionFeatures
+from midre_exp.plan.ranges import Count
 
 NAMES = ("precision", "recall", "density", "coverage")
 
@@ -116,7 +117,7 @@ class Prdc:
     images.
     """
 
-    k: int  # the neighbour that gives the radius (PPA: 3)
+    k: Count  # the neighbour that gives the radius (PPA: 3)
     features: Literal["inception", "evaluator"]  # whose; names of the evaluator's end in _evaluator besides
     weights: str | None = None  # of inception, as of Fid
     official_range: bool = False  # of inception, as of Fid

@@ -26,7 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.plan.overrides import as_meant, readable
 from midre_exp.plan.paths import expand_paths
+from midre_exp.plan.unread import check_read
 
 #: The group that depends on no other choice and on which no other choice depends; most jobs differ in it.
 _INDEPENDENT = "defense"
@@ -46,7 +48,9 @@ def packaged_configs() -> Iterator[None]:
 
 def settings_of(job: Sequence[str]) -> dict[str, Any]:
     """The resolved config of one job, as plain containers. Call inside ``packaged_configs``."""
-    settings: dict[str, Any] = expand_paths(plain(compose("config", overrides=list(job))))
+    config = compose("config", overrides=readable(job, sweeps=False))
+    check_read(config)
+    settings: dict[str, Any] = expand_paths(plain(config))
     return settings
 
 
@@ -103,7 +107,15 @@ class Composer:
 
 def packaged_composer() -> Composer:
     """A composer of the packaged configs. Call and use inside ``packaged_configs``."""
-    return Composer(lambda overrides: compose("config", overrides), GlobalHydra.instance().config_loader())
+    return Composer(
+        lambda overrides: checked(compose("config", overrides)), GlobalHydra.instance().config_loader()
+    )
+
+
+def checked(config: DictConfig) -> DictConfig:
+    """A composed config, of which every key is read by something. Raises ConfigError."""
+    check_read(config)
+    return config
 
 
 def _is_plain(override: Override) -> bool:
@@ -125,14 +137,15 @@ def expand(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list
         with packaged_configs():
             return expand(overrides, GlobalHydra.instance().config_loader())
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+    parser = OverridesParser.create(config_loader=loader)
+    for override in parser.parse_overrides(readable(overrides, sweeps=True)):
         key = override.get_key_element()
         swept = (
             _swept_values(override, loader)
             if override.is_sweep_override()
             else [override.get_value_element_as_str()]
         )
-        values[key] = [f"{key}={value}" for value in swept]
+        values[key] = [as_meant(f"{key}={value}") for value in swept]
     return [list(job) for job in itertools.product(*values.values())]
 
 

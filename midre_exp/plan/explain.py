@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from hydra import compose
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.errors import UserError
-from midre_exp.plan.compose import packaged_configs
+from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.compose import Composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.plan.help import GROUPS
 
@@ -36,6 +39,14 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
         return _unknown_group(key) or _unknown_key(key, overrides)
     cause = error.__cause__
     return f"{text}: {one_line(str(cause))}" if cause is not None else text
+
+
+def settings_of_job(composer: Composer, job: Sequence[str]) -> dict[str, Any]:
+    """The resolved settings of one job of a sweep. Raises ConfigError for what is wrong with that job."""
+    try:
+        return composer.settings(job)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, job)) from error
 
 
 def one_line(text: str) -> str:
@@ -83,6 +94,12 @@ def _unknown_group(key: str) -> str | None:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     choices = [text for text in overrides if (CONF_DIR / re.split("[@=]", text)[0]).is_dir()]
+    group, _, option = key.partition(".")
+    part = option.partition(".")[0]
+    if group == "defense" and part:
+        fitting = [name for name in config_files("defense") if part in _nodes_of("defense", name)]
+        if fitting:
+            return f"there is no {key} without that defense; add defense={' or defense='.join(fitting)}"
     try:
         with packaged_configs():
             known = sorted(_keys(compose("config", overrides=choices)))
@@ -91,7 +108,14 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
             known = sorted(_keys(compose("config")))
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "list all keys with --cfg job"
-    return f"there is no config key {key} among the chosen options; {hint}"
+    chosen = next((text for text in reversed(choices) if text.partition("=")[0] == group), None)
+    where = f"{chosen} has no key {key}" if chosen else f"there is no config key {key}"
+    return f"{where} among the chosen options; {hint}" if not chosen else f"{where}; {hint}"
+
+
+def _nodes_of(group: str, name: str) -> set[str]:
+    """The keys that a choice fills."""
+    return {str(key) for key in OmegaConf.load(config_files(group)[name])} - {"defaults"}
 
 
 def _keys(node: DictConfig, prefix: str = "") -> set[str]:
@@ -111,9 +135,19 @@ def _os_error(error: OSError) -> str:
         errno.ENOSPC: f"the disk is full; free space or set {_FOLDERS} to another disk",
         errno.EDQUOT: f"the disk quota is used up; free space or set {_FOLDERS} elsewhere",
         errno.EROFS: f"the file system is read-only; set {_FOLDERS} to a folder you can write",
-        errno.EACCES: f"permission denied; set {_FOLDERS} to a folder you can write",
+        errno.EACCES: _forbidden(error),
         errno.ENOTDIR: "a file stands where a folder is needed; move it away or set another path",
         errno.EISDIR: "a folder stands where a file is needed; move it away or set another path",
         errno.EEXIST: "a file stands where a folder is needed; move it away or set another path",
     }.get(error.errno or 0, error.strerror or str(error))
     return f"{where}{remedy}"
+
+
+def _forbidden(error: OSError) -> str:
+    """What to say of a place that may not be written, or not even read."""
+    name = error.filename
+    if isinstance(name, str) and os.path.exists(name) and not os.access(name, os.R_OK):  # noqa: PTH110
+        return (
+            f"you may not read this; ask its owner for permission (chmod g+rX), or set {_FOLDERS} elsewhere"
+        )
+    return f"permission denied; set {_FOLDERS} to a folder you can write"

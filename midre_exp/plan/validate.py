@@ -1,66 +1,261 @@
-"""Values that cannot be used: what can be told of a resolved config at once, before data, networks or keys,
-and what its parts demand of numbers.
+"""Every key of a resolved config with its type and range, looked at before data, networks or keys; and what
+parts demand of numbers that only they know.
+
+What a run's own nodes hold is written down here; the arguments of a ``_target_`` are in the annotations of
+its class or function (``midre_exp.plan.arguments``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.arguments import Fault, Keys, Node, fault, options_of, trusting
+from midre_exp.plan.ranges import (
+    BelowOne,
+    Count,
+    LearningRate,
+    NonNegative,
+    NotEmpty,
+    Positive,
+    Probability,
+    Range,
+    Seed,
+    Text,
+)
+from midre_exp.plan.trust import check_names
 
 #: Names that become part of file names: one component of a path, the same on every file system.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 #: Where a config has such names; the defenses' are keys.
 _IDS = ("setup.id", "scale", "data.name", "target.name", "evaluator.name", "attack.name")
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
+#: Torch's optimisers and schedulers annotate types, not ranges.
+_RATES: dict[str, Any] = {
+    "lr": LearningRate,
+    "momentum": BelowOne,
+    "betas": tuple[BelowOne, BelowOne],
+    "weight_decay": NonNegative,
+    "eps": NonNegative,
+    "alpha": BelowOne,
+}
+_SCHEDULES: dict[str, Any] = {
+    "max_lr": LearningRate,
+    "milestones": Sequence[Count],
+    "gamma": Positive,
+    "step_size": Count,
+    "T_max": Count,
+    "total_steps": Count | None,
+    "pct_start": Probability,
+    "eta_min": NonNegative,
+}
+Dataset = Annotated[Mapping[str, Any], Node("midre_exp.data.Dataset")]
+Defense = Annotated[Mapping[str, Any], Node("midre_exp.defense.Defense")]
+Metric = Annotated[Mapping[str, Any], Node("midre_exp.metrics.Metric")]
+Step = Annotated[Mapping[str, Any], Node("midre_exp.targets.predict.Step")]
+Augmentation = Annotated[Mapping[str, Any], Node("midre_exp.data.transforms.Augmentation")]
+Network = Annotated[Mapping[str, Any], Node("midre_exp.targets.base.Classifier", own=("num_classes",))]
+Optimizer = Annotated[Mapping[str, Any], Node("torch.optim.Optimizer", own=("params",), also=_RATES)]
+Scheduler = Annotated[
+    Mapping[str, Any], Node("torch.optim.lr_scheduler.LRScheduler", own=("optimizer",), also=_SCHEDULES)
+]
+_PREPARED = {"name": str, "seed": Seed}
+Prior = Annotated[
+    Mapping[str, Any], Node("midre_exp.priors.base.Prior", own=("num_classes",), beside=_PREPARED)
+]
+Surrogates = Annotated[
+    Mapping[str, Any], Node("midre_exp.surrogates.base.Surrogates", own=("num_classes",), beside=_PREPARED)
+]
+_BESIDE = {"name": str, "prior": Prior, "surrogates": Surrogates | None, "shard": str | None}
+Attack = Annotated[Mapping[str, Any], Node("midre_exp.attack.Attack", beside=_BESIDE)]
 
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+
+@dataclass
+class Recipe(Keys):
+    """How a classifier is trained (conf/target/recipe)."""
+
+    epochs: Count
+    batch_size: Count
+    drop_last: bool
+    optimizer: Optimizer
+    scheduler: Scheduler | None
+    augment: Sequence[Augmentation]
+    select: Literal["last", "best_test"]
+    precision: Precision
+
+
+@dataclass
+class Target(Keys):
+    """A node of conf/target."""
+
+    name: str
+    recipe: Recipe
+    checkpoint: str | None
+    weights: str | None
+    model: Network
+    defense_defaults: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Evaluator(Target):
+    """A node of conf/evaluator."""
+
+    resolution: Count = 0
+    seed: Seed = 0
+    floor: Literal["chance"] | Annotated[float, Range(0, 100)] | None = None
+
+
+@dataclass
+class Data(Keys):
+    """A node of conf/data; what else it holds is there to be taken by these."""
+
+    private: Dataset
+    public: Dataset
+    evaluation: Mapping[str, Any]
+    name: str
+    others: ClassVar[Any] = Any
+
+
+@dataclass
+class Metrics(Keys):
+    """A node of conf/metrics."""
+
+    image_to_evaluator: Sequence[Step]
+    measure: Mapping[str, Metric | None]
+
+
+@dataclass
+class Tracking(Keys):
+    """A node of conf/tracking."""
+
+    mode: Literal["off", "auto", "online", "offline"]
+    project: str | None = None
+    entity: str | None = None
+
+
+@dataclass
+class Setup(Keys):
+    """What a setup says of itself; further keys are its author's."""
+
+    id: str
+    title: str | None = None
+    others: ClassVar[Any] = Any
+
+
+@dataclass
+class Speed(Keys):
+    """Faster arithmetic while attacking."""
+
+    bf16: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass
+class Paths(Keys):
+    """Where a run reads and writes."""
+
+    store: Text | Annotated[Sequence[Text], NotEmpty()]  # of several the first is written
+    data: Text
+    runs: Text
+    results: Text
+
+
+@dataclass
+class Runtime(Keys):
+    """How a run is executed."""
+
+    device: str
+    devices: Count
+    threads: Count | None
+    progress: Literal["auto", True, False]
+    log_every: NonNegative | None
+    quiet: bool
+    image_placement: Literal["auto", "mapped", "ram", "device"]
+    chunk: Count
+    checkpoint_every: Count
+    stale: Literal["reuse", "refuse", "rebuild"]
+    rebuild: Sequence[str]
+    trusted_packages: Sequence[str]
+
+
+@dataclass
+class Planned(Keys):
+    """What a sweep tells its jobs."""
+
+    key: str | None
+    code: str | None
+    commit: str | None
+    rebuild: str | None
+    wait: bool
+
+
+@dataclass
+class Run(Keys):
+    """A whole config; what else it holds at its top is there to be taken by these."""
+
+    seed: Seed
+    resolution: Count
+    scale: str
+    setup: Setup
+    paths: Paths
+    runtime: Runtime
+    speed: Speed
+    plan: Planned
+    tracking: Tracking
+    data: Data
+    target: Target
+    evaluator: Evaluator
+    defense: Mapping[str, Defense]
+    attack: Attack
+    metrics: Metrics
+    public_source: str | None = None
+    defense_recipe: Literal["own", "shared"] = "shared"
+    inception_weights: str | None = None
+    face_weights: str | None = None
+    others: ClassVar[Any] = Any
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError naming the first key whose value cannot be used, and what can."""
-    for key, number in _numbers(settings):
-        _require(math.isfinite(number), key, number, "a finite number")
+    """Raise ConfigError naming the first key whose value cannot be used, and what can; or one that nothing
+    reads.
+    """
+    runtime = fault(settings["runtime"], Runtime, "runtime")
+    if runtime is not None:
+        raise ConfigError(str(runtime))
+    trusted = settings["runtime"]["trusted_packages"]
+    check_names(settings, trusted)  # before any of them is imported
+    with trusting(trusted):
+        found = _first_fault(settings, tuple(trusted))
+    if found is not None:
+        raise ConfigError(str(found))
     _check_ids(settings)
-    runtime = settings["runtime"]
-    _require(type(settings["seed"]) is int, "seed", settings["seed"], "a whole number")
-    for name, path in settings["paths"].items():
-        several = name == "store" and isinstance(path, list) and path
-        places = path if several else [path]
-        allowed = "a folder, or a list of them: first the one to write" if name == "store" else "a folder"
-        usable = all(isinstance(place, str) and place.strip() != "" for place in places)
-        _require(usable, f"paths.{name}", path, allowed)
-    for name in ("devices", "chunk", "checkpoint_every"):
-        _require(_counts(runtime[name]), f"runtime.{name}", runtime[name], "a whole number from 1")
-    threads, progress, trusted = (runtime[name] for name in ("threads", "progress", "trusted_packages"))
-    _require(
-        threads is None or _counts(threads), "runtime.threads", threads, "a whole number from 1, or null"
-    )
-    _require(progress in ("auto", True, False), "runtime.progress", progress, "auto, true or false")
-    every = runtime["log_every"]
-    seconds = every is None or (isinstance(every, (int, float)) and type(every) is not bool and every >= 0)
-    _require(seconds, "runtime.log_every", every, "a number of seconds, or 0 for no lines")
-    listed = isinstance(trusted, list) and all(isinstance(name, str) for name in trusted)
-    _require(listed, "runtime.trusted_packages", trusted, "a list such as [my_defenses]")
-    for role in ("private", "public", "evaluation"):
-        node = settings["data"].get(role, {})
-        _require(isinstance(node, Mapping), f"data.{role}", node, "a dataset with a _target_")
     check_sizes(settings)
-    for model in ("target", "evaluator"):
-        recipe = settings[model]["recipe"]
-        size, precision = recipe["batch_size"], recipe["precision"]
-        _require(_counts(size), f"{model}.recipe.batch_size", size, "a whole number from 1")
-        _require(
-            precision in _PRECISIONS,
-            f"{model}.recipe.precision",
-            precision,
-            f"one of {', '.join(_PRECISIONS)}",
-        )
-    floor = settings["evaluator"]["floor"]
-    fits = floor in ("chance", None) or (type(floor) in (int, float) and 0 <= floor <= 100)
-    _require(fits, "evaluator.floor", floor, "chance, or a percentage (0: it always judges)")
+
+
+#: Parts of a config that fit, as texts: the jobs of a sweep share most of theirs.
+_fitting: set[tuple[str, str, tuple[str, ...]]] = set()
+
+
+def _first_fault(settings: Mapping[str, Any], trusted: tuple[str, ...]) -> Fault | None:
+    known = options_of(Run).named
+    if any(option.required and name not in settings for name, option in known.items()):
+        return fault(settings, Run, "")
+    for name in (name for name in known if name in settings):
+        part = (name, repr(settings[name]), trusted)
+        if part not in _fitting:
+            found = fault(settings[name], known[name].hint, name)
+            if found is None and name == "data":
+                data = settings["data"]
+                found = fault({**data["private"], **data["evaluation"]}, Dataset, "data.evaluation")
+            if found is not None:
+                return found
+            _fitting.add(part)
+    return None
 
 
 def check_sizes(settings: Mapping[str, Any]) -> None:
@@ -98,8 +293,9 @@ def _check_ids(settings: Mapping[str, Any]) -> None:
         value: Any = settings
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        shown = value if isinstance(value, str) and value.isprintable() else repr(value)
-        _require(is_id(value), key, shown, wanted)
+        if not is_id(value):
+            shown = value if isinstance(value, str) and value.isprintable() else repr(value)
+            raise ConfigError(f"{key}={shown} cannot be used; give {wanted}")
     for name in settings["defense"] or ():
         if not is_id(name):
             raise ConfigError(f"the defense {name!r} cannot be called so; give it {wanted}")
@@ -124,19 +320,5 @@ def require_numbers(part: str, *, low: float = 0.0, high: float = math.inf, **nu
             raise ConfigError(f"{part}.{name}={value} must {limits}")
 
 
-def _numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every fraction with its key."""
-    if isinstance(node, float):
-        yield path, node
-    elif isinstance(node, (Mapping, list)):
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from _numbers(value, f"{path}.{key}" if path else str(key))
-
-
-def _counts(value: Any) -> bool:
+def _counts(value: object) -> bool:
     return type(value) is int and value >= 1
-
-
-def _require(fits: bool, key: str, value: Any, wanted: str) -> None:
-    if not fits:
-        raise ConfigError(f"{key}={value} cannot be used; give {wanted}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate
 from midre_exp.plan.validate import require_counts
 from midre_exp.priors.base import Prior
 from midre_exp.priors.gan.training import require_optimiser
@@ -21,13 +22,13 @@ class GanPrior(Prior):
     are in the yaml of each.
     """
 
-    image_size: int  # px; a power of two from 16
-    latent_dim: int  # numbers in a latent, standard normal
-    width: int  # channels of the generator at its highest resolution, doubled per level
-    batch_size: int  # public images per step; the incomplete last batch of an epoch is left out
-    lr: float  # of Adam, both networks
-    betas: Sequence[float]  # of Adam, both networks
-    ema: float  # decay per generator step of the average that replaces the generator's weights; 0: none
+    image_size: Count  # px; a power of two from 16
+    latent_dim: Count  # numbers in a latent, standard normal
+    width: Count  # channels of the generator at its highest resolution, doubled per level
+    batch_size: Count  # public images per step; the incomplete last batch of an epoch is left out
+    lr: LearningRate  # of Adam, both networks
+    betas: tuple[BelowOne, BelowOne]  # of Adam, both networks
+    ema: BelowOne  # decay per generator step of the average that replaces the generator's weights; 0: none
     pretrained: Mapping[str, str | None]  # network -> path of published weights; all None: training
 
     required_files: ClassVar[tuple[str, ...]]  #: networks without whose published file none is loaded

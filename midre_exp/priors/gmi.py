@@ -11,6 +11,7 @@ from torch import Tensor
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
+from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.gmi_networks import GMICritic, GMIGenerator
 from midre_exp.priors.gan.training import GanTraining, sample_latents, train
@@ -26,12 +27,12 @@ class GMIPrior(GanPrior):
     E D(x) - E D(G(z)) - w · E (|grad D| - 1)^2, the generator E D(G(z)).
     """
 
-    critic_width: int | None  # channels of the critic at half resolution, doubled per level; None: as width
-    epochs: int  # the critic's passes over the public images
-    steps: int | None  # the critic's steps, instead of epochs if not None
-    critic_steps: int  # critic steps per generator step
-    gp_weight: float  # w, of the gradient penalty
-    gp_every: int  # the penalty comes at every n-th critic step, with n times its weight; 1: official
+    critic_width: Count | None  # channels of the critic at half resolution, doubled per level; None: as width
+    epochs: Count  # the critic's passes over the public images
+    steps: Count | None  # the critic's steps, instead of epochs if not None
+    critic_steps: Count  # critic steps per generator step
+    gp_weight: NonNegative  # w, of the gradient penalty
+    gp_every: Count  # the penalty comes at every n-th critic step, with n times its weight; 1: official
 
     required_files = ("generator", "critic")
 

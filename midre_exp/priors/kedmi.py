@@ -14,6 +14,7 @@ from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.gmi_networks import GMIGenerator
 from midre_exp.priors.gan.kedmi_gan import discriminator_step, generator_step
@@ -41,14 +42,14 @@ class KedMIPrior(GanPrior):
     """
 
     num_classes: int  # of the target
-    critic_width: int | None  # channels of the discriminator at half resolution; None: as width
-    kernels: int  # minibatch discrimination: views of the features
-    kernel_dims: int  # numbers per view
-    epochs: int  # passes over the public images
-    steps: int | None  # discriminator steps, instead of epochs if not None
-    critic_steps: int  # discriminator steps per generator step
-    entropy_weight: float  # w, of the entropy summed over the batch
-    group: int | None  # consecutive images that share the minibatch discrimination; None: the batch
+    critic_width: Count | None  # channels of the discriminator at half resolution; None: as width
+    kernels: Count  # minibatch discrimination: views of the features
+    kernel_dims: Count  # numbers per view
+    epochs: Count  # passes over the public images
+    steps: Count | None  # discriminator steps, instead of epochs if not None
+    critic_steps: Count  # discriminator steps per generator step
+    entropy_weight: NonNegative  # w, of the entropy summed over the batch
+    group: Count | None  # consecutive images that share the minibatch discrimination; None: the batch
 
     uses_target = True
     required_files = ("generator", "discriminator")

@@ -14,6 +14,7 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
 from midre_exp.data.transforms.view import NUMBERS, RandomView
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.cgan import discriminator_step, generator_step
 from midre_exp.priors.gan.plgmi_networks import PLGMIDiscriminator, PLGMIGenerator
@@ -35,11 +36,11 @@ class PLGMIPrior(GanPrior):
     """
 
     num_classes: int  # of the target
-    discriminator_width: int | None  # channels of the discriminator at half resolution; None: as width
-    per_class: int  # public images selected for each class, the target's most confident
-    steps: int  # of the generator, each followed by discriminator_steps
-    discriminator_steps: int  # after each generator step
-    identity_weight: float  # w, of the target's loss
+    discriminator_width: Count | None  # channels of the discriminator at half resolution; None: as width
+    per_class: Count  # public images selected for each class, the target's most confident
+    steps: Count  # of the generator, each followed by discriminator_steps
+    discriminator_steps: Count  # after each generator step
+    identity_weight: NonNegative  # w, of the target's loss
     identity_loss: Callable[[Tensor, Tensor], Tensor]  # L: logits [n, k], labels [n] -> loss per image [n]
     view: RandomView  # what the target is shown of a generated image
     image_to_target: Sequence[Callable[[Tensor], Tensor]]  # named steps before the target, as in the attack

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled, place_images
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Positive
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.training import require_optimiser, sample_latents, train
 from midre_exp.priors.style_prior import StylePrior
@@ -35,20 +35,20 @@ class StyleGAN2Prior(StylePrior, LossOptions):
     #: trained. With a path the networks are what the file says, and of the options only image_size, which
     #: must be the file's, and conv_clamp, which converted weights do not tell, count.
     pretrained: str | None
-    image_size: int  # px; a power of two from 8
-    z_dim: int  # numbers in a latent
-    w_dim: int  # numbers in a code
-    mapping_layers: int  # of the mapping network
-    mapping_lr: float  # of the mapping network, times lr
-    channel_base: int  # channels at resolution r: channel_base / r, at most channel_max
-    channel_max: int
-    conv_clamp: float | None  # bounds features; None: nothing does
-    group_size: int  # images that share the discriminator's minibatch deviation
-    steps: int  # each one of the generator and one of the discriminator
-    batch_size: int  # public images per step
-    lr: float  # of Adam, both networks
-    betas: Sequence[float]  # of Adam, both networks
-    ema: float  # decay per step of the average that replaces the generator's weights; 0: none
+    image_size: Count  # px; a power of two from 8
+    z_dim: Count  # numbers in a latent
+    w_dim: Count  # numbers in a code
+    mapping_layers: Count  # of the mapping network
+    mapping_lr: LearningRate  # of the mapping network, times lr
+    channel_base: Count  # channels at resolution r: channel_base / r, at most channel_max
+    channel_max: Count
+    conv_clamp: Positive | None  # bounds features; None: nothing does
+    group_size: Count  # images that share the discriminator's minibatch deviation
+    steps: Count  # each one of the generator and one of the discriminator
+    batch_size: Count  # public images per step
+    lr: LearningRate  # of Adam, both networks
+    betas: tuple[BelowOne, BelowOne]  # of Adam, both networks
+    ema: BelowOne  # decay per step of the average that replaces the generator's weights; 0: none
 
     def __post_init__(self) -> None:
         """Read the file or make both networks. Raises ConfigError for options that cannot be, CheckpointError

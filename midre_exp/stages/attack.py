@@ -13,7 +13,7 @@ from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.speed import PRIOR_CALLS, switched_on
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
@@ -82,6 +82,9 @@ class AttackStage(Stage):
         generator = PriorStage().load(settings, prior, victim.num_classes)
         job.speed.accelerate(generator, PRIOR_CALLS)
         return attack, victim, generator
+
+    def memory_remedy(self, settings: Settings) -> str:
+        return lower(settings, "runtime.chunk", "attack.search.batch", "attack.selection.batch")
 
     def describe(self, settings: Settings) -> str:
         target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"

@@ -118,6 +118,10 @@ class Stage(ABC):
         """Raise UserError for a finished artifact that these settings do not let later stages build on."""
         return
 
+    def memory_remedy(self, settings: Settings) -> str:
+        """What to lower when making it takes more memory than there is, with its value."""
+        return lower(settings, "runtime.chunk")
+
     def summary(self, artifact: Artifact) -> str:
         """One line about a finished artifact."""
         facts = [
@@ -126,3 +130,15 @@ class Stage(ABC):
             if name in artifact.metrics
         ]
         return ", ".join([f"{artifact.stage} {artifact.key}: ready ({artifact.seconds:.0f} s)", *facts])
+
+
+def lower(settings: Settings, *keys: str) -> str:
+    """The keys of a run that can be lowered, each with its value."""
+    found = []
+    for key in keys:
+        node: Any = settings
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node is not None:
+            found.append(f"{key} (now {node})")
+    return f"lower {' or '.join(found)}" if found else "use a device with more memory"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from midre_exp import targets
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs
 from midre_exp.stages.stored import finite_tensors
@@ -109,6 +109,9 @@ class ClassifierStage(Stage):
                     f"{name} {node['name']} cannot take images of {pixels} px ({reason}); choose another "
                     f"{key} or another {name}"
                 ) from error
+
+    def memory_remedy(self, settings: Settings) -> str:
+        return f"{lower(settings, f'{self.name}.recipe.batch_size')}, or set runtime.image_placement=mapped"
 
     def _needs_weights(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         node = settings[self.name]

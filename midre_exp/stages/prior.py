@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from midre_exp import priors
 from midre_exp.plan.config import Settings, trusted_packages, without
 from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs
 from midre_exp.stages.stored import finite_tensors
@@ -82,6 +82,9 @@ class PriorStage(Stage):
         prior = priors.initial_prior(node, trusted_packages(settings), num_classes=num_classes)
         prior.load_state_dict(finite_tensors(artifact))
         return prior
+
+    def memory_remedy(self, settings: Settings) -> str:
+        return lower(settings, "attack.prior.batch_size", "attack.prior.per_class")
 
     def describe(self, settings: Settings) -> str:
         node = settings["attack"]["prior"]

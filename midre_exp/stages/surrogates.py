@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp import surrogates
 from midre_exp.plan.config import Settings, trusted_packages
-from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
+from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs
 from midre_exp.stages.stored import finite_tensors
@@ -68,6 +68,9 @@ class SurrogatesStage(Stage):
         made = surrogates.initial_surrogates(node, num_classes, trusted_packages(settings))
         made.restore(finite_tensors(artifact))
         return made.to(device).eval().requires_grad_(False)
+
+    def memory_remedy(self, settings: Settings) -> str:
+        return lower(settings, "attack.surrogates.batch_size")
 
     def describe(self, settings: Settings) -> str:
         name = settings["attack"]["surrogates"]["name"]

@@ -141,11 +141,15 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits. OSErrors propagate."""
+    """The SHA-256 of a file as 64 hexadecimal digits. OSErrors propagate and name the file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:  # reading, unlike opening, does not say of which file
+        error.filename = error.filename or str(path)
+        raise
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
 from midre_exp.errors import CheckpointError, ConfigError, DivergedError
+from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive, Width
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import Surrogates
@@ -50,20 +51,20 @@ class LommaSurrogates(Surrogates):
 
     num_classes: int  # of the target
     students: Sequence[str]  # names of EfficientNets: b0, b1, b2
-    width: float  # channel multiplier over each published one
-    depth: float  # the same for layers per stage
+    width: Width  # channel multiplier over each published one
+    depth: Width  # the same for layers per stage
     stem: str  # imagenet: stride 2 | small: stride 1, for 32 px images
     weights: str | Mapping[str, str] | None  # the students' start: None: random | imagenet | files by name
-    epochs: int  # passes over the public images
-    steps: int | None  # instead of epochs if not None
-    batch_size: int  # public images per step; the incomplete last batch of an epoch is left out
-    lr: float  # of SGD
-    momentum: float  # of SGD
-    weight_decay: float  # of SGD
-    lr_epochs: int  # epochs after which lr is multiplied by gamma, again and again
-    gamma: float  # factor of lr
-    temperature: float  # of the distillation loss
-    statistics_images: int  # public images that give the statistics
+    epochs: Count  # passes over the public images
+    steps: Count | None  # instead of epochs if not None
+    batch_size: Count  # public images per step; the incomplete last batch of an epoch is left out
+    lr: LearningRate  # of SGD
+    momentum: BelowOne  # of SGD
+    weight_decay: NonNegative  # of SGD
+    lr_epochs: Count  # epochs after which lr is multiplied by gamma, again and again
+    gamma: Positive  # factor of lr
+    temperature: Positive  # of the distillation loss
+    statistics_images: Count  # public images that give the statistics
     #: Published files: of all students or none by name, and p_reg, the statistics; None: made here.
     pretrained: Mapping[str, str | None]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from midre_exp.errors import UserError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
+from midre_exp.plan.explain import settings_of_job
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
@@ -182,7 +183,9 @@ def show(jobs: Sequence[Sequence[str]]) -> None:
     """Print the estimate of jobs, each given as its overrides. Raises what composing and planning raise."""
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
-        every = [composer.settings([part for part in job if not part.startswith("hydra")]) for job in jobs]
+        every = [
+            settings_of_job(composer, [part for part in job if not part.startswith("hydra")]) for job in jobs
+        ]
         text = lines(estimate((settings, make_plan(settings)) for settings in every))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
         print("\n".join([*text, *(["", *told] if told else [])]))

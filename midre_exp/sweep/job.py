@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -26,11 +27,13 @@ from midre_exp.plan.imported import CodeChangedError, Snapshot, take_snapshot
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.shards import SHARD
+from midre_exp.plan.unread import check_read
 from midre_exp.records import diverged_path, record_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError, end_with_parent
 from midre_exp.store.progress import configure, log_to_stderr
+from midre_exp.store.streams import lasting_stderr, tell
 from midre_exp.sweep.finished import (
     check_stale,
     code_path,
@@ -79,18 +82,19 @@ class Task:
         log_to_stderr()
         if multiprocessing.current_process().name != "MainProcess":  # joblib's: of no use without its sweep
             _watch_parent()
-        with _at_work():
-            return self._carry_out(config)
-
-    def _carry_out(self, config: DictConfig) -> Outcome:
-        try:
-            self.last = Outcome(record=carry_out(expand_paths(plain(config))))
-        except LockedError as locked:
-            print(f"{locked}; this run is queued again behind the others", flush=True)
-            self.last = Outcome(locked=str(locked))
-        except Exception as error:
-            self.last = Outcome(error=error)
+        with _at_work(), lasting_stderr():
+            self.last = self._outcome(config)
         return self.last
+
+    def _outcome(self, config: DictConfig) -> Outcome:
+        try:
+            check_read(config)
+            return Outcome(record=carry_out(expand_paths(plain(config))))
+        except LockedError as locked:
+            tell(f"{locked}; this run is queued again behind the others")
+            return Outcome(locked=str(locked))
+        except Exception as error:
+            return Outcome(error=error)
 
 
 _working = threading.Event()
@@ -137,12 +141,12 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
             path = result_path(settings, plan)
             found = check_stale(settings, plan, git_commit())
             note = f", though not by today's code: {stale.told(found)}" if found else ""
-            print(f"nothing to do, {path} is complete{note}", flush=True)
+            tell(f"nothing to do, {path} is complete{note}")
         else:
             from midre_exp.run import run
 
             path = run(settings)
-            print(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}", flush=True)
+            tell(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}")
     except LockedError:
         raise
     except DivergedError as error:
@@ -163,7 +167,9 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
 
 
 def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException, trace: str) -> None:
-    """Leave what is known of a failed run; ``path`` is named after its key."""
+    """Leave what is known of a failed run; ``path`` is named after its key. Where that cannot be written, a
+    line says so, and the failure itself is what the user is told.
+    """
     report = {
         "key": path.stem,
         "setup": settings["setup"]["id"],
@@ -172,7 +178,10 @@ def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException
         "traceback": trace,
         "config": settings,
     }
-    write_json(path, report)
+    try:
+        write_json(path, report)
+    except (StoreError, OSError, ValueError) as second:  # ValueError: a value that JSON has not
+        tell(f"midre_exp: the report of this failure cannot be kept: {second}", sys.stderr)
 
 
 def check_frozen(settings: Mapping[str, Any], plan: Plan, code: Snapshot) -> None:

@@ -16,8 +16,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from midre_exp.errors import ConfigError, DivergedError, UserError
-from midre_exp.plan.compose import Composer, expand
+from midre_exp.plan.compose import Composer, checked, expand
 from midre_exp.plan.config import digest
+from midre_exp.plan.explain import settings_of_job
 from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
 from midre_exp.stages import make_plan
@@ -25,6 +26,7 @@ from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
 from midre_exp.store.progress import duration
 from midre_exp.store.store import Store
+from midre_exp.store.streams import tell
 from midre_exp.sweep.finished import check_stale, code_path, failure_path, is_finished, snapshot_path
 from midre_exp.sweep.job import report_failure
 from midre_exp.sweep.rebuild import fulfilled, request_of
@@ -159,7 +161,9 @@ def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planned
 def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planned], list[Path]]:
     composer = composer_of(sweeper)
     every = [
-        (list(job), settings, make_plan(settings)) for job in jobs for settings in [composer.settings(job)]
+        (list(job), settings, make_plan(settings))
+        for job in jobs
+        for settings in [settings_of_job(composer, job)]
     ]
     codes, commit = _Codes(), git_commit()
     requests = _rebuild_requests(every, codes)
@@ -183,15 +187,11 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planne
         frozen += [] if request is None else [f"plan.rebuild='{request[0]}'"]
         todo.setdefault(plan.key, Planned(plan.key, [*job, *frozen], settings))
     repeated = len(jobs) - finished - len(todo)
-    print(
-        f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do",
-        flush=True,
-    )
+    tell(f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do")
     if stale:
-        print(
+        tell(
             f"{len(stale)} of the finished runs rest on what other code made, such as "
-            f"{next(iter(stale.values()))}; runtime.stale=rebuild makes them anew",
-            flush=True,
+            f"{next(iter(stale.values()))}; runtime.stale=rebuild makes them anew"
         )
     return list(todo.values()), [file for _, file in requests.values()]
 
@@ -240,7 +240,7 @@ def composer_of(sweeper: Any) -> Composer:
         composed: DictConfig = loader.load_sweep_config(sweeper.config, overrides)
         with open_dict(composed):
             del composed["hydra"]
-        return composed
+        return checked(composed)
 
     return Composer(compose, loader)
 
@@ -264,11 +264,11 @@ def summarise(jobs: Sequence[Planned], results: Sequence[JobReturn], seconds: fl
             diverged += isinstance(error, DivergedError)
     done, failed = len(jobs) - len(failures), len(failures) - diverged
     told = f"{diverged} diverged, " if diverged else ""
-    print(f"{done} runs done, {told}{failed} failed, after {duration(seconds)}", flush=True)
+    tell(f"{done} runs done, {told}{failed} failed, after {duration(seconds)}")
     for shown, error in failures:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         outcome = "diverged" if isinstance(error, DivergedError) else "failed"
-        print(f"  {outcome}: {shown}\n    {text}", file=sys.stderr, flush=True)
+        tell(f"  {outcome}: {shown}\n    {text}", sys.stderr)
     where = {
         f"{failed} of {len(jobs)} runs failed; their reports are in the failed folder of paths.runs": failed,
         f"{diverged} of {len(jobs)} runs diverged; their outcomes are in the diverged folder beside the "

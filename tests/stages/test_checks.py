@@ -27,25 +27,25 @@ from tests.plugins import ReadsItsNumbers
 
 #: What is wrong, and what the sentence says.
 PRIOR = (
-    (["attack.prior.steps=-3"], r"attack\.prior\.steps=-3 must be at least 1"),
-    (["attack.prior.steps=2.5"], r"attack\.prior\.steps=2\.5 must be at least 1 and a whole number"),
-    (["attack.prior.latent_dim=0"], r"attack\.prior\.latent_dim=0 must be at least 1"),
+    (["attack.prior.steps=-3"], r"attack\.prior\.steps=-3 cannot be used; give a whole number from 1"),
+    (["attack.prior.steps=2.5"], r"attack\.prior\.steps=2\.5 cannot be used; give a whole number from 1"),
+    (["attack.prior.latent_dim=0"], r"attack\.prior\.latent_dim=0 cannot be used"),
     (["attack.prior.width=0"], r"attack\.prior\.width=0"),
     (["attack.prior.image_size=33"], r"attack\.prior\.image_size=33"),
     (["attack.prior.batch_size=0"], r"attack\.prior\.batch_size=0"),
-    (["attack.prior.lr=-1"], r"attack\.prior\.lr=-1 must be a number from 0"),
+    (["attack.prior.lr=-1"], r"attack\.prior\.lr=-1 cannot be used"),
     (["attack.prior.betas=[0.5]"], r"attack\.prior\.betas=\[0\.5\]"),
-    (["attack.prior.ema=2"], r"attack\.prior\.ema=2 must lie in \[0, 1\]"),
+    (["attack.prior.ema=2"], r"attack\.prior\.ema=2 cannot be used"),
     (["attack.prior.gp_weight=much"], r"attack\.prior\.gp_weight=much"),
-    (["+attack.prior.colour=red"], "GMIPrior.*colour"),
+    (["+attack.prior.colour=red"], "colour is read by nothing; GMIPrior"),
     (
         ["attack.prior.pretrained.generator=nowhere.tar"],
         r"prior\.pretrained\.generator=nowhere\.tar is no file",
     ),
     (["attack=kedmi", "attack.prior.group=0"], r"attack\.prior\.group=0"),
-    (["attack=plgmi", "attack.prior.view.scale=[0,2]"], "RandomView scale"),
+    (["attack=plgmi", "attack.prior.view.scale=[0,2]"], r"view\.scale=\[0, 2\] cannot be used"),
     (["attack=plgmi", "attack.prior.identity_loss._target_=attacks.losses.none"], r"attacks\.losses\.none"),
-    (["attack=ppa", "attack.prior.mixing=2"], r"attack\.prior\.mixing=2 must lie in \[0, 1\]"),
+    (["attack=ppa", "attack.prior.mixing=2"], r"attack\.prior\.mixing=2 cannot be used"),
     (["attack=ppa", "attack.prior.z_dim=0"], r"attack\.prior\.z_dim=0"),
     (
         ["attack=ppa", "attack.prior.pretrained=nowhere.pkl"],
@@ -69,7 +69,7 @@ SIZES = (
 SURROGATES = (
     (["surrogates.students=[b9]"], r"student b9 is unknown; attack\.surrogates\.students"),
     (["surrogates.epochs=0"], r"attack\.surrogates\.epochs=0"),
-    (["surrogates.lr=-0.1"], r"attack\.surrogates\.lr=-0\.1 must be a number from 0"),
+    (["surrogates.lr=-0.1"], r"attack\.surrogates\.lr=-0\.1 cannot be used"),
     (
         ["surrogates.pretrained.p_reg=nowhere.pt"],
         r"attack\.surrogates\.pretrained\.p_reg=nowhere\.pt is no file",
@@ -77,7 +77,7 @@ SURROGATES = (
 )
 EVALUATOR = (
     (["evaluator.recipe.optimizer._target_=torch.optim.Nothing"], r"torch\.optim\.Nothing"),
-    (["evaluator.recipe.optimizer.lr=-1"], "learning rate"),
+    (["evaluator.recipe.optimizer.lr=-1"], r"optimizer\.lr=-1 cannot be used"),
     (["+evaluator.recipe.optimizer.speed=1"], "speed"),
     (["evaluator.recipe.scheduler._target_=os.system"], r"os\.system is not allowed"),
     (
@@ -91,7 +91,7 @@ EVALUATOR = (
     (["evaluator.weights=nowhere.pth"], r"evaluator\.weights=nowhere\.pth is no file"),
 )
 METRICS = (
-    (["metrics.measure.top1.k=0"], "AttackAccuracy k=0"),
+    (["metrics.measure.top1.k=0"], r"top1\.k=0 cannot be used"),
     (["+metrics.measure.top1.colour=red"], "AttackAccuracy.*colour"),
     (["metrics.measure.fid._target_=midre_exp.metrics.fid.Fad"], r"midre_exp\.metrics\.fid\.Fad"),
     (["metrics.image_to_evaluator.0.size=-1"], "size=-1"),

@@ -10,6 +10,7 @@ from midre_exp.data.base import Part
 from midre_exp.data.readers.file_list import UNLABELLED, FileList, FileListDataset
 from midre_exp.data.readers.layout import first_existing, image_names, require, require_count
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count
 
 LAYOUT = """\
   <root>/                               (or <root>/afhq/, or <root>/afhq_v2/)
@@ -25,7 +26,7 @@ class AFHQDogs(FileListDataset):
     # train: the train folder, which the published generators saw; all: the val (version 1) or test (version
     # 2) folder after it
     use: Literal["train", "all"]
-    expected_images: int | None  # of a complete download, None for any number
+    expected_images: Count | None  # of a complete download, None for any number
 
     title = "AFHQ-Dogs"
 

@@ -32,6 +32,7 @@ from midre_exp.data.readers.splits import (
     ninety_ten,
 )
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count, Natural, Seed
 
 LAYOUT = """\
   <root>/                               (or <root>/celeba/, with or without Img/ and Anno/)
@@ -58,11 +59,11 @@ class CelebA(FileListDataset):
     # with most images, 90 / 10 over all their images (numpy seed 42); everybody else is public
     split: Literal["auto", "lists", "derived", "ppa"]
     lists: Path | None  # folder of the list files, None: the root
-    identities: int  # private ones; derived: the lowest numbers of those with ``least_images``
-    least_images: int  # derived: that a private identity has at least; floor(0.9 n) of its n images train
-    public_images: int  # derived: drawn from the identities that follow
-    public_above: int  # derived: public identities have larger numbers, and fewer than ``least_images``
-    seed: int  # derived: of both draws
+    identities: Natural  # private ones; derived: the lowest numbers of those with ``least_images``
+    least_images: Count  # derived: that a private identity has at least; floor(0.9 n) of its n images train
+    public_images: Natural  # derived: drawn from the identities that follow
+    public_above: Natural  # derived: public identities have larger numbers, and fewer than ``least_images``
+    seed: Seed  # derived: of both draws
 
     title = "CelebA"
 

@@ -25,6 +25,7 @@ from midre_exp.data.readers.layout import (
 )
 from midre_exp.data.readers.splits import ninety_ten
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count, Natural
 
 LAYOUT = """\
   <root>/                               (or <root>/facescrub/)
@@ -50,8 +51,8 @@ class FaceScrub(FileListDataset):
     train: not stratified, and other for every download, since dead links differ.
     """
 
-    identities: int | None  # private: the first so many, all others are public; None: all; 0: none
-    expected_identities: int | None  # of a complete download, None for any number
+    identities: Natural | None  # private: the first so many, all others are public; None: all; 0: none
+    expected_identities: Count | None  # of a complete download, None for any number
 
     title = "FaceScrub"
 

@@ -16,6 +16,7 @@ from midre_exp.data.picture import UNREADABLE
 from midre_exp.data.readers.file_list import UNLABELLED, FileList, FileListDataset
 from midre_exp.data.readers.layout import first_existing, folder_names, image_names, require, require_count
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count
 
 LAYOUT = """\
   <root>/                               (or <root>/ffhq/, or <root>/ffhq-dataset/)
@@ -32,7 +33,7 @@ class FFHQ(FileListDataset):
     """FFHQ as downloaded, all images in order of their number; public only, unlabelled."""
 
     variant: Literal["thumbnails", "images1024"]  # 128 px or 1024 px
-    expected_images: int | None  # of a complete download, None for any number
+    expected_images: Count | None  # of a complete download, None for any number
 
     title = "FFHQ"
 

@@ -29,6 +29,7 @@ from midre_exp.data.transforms.base import Transform, describe
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.code import code_of_classes
 from midre_exp.plan.config import digest
+from midre_exp.plan.ranges import Count
 from midre_exp.store.contents import content_hashes
 from midre_exp.store.data import keep_inventory
 from midre_exp.store.store import Places
@@ -66,7 +67,7 @@ class FileListDataset(Dataset):
     # from a decoded file to its pixels; one given as a partial takes ``size`` from here, so that one key
     # changes both
     transforms: Sequence[Transform | partial[Transform]]
-    size: int  # px of a side of the pixels made
+    size: Count  # px of a side of the pixels made
     store: Places  # the artifact store, where decoded images are cached
     unreadable: Policy = "refuse"  # what to do when a listed file cannot be decoded: refuse | leave_out
 

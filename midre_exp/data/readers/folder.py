@@ -33,6 +33,7 @@ from midre_exp.data.readers.unreadable import Policy, check_policy, refusal, war
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
 from midre_exp.plan.names import as_text, quoted
+from midre_exp.plan.ranges import Count, Seed, Share
 from midre_exp.seeding import derive
 from midre_exp.store.contents import content_hashes
 from midre_exp.store.data import keep_inventory
@@ -128,23 +129,23 @@ class FaceFolder(Dataset):
     title: ClassVar[str] = "folder"
 
     root: Path  # relative to the working directory if not absolute
-    size: int  # px of a side of the pixels made
+    size: Count  # px of a side of the pixels made
     # the private identities by name, or a file of names (``read_names``); None draws ``private_share`` of
     # all. What yaml takes for a number, a truth value or nothing is refused in ``plan.names``
     private: Sequence[str | int | float | bool | None] | str | Path | None
-    private_share: float  # in (0, 1)
-    test_share: float  # of each private identity's readable images, held out, in (0, 1)
+    private_share: Share  # in (0, 1)
+    test_share: Share  # of each private identity's readable images, held out, in (0, 1)
     crop: Literal["center", "none"]  # the largest centred square, or stretched to a square
-    seed: int  # of both draws
+    seed: Seed  # of both draws
     extensions: Sequence[str] | None = None  # file endings to read, None for all that can be
     # auto: folders called train, val, test are the split where there are such, else ``test_share`` is drawn |
     # folders: there must be some | drawn: always
     split: Literal["auto", "folders", "drawn"] = "auto"
     # which of a split's folders is tested on; the other one is not used. None: test, or val without it
     test_folder: Literal["test", "val"] | None = None
-    identity_level: int | None = None  # which folder of a path names the identity, from 1; None: by structure
+    identity_level: Count | None = None  # which folder names the identity, from 1; None: by structure
     labels: Path | None = None  # a csv of paths and identities (``read_labels``) instead of folder names
-    min_images: int | None = None  # identities with fewer are left out; None: all must have enough
+    min_images: Count | None = None  # identities with fewer are left out; None: all must have enough
     # of private labels: alphabetical, by code point as torchvision's ImageFolder | natural, s2 before s10 | a
     # file of names (``read_names``)
     order: str | Path = "alphabetical"

@@ -15,6 +15,7 @@ from midre_exp.data.readers.layout import first_existing, require, require_count
 from midre_exp.data.readers.matlab import read_variables
 from midre_exp.data.readers.splits import ninety_ten
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count
 
 LAYOUT = """\
   <root>/                               (or <root>/stanford_dogs/)
@@ -36,7 +37,7 @@ class StanfordDogs(FileListDataset):
     """
 
     cropped: bool  # cut every picture to the first box of its annotation
-    expected_images: int | None  # of a complete download, None for any number
+    expected_images: Count | None  # of a complete download, None for any number
 
     title = "Stanford Dogs"
 

@@ -21,6 +21,7 @@ from midre_exp.data.readers.layout import (
 )
 from midre_exp.data.readers.splits import Rows, hold_out_per_class
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count, Natural, NonNegative, Seed, Share
 
 LAYOUT = """\
   <root>/                               (or <root>/vggface2/)
@@ -40,14 +41,14 @@ Box = tuple[int, int, int, int]
 class VGGFace2(FileListDataset):
     """VGGFace2 as downloaded: label = rank of the folder in the sorted train folder."""
 
-    identities: int | None  # private: the first so many, None for all
-    test_share: float  # of each identity's images, in (0, 1): there is no official closed-set split
-    seed: int  # of the held-out images, which are drawn by image name
+    identities: Natural | None  # private: the first so many, None for all
+    test_share: Share  # of each identity's images, in (0, 1): there is no official closed-set split
+    seed: Seed  # of the held-out images, which are drawn by image name
     # None: the loosely cropped images whole. A number: the detector's box of loose_bb_*.csv, width and height
     # enlarged by that share about its centre (its authors: 0.3), black outside the image
-    box_margin: float | None
-    expected_identities: int | None  # in train/ of a complete download, None for any number
-    expected_public_identities: int | None  # in test/
+    box_margin: NonNegative | None
+    expected_identities: Count | None  # in train/ of a complete download, None for any number
+    expected_public_identities: Count | None  # in test/
 
     title = "VGGFace2"
 

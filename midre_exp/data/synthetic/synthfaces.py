@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.synthetic.renderer import RENDERER_VERSION, paint
 from midre_exp.data.synthetic.traits import SOURCES, faces
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Seed
 from midre_exp.store.progress import Progress
 
 #: Private identities are 0, 1, ..; public ones start here, as do test photographs of a private one.
@@ -57,16 +59,16 @@ def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: st
 class SynthFaces(Dataset):
     """Private identities and, disjoint from them, public ones, who share the public images evenly."""
 
-    size: int  # px of a side, 16 to 1024
-    identities: int  # private ones
-    train_per_identity: int  # photographs of each private identity to train on
-    test_per_identity: int  # and to test on
-    public_identities: int
-    public_images: int  # in all, at least one of each public identity
+    size: Count  # px of a side, 16 to 1024
+    identities: Count  # private ones
+    train_per_identity: Count  # photographs of each private identity to train on
+    test_per_identity: Count  # and to test on
+    public_identities: Count
+    public_images: Count  # in all, at least one of each public identity
     # how public photographs are taken: "same" as private ones, or "other", as public FFHQ faces private
     # CelebA
-    source: str = "same"
-    seed: int = 0  # of all identities and photographs
+    source: Literal["same", "other"] = "same"
+    seed: Seed = 0  # of all identities and photographs
 
     def __post_init__(self) -> None:
         _check("resolution", self.size, 16, 1024)

@@ -7,12 +7,14 @@ The law and the arithmetic are those of torchvision.transforms.ColorJitter on fl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from midre_exp.data.transforms.base import images_at_once
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import NonNegative, Range
 
 #: The numbers by which an order names its operations.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -26,10 +28,10 @@ class ColorJitter:
     brightness, contrast and saturation, and a turn of the hue from [-value, value]. 0 or None switches off.
     """
 
-    brightness: float | None = None  # 0 or more
-    contrast: float | None = None  # 0 or more
-    saturation: float | None = None  # 0 or more
-    hue: float | None = None  # in whole turns, 0 to 0.5
+    brightness: NonNegative | None = None  # 0 or more
+    contrast: NonNegative | None = None  # 0 or more
+    saturation: NonNegative | None = None  # 0 or more
+    hue: Annotated[float, Range(0, 0.5)] | None = None  # in whole turns, 0 to 0.5
 
     def __post_init__(self) -> None:
         for key in ("brightness", "contrast", "saturation", "hue"):

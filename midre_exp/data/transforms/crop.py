@@ -9,15 +9,16 @@ from torch import Tensor
 
 from midre_exp.data.transforms.base import Transform, require_pixels
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count, Natural
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop(Transform):
     """The square of ``size`` pixels from row ``top`` and column ``left`` on."""
 
-    top: int  # row of the upper left pixel (GMI family on CelebA: 55)
-    left: int  # its column (35)
-    size: int  # px of a side (108)
+    top: Natural  # row of the upper left pixel (GMI family on CelebA: 55)
+    left: Natural  # its column (35)
+    size: Count  # px of a side (108)
 
     def __post_init__(self) -> None:
         require_pixels(self, self.size)
@@ -46,7 +47,7 @@ class Crop(Transform):
 class CenterCrop(Transform):
     """The central square of ``size`` pixels; margins are rounded as torchvision rounds them."""
 
-    size: int  # px of a side
+    size: Count  # px of a side
 
     def __post_init__(self) -> None:
         require_pixels(self, self.size)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Probability
 
 
 @dataclass(kw_only=True, eq=False)
 class HorizontalFlip:
     """Mirrors each image of a training batch, left to right, with probability ``p``."""
 
-    p: float  # in [0, 1]
+    p: Probability  # in [0, 1]
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:

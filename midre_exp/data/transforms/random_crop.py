@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from midre_exp.data.transforms.base import images_at_once, require_pixels
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Positive, Share
 
 TRIES = 10  #: of torchvision's RandomResizedCrop
 
@@ -22,9 +23,12 @@ class RandomResizedCrop:
     law of torchvision.transforms.RandomResizedCrop.
     """
 
-    size: int | None  # px of a side of the result, None for the size of the input
-    scale: tuple[float, float] = (0.85, 1.0)  # range of the box's share of the area, 0 < low <= high <= 1
-    ratio: tuple[float, float] = (1.0, 1.0)  # range of width / height, positive, uniform in its logarithm
+    size: Count | None  # px of a side of the result, None for the size of the input
+    scale: tuple[Share, Share] = (0.85, 1.0)  # range of the box's share of the area, 0 < low <= high <= 1
+    ratio: tuple[Positive, Positive] = (
+        1.0,
+        1.0,
+    )  # range of width / height, positive, uniform in its logarithm
 
     def __post_init__(self) -> None:
         if self.size is not None:

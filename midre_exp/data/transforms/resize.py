@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from midre_exp.data.transforms.base import MAX_PIXELS, Transform, require_pixels
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.ranges import Count, Range
 
 _PIL_BITS = 22  # Pillow's fixed-point precision for 8-bit images
 
@@ -24,7 +26,7 @@ class Resize(Transform):
     tensors; at that size already nothing changes.
     """
 
-    size: int  # px of a side
+    size: Count  # px of a side
 
     def __post_init__(self) -> None:
         require_pixels(self, self.size)
@@ -44,8 +46,10 @@ class ResizeShorterSide(Transform):
     stays: torchvision's Resize of one number.
     """
 
-    size: int  # px of the shorter side, or of the CenterCrop that follows
-    margin: float = 1.0  # by which the side is longer than size, at least 1 (VGGFace2's authors: 256 / 224)
+    size: Count  # px of the shorter side, or of the CenterCrop that follows
+    margin: Annotated[float, Range(1)] = (
+        1.0  # by which the side is longer than size, at least 1 (VGGFace2's authors: 256 / 224)
+    )
 
     def __post_init__(self) -> None:
         require_pixels(self, self.size)
@@ -89,7 +93,7 @@ class AlignedResize:
     antialiased: PLG-MI's evaluation. At that size already nothing changes.
     """
 
-    size: int  # px of a side
+    size: Count  # px of a side
 
     def __post_init__(self) -> None:
         require_pixels(self, self.size)
@@ -111,7 +115,7 @@ class EightBitResize:
     only the 8 bits remain. No gradient comes through it.
     """
 
-    size: int  # px of a side
+    size: Count  # px of a side
 
     def __post_init__(self) -> None:
         require_pixels(self, self.size)

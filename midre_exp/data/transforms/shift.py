@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Natural
 
 
 @dataclass(kw_only=True, eq=False)
@@ -17,7 +18,7 @@ class RandomShift:
     reduced scale's stand-in for random crops.
     """
 
-    pixels: int  # largest shift, 0 or more
+    pixels: Natural  # largest shift, 0 or more
 
     def __post_init__(self) -> None:
         if self.pixels < 0:

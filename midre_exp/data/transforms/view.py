@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import NonNegative, Probability, Range, Share
 
 NUMBERS = 10  #: uniform numbers that one view of one image takes
 
@@ -27,15 +29,17 @@ class RandomView:
 
     # range of the square crop's share of the area, 0 < low <= high <= 1; always applied, never with the full
     # side where the range allows a smaller one, as Kornia does
-    scale: tuple[float, float]
+    scale: tuple[Share, Share]
     # factors from [1 - value, 1 + value], values in [0, 1], each followed by a clip to [0, 1]; in an order of
     # their own for each image, where the official code draws one per batch: the law of an image is the same
-    brightness: float
-    contrast: float
-    jitter_p: float  # probability of both factors, in [0, 1]
-    flip_p: float  # probability of the flip, in [0, 1]
-    degrees: float  # rotation by an angle from [-degrees, degrees], 0 to 180; corners are filled with 0
-    rotation_p: float  # probability of the rotation, in [0, 1]
+    brightness: NonNegative
+    contrast: NonNegative
+    jitter_p: Probability  # probability of both factors, in [0, 1]
+    flip_p: Probability  # probability of the flip, in [0, 1]
+    degrees: Annotated[
+        float, Range(0, 180)
+    ]  # rotation by an angle from [-degrees, degrees], 0 to 180; corners are filled with 0
+    rotation_p: Probability  # probability of the rotation, in [0, 1]
 
     def __post_init__(self) -> None:
         scale = self.scale

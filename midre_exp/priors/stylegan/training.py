@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from midre_exp.plan.ranges import Count, NonNegative, Probability
 from midre_exp.priors.gan.training import GanTraining
 from midre_exp.priors.stylegan.ada import adapted, augment
 from midre_exp.priors.stylegan.discriminator import StyleGAN2Discriminator
@@ -37,11 +38,11 @@ _PATH_MEAN_SHARE = 0.01  # of a batch's path length in the mean path length (off
 class LossOptions:
     """What a StyleGAN2 descends besides the non-saturating loss, and what its networks are shown."""
 
-    r1_gamma: float  # of half the squared gradient of the discriminator at real images; 0: none
-    r1_every: int  # R1 takes a step of its own at every n-th, times n
-    path_weight: float  # of path length regularisation; 0: none
-    path_every: int  # path lengths take a step of their own at every n-th, times n
-    mixing: float  # probability that an image has two codes
+    r1_gamma: NonNegative  # of half the squared gradient of the discriminator at real images; 0: none
+    r1_every: Count  # R1 takes a step of its own at every n-th, times n
+    path_weight: NonNegative  # of path length regularisation; 0: none
+    path_every: Count  # path lengths take a step of their own at every n-th, times n
+    mixing: Probability  # probability that an image has two codes
     noise: str  # in the generator while it is trained: random, const (that of all later images) or none
     mirror: bool  # real images are mirrored at random
     #: Adaptive augmentation of what the discriminator is shown (Karras et al. 2020, "Training GANs with

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Finite, Positive, Width
 from midre_exp.targets.architectures.resnet import STEMS
 from midre_exp.targets.base import Classifier, scaled_channels
 from midre_exp.targets.blocks import Block, children
@@ -45,11 +46,11 @@ class DenseNet(Classifier, torchvision_densenet.DenseNet):  # type: ignore[misc]
         *,
         num_classes: int,
         depth: int = 121,
-        width: float = 1.0,
+        width: Width = 1.0,
         blocks: Sequence[int] | None = None,
         stem: Literal["imagenet", "small", "half"] = "imagenet",
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
+        mean: Finite | Sequence[Finite] = 0.5,
+        std: Positive | Sequence[Positive] = 0.5,
     ):
         if depth not in DEPTHS:
             raise ConfigError(f"model.depth={depth} is unknown; use one of {', '.join(map(str, DEPTHS))}")

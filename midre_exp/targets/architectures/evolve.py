@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, Finite, Positive, Width
 from midre_exp.targets.base import Classifier, scaled_channels
 from midre_exp.targets.blocks import Block
 
@@ -69,13 +70,13 @@ class IR(Classifier):
         self,
         *,
         num_classes: int,
-        image_size: int,
+        image_size: Count,
         depth: int = 50,
         blocks: Sequence[int] | None = None,
-        width: float = 1.0,
-        dropout: float = 0.5,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
+        width: Width = 1.0,
+        dropout: BelowOne = 0.5,
+        mean: Finite | Sequence[Finite] = 0.0,
+        std: Positive | Sequence[Positive] = 1.0,
     ):
         super().__init__()
         self.set_normalisation(mean, std)

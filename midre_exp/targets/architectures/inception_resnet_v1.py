@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, relu
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Finite, Positive, Width
 from midre_exp.targets.base import Classifier, scaled_channels
 from midre_exp.targets.blocks import Block, children
 
@@ -94,12 +95,12 @@ class InceptionResNetV1(Classifier):
         self,
         *,
         num_classes: int,
-        width: float = 1.0,
+        width: Width = 1.0,
         repeats: Sequence[int] = (5, 10, 5),
         stem: Literal["published", "small"] = "published",
-        dropout: float = 0.6,
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 128 / 255,
+        dropout: BelowOne = 0.6,
+        mean: Finite | Sequence[Finite] = 0.5,
+        std: Positive | Sequence[Positive] = 128 / 255,
     ):
         super().__init__()
         self.set_normalisation(mean, std)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.inception import BasicConv2d, InceptionAux
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, Finite, NonNegative, Positive, Width
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.blocks import Block
 
@@ -73,16 +74,16 @@ class InceptionV3(Classifier, torchvision_inception.Inception3):
         *,
         num_classes: int,
         auxiliary: bool = True,
-        auxiliary_classes: int = 1000,
-        auxiliary_weight: float = 1.0,
+        auxiliary_classes: Count = 1000,
+        auxiliary_weight: NonNegative = 1.0,
         transform_input: bool = True,
-        dropout: float = 0.5,
+        dropout: BelowOne = 0.5,
         init_weights: bool = False,
-        width: float = 1.0,
+        width: Width = 1.0,
         short: bool = False,
         stem: Literal["published", "small"] = "published",
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
+        mean: Finite | Sequence[Finite] = 0.5,
+        std: Positive | Sequence[Positive] = 0.5,
     ):
         if stem not in STEMS:
             raise ConfigError(f"model.stem={stem} is unknown; use one of {', '.join(STEMS)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torchvision.models.maxvit as torchvision_maxvit
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import BelowOne, Count, Finite, Positive, Range, Width
 from midre_exp.targets.base import Classifier, scaled_channels
 from midre_exp.targets.blocks import Block, children
 from midre_exp.targets.shortcut import Shortcut
@@ -36,17 +37,17 @@ class MaxViT(Classifier, torchvision_maxvit.MaxVit):  # type: ignore[misc]  # fo
         self,
         *,
         num_classes: int,
-        image_size: int = 224,
-        width: float = 1.0,
+        image_size: Count = 224,
+        width: Width = 1.0,
         channels: Sequence[int] = (64, 128, 256, 512),
         blocks: Sequence[int] = (2, 2, 5, 2),
-        partition: int = 7,
-        head_dim: int = 32,
-        stochastic_depth: float = 0.2,
-        norm_momentum: float = 0.01,
+        partition: Count = 7,
+        head_dim: Count = 32,
+        stochastic_depth: BelowOne = 0.2,
+        norm_momentum: Annotated[float, Range(0, 1, open_low=True)] = 0.01,
         head_bias: bool | Literal["auto"] = "auto",
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
+        mean: Finite | Sequence[Finite] = 0.5,
+        std: Positive | Sequence[Positive] = 0.5,
     ):
         if head_bias not in (True, False, "auto"):
             raise ConfigError(f"model.head_bias={head_bias} is unknown; use auto, true or false")

@@ -12,6 +12,7 @@ from timm.models.resnet import downsample_avg
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Finite, Positive, Width
 from midre_exp.targets.base import Classifier, scaled_channels
 from midre_exp.targets.blocks import Block, children
 
@@ -41,11 +42,11 @@ class ResNeSt(Classifier):
         self,
         *,
         num_classes: int,
-        width: float = 1.0,
+        width: Width = 1.0,
         blocks: Sequence[int] = (3, 4, 23, 3),
         stem: Literal["imagenet", "small", "half"] = "imagenet",
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
+        mean: Finite | Sequence[Finite] = 0.5,
+        std: Positive | Sequence[Positive] = 0.5,
     ):
         super().__init__()
         if stem not in STEMS:

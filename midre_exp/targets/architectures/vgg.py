@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.ranges import Count, Finite, Positive, Width
 from midre_exp.targets.base import Classifier, scaled_channels
 from midre_exp.targets.blocks import Block
 
@@ -33,10 +34,10 @@ class VGG16(Classifier):
         self,
         *,
         num_classes: int,
-        image_size: int = 64,
-        width: float = 1.0,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
+        image_size: Count = 64,
+        width: Width = 1.0,
+        mean: Finite | Sequence[Finite] = 0.0,
+        std: Positive | Sequence[Positive] = 1.0,
     ):
         super().__init__()
         self.set_normalisation(mean, std)

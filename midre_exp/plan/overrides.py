@@ -1,0 +1,132 @@
+"""What a user types, as Hydra's grammar takes it: texts with ``~``, brackets, other scripts or an equals sign
+are quoted where nothing else can be meant, and told in the form to paste where something else can.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import config_files
+
+_KEY = re.compile(r"(?P<key>\+{0,2}[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
+_CALL = re.compile(r"[a-z_]+\(.*\)", re.DOTALL)
+
+
+def readable(overrides: Sequence[str], *, sweeps: bool) -> list[str]:
+    """Overrides that Hydra can read and that mean what was typed. ``sweeps``: whether a comma may separate
+    values to try.
+
+    Raises ConfigError for text that is no override, showing how a text is quoted.
+    """
+    return [_readable(text, sweeps=sweeps) for text in overrides]
+
+
+def as_meant(override: str) -> str:
+    """One override of one job: no defense is the choice that does nothing. Raises ConfigError for two forms
+    of one defense, of which Hydra would keep the last.
+    """
+    key, _, value = override.partition("=")
+    if key != "defense" or not value.startswith("["):
+        return override
+    names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]
+    if not names:
+        return "defense=nodef"
+    forms: dict[str, str] = {}
+    for name in names:
+        for part in _parts_of(name):
+            if part in forms:
+                raise ConfigError(
+                    f"{override}: {forms[part]} and {name} are two forms of {part}, which is trained once; "
+                    "keep one of them"
+                )
+            forms[part] = name
+    return override
+
+
+@cache
+def _parts_of(defense: str) -> tuple[str, ...]:
+    """The nodes that a choice of defense fills; none for one that does not exist, of which Hydra tells."""
+    path = config_files("defense").get(defense)
+    if path is None:
+        return ()
+    return tuple(str(key) for key in OmegaConf.to_container(OmegaConf.load(path)) or () if key != "defaults")
+
+
+def _readable(text: str, *, sweeps: bool) -> str:
+    parts = _KEY.fullmatch(text)
+    try:
+        override = _parse(text)
+    except HydraException as error:
+        if parts is None:
+            raise ConfigError(f"{text} cannot be read; an override has the form KEY=VALUE") from error
+        quoted = _requoted(parts["key"], parts["value"], sweeps=sweeps)
+        if quoted is None:
+            reason = " ".join(str(error).split("\nSee ")[0].split())
+            paste = shlex.quote(f"{parts['key']}={quote(parts['value'])}")
+            raise ConfigError(f"{text} cannot be read ({reason}); a text is written {paste}") from error
+        return quoted
+    if parts is not None and override.is_sweep_override():
+        if "," in parts["value"] and _is_path(parts["value"]):
+            return f"{parts['key']}={quote(parts['value'])}"
+        if not sweeps:
+            paste = shlex.quote(f"{parts['key']}={quote(parts['value'])}")
+            raise ConfigError(
+                f"{text} lists values to try one by one, which needs a sweep: add -m; a text is written "
+                f"{paste}"
+            )
+    return text if sweeps else as_meant(text)
+
+
+def _requoted(key: str, value: str, *, sweeps: bool) -> str | None:
+    """The override with what Hydra cannot read in quotes; None where more than a text may be meant."""
+    if "${" in value or value.startswith(("'", '"', "{")) or _CALL.fullmatch(value):
+        return None
+    if value.startswith("["):
+        inner = value[1:-1]
+        if not value.endswith("]") or any(sign in inner for sign in "[]{}'\""):
+            return None
+        return _accepted(f"{key}=[{','.join(map(_word, inner.split(',')))}]")
+    if sweeps and "," in value and not _is_path(value):
+        return _accepted(f"{key}={','.join(map(_word, value.split(',')))}")
+    return _accepted(f"{key}={quote(value)}")
+
+
+def _word(text: str) -> str:
+    """One entry of a list, in quotes if Hydra needs them."""
+    return text if _accepted(f"key={text}") else quote(text.strip())
+
+
+def _accepted(override: str) -> str | None:
+    try:
+        _parse(override)
+    except HydraException:
+        return None
+    return override
+
+
+def _parse(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value with commas is one path, because it is there."""
+    try:
+        return ("/" in value or value.startswith("~")) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError):  # too long a name, no such home
+        return False
+
+
+def quote(text: str) -> str:
+    """A value that Hydra's grammar takes as this very text; a backslash counts only before a quote."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
