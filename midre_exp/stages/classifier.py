@@ -42,9 +42,10 @@ class ClassifierStage(Stage):
     def _make(self, job: Job, dataset: Dataset, defense: Defense, seed: int) -> None:
         node = job.settings[self.name]
         train = dataset.load("train")
-        make = targets.train_classifier if node["checkpoint"] is None else targets.published_classifier
+        loads = partial(targets.published_classifier, role=self.name)
+        make = targets.train_classifier if node["checkpoint"] is None else loads
         try:
-            model, numbers, history = make(
+            model, numbers, history, predicted = make(
                 node,
                 dataset,
                 defense,
@@ -67,6 +68,11 @@ class ClassifierStage(Stage):
         alarms = private_duplicates(dataset, job.store.root)
         if chance.explains(numbers["acc"]):
             alarms.append(chance.sentence(f"{self.name} {node['name']}", numbers["acc"]))
+        if predicted is not None:
+            key = "data.order" if "order" in job.settings["data"]["private"] else None
+            told = targets.likely_order(predicted, test.labels, test.classes, key)
+            if told is not None:
+                alarms.append(f"{self.name} {node['name']} ({node['checkpoint']}): {told}")
         if alarms:
             job.work.metrics["alarms"] = alarms
         left_out = dataset.left_out("private")
@@ -105,8 +111,10 @@ class ClassifierStage(Stage):
                 _classify_nothing(node, pixels, undefended, trusted)
             except (RuntimeError, ValueError, AssertionError) as error:
                 reason = str(error).strip().split("\n")[0]
+                made_for = node["model"].get("image_size", pixels)
+                size = "" if made_for == pixels else f"set {name}.model.image_size={pixels}, or "
                 raise ConfigError(
-                    f"{name} {node['name']} cannot take images of {pixels} px ({reason}); choose another "
+                    f"{name} {node['name']} cannot take images of {pixels} px ({reason}); {size}choose another "
                     f"{key} or another {name}"
                 ) from error
 

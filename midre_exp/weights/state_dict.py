@@ -3,34 +3,40 @@
 Layouts follow the published checkpoints: GMI, KedMI and LOMMA ``{"state_dict"}`` with ``module.`` keys,
 PLG-MI ``{"model"}``, PPA and MIDRE ``{"model_state_dict"}`` with ``model.`` or ``model._orig_mod.`` keys,
 bare state dicts, legacy (PyTorch 1.0) files and safetensors. Where a file holds several state dicts, such as
-a moving average beside the weights (``{"model", "model_ema"}``), ``entry`` names another than the usual one.
+a moving average beside the weights (``{"model", "model_ema"}``), ``entry`` names another than the usual one;
+where only a part of the names is the network's (``backbone.`` beside ``projector.``), ``prefix`` names it.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.store.files import is_special
 from midre_exp.weights.finite import unusable
+from midre_exp.weights.formats import first_bytes, is_safetensors, kind_of
 from midre_exp.weights.published import library_file
 from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
 
 _LOG = logging.getLogger(__name__)
-_WRAPPERS = ("model_state_dict", "state_dict", "model")
-_PREFIXES = ("module.", "model.", "_orig_mod.")  # DataParallel, a wrapping class, torch.compile
+_WRAPPERS = ("model_state_dict", "state_dict", "model", "net", "network", "weights")
+#: Moving averages of weights, which are another network than the weights beside them.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
+#: DataParallel, wrapping classes, torch.compile.
+_PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "backbone.")
 _COUNTER = ".num_batches_tracked"  # older files have none, among them torchvision's own of VGG16
-_WEB_PAGE = re.compile(rb"\s*<(!doctype|!--|html|head|body|script|title|meta|\?xml)", re.IGNORECASE)
 _LISTED = 8
+_NAMED = 1000
 _LONGEST = 120
 
 
@@ -69,6 +75,24 @@ class Loaded:
     prefixes: tuple[str, ...]  #: key segments taken off, outermost first
     kept: tuple[str, ...] = ()  #: model tensors the file did not give
     unused: tuple[str, ...] = ()  #: file tensors that were not taken
+    notes: tuple[str, ...] = ()  #: what was chosen among several things that might be meant, in sentences
+
+
+class MismatchError(CheckpointError):
+    """A file whose tensors are not those of the network; ``state``: the file's, prefixes taken off."""
+
+    def __init__(self, text: str, state: Mapping[str, Tensor] | None = None):
+        super().__init__(text)
+        self.state = dict(state or {})
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a file."""
+
+    state: dict[str, Tensor]
+    wrapper: str | None
+    notes: tuple[str, ...] = ()
 
 
 def read_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, Tensor]:
@@ -78,27 +102,38 @@ def read_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, 
     the usual one. Raises CheckpointError when the file is missing, unreadable, damaged, no weight file, has
     no such entry, or holds code or anything else but tensors there.
     """
-    return _read(Path(path).expanduser(), entry)[0]
+    return _read(Path(path).expanduser(), entry).state
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, *, entry: str | None = None) -> Loaded:
+def load_checkpoint(
+    model: nn.Module, path: str | Path, *, entry: str | None = None, prefix: str | None = None
+) -> Loaded:
     """Load every tensor of ``path`` into ``model``, which must have exactly these or stays untouched.
 
-    Key prefixes ``module.``, ``model.``, ``_orig_mod.`` that all keys share are taken off as far as makes the
-    names fit. Batch counters of normalisation layers may be absent altogether, as in files from before
-    PyTorch 0.4.1. A part in ``model.optional`` that only one of the two has, or that has other shapes in the
-    file, is left as it is, which is logged. ``entry`` and errors as in ``read_state_dict``; further raises
-    CheckpointError with lists of what does not fit.
+    Key prefixes such as ``module.``, ``model.``, ``_orig_mod.`` that all keys share are taken off as far as
+    makes the names fit; of a file with ``prefix`` only the keys below it are taken. Batch counters of
+    normalisation layers may be absent altogether, as in files from before PyTorch 0.4.1. A part in
+    ``model.optional`` that only one of the two has, or that has other shapes in the file, is left as it is,
+    which is logged. ``entry`` and errors as in ``read_state_dict``; further raises MismatchError with lists
+    of what does not fit.
     """
     path = Path(path).expanduser()
-    state, wrapper = _read(path, entry)
+    read = _read(path, entry)
+    state, notes = read.state, list(read.notes)
+    if prefix is not None:
+        state, left = _below(path, state, prefix)
+        notes += [f"{path}: {len(left)} tensors outside of {prefix} are left out"] if left else []
     state, prefixes = _strip(state, model.state_dict().__contains__)
+    if prefixes:
+        notes.append(f"{path}: the names of its tensors are taken without {''.join(prefixes)}")
     spared = _spared(model, state)
     kept = _load(model, state, path, spared)
     unused = tuple(key for key in state if key in spared)
     if spared:
         _log_parts(model, kept, unused, path)
-    return Loaded(path, wrapper, prefixes, kept, unused)
+    for note in notes:
+        _LOG.info(note)
+    return Loaded(path, read.wrapper, prefixes, kept, unused, tuple(notes))
 
 
 def class_count(path: str | Path, head_name: str) -> int:
@@ -108,7 +143,7 @@ def class_count(path: str | Path, head_name: str) -> int:
     Raises CheckpointError as ``read_state_dict``, or when no head of that name is there.
     """
     path = Path(path).expanduser()
-    state, _ = _strip(_read(path)[0], f"{head_name}.weight".__eq__)
+    state, _ = _strip(_read(path).state, f"{head_name}.weight".__eq__)
     weight = state.get(f"{head_name}.weight")
     if weight is None or weight.ndim < 2:
         raise CheckpointError(
@@ -132,8 +167,8 @@ def load_backbone(model: Pretrainable, weights: str) -> Loaded:
         raise ConfigError(f"{name} has no ImageNet weights; set weights to a file or to null")
     path = library_file(model.library) if public else Path(weights).expanduser()
     expected = model.state_dict()
-    state, wrapper = _read(path)
-    state, prefixes = _strip(state, lambda key: model.own_key(key) in expected)
+    read = _read(path)
+    state, prefixes = _strip(read.state, lambda key: model.own_key(key) in expected)
     named = {key: model.own_key(key) for key in state}
     ours = {own: state[key] for key, own in named.items() if own is not None}
 
@@ -149,20 +184,29 @@ def load_backbone(model: Pretrainable, weights: str) -> Loaded:
     kept = _load(model, ours, path, spared)
     _LOG.info("%s took %d of %d tensors", type(model).__name__, len(expected) - len(kept), len(expected))
     _log_parts(model, kept, unused, path)
-    return Loaded(path, wrapper, prefixes, kept, unused)
+    return Loaded(path, read.wrapper, prefixes, kept, unused, read.notes)
 
 
-def _read(path: Path, entry: str | None = None) -> tuple[dict[str, Tensor], str | None]:
+def _read(path: Path, entry: str | None = None) -> _Read:
     """The state dict of a file and the entry it lay in."""
     content = _content(path)
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds a {kind}, not a state dict; save model.state_dict() instead")
-    state = entries(content)
+    state, notes = entries(content), list[str]()
     if entry is not None:
         state = _entry(path, state, entry)
-    wrapper = next((name for name in _WRAPPERS if isinstance(state.get(name), dict)), None)
-    state = state if wrapper is None else entries(state[wrapper])
+    wrapper = _wrapper(path, state)
+    if wrapper is not None:
+        others = [name for name in _AVERAGES if name != wrapper and isinstance(state.get(name), dict)]
+        if others:
+            notes.append(
+                f"{path} holds {wrapper} and {' and '.join(others)}; taken: {wrapper} (an average of "
+                f"weights instead: checkpoint_entry={others[0]})"
+            )
+        elif wrapper not in _WRAPPERS:
+            notes.append(f"{path}: the weights are taken from its entry {ascii(wrapper)[1:-1]}")
+        state = entries(state[wrapper])
     foreign = [
         f"{key} ({type(value).__name__.lstrip('_')})"
         for key, value in state.items()
@@ -174,9 +218,45 @@ def _read(path: Path, entry: str | None = None) -> tuple[dict[str, Tensor], str 
             f"{path} has {what}; save model.state_dict(), bare or under {', '.join(_WRAPPERS)}"
         )
     try:
-        return {key: plain_tensor(value) for key, value in state.items()}, entry or wrapper
+        plain = {key: plain_tensor(value) for key, value in state.items()}
+        return _Read(plain, entry or wrapper, tuple(notes))
     except UnsafeFile as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
+
+
+def _wrapper(path: Path, state: Mapping[Any, Any]) -> str | None:
+    """The entry that holds the weights: of the usual names, or the only one with nothing but tensors; None
+    where the tensors lie bare. Raises CheckpointError where several might be meant.
+    """
+    for name in _WRAPPERS:
+        if isinstance(state.get(name), dict):
+            return name
+    if any(isinstance(value, Tensor) for value in state.values()):
+        return None
+    found = [
+        name
+        for name, value in state.items()
+        if isinstance(name, str)
+        and isinstance(value, dict)
+        and (held := list(dict.values(value)))
+        and all(isinstance(one, Tensor) for one in held)
+    ]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path} has several entries that may be weights, {_short(found)}; choose one by "
+            "target.checkpoint_entry (of an evaluator evaluator.checkpoint_entry)"
+        )
+    return found[0] if found else None
+
+
+def _below(path: Path, state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors below a prefix, without it, and the names of the others."""
+    prefix = prefix.rstrip(".") + "."
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        known = list(dict.fromkeys(key.partition(".")[0] for key in state))
+        raise CheckpointError(f"{path} has no tensors below {prefix}; its names begin with {_short(known)}")
+    return found, tuple(key for key in state if not key.startswith(prefix))
 
 
 def _entry(path: Path, state: Mapping[Any, Any], entry: str) -> dict[Any, Any]:
@@ -191,34 +271,18 @@ def _entry(path: Path, state: Mapping[Any, Any], entry: str) -> dict[Any, Any]:
 
 def _content(path: Path) -> Any:
     """Whatever the file holds, read without executing anything of it."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the weight file inside it")
-    if is_special(path):
-        raise CheckpointError(f"{path} is a pipe or device, not a file; give the weight file itself")
+    start = first_bytes(path)
     try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; check the path of the weight file") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if not start:
-        raise CheckpointError(f"{path} is empty; download it again")
-    if _WEB_PAGE.match(start.removeprefix(b"\xef\xbb\xbf")):
-        raise CheckpointError(f"{path} is a web page, not weights; download the file itself with a browser")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not weights; fetch the file with git lfs pull")
-    try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(start, path.stat().st_size):
             return safetensors.torch.load_file(path)
         return read_torch(path)
     except MemoryError:
         raise
     except Exception as error:  # the readers raise whatever they stumble over in foreign bytes
-        raise CheckpointError(f"{path} {_refusal(start, str(error))}") from error
+        raise CheckpointError(f"{path} {_refusal(path, start, str(error))}") from error
 
 
-def _refusal(start: bytes, reason: str) -> str:
+def _refusal(path: Path, start: bytes, reason: str) -> str:
     """What to say of a file that begins with ``start`` and that torch or safetensors would not read, for this
     reason.
     """
@@ -229,11 +293,19 @@ def _refusal(start: bytes, reason: str) -> str:
         )
     if "TorchScript" in reason:
         return "is a TorchScript program, not weights; save its state_dict() where the file is trusted"
-    if start[257:262] == b"ustar":  # not tarfile.is_tarfile, which unpacks gigabytes to find out
-        return "is a tar archive; unpack it and give the weight file inside"
-    return (
+    return kind_of(path, start, _names_in_zip(path, start)) or (
         "is damaged, incomplete or no weight file (PyTorch, .safetensors); compare its size with the source's"
     )
+
+
+def _names_in_zip(path: Path, start: bytes) -> list[str]:
+    if not start.startswith(b"PK"):
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()[:_NAMED]
+    except Exception:  # of a damaged one, which is told as such
+        return []
 
 
 def _strip(
@@ -287,10 +359,12 @@ def _load(
     counters = {key for key in expected if key.endswith(_COUNTER)}
     spared = {*spared, *(counters if counters.isdisjoint(state) else ())}
     kept = tuple(key for key in expected if key in spared)
+    same = all(value.shape == expected[key].shape for key, value in state.items() if key in expected)
+    what = "of another type than floating point" if same else "of another shape"
     wrong = {
         "missing": [key for key in expected if key not in state and key not in kept],
         "unexpected": [key for key in state if key not in expected],
-        "of another shape": [
+        what: [
             f"{key} (file {_shape(value)}, model {_shape(expected[key])})"
             for key, value in state.items()
             if key in expected and not _fits(value, expected[key])
@@ -301,7 +375,7 @@ def _load(
         counts = ", ".join(f"{len(keys)} {what}" for what, keys in wrong.items())
         lines = [f"{what}: {_short(keys)}" for what, keys in wrong.items()]
         text = f"{path} does not fit {type(model).__name__}: {counts}; {_remedy(model, state)}"
-        raise CheckpointError("\n  ".join([text, *lines]))
+        raise MismatchError("\n  ".join([text, *lines]), state)
     require_usable(path, {key: value.to(expected[key].dtype) for key, value in state.items()})
     model.load_state_dict({**{key: expected[key] for key in kept}, **state})
     return kept
@@ -319,6 +393,9 @@ def require_usable(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _remedy(model: nn.Module | Pretrainable, state: Mapping[str, Tensor]) -> str:
+    kinds = {value.dtype for value in state.values()}
+    if kinds & {torch.int8, torch.uint8, torch.bool} and not any(kind.is_floating_point for kind in kinds):
+        return "its weights are quantised or masks; save the floating-point network"
     if isinstance(model, Pretrainable) and isinstance(model.head, nn.Linear):
         weight = state.get(f"{model.head_name}.weight")
         if weight is not None and weight.ndim > 1 and len(weight) != model.head.out_features:

@@ -50,7 +50,11 @@ _DTYPES = {
 #: Objects that trainings save beside their weights. They are passed over: a Stub takes their place.
 _HARMLESS = (
     *("argparse.Namespace", "types.SimpleNamespace"),
-    *("datetime.date", "datetime.datetime", "datetime.timedelta"),
+    *("datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta", "datetime.timezone"),
+    *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "collections.deque"),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "typing.Any"),
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Float", "Integer", "String")),
     *(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),
     *(f"pathlib._local.{kind}" for kind in ("PosixPath", "WindowsPath")),  # Python 3.13
     *("numpy.dtype", "numpy.ndarray"),

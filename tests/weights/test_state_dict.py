@@ -301,7 +301,14 @@ def test_truncated_safetensors_are_refused(trained: State, tmp_path: Path) -> No
         (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"hello, this is a text file" * 9, "is damaged, incomplete or no weight file"),
-        (b'{"error": 404}', "is damaged, incomplete or no weight file"),
+        (b'{"error": 404}', "is a JSON text, not weights"),
+        (b"\x1f\x8b\x08" + bytes(40), "is a gzip archive; unpack it"),
+        (b"\xfd7zXZ\x00" + bytes(40), "is an xz archive; unpack it"),
+        (b"\x28\xb5\x2f\xfd" + bytes(40), "is a zstandard archive"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(40), "is a 7-Zip archive"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "is an HDF5 file"),
+        (b"\x93NUMPY\x01" + bytes(40), "is a NumPy array"),
+        (b"\x08\x08\x12\x07pytorch\x1a" + bytes(40), "is an ONNX program"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -335,7 +342,11 @@ def test_missing_files_folders_and_archives_are_named(trained: State, tmp_path: 
             {"state_dict": {"w": torch.zeros(1), "epoch": 3, "name": "x"}},
             r"no named tensors, epoch \(int\), name \(str\)",
         ),
-        ({"epoch": 3, "net": {"w": torch.zeros(1)}}, r"epoch \(int\), net \(dict\)"),
+        ({"epoch": 3, "x": {"w": 1}}, r"epoch \(int\), x \(dict\)"),
+        (
+            {"a": {"w": torch.zeros(1)}, "b": {"w": torch.zeros(1)}},
+            r"may be weights, a, b; .*checkpoint_entry",
+        ),
         ({0: torch.zeros(1)}, r"no named tensors, 0 \(Tensor\)"),
         ([torch.zeros(1)], "holds a list, not a state dict"),
         ({}, "has no tensors"),

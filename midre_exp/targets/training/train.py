@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.data.loader import BatchLoader, BatchSampler, place_images
@@ -40,6 +41,8 @@ class TrainedClassifier(NamedTuple):
     model: Classifier  #: in the form that is attacked
     numbers: dict[str, float]  #: ``acc`` and ``train_acc`` in percent, parameter counts
     history: list[dict[str, float]]  #: by epoch; empty for a published classifier
+    #: Of a published classifier the class it gives each test image, int64 [n].
+    predicted: Tensor | None = None
 
 
 def checked_recipe(defense: DefenseHooks, node: Mapping[str, Any], *, place: str = "") -> Mapping[str, Any]:
