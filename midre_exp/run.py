@@ -21,6 +21,7 @@ from midre_exp.executor import Executor
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import make_record, record_path, update_record
 from midre_exp.stages.parts import make_parts
+from midre_exp.stages.trained_with import defense_label
 from midre_exp.tracking.provenance import device_name
 from midre_exp.tracking.record import show_record
 
@@ -49,7 +50,8 @@ def run(settings: Mapping[str, Any]) -> Path:
 def write_record(settings: Mapping[str, Any], build: Executor) -> Path:
     """The record of a finished run, on disk and in the tracker."""
     path = record_path(settings["paths"]["results"], settings, build.plan)
-    label, device = build.parts.defense.label, device_name(build.runtime.device)
+    label = defense_label(settings, build.parts.defense.label)
+    device = device_name(build.runtime.device)
     record = make_record(
         settings, build.plan, build.artifacts, defense_label=label, device=device, commit=build.commit
     )

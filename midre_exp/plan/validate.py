@@ -94,10 +94,13 @@ class Target(Keys):
 
     name: str
     recipe: Recipe
-    checkpoint: str | None
-    weights: str | None
+    checkpoint: Text | None
+    weights: Text | None
     model: Network
     defense_defaults: Mapping[str, Any] | None = None
+    checkpoint_entry: Text | None = None
+    checkpoint_prefix: Text | None = None
+    trained_with: Text | Sequence[Text] | None = None
 
 
 @dataclass

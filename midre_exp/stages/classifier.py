@@ -4,17 +4,19 @@ evaluator, trained on the same identities without one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from midre_exp import targets
+from midre_exp import __version__, targets
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs
 from midre_exp.stages.stored import finite_tensors
+from midre_exp.stages.trained_with import check_trained_with, is_unknown
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -57,7 +59,7 @@ class ClassifierStage(Stage):
             )
         except DivergedError as error:
             raise DivergedError(error.sentence, self._remedy(job.settings)) from error
-        job.work.save_tensors("weights", model.state_dict())
+        job.work.save_tensors("weights", model.state_dict(), self._describes(job, train.num_classes))
         job.work.save_json("history", history)
         # here and not in the record, which may be published: who is behind each label
         job.work.save_json("classes", {"names": list(train.classes)})
@@ -87,6 +89,21 @@ class ClassifierStage(Stage):
             },
         )
 
+    def _describes(self, job: Job, classes: int) -> dict[str, str]:
+        """What the file of weights says of itself, wherever it is taken."""
+        settings, node = job.settings, job.settings[self.name]
+        defense = settings["defense"] if self.name == "target" else {}
+        unknown = self.name == "target" and node["checkpoint"] and is_unknown(settings)
+        return {
+            "midre_exp": __version__,
+            "stage": self.name,
+            "version": str(self.version),
+            "key": job.planned.key,
+            "target": str(node["name"]),
+            "classes": str(classes),
+            **({} if unknown else {"defense": json.dumps(defense, sort_keys=True)}),
+        }
+
     def _remedy(self, settings: Settings) -> str:
         """What helps a training that diverged."""
         recipe, remedy = settings[self.name]["recipe"], f"lower {self.name}.recipe.optimizer.lr"
@@ -114,8 +131,8 @@ class ClassifierStage(Stage):
                 made_for = node["model"].get("image_size", pixels)
                 size = "" if made_for == pixels else f"set {name}.model.image_size={pixels}, or "
                 raise ConfigError(
-                    f"{name} {node['name']} cannot take images of {pixels} px ({reason}); {size}choose another "
-                    f"{key} or another {name}"
+                    f"{name} {node['name']} cannot take images of {pixels} px ({reason}); {size}choose "
+                    f"another {key} or another {name}"
                 ) from error
 
     def memory_remedy(self, settings: Settings) -> str:
@@ -148,6 +165,7 @@ class Target(ClassifierStage):
         """The first to be made tells its own mistakes: of the target only the size of images is looked at,
         and whether there are as many identities as are to be attacked.
         """
+        check_trained_with(settings)
         wanted, identities = settings["attack"]["identities"], parts.private.num_identities()
         if identities is not None and wanted > identities:
             raise ConfigError(
@@ -229,7 +247,8 @@ def _own(node: Settings) -> dict[str, Any]:
     """A node of conf/target without what does not shape the network: what defenses may take from it, which
     then stands in their own nodes, and what is demanded of an evaluator.
     """
-    return without(node, "defense_defaults", "floor")
+    of_files = ("checkpoint_entry", "checkpoint_prefix", "trained_with")
+    return without(node, "defense_defaults", "floor", *(of_files if node["checkpoint"] is None else ()))
 
 
 def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tuple[str, ...]) -> None:

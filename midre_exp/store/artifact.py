@@ -128,8 +128,12 @@ class Workspace:
         self._output = output
         self._files: dict[str, dict[str, Any]] = {}
 
-    def save_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors, on any device, as ``<name>.safetensors``, read back by ``Artifact.tensors``."""
+    def save_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep tensors, on any device, as ``<name>.safetensors``, read back by ``Artifact.tensors``, with
+        ``metadata`` that says what a lone copy of the file is.
+        """
         from safetensors.torch import save
 
         plain: dict[str, Tensor] = {}
@@ -141,7 +145,7 @@ class Workspace:
             # attack take gigabytes
             plain[key] = whole.clone() if place in taken else whole
             taken.add(place)
-        self.save_file(f"{name}.safetensors", save(plain))
+        self.save_file(f"{name}.safetensors", save(plain, dict(metadata) if metadata else None))
 
     def save_json(self, name: str, value: Any) -> None:
         """Keep a JSON value as ``<name>.json``, read back by ``Artifact.json``."""

@@ -28,6 +28,7 @@ from midre_exp.report.runs.captions import passed_over
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
 from midre_exp.stages.stale import StaleError, told
+from midre_exp.stages.trained_with import defense_label
 from midre_exp.store.store import Artifact, Store
 from midre_exp.sweep.finished import check_stale, is_finished
 from midre_exp.tracking.provenance import git_commit
@@ -90,7 +91,8 @@ class PlannedRun:
         if self.record is not None:
             label = self.record["defense"]["label"]
         else:
-            label = compose_defenses(settings["defense"], trusted_packages(settings)).label
+            composed = compose_defenses(settings["defense"], trusted_packages(settings))
+            label = defense_label(settings, composed.label)
         return f"{label} ({self.remark})" if self.remark else label
 
     @property

@@ -52,9 +52,9 @@ def _candidates(name: str, model: Mapping[str, Any]) -> Iterator[dict[str, Any]]
     except (HydraException, OmegaConfBaseException, UserError):  # a target of one's own that paper has not
         pass
     yield from bases
-    for base in reversed(bases):
+    for base in bases:  # values that no shape tells apart stay as they are
         options = [key for key in _TRIED if key in base]
-        for values in itertools.product(*(_TRIED[key] for key in options)):
+        for values in itertools.product(*(dict.fromkeys([base[key], *_TRIED[key]]) for key in options)):
             yield {**base, **dict(zip(options, values, strict=True))}
 
 

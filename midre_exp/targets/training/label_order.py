@@ -16,6 +16,7 @@ from torch import Tensor
 from midre_exp.targets.chance import Chance
 
 _ENOUGH = 2.0  # times the accuracy that the data's own order gives
+_LEVEL = 1e-4  # how improbable so many hits must be by chance, several orders being tried
 _BEST = 75.0  # percent; the best of all permutations explains half of so few images by chance
 
 
@@ -60,8 +61,8 @@ def _conventions(classes: Sequence[str], key: str | None) -> list[tuple[str, str
         ("alphabetical order", named["alphabetical"], _ranks(by_name)),
         ("natural order", named["natural"], _ranks(by_number)),
         ("reversed order", _file(key), here.flip(0)),
-        ("an order that begins with the second", head, (here + 1) % count),
-        ("an order that begins with the last", head, (here - 1) % count),
+        ("an order that begins with the last", head, (here + 1) % count),
+        ("an order that begins with the second", head, (here - 1) % count),
     ]
 
 
@@ -89,7 +90,7 @@ def _accuracy(table: Tensor, order: Tensor) -> float:
 
 
 def _is_knowledge(accuracy: float, own: float, labels: Tensor, classes: int) -> bool:
-    return accuracy > _ENOUGH * own and not Chance.of(labels, classes).explains(accuracy)
+    return accuracy > _ENOUGH * own and Chance.of(labels, classes).p_value(accuracy) < _LEVEL
 
 
 def _sentence(own: float, accuracy: float, name: str, remedy: str) -> str:
