@@ -55,10 +55,8 @@ def check_trained_with(settings: Settings) -> None:
             f"defense={choice} would only be a label of target.checkpoint={path}, which says nothing of its "
             f"training; add target.trained_with={choice} if it was trained so, or take defense={_NONE}"
         )
-    if stated is not None and stated != (None if stated == UNKNOWN else _names(chosen)):
-        if stated == UNKNOWN and not _names(chosen):
-            return
-        choice = _as_choice([] if stated == UNKNOWN else stated)
+    if stated is not None and stated != _names(chosen) and (stated != UNKNOWN or _names(chosen)):
+        choice = _as_choice(stated if isinstance(stated, list) else [])
         raise ConfigError(
             f"target.trained_with={node['trained_with']} is not defense={_as_choice(_names(chosen))}; take "
             f"defense={choice}"
@@ -97,7 +95,7 @@ def _stated(settings: Settings) -> list[str] | str | None:
     """What the user says: names without that of no defense, ``unknown``, or None."""
     said = settings["target"].get("trained_with")
     if said is None or said == UNKNOWN:
-        return said
+        return None if said is None else UNKNOWN
     names = [said] if isinstance(said, str) else said
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
