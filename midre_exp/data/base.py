@@ -102,6 +102,10 @@ class Dataset(ABC):
         """
         return {}
 
+    def alarms(self, role: Role) -> list[str]:
+        """What a reader of a record must know of the images of a role, one sentence each."""
+        return []
+
     def left_out(self, role: Role) -> int:
         """How many files of a role cannot be read and are left out (``unreadable: leave_out``)."""
         return 0

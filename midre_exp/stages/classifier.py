@@ -67,7 +67,7 @@ class ClassifierStage(Stage):
         chance = targets.chance.Chance.of(test.labels, test.num_classes)
         from midre_exp.data.duplicates import private_duplicates  # planning loads this module, and no torch
 
-        alarms = private_duplicates(dataset, job.store.root)
+        alarms = private_duplicates(dataset, job.store.root) + dataset.alarms("private")
         if chance.explains(numbers["acc"]):
             alarms.append(chance.sentence(f"{self.name} {node['name']}", numbers["acc"]))
         if predicted is not None:

@@ -70,7 +70,8 @@ class PriorStage(Stage):
                 public_duplicates,  # planning loads this module, and no torch
             )
 
-            if alarms := public_duplicates(job.parts.private, public, job.store.root):
+            alarms = public_duplicates(job.parts.private, public, job.store.root) + public.alarms("public")
+            if alarms:
                 job.work.metrics["alarms"] = alarms
             if left_out := public.left_out("public"):
                 counts["public_left_out"] = left_out

@@ -37,7 +37,9 @@ from midre_exp.plan.ranges import Count, Natural, Seed
 LAYOUT = """\
   <root>/                               (or <root>/celeba/, with or without Img/ and Anno/)
     img_align_celeba/000001.jpg ...     202,599 images of 178x218 px, or img_align_celeba_png/000001.png ...
-    identity_CelebA.txt                 lines of <image> <identity>; not needed beside the list files
+                                        (or img_align_celeba/img_align_celeba/, as Kaggle packs them)
+    identity_CelebA.txt                 lines of <image> <identity>, or with commas, or identity_CelebA.csv;
+                                        not needed beside the list files
     celeba_trainset.txt, celeba_testset.txt, celeba_ganset.txt
                                         optional: the attack literature's lists (or trainset.txt, testset.txt,
                                         ganset.txt)"""
@@ -108,6 +110,7 @@ class CelebA(FileListDataset):
         names = ["img_align_celeba", "img_align_celeba_png"]
         if self.split == "ppa":
             names = [RECROPPED, f"img_align_celeba/{RECROPPED}", *names]
+        names = [place for name in names for place in (f"{name}/{Path(name).name}", name)]
         places = [f"{base}{name}" for base in ("", "celeba/", "Img/", "celeba/Img/") for name in names]
         found = first_existing(self.root, places)
         wanted = [] if found else ["the folder img_align_celeba or img_align_celeba_png"]
@@ -130,7 +133,8 @@ class CelebA(FileListDataset):
     @cached_property
     def _identity_file(self) -> Path | None:
         bases = ("", "celeba/", "Anno/", "celeba/Anno/")
-        return first_existing(self.root, [f"{base}{IDENTITIES}" for base in bases])
+        names = (IDENTITIES, IDENTITIES.replace(".txt", ".csv"))
+        return first_existing(self.root, [f"{base}{name}" for base in bases for name in names])
 
     @cached_property
     def _list_files(self) -> dict[Part, Path]:

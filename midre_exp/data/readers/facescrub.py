@@ -31,6 +31,8 @@ LAYOUT = """\
   <root>/                               (or <root>/facescrub/)
     actors/faces/<name>/<name>_<image id>_<face id>.jpg ...        blanks or underscores in names
     actresses/faces/<name>/<name>_<image id>_<face id>.jpg ...
+or, as others pack them, actor_faces/<name>/ and actress_faces/<name>/,
+or actors/<name>/ and actresses/<name>/,
 or
     <Name>/face/<sha1>.jpg ...          actors and actresses together, distinguished by the lists:
     facescrub_actors.txt, facescrub_actresses.txt
@@ -38,6 +40,11 @@ or
 BASES = ("", "facescrub/", "faceScrub/", "FaceScrub/")
 #: Labels follow this order.
 GROUPS = ("actors", "actresses")
+#: Where the faces of a group lie, the official place first: the last one only where nothing tells of another.
+_PLACES = {
+    "actors": ("actors/faces", "actor_faces", "actors_faces", "actors"),
+    "actresses": ("actresses/faces", "actress_faces", "actresses_faces", "actresses"),
+}
 
 Images = dict[str, tuple[str, ...]]  # of each identity, relative to the root, by canonical name
 
@@ -101,7 +108,7 @@ class FaceScrub(FileListDataset):
     @cached_property
     def _images(self) -> Images:
         """Everybody in the order of labels."""
-        found = [first_existing(self.root, [f"{base}{group}/faces" for base in BASES]) for group in GROUPS]
+        found = [self._faces(group) for group in GROUPS]
         if any(found) or (flat := self._flat_folder) is None:
             absent = [f"{group}/faces" for group, folder in zip(GROUPS, found, strict=True) if folder is None]
             require(self.root, absent, title=self.title, layout=LAYOUT)
@@ -117,9 +124,11 @@ class FaceScrub(FileListDataset):
                 )
             identities |= group
         if empty := [name for name, images in identities.items() if not images]:
+            left, wanted = len(identities) - len(empty), self.expected_identities
+            count = f" and give data.*.expected_identities={left}" if wanted not in (None, left) else ""
             raise DataError(
                 f"FaceScrub in {self.root} has no face of {abbreviate(empty)}; complete the download or "
-                "remove the folders"
+                f"remove the folders{count}"
             )
         require_count(
             len(identities),
@@ -130,6 +139,13 @@ class FaceScrub(FileListDataset):
             key="expected_identities",
         )
         return identities
+
+    def _faces(self, group: str) -> Path | None:
+        """The folder of the actors or of the actresses."""
+        found = first_existing(self.root, [f"{base}{place}" for place in _PLACES[group] for base in BASES])
+        if found is not None and found.name == group and (found / "images").is_dir():
+            return None  # the whole photographs without the faces cut out of them
+        return found
 
     @cached_property
     def _flat_folder(self) -> Path | None:

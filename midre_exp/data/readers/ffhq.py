@@ -11,7 +11,7 @@ from typing import Literal
 
 from PIL import Image
 
-from midre_exp.data.base import Part
+from midre_exp.data.base import Part, Role
 from midre_exp.data.picture import UNREADABLE
 from midre_exp.data.readers.file_list import UNLABELLED, FileList, FileListDataset
 from midre_exp.data.readers.layout import first_existing, folder_names, image_names, require, require_count
@@ -22,17 +22,24 @@ LAYOUT = """\
   <root>/                               (or <root>/ffhq/, or <root>/ffhq-dataset/)
     thumbnails128x128/00000/00000.png ... 69000/69999.png     for variant=thumbnails (also flat)
     images1024x1024/00000/00000.png ... 69000/69999.png       for variant=images1024
-or the content of one of these two folders right in <root>"""
+    resized/00000.png ... 69999.png                           for variant=resized, copies of 256 px
+or the content of one of these folders right in <root>"""
+_RESIZED = "; these are resized copies, which data/dataset@data.public=ffhq_256 reads"
 BASES = ("", "ffhq/", "FFHQ/", "ffhq-dataset/")
 #: Folder and side in pixels of each variant.
-VARIANTS = {"thumbnails": ("thumbnails128x128", 128), "images1024": ("images1024x1024", 1024)}
+VARIANTS = {
+    "thumbnails": ("thumbnails128x128", 128),
+    "images1024": ("images1024x1024", 1024),
+    "resized": ("resized", 256),
+}
 
 
 @dataclass(kw_only=True, eq=False)
 class FFHQ(FileListDataset):
     """FFHQ as downloaded, all images in order of their number; public only, unlabelled."""
 
-    variant: Literal["thumbnails", "images1024"]  # 128 px or 1024 px
+    # 128 px | 1024 px | 256 px: copies that somebody made of those of 1024 px, told in the record
+    variant: Literal["thumbnails", "images1024", "resized"]
     expected_images: Count | None  # of a complete download, None for any number
 
     title = "FFHQ"
@@ -72,6 +79,12 @@ class FFHQ(FileListDataset):
             _require_side(self.root / names[0], side)
         return FileList(names, (0,) * len(names), UNLABELLED)
 
+    def alarms(self, role: Role) -> list[str]:
+        """Copies of another size are no official images."""
+        if self.variant != "resized":
+            return []
+        return ["the public images are copies of FFHQ resized to 256 px by others, not the official images"]
+
 
 def _images(folder: Path, foreign: Counter[str] | None = None) -> Iterator[str]:
     """The images of a folder, right inside it or in folders of thousands (00000, 01000, ...)."""
@@ -94,6 +107,6 @@ def _require_side(path: Path, side: int) -> None:
         return  # decoding names every unreadable file
     if size != (side, side):
         raise DataError(
-            f"{path} has {size[0]}x{size[1]} px, this variant of FFHQ {side}x{side}; choose the other "
-            "data.*.variant or another root"
+            f"{path} has {size[0]}x{size[1]} px, this variant of FFHQ {side}x{side}; choose another "
+            f"data.*.variant or another root{_RESIZED if size == (256, 256) else ''}"
         )

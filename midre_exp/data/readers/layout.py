@@ -20,8 +20,14 @@ _DIGITS = 18  # of a label or an identity, as far as torch can hold it
 
 
 def first_existing(root: Path, names: Sequence[str]) -> Path | None:
-    """The first of these relative paths that exists below ``root``."""
-    return next((root / name for name in names if (root / name).exists()), None)
+    """The first of these relative paths that exists below ``root``; where ``root`` holds a single folder, as
+    unpacked archives do, also below that.
+    """
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    inner = folder_names(root) if root.is_dir() else ()
+    return first_existing(root / inner[0], names) if len(inner) == 1 and inner[0] not in names else None
 
 
 def require(root: Path, absent: Sequence[str], *, title: str, layout: str) -> None:
@@ -49,15 +55,27 @@ def lines_of(path: Path, separator: str | None = None) -> Iterator[tuple[int, li
     """The words of every line that is not blank, with its number from 1; any line ends, blanks and byte-order
     mark are fine.
 
-    ``separator``: what stands between words that may hold blanks, e.g. a tab.
+    ``separator``: what stands between words that may hold blanks, e.g. a tab; None: blanks or commas, as
+    re-packaged lists have them.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a text file; download it again") from error
+    refuse_web_page(path, text)
     for number, line in enumerate(text.splitlines(), start=1):
+        words = line.replace(",", " ").split() if separator is None else line.split(separator)
         if line.strip():
-            yield number, [word.strip() for word in line.split(separator)]
+            yield number, [word.strip() for word in words]
+
+
+def refuse_web_page(path: Path, text: str) -> None:
+    """Raise DataError for the page that a server sends in place of a file, as when a quota is used up."""
+    if text.lstrip()[:9].lower().startswith(("<!doctype", "<html", "<head")):
+        raise DataError(
+            f"{path} is a web page, not the file: the server refused the download, perhaps for its quota; "
+            "download it again"
+        )
 
 
 def is_count(word: str) -> bool:

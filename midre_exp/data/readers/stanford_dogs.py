@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 
 from midre_exp.data.base import Part, Role
 from midre_exp.data.readers.file_list import FileList, FileListDataset
-from midre_exp.data.readers.layout import first_existing, require, require_count
+from midre_exp.data.readers.layout import first_existing, refuse_web_page, require, require_count
 from midre_exp.data.readers.matlab import read_variables
 from midre_exp.data.readers.splits import ninety_ten
 from midre_exp.errors import ConfigError, DataError
@@ -129,6 +130,8 @@ def read_list(path: Path) -> list[tuple[str, int]]:
 
     Raises DataError naming the file, and the entry that is wrong.
     """
+    with contextlib.suppress(OSError), path.open(encoding="latin-1") as start:
+        refuse_web_page(path, start.read(512))
     try:
         content = read_variables(path, ("file_list", "labels"))
         names, labels = content["file_list"], content["labels"]

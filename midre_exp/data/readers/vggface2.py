@@ -15,6 +15,7 @@ from midre_exp.data.readers.layout import (
     first_existing,
     folder_names,
     image_names,
+    refuse_web_page,
     require,
     require_count,
     wrong_line,
@@ -180,6 +181,8 @@ def read_boxes(path: Path, wanted: set[str], margin: float) -> dict[str, Box]:
     boxes: dict[str, Box] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            refuse_web_page(path, file.read(512))
+            file.seek(0)
             rows = csv.reader(file, skipinitialspace=True)
             for words in rows:
                 if not words or (rows.line_num == 1 and words[0] == "NAME_ID"):
