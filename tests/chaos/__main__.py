@@ -25,6 +25,7 @@ OPTIONS = {
     "kills": (100, "SIGKILLs to sweeps of four workers"),
     "races": (5, "rounds of eight processes racing for every stage"),
     "terms": (10, "rounds of SIGTERM to a run, a sweep and a table"),
+    "sweeps": (22, "sweeps of two workers disturbed by signals, a full disk, edited code"),
     "damage": (100, "damaged files"),
     "clocks": (2, "turns of five scenes with clocks that jump"),
 }
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     for option, (default, what) in OPTIONS.items():
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"{what} ({default})")
+    parser.add_argument("--rounds", type=int, metavar="N", help="so often whatever is done")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices, not of their timing (0)")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--folder", type=Path, help="where to work, new or empty; kept (a temporary one)")
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             counts[part] = module.campaign(
                 folder / part,
-                getattr(options, part),
+                getattr(options, part) if options.rounds is None else options.rounds,
                 random.Random(f"{options.seed} {part}"),
                 lambda text, part=part: print(f"{part}: {text}", flush=True),
             )

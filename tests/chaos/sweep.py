@@ -77,11 +77,11 @@ def living(groups: set[int]) -> list[Process]:
 class Started:
     """A command in the background, leader of a process group of its own, its output in a file."""
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "midre_exp"):
+    def __init__(self, folder: Path, *arguments: str, module: str = "midre_exp", root: Path = ROOT):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log = folder / f"output-{len(list(folder.glob('output-*'))):03}.txt"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         environment.pop("HYDRA_FULL_ERROR", None)
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(

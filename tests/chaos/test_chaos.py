@@ -14,7 +14,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from midre_exp.store.files import write_json
 from midre_exp.sweep.sweeper import Planned, SweepFailed, launch_all
-from tests.chaos import Violation, kills, races, terms
+from tests.chaos import Violation, kills, races, sweeps, terms
 from tests.chaos.sweep import ROOT, Started, compare, ended
 from tests.conftest import TINY
 
@@ -139,3 +139,28 @@ def test_three_processes_build_each_stage_once(tmp_path):
 def test_a_run_that_gets_sigterm_goes_on_later(tmp_path):
     counts = terms.campaign(tmp_path, 1, random.Random(1), silent, terms.KINDS[:1])
     assert counts["SIGTERMs to a run"] == 1
+
+
+SHORT = (*terms.PAIR, *terms.LONGER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", sweeps.SCENES, ids=str)
+def test_a_sweep_that_is_disturbed_ends_equal_or_refuses(tmp_path, scene):
+    counts = sweeps.campaign(tmp_path, 1, random.Random(str(scene)), silent, SHORT, (scene,))
+    if f"{scene}: not tried, for want of rights" in counts:
+        pytest.skip("needs root, to make a small disk")
+    assert counts[str(scene)] == 1 and counts["records"] == 2
+
+
+def test_a_sweep_that_computed_with_edited_code_would_be_seen(tmp_path):
+    """The edit is one that changes numbers: with it from the start, another record comes out."""
+    checkout = sweeps.copy_of_the_code(tmp_path / "checkout")
+    with ended([run := Started(tmp_path / "whole", *TINY, root=checkout)]):
+        run.finish()
+    file = checkout / sweeps.EDITED
+    file.write_text(file.read_text() + sweeps.EDIT)
+    with ended([run := Started(tmp_path / "edited", *TINY, root=checkout)]):
+        run.finish()
+    with pytest.raises(Violation, match="differs"):
+        compare(tmp_path / "edited", tmp_path / "whole")
