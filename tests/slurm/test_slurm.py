@@ -255,6 +255,43 @@ def test_a_sweep_can_be_left_alone_and_says_how_to_end_its_jobs(tmp_path, slurm)
     assert len(records(tmp_path)) == 1
 
 
+def test_a_job_that_can_never_start_is_told_within_a_minute(tmp_path, slurm):
+    beyond = ("hydra.launcher.timeout_min=240", "hydra.launcher.poll_seconds=10")  # the partition allows 60
+    sweep = Sweep(tmp_path, slurm, PAIR, *CPU, *beyond)
+    job = sweep.id()
+    try:
+        assert until(lambda: "are pending" in sweep.output(), 60) < 60
+        assert "2 jobs are pending (PartitionTimeLimit): " in sweep.output()
+        assert "lower hydra.launcher.timeout_min" in sweep.output()
+        time.sleep(25)
+        assert sweep.output().count("are pending") == 1
+    finally:
+        sweep.process.terminate()
+        sweep.process.wait(timeout=20)
+        sweep.ask("scancel", job)
+
+
+def test_jobs_and_logs_are_found_by_the_name_of_their_run(tmp_path, slurm):
+    sweep = Sweep(tmp_path, slurm, PAIR, *CPU)
+    job = sweep.id()
+    names = {number: f"midre-custom-{name}-s0" for number, name in enumerate(("nodef", "midre"))}
+    assert "midre-custom-nodef-s0-and-1-more" in sweep.ask(
+        "squeue", "--noheader", "--states=all", "--format=%j"
+    )
+    for number, name in names.items():
+        shown = ("squeue", "--noheader", "--states=all", "--format=%j", f"--jobs={job}_{number}")
+        until(lambda shown=shown, name=name: sweep.ask(*shown) == name, 180)
+    assert sweep.finish() == 0, sweep.output() + sweep.logs()
+    for path in tmp_path.glob("results/mini/records/*.json"):
+        (log,) = tmp_path.glob(f"runs/slurm/*/{path.stem}.err")
+        lines = log.read_text().splitlines()
+        key = json.loads(path.read_text())["key"]
+        assert any(
+            f"run {path.stem.removesuffix('-' + key)} (key {key}), job {job}_" in line for line in lines
+        )
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", lines[0])
+
+
 def test_without_slurm_it_is_one_sentence(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/nowhere"}
     sweep = Sweep(tmp_path, environment, "defense=nodef", *CPU)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
@@ -140,3 +143,33 @@ def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_pa
         lock.release()
     assert sweep.wait() == 0, output
     assert "queued again behind the others" in output and "0 failed" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_and_give_back_their_locks_when_their_sweep_is_killed(tmp_path):
+    """A worker is a child that is busy within a lock; its parent gets SIGKILL."""
+    lock = tmp_path / "x.lock"
+    worker = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from midre_exp.store.lock import BuildLock, end_with_parent, sigterm_as_exit\n"
+        "end_with_parent(lambda: True, grace=5.0)\n"
+        "with sigterm_as_exit():\n"
+        "    lock = BuildLock(Path(sys.argv[1]), 'x'); lock.acquire(); print(os.getpid(), flush=True)\n"
+        "    try: time.sleep(120)\n"
+        "    finally: lock.release()\n"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        "subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2]]); time.sleep(120)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, worker, str(lock)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert lock.exists()
+        process.kill()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and Path(f"/proc/{pid}").exists():
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists() and not lock.exists()
