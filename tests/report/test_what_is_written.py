@@ -39,7 +39,8 @@ MINI = ROOT / "results" / "mini"
 NASTY = (
     r"\input{/etc/passwd}", "R&D", "C#", "a_b^c~d", "{", "}", "50 %", "$x$", r"\\", "[0.1, 0.4]", "*", "|",
     "=HYPERLINK(1)", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "'=1", "-3.5", "+4", "1e5",
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a\nb", "\x1b[2J", "Größe", "±Δ", "",
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a\nb",
+    "\x1b[2J", "Größe", "±Δ", "",
 )  # fmt: skip
 
 
