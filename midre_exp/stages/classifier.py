@@ -94,15 +94,17 @@ class ClassifierStage(Stage):
         settings, node = job.settings, job.settings[self.name]
         defense = settings["defense"] if self.name == "target" else {}
         unknown = self.name == "target" and node["checkpoint"] and is_unknown(settings)
-        return {
-            "midre_exp": __version__,
+        said = {
+            "code": __version__,
             "stage": self.name,
-            "version": str(self.version),
+            "version": self.version,
             "key": job.planned.key,
-            "target": str(node["name"]),
-            "classes": str(classes),
-            **({} if unknown else {"defense": json.dumps(defense, sort_keys=True)}),
+            "target": node["name"],
+            "classes": classes,
+            **({} if unknown else {"defense": defense}),
         }
+        # one entry, because the format keeps no order of several and equal artifacts are equal files
+        return {"midre_exp": json.dumps(said, sort_keys=True)}
 
     def _remedy(self, settings: Settings) -> str:
         """What helps a training that diverged."""

@@ -41,7 +41,7 @@ def check_trained_with(settings: Settings) -> None:
             choice = ",".join(_names(told)) or _NONE
             raise ConfigError(
                 f"target.checkpoint={path} was trained with {choice}, as it says itself, and this run has "
-                f"another defense ({differs}); choose defense={_as_choice(_names(told))} with the same values"
+                f"another defense ({differs}); choose defense={_as_choice(_names(told))}"
             )
         if stated not in (None, _names(told)):
             raise ConfigError(
@@ -81,12 +81,12 @@ def defense_of(path: Path) -> Mapping[str, Any] | None:
     try:
         said = metadata(path)
         if "midre_exp" in said:
-            node = json.loads(said["defense"]) if "defense" in said else None
+            node = json.loads(said["midre_exp"]).get("defense")
         else:
             manifest = json.loads((path.parent / "manifest.json").read_bytes())
             named = path.name in manifest["files"] and manifest["stage"] == "target"
             node = manifest["config"]["defense"] if named else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return node if isinstance(node, dict) else None
 
@@ -115,5 +115,7 @@ def _as_choice(names: list[str]) -> str:
 
 def _difference(told: Mapping[str, Any], chosen: Mapping[str, Any]) -> str | None:
     """Where two ``defense`` nodes differ; that of no defense is none."""
+    if _names(told) != _names(chosen):
+        return f"defense={_as_choice(_names(chosen))}"
     ours, theirs = ({k: v for k, v in node.items() if k != _NONE} for node in (chosen, told))
     return first_difference(theirs, ours, "defense")

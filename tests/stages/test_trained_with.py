@@ -28,10 +28,8 @@ def foreign(tmp_path) -> Path:
 
 
 def ours(tmp_path: Path, defense) -> Path:
-    said = {"midre_exp": "0.1", "stage": "target"}
-    if defense is not None:
-        said["defense"] = json.dumps(defense)
-    save_file({"w": torch.zeros(2)}, tmp_path / "weights.safetensors", said)
+    said = {"stage": "target", **({} if defense is None else {"defense": defense})}
+    save_file({"w": torch.zeros(2)}, tmp_path / "weights.safetensors", {"midre_exp": json.dumps(said)})
     return tmp_path / "weights.safetensors"
 
 
