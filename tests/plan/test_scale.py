@@ -14,8 +14,22 @@ from midre_exp.sweep.estimate import show
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/scaled_attacks.json").read_text())
 SCALES = ("mini", "paper", "smoke", "synth")
+#: What an attack on GMI's class must say, for --plan looks at every key.
+OPTIONS = (
+    *(
+        "restarts=1",
+        "steps=2",
+        "lr=0.1",
+        "momentum=0.9",
+        "identity_weight=1",
+        "clip=null",
+        "reference_batch=2",
+    ),
+    "identity_loss={_target_: attacks.CrossEntropy}",
+)
 OWN = {
-    "attack/ascent.yaml": "defaults: [prior: gmi, _self_]\nname: ascent\n_target_: attacks.GMI\n",
+    "attack/ascent.yaml": "defaults: [prior: gmi, _self_]\nname: ascent\nidentities: 5\n_target_: "
+    "attacks.GMI\n",
     "attack/styled.yaml": "defaults: [prior: stylegan2, _self_]\nname: styled\n_target_: attacks.PPA\n",
     "attack/bare.yaml": "name: bare\n_target_: attacks.GMI\nprior: {name: own, image_size: 8}\n",
     "attack/prior/big.yaml": "name: big\n_target_: midre_exp.priors.GMIPrior\nimage_size: 8\n",
@@ -99,5 +113,6 @@ def test_a_part_that_a_scale_has_no_values_for_is_told(own, capsys, tmp_path):
     assert "scale/attack/mini_ascent.yaml" in sentence
     assert [text.split()[:2] for text in every["prior"]] == [["attack.prior", "big"]]
     assert [text.split()[:2] for text in every["target"]] == [["target", "small"]]
-    show([["attack=ascent", f"paths.store={tmp_path}/s", f"paths.results={tmp_path}/r"]])
+    options = [f"+attack.{option}" for option in OPTIONS]
+    show([["attack=ascent", *options, f"paths.store={tmp_path}/s", f"paths.results={tmp_path}/r"]])
     assert sentence in capsys.readouterr().out
