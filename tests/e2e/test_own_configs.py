@@ -83,6 +83,7 @@ def test_a_table_of_ones_own_runs_on_workers_and_renders(place):
         "--plan",
         "setup=mine",
         "defense=nothing",
+        "runtime.trusted_packages=[my_package]",
         *tiny_overrides(place),
         MIDRE_CONF="mine",
     )

@@ -35,7 +35,8 @@ attack.identity_weight=-100 | attack.identity_weight=-100 cannot be used; give a
 attack.clip=-1 | attack.clip=-1 cannot be used; give a number above 0, or null
 attack.image_to_target=resize | attack.image_to_target=resize cannot be used; give a list, each entry a node
 attack.image_to_target=[{_target_:midre_exp.data.transforms.Resize,size:0}] | attack.image_to_target.0.size=0
-attack.identity_loss._target_=torch.nn.CrossEntropyLoss | makes a IdentityLoss
+attack.identity_loss._target_=torch.nn.CrossEntropyLoss | torch.nn.CrossEntropyLoss is not allowed
+attack.identity_loss._target_=attacks.PSpaceBox | its place takes
 attack.identity_loss=3 | attack.identity_loss=3 cannot be used; give a node whose _target_ makes
 +attack.identiy_loss=3 | attack.identiy_loss is read by nothing; did you mean attack.identity_loss?
 attack.prior.batch_size=0 | attack.prior.batch_size=0 cannot be used; give a whole number from 1
@@ -63,7 +64,7 @@ target.recipe.optimizer.lr=0 | target.recipe.optimizer.lr=0 cannot be used; give
 target.recipe.optimizer.lr=1e30 | target.recipe.optimizer.lr=1e+30 cannot be used
 target.recipe.optimizer.weight_decay=-1 | target.recipe.optimizer.weight_decay=-1 cannot be used
 target.recipe.optimizer.betas=[1,2] | target.recipe.optimizer.betas=[1, 2] cannot be used
-target.recipe.optimizer._target_=torch.optim.Nothing | optimizer._target_=torch.optim.Nothing cannot be used
+target.recipe.optimizer._target_=torch.optim.Nothing | cannot import _target_ torch.optim.Nothing
 +target.recipe.optimizer.momentm=0 | target.recipe.optimizer.momentm is read by nothing
 target.recipe.scheduler=linear | target.recipe.scheduler=linear cannot be used
 target.recipe.precision=16 | target.recipe.precision=16 cannot be used; give 32-true, 16-mixed
@@ -245,7 +246,10 @@ class Plain:
             {"part": {"_target_": f"{__name__}.Base"}},
             "key.part.rate is missing; give it as ++key.part.rate=VALUE",
         ),
-        ({"part": {"_target_": f"{__name__}.Plain", "free": 1}}, "key.part._target_="),
+        (
+            {"steps": {"_target_": f"{__name__}.Plain", "free": 1}},
+            "cannot be used; give a whole number from 1",
+        ),
         ({"anything": {"_target_": f"{__name__}.Plain", "free": "x", "odd": object, "more": 1.5}}, ""),
         (
             {"anything": [{"_target_": f"{__name__}.Plain", "free": 0, "more": "x"}]},
