@@ -123,7 +123,7 @@ def leftovers(store: Store, keep: set[tuple[str, str]], *, images: bool) -> list
         found.append(Leftover(work, "an unfinished build", size_of(work), locks / f"{work.name}.lock"))
     for folder in _named(store.root / "damaged", _DAMAGED):
         found.append(Leftover(folder, "set aside as damaged", size_of(folder)))
-    for folder in sorted((store.root / "replaced").glob("*/")):
+    for folder in _named(store.root / "replaced", _DAMAGED):
         found.append(Leftover(folder, "set aside for one made anew", size_of(folder)))
     return found
 

@@ -68,7 +68,7 @@ def _facts(artifact: Artifact) -> Iterator[str]:
         yield _row(f"made from {name}", key)
     for name, value in artifact.metrics.items():
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            yield _row(_WORDS.get(name, name), f"{value:.2f}" if isinstance(value, float) else value)
+            yield _row(_WORDS.get(name, name), _number(value))
         elif name in ("counts", "alarms"):
             yield _row(name, value)
     for name, words in _FACTS.items():
@@ -111,3 +111,10 @@ def _cell(text: str) -> str:
     for mark in "\\|`*_[]<":
         flat = flat.replace(mark, "&lt;" if mark == "<" else f"\\{mark}")
     return flat
+
+
+def _number(value: float | str) -> str:
+    """A number as people write it: whole ones without decimals."""
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    return f"{value:.0f}" if isinstance(value, float) else str(value)

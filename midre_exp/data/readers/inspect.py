@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from omegaconf import OmegaConf
 from PIL import Image
-from tqdm import tqdm
 
 from midre_exp.data.base import Dataset, Role
 from midre_exp.data.cache import abbreviate
@@ -33,6 +32,7 @@ from midre_exp.data.readers.tree import ImageFile, natural, read_tree
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.store.contents import content_hashes
+from midre_exp.store.progress import Progress
 
 PROG = "midre-exp data inspect"
 #: Pillow's names of what a pixel holds.
@@ -256,9 +256,11 @@ def _pictures(images: Sequence[ImageFile], decode_all: bool) -> Report:
     """Sizes, colours and formats by the headers; with ``decode_all`` every image is decoded."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = pool.map(partial(_header, decode_all=decode_all), images)
-        headers = list(
-            tqdm(read, "reading images", len(images), disable=None if len(images) > _BAR_FROM else True)
-        )
+        headers = []
+        with Progress("reading images", len(images), bar=len(images) > _BAR_FROM) as bar:
+            for header in read:
+                headers.append(header)
+                bar.update()
     good = [header for header in headers if isinstance(header, Header)]
     bad = {image.name: why for image, why in zip(images, headers, strict=True) if isinstance(why, str)}
     sides = {}
