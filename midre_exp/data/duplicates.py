@@ -5,6 +5,7 @@ looked for.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -12,9 +13,11 @@ from midre_exp.data.base import Dataset, SourceFile
 from midre_exp.data.readers.unreadable import write_list
 from midre_exp.store.store import Places
 
+log = logging.getLogger(__name__)
+
 
 def private_duplicates(dataset: Dataset, store: Places | None) -> list[str]:
-    """One sentence on each kind of duplicates among the private images, with the place of a complete list."""
+    """One sentence on each kind of duplicates among the private images; a complete list goes to disk."""
     groups = list(_groups(dataset.source_files("private")))
     tested = [
         (file, copy)
@@ -39,7 +42,7 @@ def private_duplicates(dataset: Dataset, store: Places | None) -> list[str]:
 
 
 def public_duplicates(private: Dataset, public: Dataset, store: Places | None) -> list[str]:
-    """One sentence when private images are among the public ones, with the place of a complete list."""
+    """One sentence when private images are among the public ones; a complete list goes to disk."""
     by_content = {content: name for name, content in public.file_contents("public").items() if content}
     pairs = [
         (name, by_content[content])
@@ -75,4 +78,5 @@ def _sentences(title: str, lists: Mapping[str, Sequence[tuple[str, str]]], store
     )
     kind = "public" if any("public" in what for what in found) else "private"
     place = write_list(f"duplicates {title} {kind}", lines, store)
-    return [f"{title}: {len(pairs)} {what} (list: {place})" for what, pairs in found.items()]
+    log.warning("%s: files with the content of another one are listed in %s", title, place)
+    return [f"{title}: {len(pairs)} {what}" for what, pairs in found.items()]  # a record names no places
