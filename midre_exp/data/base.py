@@ -56,6 +56,9 @@ def to_float(images: Tensor) -> Tensor:
 class Dataset(ABC):
     """A source of images, built by ``_target_`` from ``conf/data``; files are read in ``load`` alone."""
 
+    #: What a run does about files with the same content: ``tell`` in log and record, or ``refuse``.
+    duplicates: Literal["tell", "refuse"] = "tell"
+
     @abstractmethod
     def load(self, part: Part) -> ImageSet:
         """The images of one part. Raises DataError naming the folder or file and the remedy."""

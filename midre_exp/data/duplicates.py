@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from midre_exp.data.base import Dataset, SourceFile
 from midre_exp.data.readers.unreadable import write_list
+from midre_exp.errors import DataError
 from midre_exp.store.store import Places
 
 log = logging.getLogger(__name__)
 
 
 def private_duplicates(dataset: Dataset, store: Places | None) -> list[str]:
-    """One sentence on each kind of duplicates among the private images; a complete list goes to disk."""
+    """One sentence on each kind of duplicates among the private images; a complete list goes to disk.
+    Raises DataError instead where they are to be refused.
+    """
     groups = list(_groups(dataset.source_files("private")))
     tested = [
         (file, copy)
@@ -38,11 +41,13 @@ def private_duplicates(dataset: Dataset, store: Places | None) -> list[str]:
         "test image(s) have the content of a training image": tested,
     }
     lists = {what: [(file.name, copy.name) for file, copy in pairs] for what, pairs in kinds.items()}
-    return _sentences(_title(dataset), lists, store)
+    return _sentences(_title(dataset), lists, store, refuse=dataset.duplicates == "refuse")
 
 
 def public_duplicates(private: Dataset, public: Dataset, store: Places | None) -> list[str]:
-    """One sentence when private images are among the public ones; a complete list goes to disk."""
+    """One sentence when private images are among the public ones; a complete list goes to disk.
+    Raises DataError instead where they are to be refused.
+    """
     by_content = {content: name for name, content in public.file_contents("public").items() if content}
     pairs = [
         (name, by_content[content])
@@ -50,7 +55,10 @@ def public_duplicates(private: Dataset, public: Dataset, store: Places | None) -
         if content in by_content
     ]
     return _sentences(
-        _title(private), {f"private image(s) are also public images of {_title(public)}": pairs}, store
+        _title(private),
+        {f"private image(s) are also public images of {_title(public)}": pairs},
+        store,
+        refuse="refuse" in (private.duplicates, public.duplicates),
     )
 
 
@@ -67,7 +75,9 @@ def _title(dataset: Dataset) -> str:
     return str(getattr(dataset, "title", type(dataset).__name__))
 
 
-def _sentences(title: str, lists: Mapping[str, Sequence[tuple[str, str]]], store: Places | None) -> list[str]:
+def _sentences(
+    title: str, lists: Mapping[str, Sequence[tuple[str, str]]], store: Places | None, *, refuse: bool
+) -> list[str]:
     found = {what: pairs for what, pairs in lists.items() if pairs}
     if not found:
         return []
@@ -78,5 +88,11 @@ def _sentences(title: str, lists: Mapping[str, Sequence[tuple[str, str]]], store
     )
     kind = "public" if any("public" in what for what in found) else "private"
     place = write_list(f"duplicates {title} {kind}", lines, store)
+    if refuse:
+        said = " and ".join(f"{len(pairs)} {what}" for what, pairs in found.items())
+        raise DataError(
+            f"{title}: {said}, all listed in {place}; remove the copies, or go on with them by "
+            "data.*.duplicates=tell"
+        )
     log.warning("%s: files with the content of another one are listed in %s", title, place)
     return [f"{title}: {len(pairs)} {what}" for what, pairs in found.items()]  # a record names no places

@@ -42,8 +42,11 @@ class ClassifierStage(Stage):
         return model.eval()
 
     def _make(self, job: Job, dataset: Dataset, defense: Defense, seed: int) -> None:
+        from midre_exp.data.duplicates import private_duplicates  # planning loads this module, and no torch
+
         node = job.settings[self.name]
         train = dataset.load("train")
+        alarms = private_duplicates(dataset, job.store.root) + dataset.alarms("private")
         loads = partial(targets.published_classifier, role=self.name)
         make = targets.train_classifier if node["checkpoint"] is None else loads
         try:
@@ -65,9 +68,6 @@ class ClassifierStage(Stage):
         job.work.save_json("classes", {"names": list(train.classes)})
         test = dataset.load("test")
         chance = targets.chance.Chance.of(test.labels, test.num_classes)
-        from midre_exp.data.duplicates import private_duplicates  # planning loads this module, and no torch
-
-        alarms = private_duplicates(dataset, job.store.root) + dataset.alarms("private")
         if chance.explains(numbers["acc"]):
             alarms.append(chance.sentence(f"{self.name} {node['name']}", numbers["acc"]))
         if predicted is not None:

@@ -54,7 +54,13 @@ class PriorStage(Stage):
     def make(self, job: Job, public: Dataset, target: Artifact | None) -> None:
         """Only a prior that declares it sees the ``target``."""
         node = job.settings["attack"]["prior"]
-        images = None if is_pretrained(node) else public.load("public")
+        images, alarms = None, list[str]()
+        if not is_pretrained(node):
+            # planning loads this module, and no torch
+            from midre_exp.data.duplicates import public_duplicates
+
+            images = public.load("public")
+            alarms = public_duplicates(job.parts.private, public, job.store.root) + public.alarms("public")
         victim = None if target is None else load_victim(job, target)
         prior = priors.initial_prior(
             node, job.trusted, num_classes=None if victim is None else victim.num_classes
@@ -65,16 +71,10 @@ class PriorStage(Stage):
         priors.check_images(prior.to(job.runtime.device).eval(), pretrained=is_pretrained(node))
         job.work.save_tensors("weights", prior.state_dict())
         counts = {"public": 0 if images is None else len(images)}
-        if images is not None:
-            from midre_exp.data.duplicates import (
-                public_duplicates,  # planning loads this module, and no torch
-            )
-
-            alarms = public_duplicates(job.parts.private, public, job.store.root) + public.alarms("public")
-            if alarms:
-                job.work.metrics["alarms"] = alarms
-            if left_out := public.left_out("public"):
-                counts["public_left_out"] = left_out
+        if alarms:
+            job.work.metrics["alarms"] = alarms
+        if images is not None and (left_out := public.left_out("public")):
+            counts["public_left_out"] = left_out
         job.work.metrics.update(numbers, counts=counts)
 
     def load(self, settings: Settings, artifact: Artifact, num_classes: int) -> Prior:

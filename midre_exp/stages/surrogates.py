@@ -50,6 +50,7 @@ class SurrogatesStage(Stage):
         from midre_exp.weights.finite import require_finite  # planning loads this module, and no torch
 
         node = job.settings["attack"]["surrogates"]
+        alarms = public_duplicates(job.parts.private, public, job.store.root)
         images, victim = public.load("public"), load_victim(job, target)
         made = surrogates.initial_surrogates(node, victim.num_classes, job.trusted)
         numbers = made.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
@@ -57,7 +58,7 @@ class SurrogatesStage(Stage):
         require_finite(made.state_dict(), "the surrogates", "lower attack.surrogates.lr")
         job.work.save_tensors("weights", made.state_dict())
         job.work.metrics.update(numbers, counts={"public": len(images)})
-        if alarms := public_duplicates(job.parts.private, public, job.store.root):
+        if alarms:
             job.work.metrics["alarms"] = alarms
 
     def load(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -70,6 +70,7 @@ class FileListDataset(Dataset):
     size: Count  # px of a side of the pixels made
     store: Places  # the artifact store, where decoded images are cached
     unreadable: Policy = "refuse"  # what to do when a listed file cannot be decoded: refuse | leave_out
+    duplicates: Literal["tell", "refuse"] = "tell"  # files with the same content: told, or refused
 
     title: ClassVar[str]
 
@@ -89,6 +90,8 @@ class FileListDataset(Dataset):
                     "on pictures; use Crop, CenterCrop, Resize or ResizeShorterSide"
                 )
         check_policy(self.unreadable)
+        if self.duplicates not in ("tell", "refuse"):
+            raise ConfigError(f"data.*.duplicates={self.duplicates} is unknown; use tell or refuse")
         self.foreign: Counter[str] = Counter()  # files passed over, by their endings
         self._file_lists: dict[Part, FileList] = {}
         self._digests: dict[Part, list[str]] = {}

@@ -151,6 +151,7 @@ class FaceFolder(Dataset):
     order: str | Path = "alphabetical"
     # a file cannot be decoded: leave_out, with a warning and a list on disk | refuse
     unreadable: Policy = "leave_out"
+    duplicates: Literal["tell", "refuse"] = "tell"  # files with the same content: told, or refused
     store: Places | None = None  # the artifact store, where what files hold is remembered
 
     def __post_init__(self) -> None:
@@ -168,6 +169,8 @@ class FaceFolder(Dataset):
         if self.min_images is not None and self.min_images < 1:
             raise ConfigError(f"data.min_images={self.min_images} must be at least 1, or null")
         check_policy(self.unreadable)
+        if self.duplicates not in ("tell", "refuse"):
+            raise ConfigError(f"data.*.duplicates={self.duplicates} is unknown; use tell or refuse")
         given = self.extensions
         if given is not None and (isinstance(given, str) or not given):
             raise ConfigError(f"data.extensions={given} must be a list like [jpg,png], or null for all")

@@ -140,6 +140,11 @@ def test_duplicates_are_counted_and_listed(tmp_path: Path) -> None:
     assert "s1/again.png\ts1/1.png" in listed
     leaked = public_duplicates(data, data, tmp_path / "store")
     assert leaked == ["folder: 1 private image(s) are also public images of folder"]
+    data.duplicates = "refuse"
+    with pytest.raises(DataError, match=r"1 private image.s. have the content of .*; remove the copies"):
+        private_duplicates(data, None)
+    with pytest.raises(DataError, match=r"also public images of folder, all listed in"):
+        public_duplicates(data, data, None)
     assert "s1/3.png\ts9/leak.png" in (tmp_path / "store/.lists/duplicates-folder-public.txt").read_text()
     clean = faces(make_tree(tmp_path / "clean"), private=["s1", "s2"])
     assert private_duplicates(clean, None) + public_duplicates(clean, clean, None) == []
