@@ -97,7 +97,7 @@ def test_a_pipe_among_the_images_is_not_opened(tmp_path: Path, caplog: pytest.Lo
         root=tmp_path, size=8, private=["a"], private_share=0.5, test_share=0.5, crop="none", seed=0
     )
     assert len(folder.load("train")) == len(folder.load("test")) == 1
-    assert "skipped 1 of 3 image files that cannot be read: a/pipe.png" in caplog.text
+    assert "1 of 3 images that cannot be read: a/pipe.png (no regular file)" in caplog.text
     with pytest.raises(DataError, match="1 of 1 listed images are not in"):
         require_files(tmp_path, ["a/pipe.png"], of=1, title="X")
 
