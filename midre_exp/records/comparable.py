@@ -11,7 +11,13 @@ from midre_exp.plan.config import without
 #: earlier versions kept in it besides.
 EXECUTION = ("paths", "runtime", "plan", "tracking", "composer")
 #: Classes and options that records of earlier versions know by another name.
-FORMER_NAMES = {"Search": "InitialSelection", "counted": "select", "choice": "select", "people": "select"}
+FORMER_NAMES = {
+    "Search": "InitialSelection",
+    "StageAccuracy": "PhaseAccuracy",
+    "counted": "select",
+    "choice": "select",
+    "people": "select",
+}
 #: Options that came after records were written, with the value under which everything is as before.
 LATER_OPTIONS = {"floor": "chance", "unreadable": "refuse", "split": "auto", "order": "alphabetical"}
 

@@ -50,9 +50,11 @@ def passed_over(count: int) -> str:
 
 
 def alarms_of(record: Record) -> list[str]:
-    """What puts the numbers of a record in doubt, a sentence each, with the stage that tells it."""
+    """What puts the numbers of a record in doubt, a sentence each, with the stage that tells it where the
+    sentence does not begin with it.
+    """
     return [
-        f"{stage}: {sentence}"
+        sentence if sentence.startswith(stage) else f"{stage}: {sentence}"
         for stage, sentences in record.get("alarms", {}).items()
         for sentence in sentences
     ]
