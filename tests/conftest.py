@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,11 @@ def tiny(tmp_path: Path):
             return settings_of([*tiny_overrides(tmp_path), *overrides])
 
     return compose
+
+
+def without_time(text: str) -> str:
+    """What a command said, without the time before each line that it prints where there is no terminal."""
+    return re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", text, flags=re.MULTILINE)
 
 
 def tiny_overrides(folder: Path) -> list[str]:

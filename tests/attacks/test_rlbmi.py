@@ -22,6 +22,7 @@ from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, Victim
+from tests.conftest import without_time
 from tests.golden.fill import _draw, golden
 
 GOLDEN = golden("rlbmi")
@@ -371,7 +372,7 @@ def test_a_long_attack_says_how_far_it_is_and_how_long_it_takes(monkeypatch, cap
     throughput, runtime = attacks.rlbmi.Throughput(agents=300, episode=1000), Runtime()
     for episode in (1100, 1301, 1500):
         throughput.report(runtime, torch.tensor([0.2, 0.4]), episode, 40000)
-    assert capsys.readouterr().err.splitlines() == [
+    assert without_time(capsys.readouterr().err).splitlines() == [
         "RLBMI: 1301 of 40000 episodes, mean best confidence 0.300, 300 episodes x identities per second, "
         "10.7 h to go"
     ]

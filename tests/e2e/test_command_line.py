@@ -15,7 +15,7 @@ import midre_exp
 from midre_exp import stages
 from midre_exp.__main__ import main
 from midre_exp.plan.config import CONF_DIR
-from tests.conftest import tiny_overrides
+from tests.conftest import tiny_overrides, without_time
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def records(folder: Path) -> list[dict]:
 def test_one_run_then_nothing_to_do(cli, tmp_path):
     code, out, err = cli("defense=midre")
     assert code == 0 and "record written to" in out
-    assert [line.split()[0] for line in err.splitlines() if "ready" in line] == [
+    assert [line.split()[0] for line in without_time(err).splitlines() if "ready" in line] == [
         "target",
         "evaluator",
         "prior",
@@ -64,7 +64,9 @@ def test_a_sweep_runs_the_grid_and_skips_what_is_finished_before_launching(cli, 
     code, out, err = cli("-m", "defense=nodef,midre", "seed=0,1")
     assert code == 0 and "4 runs planned: 2 finished before, 0 repeated, 2 to do" in out
     assert "prior" in err and not any(
-        "building" in line for line in err.splitlines() if line.startswith(("prior", "evaluator "))
+        "building" in line
+        for line in without_time(err).splitlines()
+        if line.startswith(("prior", "evaluator "))
     )
     assert {(r["defense"]["label"], r["seed"]) for r in records(tmp_path)} == {
         (label, seed) for label in ("NoDef", "MIDRE [0.1, 0.4]") for seed in (0, 1)

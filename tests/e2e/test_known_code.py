@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import tiny_overrides
+from tests.conftest import tiny_overrides, without_time
 
 ROOT = Path(__file__).parents[2]
 CODE = ("midre_exp", "attacks", "defenses", "hydra_plugins", "conf")
@@ -128,7 +128,7 @@ def test_what_a_flag_asks_to_rebuild_is_made_anew_once_a_sweep(checkout):
     before = {record["seed"]: record["seconds"] for record in records(checkout)}
     done = call(checkout, "seed=5,6", "-m", "--rebuild", "evaluator")
     assert done.returncode == 0 and "2 to do" in done.stdout, done.stderr
-    lines = done.stderr.splitlines()
+    lines = without_time(done.stderr).splitlines()
     assert sum(line.startswith("evaluator") and line.endswith("building") for line in lines) == 1
     assert sum(line.startswith("metrics") and line.endswith("building") for line in lines) == 2
     assert not any(line.startswith(("target", "attack")) and line.endswith("building") for line in lines)

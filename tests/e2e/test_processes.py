@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conftest import tiny_overrides
+from tests.conftest import tiny_overrides, without_time
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +73,7 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path):
         assert process.stdout is not None
         for line in process.stdout:
             seen += line
-            if line.startswith(f"{marker} ") and "building" in line:
+            if without_time(line).startswith(f"{marker} ") and "building" in line:
                 break
         time.sleep(0.3)
         process.send_signal(signal.SIGKILL)
@@ -88,7 +88,7 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path):
 
 def test_two_runs_started_together_build_every_stage_once(tmp_path):
     pair = [start(tmp_path) for _ in range(2)]
-    output = "".join(finish(process) for process in pair)
+    output = without_time("".join(finish(process) for process in pair))
     for stage in ("target", "evaluator", "prior", "attack", "metrics"):
         built = [line for line in output.splitlines() if line.startswith(f"{stage} ") and "building" in line]
         assert len(built) == 1, output
