@@ -56,6 +56,24 @@ def test_times_are_medians_of_what_the_same_kind_took_at_the_same_scale(tmp_path
     assert f"target      {plan['target'].key}     1 run  to build, about 20 s: resnet18 with midre" in text
 
 
+def test_a_record_imports_nothing_even_where_it_trusts_itself(tmp_path, monkeypatch):
+    ((settings, _),) = jobs_of(tmp_path, [])
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    prior = {**settings["attack"]["prior"], "_target_": "evil.Prior"}
+    config = {
+        **settings,
+        "attack": {**settings["attack"], "prior": prior},
+        "runtime": {**settings["runtime"], "trusted_packages": ["evil"]},
+    }
+    records = tmp_path / "results" / "mini" / "records"
+    records.mkdir(parents=True)
+    record = {"seconds": {"target": 10}, "artifacts": {"target": "k"}, "config": config}
+    (records / "foreign.json").write_text(json.dumps(record))
+    assert rates(tmp_path / "results" / "mini") == {}
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_prior_for_a_target_is_told_from_one_for_all(tmp_path):
     ((general, _), (own, _)) = jobs_of(
         tmp_path, [], ["attack=plgmi", "~attack.prior.latent_dim", "+attack.prior.latent_dim=16"]
