@@ -30,7 +30,12 @@ from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
 from midre_exp.plan.explain import explain
-from midre_exp.report.definitions import FigureDefinition, TableDefinition, load_definition
+from midre_exp.report.definitions import (
+    FigureDefinition,
+    TableDefinition,
+    known_definitions,
+    load_definition,
+)
 from midre_exp.report.output import REPLACE
 from midre_exp.report.runs.planned_runs import (
     PlannedRun,
@@ -64,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m midre_exp.report", description=__doc__)
     parser.add_argument(
         "words",
-        nargs="+",
+        nargs="*",
         metavar="TABLE|OVERRIDE",
         help="a table or figure, claims; or wandb, or workspace; Hydra overrides added to every sweep",
     )
@@ -81,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    first, *rest = options.words
+    first, *rest = options.words or ("",)
     if options.json and first != "workspace":
         raise ConfigError("--json goes with workspace only; leave it out")
     if first == "wandb":
@@ -100,7 +105,8 @@ def _run(options: argparse.Namespace) -> int:
         overrides.append(f"runtime.rebuild=[{options.rebuild}]")
     if not names:
         raise ConfigError(
-            "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1"
+            "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1. There are "
+            f"{known_definitions()}; and claims, wandb, workspace"
         )
     tables = [name for name in names if name != "claims"]
     if options.plan:

@@ -64,6 +64,11 @@ def definitions(kind: str) -> dict[str, Path]:
     return config_files(kind, REPORT_CONF)
 
 
+def known_definitions() -> str:
+    """The names of all tables and figures, for a sentence."""
+    return "; ".join(f"{kind}s: {', '.join(definitions(kind))}" for kind in ("table", "figure"))
+
+
 def load_definition(name: str) -> TableDefinition | FigureDefinition:
     """The table or figure of that name. Raises ConfigError naming those there are, or the key of the yaml
     that is wrong.
@@ -75,8 +80,7 @@ def load_table(name: str) -> TableDefinition:
     """The definition of a table. Raises ConfigError as ``load_definition``."""
     path = definitions("table").get(name)
     if path is None:
-        known = [f"{kind}s: {', '.join(definitions(kind))}" for kind in ("table", "figure")]
-        raise ConfigError(f"there is no table or figure {name}; {'; '.join(known)}")
+        raise ConfigError(f"there is no table or figure {name}; there are {known_definitions()}")
     node: dict[str, Any] = plain(OmegaConf.load(path))
     unknown = [key for key in node if key not in TABLE_KEYS]
     if unknown or "title" not in node or ("sweep" in node) == ("sweeps" in node):

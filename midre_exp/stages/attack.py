@@ -14,6 +14,8 @@ from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.speed import PRIOR_CALLS, switched_on
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
+from midre_exp.stages.classifier import Target
+from midre_exp.stages.preflight import size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
@@ -56,7 +58,14 @@ class AttackStage(Stage):
         return replace(key, name=SHARD, key=shard.key(key.key), config=config)
 
     def check(self, settings: Settings, parts: Parts) -> None:
-        """Nothing is left: the attack is one of the parts, and was made with them."""
+        """The attack is one of the parts, and was made with them; here, whether the target takes what it
+        shows.
+        """
+        pixels = int(settings["resolution"])
+        made = int(settings["attack"]["prior"].get("image_size", pixels))
+        seen = size_after(parts.attack.image_to_target, made)
+        if seen != pixels:
+            Target().check_size(settings, seen, "attack.image_to_target", parts.undefended)
 
     def make(self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None) -> None:
         attack, victim, generator = self.load(job, target, prior, surrogates)

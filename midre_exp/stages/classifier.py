@@ -5,7 +5,7 @@ evaluator, trained on the same identities without one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -209,8 +209,7 @@ class Evaluator(ClassifierStage):
         )
         if node["checkpoint"] is None:
             recipe = targets.checked_recipe(parts.undefended, node["recipe"], place="evaluator.")
-            for transform in recipe["augment"]:
-                build(transform, kind="midre_exp.data.transforms.Augmentation", trusted=trusted)
+            _augment_nothing(recipe["augment"], int(node["resolution"]), trusted)
             targets.learning_rates(recipe, trusted=trusted)
         self.check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
 
@@ -260,3 +259,14 @@ def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tu
     model = targets.assemble.assemble(node, 2, defense, seed=0, trusted=trusted).eval()
     with torch.no_grad():
         model(torch.zeros(1, 3, pixels, pixels))
+
+
+def _augment_nothing(augment: Sequence[Settings], pixels: int, trusted: tuple[str, ...]) -> None:
+    """One black image through the random transforms of a recipe, which tell what they cannot do."""
+    import torch  # planning loads this module
+
+    images, generator = torch.zeros(1, 3, pixels, pixels), torch.Generator()
+    for node in augment:
+        images = build(node, kind="midre_exp.data.transforms.Augmentation", trusted=trusted)(
+            images, generator
+        )

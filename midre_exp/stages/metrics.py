@@ -11,7 +11,7 @@ from midre_exp import metrics
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
-from midre_exp.stages.preflight import make_once
+from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.requirements import file_needs, library_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.store.artifact import Artifact
@@ -42,8 +42,11 @@ class MetricsStage(Stage):
     def check(self, settings: Settings, parts: Parts) -> None:
         """Weights of networks that metrics look through may be missing: the record then says so."""
         node, trusted = settings["metrics"], trusted_packages(settings)
-        for transform in node["image_to_evaluator"]:
-            build(transform, kind="midre_exp.targets.predict.Step", trusted=trusted)
+        kind = "midre_exp.targets.predict.Step"
+        steps = [build(step, kind=kind, trusted=trusted) for step in node["image_to_evaluator"]]
+        seen = size_after(steps, int(settings["resolution"]))
+        if seen != settings["evaluator"]["resolution"]:
+            Evaluator().check_size(settings, seen, "metrics.image_to_evaluator", parts.undefended)
         for metric in node["measure"].values():
             if metric is not None:
                 make_once(partial(build, metric, kind="midre_exp.metrics.Metric", trusted=trusted))

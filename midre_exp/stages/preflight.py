@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ def make_once(make: Callable[[], object]) -> None:
             make()
     except UserError:
         make()
+
+
+def size_after(steps: Iterable[Callable[[Any], Any]], pixels: int) -> int:
+    """The side of a square image of ``pixels`` after the steps. Raises ConfigError as they do."""
+    import torch  # as above
+
+    image = torch.zeros(1, 3, pixels, pixels)
+    for step in steps:
+        image = step(image)
+    return int(image.shape[-1])
 
 
 def check_files(place: str, node: Any) -> None:

@@ -21,7 +21,7 @@ from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.run import run
 from midre_exp.stages import make_plan
 from midre_exp.stages.parts import make_parts
-from midre_exp.store.store import Store
+from midre_exp.store.store import MARKER, Store
 from tests.conftest import tiny_overrides
 from tests.plugins import ReadsItsNumbers
 
@@ -55,7 +55,7 @@ PRIOR = (
 SIZES = (
     (
         ["target=vgg16", "resolution=16"],
-        r"target vgg16 cannot take images of 16 px .*; choose another resolution or",
+        r"target vgg16 cannot take images of 16 px .*choose another resolution or",
     ),
     (
         ["evaluator.resolution=16"],
@@ -82,9 +82,13 @@ EVALUATOR = (
     (["evaluator.recipe.scheduler._target_=os.system"], r"os\.system is not allowed"),
     (
         ["evaluator.recipe.select=luckiest"],
-        r"evaluator\.recipe\.select=luckiest is unknown; use one of last, best_test",
+        r"evaluator\.recipe\.select=luckiest cannot be used; give last or best_test",
     ),
     (["evaluator.recipe.augment.0.p=3"], "p=3"),
+    (
+        ["evaluator.recipe.augment=[{_target_: midre_exp.data.transforms.RandomShift, pixels: 100}]"],
+        r"RandomShift pixels=100 moves images of \d+ px out of themselves; use \d+ or fewer",
+    ),
     (["evaluator.model.width=0"], r"model\.width=0"),
     (["+evaluator.model.colour=red"], "colour"),
     (["evaluator.checkpoint=nowhere.pth"], r"evaluator\.checkpoint=nowhere\.pth is no file"),
@@ -92,9 +96,13 @@ EVALUATOR = (
 )
 METRICS = (
     (["metrics.measure.top1.k=0"], r"top1\.k=0 cannot be used"),
-    (["+metrics.measure.top1.colour=red"], "AttackAccuracy.*colour"),
+    (["+metrics.measure.top1.colour=red"], "colour is read by nothing; AttackAccuracy"),
     (["metrics.measure.fid._target_=midre_exp.metrics.fid.Fad"], r"midre_exp\.metrics\.fid\.Fad"),
     (["metrics.image_to_evaluator.0.size=-1"], "size=-1"),
+    (
+        ["metrics.image_to_evaluator.0.size=7"],
+        r"evaluator vgg16 cannot take images of 7 px .*another metrics\.image_to_evaluator",
+    ),
 )
 
 
@@ -119,8 +127,15 @@ def preflight(settings: dict[str, Any]) -> None:
         pass
 
 
+def told_before(stage: Any, settings: dict[str, Any]) -> None:
+    """What is looked at before a stage is built: the values of the whole config, then the stage."""
+    make_plan(settings)
+    stage.check(settings, make_parts(settings))
+
+
 def left(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.is_file()]
+    """What a store holds besides its mark."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.name != MARKER]
 
 
 @pytest.mark.parametrize(("overrides", "sentence"), [*PRIOR[:6], *PRIOR[10:12], *EVALUATOR[:2], *METRICS[:1]])
@@ -135,7 +150,7 @@ def test_a_run_with_a_mistake_further_on_stops_before_anything_is_built(tiny, ov
 def test_a_prior_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
     settings = settings_of_mini(*overrides)
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
-        stages.prior.check(settings, make_parts(settings))
+        told_before(stages.prior, settings)
     assert "\n" not in str(found.value)
 
 
@@ -143,7 +158,7 @@ def test_a_prior_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overri
 def test_surrogates_that_cannot_be_are_told_in_one_sentence(settings_of_mini, overrides, sentence):
     settings = settings_of_mini("attack=lomma_gmi", *(f"attack.{text}" for text in overrides))
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
-        stages.surrogates.check(settings, make_parts(settings))
+        told_before(stages.surrogates, settings)
     assert "\n" not in str(found.value)
 
 
@@ -151,7 +166,7 @@ def test_surrogates_that_cannot_be_are_told_in_one_sentence(settings_of_mini, ov
 def test_an_evaluator_that_cannot_be_trained_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
     settings = settings_of_mini(*overrides)
     with pytest.raises((ConfigError, CheckpointError), match=sentence) as found:
-        stages.evaluator.check(settings, make_parts(settings))
+        told_before(stages.evaluator, settings)
     assert "\n" not in str(found.value)
 
 
@@ -179,11 +194,18 @@ def test_every_network_takes_the_images_of_its_setup(composer):
     assert len(seen) >= 13
 
 
+def test_what_an_attack_shows_must_have_a_size_that_the_target_takes(settings_of_mini):
+    resize = "attack.image_to_target=[{_target_: midre_exp.data.transforms.Resize, size: 7}]"
+    settings = settings_of_mini("target=vgg16", resize)
+    with pytest.raises(ConfigError, match=r"images of 7 px .*another attack\.image_to_target"):
+        told_before(stages.attack, settings)
+
+
 @pytest.mark.parametrize(("overrides", "sentence"), METRICS)
 def test_a_metric_that_cannot_be_is_told_in_one_sentence(settings_of_mini, overrides, sentence):
     settings = settings_of_mini(*overrides)
     with pytest.raises(ConfigError, match=sentence) as found:
-        stages.metrics.check(settings, make_parts(settings))
+        told_before(stages.metrics, settings)
     assert "\n" not in str(found.value)
 
 
@@ -244,13 +266,17 @@ def test_a_published_generator_is_not_read_but_its_keys_are(settings_of_mini, tm
         stages.prior.check(with_prior(settings, **{**node, "ada": {"_target_": "os.system"}}), parts)
 
 
+#: Of an evaluator that may judge.
+NUMBERS = {"acc": 100.0, "counts": {"private_identities": 2, "private_test": 100}}
+
+
 def test_what_is_in_the_store_is_not_checked_again(tiny, monkeypatch):
     settings = tiny()
     plan, store = make_plan(settings), Store(settings["paths"]["store"])
     stored = (stages.prior, stages.evaluator, stages.metrics)
     for stage in stored:
         key = plan[stage.name].key
-        store.build(stage.name, key, config={}, upstream={}, make=lambda work: work.save_json("numbers", 1))
+        store.build(stage.name, key, config={}, upstream={}, make=lambda work: work.metrics.update(NUMBERS))
         monkeypatch.setattr(type(stage), "check", None)
     preflight(settings)
     with pytest.raises(TypeError):

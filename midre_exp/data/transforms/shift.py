@@ -31,6 +31,11 @@ class RandomShift:
         gathering by index takes 2.4 and 8.2 ms (both 88 ms at 224 px).
         """
         n, _, height, width = images.shape
+        if self.pixels >= min(height, width):
+            raise ConfigError(
+                f"RandomShift pixels={self.pixels} moves images of {width} px out of themselves; use "
+                f"{min(height, width) - 1} or fewer"
+            )
         shift = torch.randint(
             -self.pixels, self.pixels + 1, (2, n, 1), generator=generator, device=images.device
         )
