@@ -39,12 +39,10 @@ class BREPMI(LabelAttack):
 
     points: Count  # labels on the sphere per estimate, and one more for the point proposed (released: 32)
     radius: Positive  # R at the start, above 0 (released: 2)
-    growth: Annotated[
-        float, Range(1, open_low=True)
-    ]  # factor of R when a sphere lies inside the class, above 1 (released: 1.3)
-    threshold: Annotated[
-        float, Range(-1, 1, open_high=True)
-    ]  # for growth, of the mean of +1 inside and -1 outside, [-1, 1) (released: 0.75)
+    #: Factor of R when a sphere lies inside the class, above 1 (released: 1.3).
+    growth: Annotated[float, Range(1, open_low=True)]
+    #: When R grows: of the mean of +1 inside and -1 outside, [-1, 1) (released: 0.75).
+    threshold: Annotated[float, Range(-1, 1, open_high=True)]
     outside_only: bool  # repelled by points outside (released); False: also drawn to those inside
     radius_per_step: Positive  # above 0 (released: 3)
     max_step: Positive  # above 0 (released: 3)

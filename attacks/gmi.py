@@ -24,9 +24,8 @@ class GMI(WhiteBoxAttack):
     lr: LearningRate  # of the momentum step on z (released: 0.02)
     momentum: BelowOne  # (released: 0.9)
     identity_weight: NonNegative  # w (released: 100)
-    clip: (
-        Positive | None
-    )  # of z to [-clip, clip] after each step, not of the start; None: never (released: 1)
+    #: z is clamped to [-clip, clip] after each step, the start is not; None: never (released: 1).
+    clip: Positive | None
     #: The batch whose mean loss the official code descends: SGD is not scale free, so this fixes the
     #: effective step size for any chunk (released: 60; GMI's own: 100).
     reference_batch: Count

@@ -150,9 +150,8 @@ class MaxMargin(OfLogits):
 class Poincare(OfLogits):
     """``poincare`` (PPA, IF-GMI)."""
 
-    xi: Annotated[
-        float, Range(1e-6, 1, open_high=True)
-    ]  # distance of the goal from the boundary of the ball, [1e-6, 1) (released: 1e-4)
+    #: Distance of the goal from the boundary of the ball, [1e-6, 1) (released: 1e-4).
+    xi: Annotated[float, Range(1e-6, 1, open_high=True)]
 
     def __post_init__(self) -> None:
         if not 1e-6 <= self.xi < 1:

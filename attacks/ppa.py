@@ -37,9 +37,8 @@ class PPA(WhiteBoxAttack):
     steps: Count  # optimiser steps (released: 50; CelebA: 70)
     lr: LearningRate  # of Adam (released: 5e-3)
     betas: tuple[BelowOne, BelowOne]  # of Adam (released: 0.1, 0.1)
-    milestones: Sequence[
-        Natural
-    ]  # steps from which on lr is multiplied by gamma (MIDRE: 30, 40; released: -)
+    #: Steps from which on lr is multiplied by gamma (MIDRE: 30, 40; released: -).
+    milestones: Sequence[Natural]
     gamma: Positive  # (MIDRE: 0.1)
     view: RandomCrop  # v, drawn anew each step
     identity_loss: IdentityLoss  # L_id (released: Poincare)

@@ -47,7 +47,7 @@ def reduced(name: str) -> dict[str, float]:
     data = build(settings["data"]["private"])
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
-        _, numbers, _ = train_classifier(
+        numbers = train_classifier(
             settings["target"],
             data,
             compose(),
@@ -55,7 +55,7 @@ def reduced(name: str) -> dict[str, float]:
             work=Path(work),
             runtime=Runtime(quiet=True),
             title=name,
-        )
+        ).numbers
     return {
         "acc": round(numbers["acc"], 2),
         "seconds": round(time.perf_counter() - start, 1),

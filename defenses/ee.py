@@ -89,9 +89,7 @@ class LeaveOut(Defense):
 
     exclusive = frozenset({"sampler"})
 
-    share: (
-        BelowOne  # of each identity's images, 0 <= share < 1, left out anew in every epoch; 0 is no defense
-    )
+    share: BelowOne  # of each identity's images, left out anew in every epoch; 0 is no defense
     keep: str  # epochs: each is shorter | steps: as many batches as without it, by further passes
 
     def __post_init__(self) -> None:

@@ -42,9 +42,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 class GaussianBlur(Defense):
     """Gaussian blur, sigma ~ U(low, high) for each image, as torchvision's GaussianBlur (MIDRE Table 4)."""
 
-    sigma: tuple[
-        NonNegative, NonNegative
-    ]  # low and high standard deviation in pixels, 0 < low <= high; [0, 0] is no defense
+    sigma: tuple[NonNegative, NonNegative]  # low, high standard deviation in pixels; [0, 0] is no defense
     kernel_size: Count  # side of the kernel in pixels, odd
 
     def __post_init__(self) -> None:

@@ -70,9 +70,8 @@ class NLS(Defense):
 
     exclusive = frozenset({"base_loss"})
 
-    alpha: Annotated[
-        float, Range(-1_000, 1)
-    ]  # smoothing factor <= 1: negative for the defense, positive smooths as usual, 0: none
+    #: Smoothing factor: negative for the defense, positive smooths as usual, 0: none.
+    alpha: Annotated[float, Range(-1_000, 1)]
     schedule: str  # official | linear | constant, of a negative alpha over the epochs; see scheduled_alpha
     start: Share  # share of the epochs before which alpha is 0
     full: Share  # share of the epochs from which alpha is reached, start <= full <= 1

@@ -20,9 +20,7 @@ from midre_exp.targets.base import Classifier
 class RandomCrop(Defense):
     """A square of area A ~ U(low, high) cut out of each image and resized to its size (MIDRE Table 4)."""
 
-    scale: tuple[
-        Share, Share
-    ]  # low and high share of the image area, 0 < low <= high <= 1; [1, 1] is no defense
+    scale: tuple[Share, Share]  # low and high share of the image area, 0 < low <= high; [1, 1] is no defense
 
     def __post_init__(self) -> None:
         scale = self.scale

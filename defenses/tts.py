@@ -29,9 +29,8 @@ class TTS(Defense):
 
     exclusive = frozenset({"skip"})
 
-    switch: Annotated[
-        float, Range(0, 1, open_low=True, open_high=True)
-    ]  # share in (0, 1) of the epochs with full shortcuts, rounded, at least one epoch
+    #: Share of the epochs with full shortcuts, rounded, at least one epoch.
+    switch: Annotated[float, Range(0, 1, open_low=True, open_high=True)]
     k: Share  # factor of the shortcuts afterwards, in [0, 1]
     stages: Sequence[str] | None  # taps whose shortcuts change; None: the last stage that has any
 

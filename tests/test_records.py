@@ -231,7 +231,7 @@ def test_records_are_read_without_torch_and_pandas():
     "override, key",
     [
         ("setup.id=3", "setup.id=3"),
-        ("setup.id=null", "setup.id=None"),
+        ("setup.id=null", "setup.id=null"),
         ("setup.id=../../../elsewhere/escaped", "setup.id=../../../elsewhere/escaped"),
         ("setup.id=a/b", "setup.id=a/b"),
         ("setup.id=''", "setup.id="),

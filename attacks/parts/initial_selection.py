@@ -38,9 +38,8 @@ class InitialSelection:
     psi: Share  # truncation towards the mean code, [0, 1], 1: none (released, PPA: 0.5; MIRROR: 0.7)
     cutoff: Count | None  # layers whose codes are truncated; None: all (released: 8)
     flip: bool  # the target also sees each image mirrored: two queries, whose mean counts
-    z_seed: (
-        Annotated[int, Range(0, 2**32 - 1)] | None
-    )  # NumPy seed of the latents (released, PPA: 42); None: from the run's seed
+    #: NumPy seed of the latents (released, PPA: 42); None: from the run's seed.
+    z_seed: Annotated[int, Range(0, 2**32 - 1)] | None
     batch: Count  # images synthesised at once: bounds memory, never changes a result
     clamp: bool = True  # clip images to [0, 1] before the target gets them
 

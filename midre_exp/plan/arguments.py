@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
+from types import SimpleNamespace
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import hydra.utils
 
@@ -382,6 +383,7 @@ def _hints(target: Any) -> Iterator[tuple[str, Any]]:
 def _evaluated(annotations: Mapping[str, Any], names: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, annotation in annotations.items():
         try:
-            yield name, eval(annotation, names) if isinstance(annotation, str) else annotation
+            one = SimpleNamespace(__annotations__={name: annotation})
+            yield name, get_type_hints(one, names, include_extras=True)[name]
         except Exception:  # a name that exists for type checkers alone
             continue

@@ -98,7 +98,8 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     part = option.partition(".")[0]
     if group == "defense" and part:
         fitting = [name for name in config_files("defense") if part in _nodes_of("defense", name)]
-        if fitting:
+        given = {name for text in overrides for name in re.split(r"[=,\[\] ]", text)[1:]}
+        if fitting and not given & set(fitting):
             return f"there is no {key} without that defense; add defense={' or defense='.join(fitting)}"
     try:
         with packaged_configs():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import Settings
+from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.plan.digests import first_difference
 from midre_exp.weights.formats import metadata
 
@@ -66,6 +66,13 @@ def check_trained_with(settings: Settings) -> None:
 def defense_label(settings: Settings, label: str) -> str:
     """How tables call the defense of a run, ``label`` being that of the chosen one."""
     return "checkpoint (trained with unknown)" if is_unknown(settings) else label
+
+
+def label_before_a_run(settings: Settings) -> str:
+    """The same of a run that has left no record."""
+    from midre_exp.defense import compose_defenses  # planning loads this module, and no torch
+
+    return defense_label(settings, compose_defenses(settings["defense"], trusted_packages(settings)).label)
 
 
 def is_unknown(settings: Settings) -> bool:

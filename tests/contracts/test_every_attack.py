@@ -182,7 +182,7 @@ class Counting(Runtime):
     fatal: int = -1
     steps: list[None] = field(default_factory=list)
 
-    def bar(self, steps, title, total=None, done=0):
+    def bar(self, steps, title, total=None, done=0, values=None):
         for step in steps:
             if len(self.steps) == self.fatal:
                 raise KeyboardInterrupt

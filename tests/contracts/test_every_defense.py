@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ NO_SKIP = {"vgg16": "has none", "plain": "has none"}
 DENSE = {"densenet121": "a DenseNet, whose last block has other shapes"}
 CASES = [
     Case("nodef", "NoDef", null={}),
-    Case("midre", "MIDRE [0.1, 0.4]", {"erase"}, {"a_l": 0, "a_h": 0}),
+    Case("midre", "MIDRE [0.1, 0.4]", {"erase"}),  # no null: it refuses shares that erase nothing
     Case("fe", "FE 0.4", {"erase"}, {"share": 0}),
     Case("ee", "EE 40 %", {"sampler"}, {"share": 0}),
     Case("cutmix", "CutMix", null={"p": 0}),
@@ -192,6 +193,10 @@ def test_every_option_is_a_field_with_a_line_of_its_own_and_stands_in_the_yaml(c
     assert set(values(case)) - {"_target_"} == options
     lines = inspect.getsource(kind).splitlines()
     documented = {m[1] for line in lines if (m := re.match(r" {4}(\w+): .*  # \S", line))}
+    above = pairwise(lines)
+    documented |= {
+        m[1] for told, line in above if told.startswith("    #: ") and (m := re.match(r" {4}(\w+): ", line))
+    }
     assert options <= documented
     text = (CONF_DIR / "defense" / f"{case.name}.yaml").read_text()
     assert all(re.search(rf"^  {option}:", text, re.M) for option in options)

@@ -128,7 +128,7 @@ def test_the_reduced_form_is_small_and_takes_32_px(name: str) -> None:
 def test_the_reduced_form_learns_the_synthetic_identities_without_defense(name: str, tmp_path: Path) -> None:
     with packaged_configs():
         settings = settings_of([f"target={name}", "scale=mini", "defense=nodef"])
-    _, numbers, _ = train_classifier(
+    numbers = train_classifier(
         settings["target"],
         build(settings["data"]["private"]),
         compose(),
@@ -136,7 +136,7 @@ def test_the_reduced_form_learns_the_synthetic_identities_without_defense(name: 
         work=tmp_path,
         runtime=Runtime(quiet=True),
         title=name,
-    )
+    ).numbers
     assert numbers["acc"] > 90
 
 

@@ -88,6 +88,6 @@ def tiny_training(tmp_path: Path) -> SimpleNamespace:
             work=tmp_path / folder,
             runtime=Runtime(quiet=True),
             title="t",
-        )
+        )[:3]
 
     return SimpleNamespace(train=train, Seen=Seen, data=Colours())

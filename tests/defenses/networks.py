@@ -86,7 +86,7 @@ def train_node(
         runtime=Runtime(quiet=True),
         title="t",
         trusted=("tests",),
-    )
+    )[:3]
 
 
 def state(model: Classifier) -> Tensor:

@@ -22,7 +22,7 @@ def configured(*overrides: str) -> MIDRE:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "share"), [([], 0.4), (["defense.midre.a_h=0.1"], 0.1), (["defense.midre.a_h=0"], 0.0)]
+    ("overrides", "share"), [([], 0.4), (["defense.midre.a_h=0.1"], 0.1), (["defense.midre.a_h=0.05"], 0.05)]
 )
 def test_one_key_sets_the_fixed_share(overrides: list[str], share: float) -> None:
     defense = configured("+defense=re", *overrides)

@@ -162,9 +162,9 @@ def test_a_job_that_is_no_longer_what_was_launched_refuses(cli):
 
 def test_a_changed_config_is_named_when_a_queued_job_starts(cli, tmp_path):
     cli("-m", "defense=nodef")
-    (snapshot,) = (tmp_path / "runs" / "planned").glob("*.json")
-    code, _, err = cli(f"plan.key='{snapshot.stem}'", "+target.recipe.more=1")
-    assert code == 2 and "target.recipe.more was absent, is 1" in err
+    (snapshot,) = (path for path in (tmp_path / "runs" / "planned").glob("*.json") if "code" not in path.stem)
+    code, _, err = cli(f"plan.key='{snapshot.stem}'", "target.recipe.epochs=7")
+    assert code == 2 and "target.recipe.epochs was" in err and "is 7" in err
 
 
 def test_help_and_config_listing_name_every_group_and_key(cli):
@@ -201,7 +201,18 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself():
     assert alone.returncode == 0 and not alone.stderr
     commands = re.findall(r"^  (\w[\w -]*?)  +", alone.stdout, re.M)
     assert commands == [
-        *("run", "sweep", "plan", "report", "doctor", "store", "study", "smoke", "data make-fixture")
+        *(
+            "run",
+            "sweep",
+            "plan",
+            "report",
+            "doctor",
+            "store",
+            "study",
+            "smoke",
+            "data inspect",
+            "data make-fixture",
+        )
     ]
     for command in commands[3:]:
         explained = typed(*command.split(), "--help")
@@ -214,7 +225,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself():
     [
         (["dcotor"], "dcotor is no command; did you mean doctor? commands: run, sweep, plan"),
         (["data", "fixture"], "data fixture is no command; did you mean data make-fixture?"),
-        (["data"], "data is no command; commands: data make-fixture"),
+        (["data"], "data is no command; commands: data inspect, data make-fixture"),
         (["setup"], "setup is no command; did you mean sweep? commands: run"),
     ],
 )

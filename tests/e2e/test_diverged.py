@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_overrides
 from tests.e2e.test_command_line import cli, records  # noqa: F401  # a fixture
 
-HIGH = "recipe.optimizer.lr=1e30"
+
+def steps_by(stage, decay):
+    """A training by plain gradient descent. Rates have a range; a decay of weights far above any is a way
+    left to diverge.
+    """
+    place = f"{stage}.recipe.optimizer"
+    rest = [f"~{place}.betas", f"{place}.lr=0.01", f"{place}.weight_decay={decay}"]
+    return [f"{place}._target_=torch.optim.SGD", *rest]
 
 
 def left(folder: Path, pattern: str) -> list[str]:
@@ -30,7 +37,7 @@ def outcomes(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("stage", ["target", "evaluator"])
 def test_a_classifier_that_diverged_is_one_sentence_and_an_outcome(cli, tmp_path, stage):  # noqa: F811
-    arguments = [f"{stage}.{HIGH}", "defense=midre"]
+    arguments = [*steps_by(stage, 1e30), "defense=midre"]
     for _ in range(2):
         code, out, err = cli(*arguments)
         assert code == 2 and "record written" not in out
@@ -43,7 +50,7 @@ def test_a_classifier_that_diverged_is_one_sentence_and_an_outcome(cli, tmp_path
     assert outcome["sentence"] == last.removeprefix("midre_exp: ")
     assert outcome["stage_key"] in outcome["sentence"]
     assert outcome["defense"]["label"] == "MIDRE [0.1, 0.4]"
-    assert outcome["config"][stage]["recipe"]["optimizer"]["lr"] == 1e30
+    assert outcome["config"][stage]["recipe"]["optimizer"]["weight_decay"] == 1e30
     assert not list((tmp_path / "runs").glob("failed/*.json"))
 
 
@@ -62,7 +69,7 @@ def test_an_outcome_goes_when_the_run_succeeds(cli, tmp_path, monkeypatch):  # n
 
 
 def test_a_sweep_tells_diverged_runs_from_failed_ones(cli, tmp_path):  # noqa: F811
-    code, out, err = cli("-m", "target.recipe.optimizer.lr=0.004,1e30", "defense=bido")
+    code, out, err = cli("-m", *steps_by("target", "0,1e30"), "defense=bido")
     assert code == 2
     assert "1 runs done, 1 diverged, 0 failed, after" in out
     assert "  diverged: " in err and "or lower the strength of defense.bido" in err
@@ -136,6 +143,6 @@ def test_an_evaluator_at_chance_is_told_and_judges_only_where_that_is_allowed(cl
     code, out, err = cli("evaluator.floor=99.5", "seed=3")
     assert code == 2 and "less than evaluator.floor=99.5, so it does not judge" in err.splitlines()[-1]
     code, _, err = cli("evaluator.floor=x")
-    assert code == 2 and "evaluator.floor=x cannot be used; give chance, or a percentage" in err
+    assert code == 2 and "evaluator.floor=x cannot be used; give chance, or a number from 0 to 100" in err
     code, _, err = cli()
     assert code == 0 and "ALARM: evaluator vgg16 recognises" in err and told in err

@@ -50,7 +50,7 @@ def test_a_run_leaves_a_record_with_everything_a_table_needs(tiny):
 def test_the_same_config_gives_the_same_bytes(tiny, tmp_path):
     settings = tiny()
     elsewhere = {name: str(tmp_path / "again" / name) for name in ("store", "runs", "results")}
-    first, second = run(settings), run({**settings, "paths": elsewhere})
+    first, second = run(settings), run({**settings, "paths": {**settings["paths"], **elsewhere}})
     one, two = strip_times(read(first)), strip_times(read(second))
     one["config"].pop("paths"), two["config"].pop("paths")
     assert one == two
@@ -64,7 +64,8 @@ def test_the_same_config_gives_the_same_bytes(tiny, tmp_path):
 def test_chunking_the_attack_changes_nothing(tiny, tmp_path):
     settings = tiny()
     pieces = {**settings, "runtime": {**settings["runtime"], "chunk": 3}}
-    pieces["paths"] = {name: str(tmp_path / "pieces" / name) for name in ("store", "runs", "results")}
+    elsewhere = {name: str(tmp_path / "pieces" / name) for name in ("store", "runs", "results")}
+    pieces["paths"] = {**settings["paths"], **elsewhere}
     whole, chunked = (
         Store(s["paths"]["store"]).find("attack", make_plan(s)["attack"].key)
         for s in (settings, pieces)

@@ -296,7 +296,7 @@ def test_a_snapshot_that_is_no_config_is_one_sentence(tiny: Any, tmp_path: Path)
     for content in ("[]", "3", "null"):
         (place / "0000.json").write_text(content)
         with pytest.raises(StoreError, match="is no config of a job"):
-            check_frozen(settings, Plan())  # type: ignore[arg-type]
+            check_frozen(settings, Plan(), None)  # type: ignore[arg-type]
 
 
 ROW = ["table1", "S01", "gmi", "vgg16", "celeba", "celeba", "64", "NoDef", "", "", "", "86.9", "20", "1", "", "", "", "", "", "", ""]  # fmt: skip

@@ -50,7 +50,7 @@ def test_a_split_attack_merges_to_exactly_the_unsplit_numbers(tiny, tmp_path, at
     expected = strip(run(whole))
     found = Store(whole["paths"]["store"]).find("attack", make_plan(whole)["attack"].key)
     elsewhere = {name: str(tmp_path / "split" / name) for name in ("store", "runs", "results")}
-    split = {**whole, "paths": elsewhere}
+    split = {**whole, "paths": {**whole["paths"], **elsewhere}}
     for number in (3, 1):  # the second of three is left to the run that merges
         job = {**split, "attack": {**split["attack"], "shard": f"{number}/3"}}
         assert not is_finished(job, make_plan(job))

@@ -98,7 +98,9 @@ class Killed(Runtime):
     at: int = 0
     title: str = "training"
 
-    def bar(self, steps: Any, title: str, total: int | None = None, done: int = 0) -> Iterator[Any]:
+    def bar(
+        self, steps: Any, title: str, total: int | None = None, done: int = 0, values: Any = None
+    ) -> Iterator[Any]:
         for step in steps:
             if title.startswith(self.title) and step == self.at:
                 raise KeyboardInterrupt

@@ -63,9 +63,7 @@ def test_by_default_other_code_is_told_and_its_results_are_used(ran, monkeypatch
     assert is_finished(settings, plan)
     run(settings)
     told = [line for line in capfd.readouterr().err.splitlines() if "from the store" in line]
-    assert len(told) == 1 and told[0].startswith(
-        f"target {plan['target'].key}: from the store, made by other"
-    )
+    assert len(told) == 1 and f" target {plan['target'].key}: from the store, made by other" in told[0]
     assert replaced(settings) == []
 
 

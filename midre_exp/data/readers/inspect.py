@@ -160,6 +160,7 @@ def _folder(
     config = OmegaConf.create({"resolution": 64, "data": node})
     for key, value in given.items():
         config.data[key] = value
+    config.data.private.store = None  # an inspection leaves nothing behind
     found: FaceFolder = build(config.data.private)
     return found
 
@@ -238,9 +239,9 @@ def _official(root: Path) -> list[dict[str, str | None]]:
         if not any(next(root.glob(f"{up}{marker}"), None) for marker in known.markers for up in ("", "*/")):
             continue
         node = OmegaConf.load(CONF_DIR / "data" / "dataset" / f"{known.dataset}.yaml")
-        store = {"store": str(root), "data": str(root)}
-        config = OmegaConf.create({"resolution": 64, "paths": store, "data": node})
+        config = OmegaConf.create({"resolution": 64, "paths": {"data": str(root)}, "data": node})
         config.data.root = str(root)
+        config.data.store = None  # an inspection leaves nothing behind
         missing = None
         try:
             reader: Dataset = build(config.data)

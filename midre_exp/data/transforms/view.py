@@ -36,9 +36,8 @@ class RandomView:
     contrast: NonNegative
     jitter_p: Probability  # probability of both factors, in [0, 1]
     flip_p: Probability  # probability of the flip, in [0, 1]
-    degrees: Annotated[
-        float, Range(0, 180)
-    ]  # rotation by an angle from [-degrees, degrees], 0 to 180; corners are filled with 0
+    #: Rotation by an angle from [-degrees, degrees], 0 to 180; corners are filled with 0.
+    degrees: Annotated[float, Range(0, 180)]
     rotation_p: Probability  # probability of the rotation, in [0, 1]
 
     def __post_init__(self) -> None:

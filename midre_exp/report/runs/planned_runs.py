@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from midre_exp.defense import compose_defenses
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import digest, trusted_packages
+from midre_exp.plan.config import digest
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import (
     Record,
@@ -28,7 +27,7 @@ from midre_exp.report.runs.captions import passed_over
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
 from midre_exp.stages.stale import StaleError, told
-from midre_exp.stages.trained_with import defense_label
+from midre_exp.stages.trained_with import label_before_a_run
 from midre_exp.store.store import Artifact, Store
 from midre_exp.sweep.finished import check_stale, is_finished
 from midre_exp.tracking.provenance import git_commit
@@ -88,11 +87,7 @@ class PlannedRun:
     def label(self) -> str:
         """The defense's own label, of a missing run that of the object it would use; and the remark."""
         settings = self.settings
-        if self.record is not None:
-            label = self.record["defense"]["label"]
-        else:
-            composed = compose_defenses(settings["defense"], trusted_packages(settings))
-            label = defense_label(settings, composed.label)
+        label = label_before_a_run(settings) if self.record is None else self.record["defense"]["label"]
         return f"{label} ({self.remark})" if self.remark else label
 
     @property

@@ -217,6 +217,7 @@ def test_an_unknown_part_is_named():
 @pytest.mark.parametrize(("count", "shown"), [(3, False), (5, True)])
 def test_a_progress_bar_shows_when_the_work_is_long(monkeypatch, capsys, count, shown):
     monkeypatch.setattr(synthfaces, "_LONG", 4 * 16 * 16)
+    monkeypatch.setattr("midre_exp.store.progress._display.bars", True)
     render(torch.arange(count), torch.arange(count), 16)
     assert ("synthetic faces" in capsys.readouterr().err) is shown
 
