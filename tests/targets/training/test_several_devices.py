@@ -196,7 +196,7 @@ def train_here(job, devices=1):
         runtime=replace(job.runtime, devices=devices),
         title=job.title,
         trusted=job.trusted,
-    )[:3]
+    )
 
 
 def left_in(work):
