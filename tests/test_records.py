@@ -13,7 +13,6 @@ import pytest
 
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.records import (
-    all_records,
     checksum_path,
     diverged_path,
     make_record,
@@ -180,17 +179,6 @@ def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_n
     assert "alarms" not in make_record(
         settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc"
     )
-
-
-def test_records_are_found_wherever_they_lie(tmp_path):
-    places = ["mini/records/a.json", "mini/records/a/b.json", "elsewhere/c.json"]
-    for place in places:
-        write_json(tmp_path / place, record(90, 60))
-    write_json(tmp_path / "mini" / "claims.json", {"claims": []})
-    (tmp_path / "mini" / "broken.json").write_text("{")
-    (tmp_path / "mini" / "records" / "broken.json").write_text("{")  # whoever removes things must know of it
-    found = {str(path.relative_to(tmp_path)) for path in all_records(tmp_path)}
-    assert found == {*places, "mini/records/broken.json"}
 
 
 def test_the_outcome_of_a_run_that_diverged_is_read_and_nothing_else_is_taken_for_one(tmp_path, caplog):

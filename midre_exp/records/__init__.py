@@ -10,7 +10,7 @@ ever imported or built. ``diverged`` holds, for each run whose training diverged
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # a sweep reads records to see what is finished, and must not
 __all__ = [
     "Readable",
     "Record",
-    "all_records",
     "check_record",
     "checksum_path",
     "diverged_path",
@@ -186,6 +185,19 @@ def write_diverged(
     outcome = {
         "schema": SCHEMA,
         "outcome": "diverged",
+        **_identity(settings, plan, defense_label),
+        "stage": error.stage,
+        "stage_key": error.stage_key,
+        "sentence": _line(error),
+        "commit": git_commit(),
+        "config": without(settings, "plan"),
+    }
+    write_json(path, outcome)
+
+
+def _identity(settings: Mapping[str, Any], plan: Plan, defense_label: str) -> dict[str, Any]:
+    """What a run is, whatever came of it."""
+    return {
         "key": plan.key,
         "setup": settings["setup"],
         "scale": settings["scale"],
@@ -194,13 +206,7 @@ def write_diverged(
         "target": settings["target"]["name"],
         "evaluator": settings["evaluator"]["name"],
         "defense": {"label": defense_label, "parts": settings["defense"]},
-        "stage": error.stage,
-        "stage_key": error.stage_key,
-        "sentence": _line(error),
-        "commit": git_commit(),
-        "config": without(settings, "plan"),
     }
-    write_json(path, outcome)
 
 
 def read_diverged(path: Path) -> dict[str, Any] | None:
@@ -292,22 +298,6 @@ def check_record(path: Path) -> None:
 def record_files(folder: Path | str) -> list[Path]:
     """The record files of a results folder such as ``results/mini``, in the order of their names."""
     return sorted((Path(folder) / "records").glob("*.json"))
-
-
-def all_records(results: Path | str) -> Iterator[Path]:
-    """Every record file below ``results``, in whatever folder it lies: what stands in a folder ``records``,
-    and what names the artifacts of a run anywhere else.
-    """
-    for path in sorted(Path(results).rglob("*.json")):
-        if "records" in path.relative_to(results).parts[:-1]:
-            yield path
-            continue
-        try:
-            content = read_json(path)
-        except StoreError:
-            continue
-        if isinstance(content, dict) and isinstance(content.get("artifacts"), dict):
-            yield path
 
 
 def _content(file: Path) -> bytes | None:

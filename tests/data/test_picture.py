@@ -191,7 +191,7 @@ def test_a_hole_of_zeros_is_found_by_the_files_own_codes(tmp_path: Path) -> None
 def test_flat_pictures_are_no_holes(tmp_path: Path, mode: str, options: dict[str, Any], shade: int) -> None:
     flat = Image.new(mode, (900, 700), (shade,) * 3 if mode == "RGB" else shade)
     (tmp_path / "a.jpg").write_bytes(jpeg(flat, **options))
-    open_rgb(tmp_path / "a.jpg")
+    assert open_rgb(tmp_path / "a.jpg").size == flat.size
 
 
 def test_reasons_say_what_a_file_is(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_files_are_complete_and_the_same_each_time(sweep_of_shares, tmp_path, ca
 def test_without_any_run_the_papers_points_are_drawn_or_the_lack_is_said(tmp_path):
     planned_run = writing_to(tmp_path, runs("S27"))
     (_, _, _, csv, text) = render_figure(load_figure("fig2"), [planned_run], other_data=True)
-    assert csv.name == "fig2-synthfaces.csv" and "nothing has been run yet" in text.read_text()
+    assert csv.name == "fig2-synthfaces.csv" and "no run has a record yet" in text.read_text()
     assert set(pd.read_csv(csv).source) == {"paper, Table 1", "paper, Fig. 2 Setup 5"}
     with pytest.raises(ConfigError, match="figure fig3 has no finished run"):
         render_figure(load_figure("fig3"), [planned_run], other_data=False)

@@ -161,7 +161,7 @@ def test_nothing_run_still_shows_the_paper(planned_runs):
     written = render_table(load_table("table3"), bare, other_data=True)
     assert written[0].name == "table3-synthfaces.md"
     text = written[0].read_text()
-    assert text.count("not run") == 3 and "26.62" in text and "nothing has been run yet" in text
+    assert text.count("not run") == 3 and "26.62" in text and "no run has a record yet" in text
     with pytest.raises(ConfigError, match="table demo has no finished run"):
         render_table(load_table("demo"), bare, other_data=False)
 

@@ -114,8 +114,7 @@ class FileListDataset(Dataset):
             if not files.names:
                 raise DataError(f"the {part} part of {self.title} in {self.root} has no images")
             if len(set(files.names)) < len(files.names):
-                seen: set[str] = set()
-                twice = [name for name in files.names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+                twice = [name for name, count in Counter(files.names).items() if count > 1]
                 raise DataError(
                     f"{self.title} lists {abbreviate(twice)} more than once; correct the list or rename the "
                     "copies"

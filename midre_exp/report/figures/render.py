@@ -89,7 +89,7 @@ def caption(definition: FigureDefinition, rendered: Rendered, scale: str) -> lis
     parts = [
         f"{circumstances(definition.title, records)}. {provenance(records)}"
         if records
-        else f"{definition.title}. Scale {scale}: nothing has been run yet.",
+        else f"{definition.title}. Scale {scale}: no run has a record yet.",
         *rendered.notes,
         *alarms(records),
     ]

@@ -85,7 +85,7 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     text = (
         caption(definition.title, records)
         if records
-        else f"{definition.title}. Scale {scale}: nothing has been run yet."
+        else f"{definition.title}. Scale {scale}: no run has a record yet."
     )
     notes: list[str] = []
     shown = mark_missing(printable(table), table, runs)
