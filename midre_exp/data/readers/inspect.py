@@ -161,7 +161,7 @@ def _folder(
     for key, value in given.items():
         config.data[key] = value
     config.data.private.store = None  # an inspection leaves nothing behind
-    found: FaceFolder = build(config.data.private)
+    found: FaceFolder = build(config.data.private, kind=FaceFolder)
     return found
 
 
@@ -244,7 +244,7 @@ def _official(root: Path) -> list[dict[str, str | None]]:
         config.data.store = None  # an inspection leaves nothing behind
         missing = None
         try:
-            reader: Dataset = build(config.data)
+            reader: Dataset = build(config.data, kind=Dataset)
             reader.count_images(known.role)
         except UserError as error:
             missing = str(error).partition(" Expected:\n")[0]
