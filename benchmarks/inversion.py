@@ -22,7 +22,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +38,11 @@ from attacks.losses import max_margin_identity
 from attacks.plgmi import PLGMI
 from midre_exp.data.transforms.view import NUMBERS
 from midre_exp.loop import Loop
+from midre_exp.numerics import PRIOR_CALLS, Numerics
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.runtime import Runtime, choose_device
 from midre_exp.seeding import ItemRNG
-from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed
 from midre_exp.targets import Classifier, build_target
 from midre_exp.threat import Threat, Victim
 from midre_exp.tracking.provenance import device_name, git_commit
@@ -86,11 +86,11 @@ def _streams(labels: Tensor, restarts: int) -> ItemRNG:
     return ItemRNG(0, "attack", items=(labels, torch.arange(len(labels), device=labels.device) % restarts))
 
 
-def ours(case: Case, speed: Speed, chunk: int, device: torch.device) -> Callable[[], Tensor]:
+def ours(case: Case, numerics: Numerics, chunk: int, device: torch.device) -> Callable[[], Tensor]:
     """``invert`` on chunks of all items: latents [identities, restarts, latent_dim]."""
     target, prior = copy.deepcopy(case.target), copy.deepcopy(case.prior).requires_grad_(False)
-    speed.accelerate(target)
-    speed.accelerate(prior, PRIOR_CALLS)
+    numerics.accelerate(target)
+    numerics.accelerate(prior, PRIOR_CALLS)
     victim = Victim.of(target, CLASSES, Threat.WHITE_BOX)
     rng = _streams(case.labels, case.attack.restarts)
     rows = torch.arange(len(case.labels), device=device).split(chunk)
@@ -157,6 +157,22 @@ def released(case: Case) -> Callable[[], Tensor]:
     return run
 
 
+#: What may be switched on, one by one or together.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "bf16": {"precision": "bf16"},
+    "channels_last": {"channels_last": True},
+    "compile": {"compile": True},
+}
+
+
+def numerics_with(switches: Sequence[str], device: torch.device) -> Numerics:
+    """Plain numerics but for ``switches``. Raises ConfigError for what ``device`` cannot do."""
+    values = {name: value for switch in switches for name, value in SWITCHES[switch].items()}
+    numerics = Numerics(**values)
+    numerics.check(device)
+    return numerics
+
+
 def seconds(calls: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> dict[str, float]:
     """The median time of each call, taken in turns after a first of each that warms up and compiles."""
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -182,11 +198,11 @@ def measure(name: str, given: argparse.Namespace, device: torch.device) -> list[
     case = make_case(name, given, device)
     chosen = [(switch,) for switch in given.switches]
     chosen += [tuple(given.switches)] if len(given.switches) > 1 else []
-    speeds = {
-        "ours": Speed(),
-        **{f"ours, {'+'.join(on)}": make_speed(dict.fromkeys(on, True), device) for on in chosen},
+    choices = {
+        "ours": Numerics(),
+        **{f"ours, {'+'.join(on)}": numerics_with(on, device) for on in chosen},
     }
-    calls = {label: ours(case, speed, given.chunk, device) for label, speed in speeds.items()}
+    calls = {label: ours(case, numerics, given.chunk, device) for label, numerics in choices.items()}
     calls = {"released pattern": released(case), **calls}
     difference = None
     if isinstance(case.attack, GMI):
@@ -220,7 +236,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--chunk", type=int, default=512, help="items optimised together")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[])
+    parser.add_argument("--switches", nargs="*", choices=[*SWITCHES], default=[])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--shared", action="store_true", help="say in the record that the machine was busy")
     parser.add_argument("result", nargs="?", type=Path, help="write the numbers to this JSON file as well")

@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,9 +37,9 @@ from attacks.losses import poincare
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import NUMBERS, shared_crop
 from midre_exp.data.transforms import Resize
+from midre_exp.numerics import Numerics
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator, SynthesisNetwork
 from midre_exp.runtime import choose_device
-from midre_exp.speed import SWITCHES, Speed, make_speed
 from midre_exp.targets import build_target
 from midre_exp.targets.base import Classifier
 from midre_exp.tracking.provenance import device_name, git_commit
@@ -84,6 +84,22 @@ def attack_step(network: SynthesisNetwork, target: Classifier, codes: Tensor, fu
     adam_step(latents.detach(), moments, gradient, 0, lr=5e-3, betas=(0.1, 0.1))
 
 
+#: What may be switched on, one by one or together.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "bf16": {"precision": "bf16"},
+    "channels_last": {"channels_last": True},
+    "compile": {"compile": True},
+}
+
+
+def numerics_with(switches: Sequence[str], device: torch.device) -> Numerics:
+    """Plain numerics but for ``switches``. Raises ConfigError for what ``device`` cannot do."""
+    values = {name: value for switch in switches for name, value in SWITCHES[switch].items()}
+    numerics = Numerics(**values)
+    numerics.check(device)
+    return numerics
+
+
 def seconds(calls: dict[Any, Callable[[], None]], repeats: int, device: torch.device) -> dict[Any, float]:
     """The median time of each call, taken in turns after a first of each that warms up and compiles."""
     times: dict[Any, list[float]] = {name: [] for name in calls}
@@ -114,9 +130,9 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     calls: dict[Any, Callable[[], None]] = {}
     for on in chosen:
         quick, seen_by = copy.deepcopy(network), copy.deepcopy(target)
-        speed = make_speed(dict.fromkeys(on, True), device) if on else Speed()
-        speed.accelerate(quick)
-        speed.accelerate(seen_by)
+        numerics = numerics_with(on, device)
+        numerics.accelerate(quick)
+        numerics.accelerate(seen_by)
         for fused in (False, True):
             calls[on, fused, "forward"] = partial(draw, quick, codes, fused)
             calls[on, fused, "forward and backward"] = partial(descend, quick, codes, fused)
@@ -162,7 +178,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--switches", nargs="*", choices=SWITCHES, default=[])
+    parser.add_argument("--switches", nargs="*", choices=[*SWITCHES], default=[])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--peak-resolution", type=int, default=1024)
     parser.add_argument("--only-peak", action="store_true", help="print the peak in MiB and nothing else")

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from midre_exp.errors import DivergedError, OutOfMemory, UserError, is_out_of_memory
+from midre_exp.numerics import make_numerics
 from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.imported import check_imported, take_snapshot
@@ -25,7 +26,6 @@ from midre_exp.plan.keys import Plan, StageKey
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.runtime import Runtime, make_runtime
-from midre_exp.speed import Speed, make_speed
 from midre_exp.stages import STAGES, Stage, stale
 from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
@@ -63,13 +63,12 @@ class Executor:
     def __init__(self, settings: Settings, plan: Plan, parts: Parts):
         self.settings, self.plan, self.parts = settings, plan, parts
         self.store = Store(settings["paths"]["store"])
-        self.runtime: Runtime = make_runtime(settings["runtime"])
-        self.speed: Speed = make_speed(settings["speed"], self.runtime.device)
+        self.runtime: Runtime = make_runtime(settings["runtime"], make_numerics(settings["numerics"]))
         self._planned: dict[Build, StageKey] = {}
         self.commit = git_commit()
         self._snapshot = take_snapshot(plan.stages.values())
         check_imported(self._snapshot, at_start=True)
-        with sources_once():
+        with sources_once(), self.runtime.numerics.applied(self.runtime.device):
             self._made_with = {name: self._provenance(planned) for name, planned in plan.stages.items()}
         self._policy = stale.policy(settings)
         self._rebuild = stale.to_rebuild(settings, plan)
@@ -96,6 +95,8 @@ class Executor:
     def __enter__(self) -> Executor:
         for part in full_size_parts(self.settings):
             self.runtime.say(part)
+        if why := self.settings["numerics"]["why"]:
+            self.runtime.say(f"numerics chosen by the machine: {why}")
         self.store.check()
         check_writable(self.settings["paths"])
         found = stale.stale_stages(self.store, self.plan, self.commit)
@@ -270,8 +271,12 @@ class Executor:
         ):
             runtime = replace(self.runtime, tracker=tracker)
             try:
-                with weights_used() as weights, self._memory_told(stage, planned):
-                    job = Job(settings, self.parts, planned, self.store, work, runtime, self.speed)
+                with (
+                    weights_used() as weights,
+                    self._memory_told(stage, planned),
+                    runtime.numerics.applied(runtime.device),
+                ):
+                    job = Job(settings, self.parts, planned, self.store, work, runtime)
                     stage.make(job, *inputs)
                 require_finite_numbers(work.metrics, "what it reports", "look into its log")
             except DivergedError as error:

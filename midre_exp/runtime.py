@@ -1,5 +1,5 @@
 """How a run is executed, as opposed to what it computes: devices, threads, progress, checkpoints. Nothing of
-it enters a key.
+it enters a key but the numerics, a node of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.numerics import Numerics
 from midre_exp.store.progress import Progress, Values, configure, display_of, say
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Runtime:
     """What every stage is given besides its inputs (the ``runtime`` node of conf/config.yaml)."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: the first, and usually only
+    numerics: Numerics = field(default_factory=Numerics)  #: how networks compute
     devices: int = 1  #: GPUs from ``device`` on, or CPU processes, that train one classifier together
     progress: bool = False  #: draw progress bars
     log_every: float = 0.0  #: without bars: seconds between two lines of a loop; 0: none
@@ -135,9 +137,9 @@ def check_devices(device: torch.device, count: int) -> None:
         )
 
 
-def make_runtime(settings: Mapping[str, Any]) -> Runtime:
-    """The runtime that a config's ``runtime`` node describes; sets torch's number of threads. Raises
-    ConfigError for devices that are not there.
+def make_runtime(settings: Mapping[str, Any], numerics: Numerics | None = None) -> Runtime:
+    """The runtime that a config's ``runtime`` node describes, with plain numerics unless some are given; sets
+    torch's number of threads. Raises ConfigError for devices that are not there.
     """
     if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
@@ -147,6 +149,7 @@ def make_runtime(settings: Mapping[str, Any]) -> Runtime:
     check_devices(device, devices)
     return Runtime(
         device=device,
+        numerics=numerics or Numerics(),
         devices=devices,
         progress=progress,
         log_every=log_every,

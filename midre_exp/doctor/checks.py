@@ -16,10 +16,10 @@ import torch
 from midre_exp.doctor import requirements
 from midre_exp.doctor.environment import main_memory
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest
 from midre_exp.plan.keys import reads_public
 from midre_exp.runtime import choose_device
-from midre_exp.speed import make_speed
 from midre_exp.stages import STAGES, Requirement
 from midre_exp.stages.requirements import Images, images_of
 from midre_exp.store.artifact import readable
@@ -72,7 +72,7 @@ class Checks:
     def _device(self, settings: Settings) -> Iterator[Requirement]:
         try:
             device = choose_device(settings["runtime"]["device"])
-            make_speed(settings["speed"], device)
+            make_numerics(settings["numerics"]).check(device)
         except ConfigError as error:
             yield Requirement(True, "device", str(error))
             return

@@ -11,8 +11,8 @@ from importlib import metadata, util
 from pathlib import Path
 
 from midre_exp.errors import UserError
+from midre_exp.numerics import Numerics
 from midre_exp.runtime import choose_device
-from midre_exp.speed import make_speed
 from midre_exp.store.artifact import readable
 from midre_exp.tracking.tracker import has_key
 
@@ -28,7 +28,7 @@ def environment(folder: Path) -> dict[str, str]:
         "device": _device,
         "memory": _memory,
         "disk": lambda: f"{readable(shutil.disk_usage(folder).free)} free in {folder.absolute()}",
-        "speed.compile": _compiler,
+        "numerics.compile": _compiler,
         "W&B": _tracking,
         "SLURM": _slurm,
     }.items():
@@ -92,9 +92,8 @@ def _memory() -> str:
 
 
 def _compiler() -> str:
-
     try:
-        make_speed({"compile": True}, choose_device("auto"))
+        Numerics(compile=True).check(choose_device("auto"))
     except UserError as error:
         return f"not possible: {error}"
     return "possible, a compiler is here"

@@ -53,6 +53,18 @@ def as_meant(override: str) -> str:
     return override
 
 
+#: Keys of earlier versions, by what they begin with, and what takes their place.
+_FORMER = {
+    "speed": "there is no speed any more; use numerics=bf16, or numerics.precision, "
+    "numerics.channels_last and numerics.compile, which hold for every stage",
+}
+
+
+def _renamed(key: str) -> str | None:
+    """The sentence on a key of an earlier version; None for any other."""
+    return next((text for name, text in _FORMER.items() if key == name or key.startswith(f"{name}.")), None)
+
+
 @cache
 def _parts_of(defense: str) -> tuple[str, ...]:
     """The nodes that a choice of defense fills; none for one that does not exist, of which Hydra tells."""
@@ -64,6 +76,8 @@ def _parts_of(defense: str) -> tuple[str, ...]:
 
 def _readable(text: str, *, sweeps: bool) -> str:
     parts = _KEY.fullmatch(text)
+    if parts is not None and (new := _renamed(parts["key"].lstrip("+"))) is not None:
+        raise ConfigError(f"{text}: {new}")
     try:
         override = _parse(text)
     except HydraException as error:

@@ -151,12 +151,15 @@ class Setup(Keys):
 
 
 @dataclass
-class Speed(Keys):
-    """Faster arithmetic while attacking."""
+class Numerics(Keys):
+    """A node of conf/numerics."""
 
-    bf16: bool = False
-    channels_last: bool = False
-    compile: bool = False
+    precision: Literal["float32", "tf32", "bf16"]
+    deterministic: bool
+    cudnn_benchmark: bool
+    channels_last: bool
+    compile: bool
+    why: str | None
 
 
 @dataclass
@@ -208,7 +211,7 @@ class Run(Keys):
     setup: Setup
     paths: Paths
     runtime: Runtime
-    speed: Speed
+    numerics: Numerics
     plan: Planned
     tracking: Tracking
     data: Data

@@ -113,6 +113,13 @@ def make_record(
         "versions": versions(),
         "commit": commit,
         "code": {name: _code_entry(artifact) for name, artifact in artifacts.items()},
+        "numerics": {
+            name: found
+            for name, artifact in artifacts.items()
+            if isinstance(
+                found := artifact.manifest.get("numerics"), dict
+            )  # perhaps of somebody else's store
+        },
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }

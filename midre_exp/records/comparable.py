@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from midre_exp.numerics import Numerics
 from midre_exp.plan.config import without
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
@@ -37,8 +38,21 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
             name: _moved(node) if isinstance(node, Mapping) and not is_own_folder(node) else node
             for name, node in settings["data"].items()
         }
+    if isinstance(numerics := config.get("numerics"), Mapping):
+        config["numerics"] = comparable_numerics(numerics)
     shared: dict[str, Any] = comparable(config)
     return shared
+
+
+def comparable_numerics(node: Mapping[str, Any]) -> str | None:
+    """How a run rounded, in words; None for single precision in one order, as records from before there was
+    a choice were made on processors.
+    """
+    try:
+        numerics = Numerics(**without(node, "why"))
+        return None if numerics == Numerics() else str(numerics)
+    except TypeError:  # of somebody else's record
+        return repr(node)
 
 
 def private_images(config: Mapping[str, Any], *, moved: bool = False) -> dict[str, Any]:

@@ -54,6 +54,9 @@ class Record(TypedDict, total=False):
     versions: dict[str, str]
     commit: str | None  # of the process that wrote the record; that of each stage stands in code
     code: dict[str, CodeEntry]  # what made each stage
+    numerics: dict[
+        str, dict[str, Any]
+    ]  # by stage: torch's switches, threads, versions of CUDA, cuDNN, driver
     artifacts: dict[str, str]  # key of each stage in the store
     found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
     config: dict[str, Any]  # resolved
@@ -131,6 +134,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "versions": _each(_LINE, dict),
     "commit": _MAYBE_LINE,
     "code": _each(_CODE, dict),
+    "numerics": _each(_NODE, dict),
     "found_in": _each(_Kind(lambda value: isinstance(value, str), "a folder"), dict),
 }
 #: The interval that goes with an attack accuracy.

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from midre_exp.errors import UserError
+from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
-from midre_exp.speed import PRIOR_CALLS, switched_on
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.classifier import Target
 from midre_exp.stages.preflight import size_after
@@ -35,15 +35,13 @@ class AttackStage(Stage):
     """Reconstruct the private identities; keep images, latents, queries and the target's agreement."""
 
     name = "attack"
-    makers = ("midre_exp.attack_run", "midre_exp.speed", *VICTIM)
+    makers = ("midre_exp.attack_run", "midre_exp.numerics", *VICTIM)
     highlights = {"target_confidence": "target confidence {:.2f}"}
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
-        on = switched_on(settings["speed"])
         return {
             "attack": without(settings["attack"], "prior", "surrogates", "shard"),
             "seed": settings["seed"],
-            **({"speed": list(on)} if on else {}),  # off is what a config without switches means
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
@@ -83,13 +81,13 @@ class AttackStage(Stage):
     ) -> tuple[Attack[AnyVictim], AnyVictim, Prior]:
         """The attack with what was prepared for it, its victim and its trained prior."""
         settings, attack = job.settings, job.parts.attack
-        victim = load_victim(job, target, job.speed)
+        victim = load_victim(job, target)
         if surrogates is not None:
             attack.surrogates = SurrogatesStage().load(
                 settings, surrogates, victim.num_classes, job.runtime.device
             )
         generator = PriorStage().load(settings, prior, victim.num_classes)
-        job.speed.accelerate(generator, PRIOR_CALLS)
+        job.numerics.accelerate(generator, PRIOR_CALLS)
         return attack, victim, generator
 
     def memory_remedy(self, settings: Settings) -> str:

@@ -22,8 +22,8 @@ from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.store import Store
 
 if TYPE_CHECKING:  # torch
+    from midre_exp.numerics import Numerics
     from midre_exp.runtime import Runtime
-    from midre_exp.speed import Speed
     from midre_exp.stages.parts import Parts
 
 #: The fingerprint of the ``private``, ``public`` or ``evaluation`` images of a run.
@@ -55,7 +55,11 @@ class Job:
     store: Store
     work: Workspace
     runtime: Runtime
-    speed: Speed
+
+    @property
+    def numerics(self) -> Numerics:
+        """How its networks compute."""
+        return self.runtime.numerics
 
     @property
     def trusted(self) -> Trusted:

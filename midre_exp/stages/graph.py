@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from midre_exp.numerics import in_key
 from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
 from midre_exp.plan.trust import check_names
@@ -54,7 +55,7 @@ def make_plan(settings: Settings) -> Plan:
                 seen[name] = nodes[name]
                 return images(name)
 
-            inputs = stage.inputs(settings, fingerprint_of)
+            inputs = {**stage.inputs(settings, fingerprint_of), "numerics": in_key(settings["numerics"])}
             key = stage_key(
                 stage.name,
                 stage.version,

@@ -21,6 +21,7 @@ from midre_exp.plan.config import digest
 from midre_exp.plan.explain import settings_of_job
 from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
+from midre_exp.plan.machine_values import decided
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
@@ -184,9 +185,12 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planne
         write_json(snapshot_path(settings, plan.key), settings)
         code = codes.of(settings, plan.stages.values())
         frozen = [f"plan.key='{plan.key}'", f"plan.code='{code}'"]
+        frozen += decided(settings)
         frozen += [] if request is None else [f"plan.rebuild='{request[0]}'"]
         todo.setdefault(plan.key, Planned(plan.key, [*job, *frozen], settings))
     repeated = len(jobs) - finished - len(todo)
+    for why in sorted({settings["numerics"]["why"] or "" for _, settings, _ in every} - {""}):
+        tell(f"numerics chosen by the machine: {why}")
     tell(f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do")
     if stale:
         tell(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from midre_exp.machine.processor import driver_version
 from midre_exp.plan.code import sources
 from midre_exp.store.store import versions
 
@@ -123,6 +124,7 @@ def numerics(device: torch.device, devices: int = 1) -> dict[str, Any]:
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         found |= {
             "cuda": torch.version.cuda,
+            "driver": driver_version(),
             "cudnn": cudnn.version(),
             "cudnn_deterministic": cudnn.deterministic,
             "cudnn_benchmark": cudnn.benchmark,

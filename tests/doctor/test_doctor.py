@@ -113,7 +113,7 @@ def test_json_holds_everything(capsys):
     assert code == 1 and found["ready"] is False and found["scale"] == "paper"
     (entry,) = found["setups"]
     assert entry["setup"] == "S01" and {"blocks", "name", "text"} == set(entry["requirements"][0])
-    assert set(found["machine"]) >= {"versions", "device", "disk", "speed.compile", "W&B", "SLURM"}
+    assert set(found["machine"]) >= {"versions", "device", "disk", "numerics.compile", "W&B", "SLURM"}
 
 
 def test_too_little_disk_is_told_with_the_estimate(monkeypatch, celeba):

@@ -51,9 +51,9 @@ metrics.measure=null | metrics.measure=null cannot be used
 +metrics.measure.x=3 | metrics.measure.x=3 cannot be used; give a mapping with a _target_, or null
 metrics.image_to_evaluator=null | metrics.image_to_evaluator=null cannot be used
 metrics.image_to_evaluator=[3] | metrics.image_to_evaluator=[3] cannot be used
-speed=null | speed=null cannot be used; give a mapping of bf16, channels_last, compile
-speed.bf16=maybe | speed.bf16=maybe cannot be used; give true or false
-+speed.bf17=true | speed.bf17 is read by nothing; did you mean speed.bf16?
+numerics=null | numerics=null cannot be used; give a mapping of precision, deterministic, cudnn_benchmark
+numerics.compile=maybe | numerics.compile=maybe cannot be used; give true or false
++numerics.compiled=true | numerics.compiled is read by nothing; did you mean numerics.compile?
 target.recipe=null | target.recipe=null cannot be used; give a mapping of epochs, batch_size
 target.recipe.augment=null | target.recipe.augment=null cannot be used; give a list
 evaluator.recipe.augment=null | evaluator.recipe.augment=null cannot be used

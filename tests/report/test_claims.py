@@ -67,7 +67,7 @@ def test_folders_execution_and_options_that_are_off_make_no_other_configuration(
     moved = {
         "data": {"private": {"root": "elsewhere"}, "name": "synthfaces"},
         "paths": {"results": "r"},
-        "speed": {"bf16": False},
+        "numerics": {"precision": "float32"},
     }
     found, left_out = comparison_groups([record(90, 60), record(88, 40, "midre", config=moved)])
     assert left_out == 0 and len(found[0].defenses) == 2

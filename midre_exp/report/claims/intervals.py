@@ -124,7 +124,7 @@ def is_measured(record: Record) -> bool:
 
 
 #: What of a config two comparable runs share: which identities, models, attack and evaluator, at which size.
-SHARED = ("scale", "resolution", "data", "target", "evaluator", "attack", "speed")
+SHARED = ("scale", "resolution", "data", "target", "evaluator", "attack", "speed", "numerics")
 
 
 def _rules(config: Mapping[str, Any]) -> dict[str, Any]:

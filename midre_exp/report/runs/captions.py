@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from midre_exp.numerics import Numerics
 from midre_exp.records import Record
+from midre_exp.records.comparable import comparable_numerics
 
 #: Counts that a table's rows should share for their numbers to be comparable.
 _COUNTS = ("private_identities", "private_train", "public", "private_left_out", "public_left_out")
@@ -32,10 +34,26 @@ def circumstances(title: str, records: Sequence[Record]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Seeds, commits of records and of the stages they rest on, and devices, a sentence."""
+    """Seeds, commits of records and of the stages they rest on, devices and how they rounded, a sentence."""
     seeds = _joined(record["seed"] for record in records)
     commits = _joined(commit for record in records for commit in (record["commit"], *_made_at(record)))
-    return f"Seeds {seeds}; commit {commits}; {_joined(record['device'] for record in records)}."
+    devices = _joined(record["device"] for record in records)
+    told = "".join(f"; {text}" for text in dict.fromkeys(map(numerics_of, records)) if text)
+    return f"Seeds {seeds}; commit {commits}; {devices}{told}."
+
+
+def numerics_of(record: Record) -> str:
+    """How a run rounded and, on GPUs, what computed; empty where its record is from before that was told."""
+    node = record["config"].get("numerics")
+    asked = "" if not isinstance(node, Mapping) else comparable_numerics(node) or str(Numerics())
+    names = {"cuda": "CUDA", "cudnn": "cuDNN", "driver": "driver"}
+    stages = record.get("numerics", {}).values()
+    versions = [
+        f"{word} {_joined(found)}"
+        for name, word in names.items()
+        if (found := [stage[name] for stage in stages if stage.get(name) is not None])
+    ]
+    return ", ".join([*([f"numerics {asked}"] if asked else []), *versions])
 
 
 def _made_at(record: Record) -> Iterable[str]:

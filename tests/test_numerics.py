@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,18 +11,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks.gmi import GMI
-from midre_exp import stages
 from midre_exp.attack_run import run_attack
 from midre_exp.data.base import to_float
 from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.errors import ConfigError
+from midre_exp.machine import processor
 from midre_exp.metrics.accuracy import identity_interval, topk_hits
-from midre_exp.plan.config import digest, without
+from midre_exp.numerics import PRIOR_CALLS, Numerics, make_numerics
+from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.config import without
+from midre_exp.plan.machine_values import decided
 from midre_exp.priors.gmi import GMIPrior
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator
+from midre_exp.records.comparable import comparable_config
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
-from midre_exp.speed import PRIOR_CALLS, SWITCHES, Speed, make_speed, switched_on
 from midre_exp.stages import make_plan
 from midre_exp.targets.base import Classifier
 from midre_exp.threat import Threat, Victim
@@ -114,9 +118,9 @@ def attacked(trained, tmp_path_factory):
     def attack(steps, **switches):
         name = f"{steps} {switches}"
         if name not in done:
-            seen, draw, speed = copy.deepcopy(target), copy.deepcopy(prior), Speed(**switches)
-            speed.accelerate(seen)
-            speed.accelerate(draw, PRIOR_CALLS)
+            seen, draw, numerics = copy.deepcopy(target), copy.deepcopy(prior), Numerics(**switches)
+            numerics.accelerate(seen)
+            numerics.accelerate(draw, PRIOR_CALLS)
             gmi = GMI(
                 steps=steps, lr=0.1, momentum=0.9, identity_weight=100, clip=2.0, reference_batch=60,
                 identities=IDENTITIES, restarts=4,
@@ -137,7 +141,7 @@ def attacked(trained, tmp_path_factory):
     return attack
 
 
-@pytest.mark.parametrize("switches", [{"bf16": True}, {"channels_last": True}, COMPILED])
+@pytest.mark.parametrize("switches", [{"precision": "bf16"}, {"channels_last": True}, COMPILED])
 def test_attack_accuracy_stays_within_its_interval(attacked, switches):
     plain, hits = attacked(40)
     quick, others = attacked(40, **switches)
@@ -147,7 +151,7 @@ def test_attack_accuracy_stays_within_its_interval(attacked, switches):
     assert abs(float(quick.confidence.mean() - plain.confidence.mean())) < 0.02
 
 
-@pytest.mark.parametrize("switches, mean", [({"bf16": True}, 2.0), ({"channels_last": True}, 0.01)])
+@pytest.mark.parametrize("switches, mean", [({"precision": "bf16"}, 2.0), ({"channels_last": True}, 0.01)])
 def test_images_are_close_after_a_few_steps(attacked, switches, mean):
     plain, quick = (attacked(3, **chosen)[0].images.float() for chosen in ({}, switches))
     assert (plain - quick).abs().mean() < mean  # of 255
@@ -158,8 +162,8 @@ def test_networks_answer_in_float32_and_differ_only_by_rounding(trained):
     latents = torch.randn(4, LATENT, generator=torch.Generator().manual_seed(0))
     images = prior.generate(latents)
     logits, scores = target(images).logits, prior.realism(images)
-    Speed(bf16=True).accelerate(target)
-    Speed(bf16=True).accelerate(prior, PRIOR_CALLS)
+    Numerics(precision="bf16").accelerate(target)
+    Numerics(precision="bf16").accelerate(prior, PRIOR_CALLS)
     drawn, seen = prior.generate(latents), target(images, taps=("body",))
     for rounded, exact in ((drawn, images), (seen.logits, logits), (prior.realism(images), scores)):
         assert rounded.dtype == torch.float32
@@ -171,14 +175,14 @@ def test_networks_answer_in_float32_and_differ_only_by_rounding(trained):
 def test_switches_that_are_off_leave_a_network_alone(trained):
     target = copy.deepcopy(trained[0])
     before = dict(target.__dict__)
-    Speed().accelerate(target, ("forward", "no such method"))
+    Numerics().accelerate(target, ("forward", "no such method"))
     assert dict(target.__dict__) == before
     assert target.body[0].weight.is_contiguous()
 
 
 def test_channels_last_reorders_the_convolutions(trained):
     target = copy.deepcopy(trained[0])
-    Speed(channels_last=True).accelerate(target)
+    Numerics(channels_last=True).accelerate(target)
     assert target.body[3].weight.is_contiguous(memory_format=torch.channels_last)
     assert target(torch.rand(2, 3, PIXELS, PIXELS)).logits.dtype == torch.float32
 
@@ -191,7 +195,7 @@ def test_stylegan2_draws_and_differentiates_in_bf16(fused):
     )
     network.eval().requires_grad_(False)
     quick = copy.deepcopy(network)
-    Speed(bf16=True, channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))
+    Numerics(precision="bf16", channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))
     ws = network.mapping(torch.randn(4, 16))
     towards = torch.randn(4, 3, 32, 32)
     results = []
@@ -213,7 +217,7 @@ def test_stylegan2_in_channels_last_order_differs_by_rounding_alone(fused):
         z_dim=16, w_dim=16, img_resolution=32, synthesis_kwargs={"channel_base": 512}
     ).eval()
     quick = copy.deepcopy(network.requires_grad_(False))
-    Speed(channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))
+    Numerics(channels_last=True).accelerate(quick.synthesis, ("forward", "run_blocks"))
     ws, towards = network.mapping(torch.randn(4, 16)), torch.randn(4, 3, 32, 32)
     gradients = []
     for synthesis in (network.synthesis, quick.synthesis):
@@ -222,44 +226,151 @@ def test_stylegan2_in_channels_last_order_differs_by_rounding_alone(fused):
     assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_a_switch_makes_another_attack_of_the_same_target_and_prior(tiny, switch):
-    off, on = make_plan(tiny()), make_plan(tiny(f"speed.{switch}=true"))
-    assert {name for name in STAGES if off[name].key != on[name].key} == {"attack", "metrics"}
-    assert on["attack"].config["speed"] == [switch]
+#: Of every option a value that is not the default.
+OTHERWISE = {
+    "precision": "bf16",
+    "deterministic": False,
+    "cudnn_benchmark": True,
+    "channels_last": True,
+    "compile": True,
+}
 
 
-def test_without_switches_the_key_is_what_it_was_before_there_were_any(tiny):
-    off, on = (make_plan(tiny(*overrides))["attack"] for overrides in ((), ("speed.bf16=true",)))
-    assert off.config == without(on.config, "speed") != on.config
-    content = {"stage": "attack", "version": stages.attack.version, "upstream": off.upstream}
-    assert off.key == digest({**content, "config": {name: off.config[name] for name in ("attack", "seed")}})
+@pytest.mark.parametrize("option", OTHERWISE)
+def test_every_option_makes_other_stages_of_all(tiny, option):
+    off, on = make_plan(tiny()), make_plan(tiny(f"numerics.{option}={OTHERWISE[option]}"))
+    assert {*off.stages} == {*STAGES} == {name for name in STAGES if off[name].key != on[name].key}
+    assert all(
+        on[name].config["numerics"] == {**asdict(Numerics()), option: OTHERWISE[option]} for name in STAGES
+    )
 
 
-def test_a_run_accelerates_target_and_prior_for_the_attack_alone(tiny, monkeypatch):
+def test_a_reason_makes_no_other_run(tiny):
+    assert make_plan(tiny()) == make_plan(tiny("numerics.why=luck"))
+
+
+def test_the_default_is_strict_and_the_choices_are_what_they_say(tiny):
+    chosen = {
+        name: make_numerics(tiny(f"numerics={name}")["numerics"]) for name in ("strict", "tf32", "bf16")
+    }
+    assert chosen["strict"] == make_numerics(tiny()["numerics"]) == Numerics()
+    assert {name: numerics.precision for name, numerics in chosen.items()} == {
+        "strict": "float32",
+        "tf32": "tf32",
+        "bf16": "bf16",
+    }
+    with packaged_configs():
+        assert settings_of(["scale=paper", "setup=S01"])["numerics"] == tiny("numerics=tf32")["numerics"]
+
+
+def switches():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return (
+        torch.get_float32_matmul_precision(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark,
+        cudnn.deterministic, torch.get_deterministic_debug_mode(),
+        torch.utils.deterministic.fill_uninitialized_memory, os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("before", ["highest", "medium"])
+def test_torch_has_its_switches_back_whatever_happens_within(before, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.set_float32_matmul_precision(before)
+    try:
+        found = switches()
+        with pytest.raises(ZeroDivisionError), Numerics().applied(CPU):
+            assert switches() == ("highest", False, False, False, True, 1, False, ":4096:8")
+            1 / 0  # noqa: B018
+        assert switches() == found
+        with Numerics(deterministic=False, cudnn_benchmark=True, precision="tf32").applied(CPU):
+            assert switches() == ("highest", False, False, True, False, 0, False, None)  # tf32 is of GPUs
+        assert switches() == found
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_run_puts_target_and_prior_under_its_numerics(tiny, monkeypatch):
     calls = []
-    honest = Speed.accelerate
+    honest = Numerics.accelerate
 
     def watched(self, network, calls_of=("forward",)):
         calls.append((self, type(network).__name__, tuple(calls_of)))
         honest(self, network, calls_of)
 
-    monkeypatch.setattr(Speed, "accelerate", watched)
+    monkeypatch.setattr(Numerics, "accelerate", watched)
     own = ("attack.prior._target_=tests.plugins.TargetedPrior", "runtime.trusted_packages=[tests]")
-    run(tiny("speed.bf16=true", *own))
-    quick = Speed(bf16=True)
-    assert calls == [
+    run(tiny("numerics.precision=bf16", *own))
+    quick = Numerics(precision="bf16")
+    assert calls[:3] == [
+        (quick, "ResNet", ("forward",)),  # the target that the prior learns from
         (quick, "ResNet", ("forward",)),
         (quick, "TargetedPrior", PRIOR_CALLS),
     ]
 
 
-def test_what_cannot_be_is_said_in_a_sentence(monkeypatch):
-    with pytest.raises(ConfigError, match=r"speed\.bf61 is unknown; use one of bf16"):
-        switched_on({"bf61": True})
-    with pytest.raises(ConfigError, match=r"speed\.bf16=maybe must be true or false"):
-        switched_on({"bf16": "maybe"})
+def test_what_cannot_be_is_said_in_a_sentence(tiny, monkeypatch):
+    with pytest.raises(
+        ConfigError, match=r"numerics.precision=bf61 cannot be used; give float32, tf32, bf16"
+    ):
+        make_plan(tiny("numerics.precision=bf61"))
+    with pytest.raises(ConfigError, match=r"^speed.bf16=true: there is no speed any more; use numerics=bf16"):
+        tiny("speed.bf16=true")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match=r"speed\.compile=true needs a C\+\+ compiler .* no-such-compiler"):
-        make_speed({"compile": True}, CPU)
-    assert make_speed({"compile": False, "bf16": True}, CPU) == Speed(bf16=True)
+    with pytest.raises(
+        ConfigError, match=r"numerics.compile=true needs a C\+\+ compiler .* no-such-compiler"
+    ):
+        Numerics(compile=True).check(CPU)
+
+
+@pytest.mark.parametrize(
+    "flags, capabilities, device, choice",
+    [
+        ("fpu avx2", [], "auto", "strict"),
+        ("fpu avx512_bf16", [], "auto", "strict"),
+        ("fpu avx512_bf16 amx_bf16 amx_tile", [], "auto", "bf16"),
+        ("fpu avx2", [(9, 0), (8, 0)], "auto", "bf16"),
+        ("fpu avx2", [(9, 0), (7, 5)], "cuda", "strict"),
+        ("fpu amx_bf16", [(7, 5)], "cpu", "bf16"),
+    ],
+)
+def test_the_machine_chooses_what_it_does_well(monkeypatch, flags, capabilities, device, choice):
+    monkeypatch.setattr(processor, "cpu_features", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(processor, "compute_capabilities", lambda: capabilities)
+    assert processor.fitting_numerics.__wrapped__(device).numerics == choice
+
+
+def test_features_and_capabilities_are_read_from_the_system(monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name : X\nflags\t\t: fpu amx_bf16\n\nflags : other\n")
+    assert processor.cpu_features(tmp_path / "cpuinfo") == {"fpu", "amx_bf16"}
+    assert processor.cpu_features(tmp_path / "none") == frozenset()
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text('#!/bin/sh\necho "$@" > "$0.asked"\nprintf "9.0\\n7.5\\n"\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert processor.compute_capabilities() == [(9, 0), (7, 5)]
+    assert "--id=0,2" in (tmp_path / "nvidia-smi.asked").read_text()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert processor.compute_capabilities() == []
+
+
+def test_what_the_machine_chose_travels_with_a_job(tiny, monkeypatch):
+    chosen = processor.Choice("bf16", "of a reason, (such as this)")
+    monkeypatch.setattr("midre_exp.plan.machine_values.fitting_numerics", lambda device: chosen)
+    here = tiny("numerics=auto")
+    assert here["numerics"] == {**tiny("numerics=bf16")["numerics"], "why": f"bf16, because {chosen.why}"}
+    assert make_plan(here) == make_plan(tiny("numerics=bf16"))
+    other = processor.Choice("strict", "another")
+    monkeypatch.setattr("midre_exp.plan.machine_values.fitting_numerics", lambda device: other)
+    assert tiny("numerics=auto", *decided(here))["numerics"] == here["numerics"]
+    assert decided(tiny("numerics=bf16")) == []
+
+
+def test_records_of_other_numerics_are_of_another_thing(tiny):
+    settings, faster = tiny(), tiny("numerics=bf16")
+    assert comparable_config(settings) != comparable_config(faster)
+    assert comparable_config(tiny("numerics.why=luck")) == comparable_config(settings)
+    before = {**without(settings, "numerics"), "speed": {"bf16": False, "channels_last": False}}
+    assert comparable_config(before) == comparable_config(settings)
+    damaged = {**settings, "numerics": {"precision": []}}
+    assert comparable_config(damaged) != comparable_config(settings)
