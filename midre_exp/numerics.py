@@ -140,7 +140,9 @@ def _switch(
 
     cudnn = torch.backends.cudnn
     torch.set_float32_matmul_precision(float32_matmul)
-    torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32 = tf32
+    products, cudnn.allow_tf32 = tf32
+    if torch.backends.cuda.matmul.allow_tf32 != products:  # which the precision of products decides too
+        torch.backends.cuda.matmul.allow_tf32 = products
     cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
     # not use_deterministic_algorithms, which loads the compiler for seconds
     torch.set_deterministic_debug_mode(debug_mode)

@@ -310,7 +310,7 @@ def test_a_run_puts_target_and_prior_under_its_numerics(tiny, monkeypatch):
 
 def test_what_cannot_be_is_said_in_a_sentence(tiny, monkeypatch):
     with pytest.raises(
-        ConfigError, match=r"numerics.precision=bf61 cannot be used; give float32, tf32, bf16"
+        ConfigError, match=r"numerics.precision=bf61 cannot be used; give float32, tf32 or bf16"
     ):
         make_plan(tiny("numerics.precision=bf61"))
     with pytest.raises(ConfigError, match=r"^speed.bf16=true: there is no speed any more; use numerics=bf16"):

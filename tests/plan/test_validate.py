@@ -51,7 +51,7 @@ metrics.measure=null | metrics.measure=null cannot be used
 +metrics.measure.x=3 | metrics.measure.x=3 cannot be used; give a mapping with a _target_, or null
 metrics.image_to_evaluator=null | metrics.image_to_evaluator=null cannot be used
 metrics.image_to_evaluator=[3] | metrics.image_to_evaluator=[3] cannot be used
-numerics=null | numerics=null cannot be used; give a mapping of precision, deterministic, cudnn_benchmark
+numerics.precision=fp16 | numerics.precision=fp16 cannot be used; give float32, tf32 or bf16
 numerics.compile=maybe | numerics.compile=maybe cannot be used; give true or false
 +numerics.compiled=true | numerics.compiled is read by nothing; did you mean numerics.compile?
 target.recipe=null | target.recipe=null cannot be used; give a mapping of epochs, batch_size
