@@ -27,7 +27,7 @@ setup: $(VENV)/.ready   ## the environment alone
 demo: setup      ## a complete comparison on synthetic faces: table, HTML page with reconstructions
 	@$(PY) -m midre_exp.report demo scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
-table1:          ## where to erase: random, fixed, whole images. All tables: SCALE=mini|synth|paper LAUNCHER=basic|joblib|slurm ARGS=...
+table1:          ## where to erase: random, fixed, whole images. All tables: SCALE=mini|synth|paper LAUNCHER=basic|joblib|local_gpus|slurm ARGS=...
 table2:          ## the 37 setups, undefended and under MIDRE
 table3:          ## LOMMA and PLG-MI on VGG16: undefended, NLS, MIDRE
 table4:          ## MIDRE beside other augmentations

@@ -1,5 +1,6 @@
-"""The entry by which Hydra finds our launcher: Hydra takes plugins from this namespace package alone. The
-work is in midre_exp/sweep/submitit.py, which needs an extra and is imported only when jobs are launched.
+"""The entry by which Hydra finds our launchers: Hydra takes plugins from this namespace package alone. The
+work is in midre_exp/sweep: workers.py, and submitit.py, which needs an extra and is imported only when jobs
+are launched.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 from omegaconf import OmegaConf
+
+
+class LocalGpusLauncher(JoblibLauncher):  # type: ignore[misc]
+    """One worker for each GPU of this machine; how many those are, the sweeper finds out."""
 
 
 class SlurmLauncher(Launcher):

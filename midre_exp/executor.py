@@ -25,7 +25,7 @@ from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
-from midre_exp.runtime import Runtime, make_runtime
+from midre_exp.runtime import Runtime, give_memory_back, make_runtime
 from midre_exp.stages import STAGES, Stage, stale
 from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
@@ -174,7 +174,9 @@ class Executor:
             wait=wait,
             wait_message=self.runtime.say,
         )
-        if not made:
+        if made:
+            give_memory_back(self.runtime.device)  # the next stage plans with what is free
+        else:
             self._tell_origin(planned, build.artifact, below)
         self.runtime.say(build.stage.summary(build.artifact))
         for alarm in build.artifact.metrics.get("alarms", ()):

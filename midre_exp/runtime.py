@@ -4,6 +4,7 @@ it enters a key but the numerics, a node of their own.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.machine.memory import free_host_memory
 from midre_exp.numerics import Numerics
 from midre_exp.store.progress import Progress, Values, configure, display_of, say
 
@@ -101,6 +103,25 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def give_memory_back(device: torch.device) -> None:
+    """Free what nothing refers to any more: Python collects the reference cycles of a finished training, and
+    torch gives its cache of GPU memory back to the driver, for other stages, ranks and programs.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on a device: what the driver, or the operating system, has free, and what
+    torch keeps of its own without using it. None where nobody tells.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return free_host_memory() if device.type == "cpu" else None
+
+
 def choose_device(name: str) -> torch.device:
     """The device called ``name``, any torch device string; ``auto`` is the first GPU if there is one, else
     the CPU. Raises ConfigError for a device that is not there.
@@ -115,6 +136,11 @@ def choose_device(name: str) -> torch.device:
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"runtime.device={name}, but torch sees no GPU here; use runtime.device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise ConfigError(
+            f"runtime.device={name}, but the last GPU that torch sees is cuda:{last}; use runtime.device=auto"
+        )
     return device
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
-from midre_exp.runtime import Placement
+from midre_exp.runtime import Placement, free_memory
 
 #: Images uint8 [n, 3, h, w], labels int64 [n], their rows in the set int64 [n].
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -36,11 +36,11 @@ def place_images(images: ImageSet, device: torch.device, placement: Placement) -
     ``device``: the memory of ``device``, so that no batch is copied to it. ``ram``: read once into main
     memory. ``mapped``: as loaded, a memory map of which the operating system keeps what is used often.
     ``auto``: ``device`` if it is a GPU and the images take at most two fifths of its free memory, else
-    ``mapped``. Raises ConfigError for another word.
+    ``mapped``; what torch keeps without using it is free. Raises ConfigError for another word.
     """
     if placement == "auto":
         size = images.images.numel()
-        fits = device.type == "cuda" and size <= _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+        fits = device.type == "cuda" and size <= _MEMORY_SHARE * (free_memory(device) or 0)
         placement = "device" if fits else "mapped"
     if placement == "device":
         return replace(images, images=images.images.to(device), labels=images.labels.to(device))

@@ -54,6 +54,8 @@ class BuildLock:
         self._pid = os.getpid()
         self._stop = threading.Event()
         self._lost = threading.Event()
+        self._holders = _Watch(stale_seconds)  # kept: who asks again and again has watched all the time
+        self._takeovers = _Watch(EMPTY_SECONDS)
 
     def acquire(
         self,
@@ -69,8 +71,6 @@ class BuildLock:
         """
         self._pid = os.getpid()
         make_folder(self.path.parent)
-        holders = _Watch(self.stale_seconds)
-        takeovers = _Watch(EMPTY_SECONDS)
         announced = False
         pause = 0.05
         try:
@@ -79,7 +79,7 @@ class BuildLock:
                 if holder is None:
                     taken = lockfiles.create(self.path, self._content())
                 else:
-                    taken = holders.sees_dead(holder) and self._take_over(holder, takeovers)
+                    taken = self._holders.sees_dead(holder) and self._take_over(holder)
                 if taken:
                     name = f"heartbeat of {self.describe}"
                     threading.Thread(target=self._beat, name=name, daemon=True).start()
@@ -159,7 +159,7 @@ class BuildLock:
             time.sleep(min(left, 0.5))
         return self._stop.is_set()
 
-    def _take_over(self, dead: Holder, takeovers: _Watch) -> bool:
+    def _take_over(self, dead: Holder) -> bool:
         """Replace a dead holder's lock by ours; False when another process was faster.
 
         Only one process may try at a time (guard file), so that nobody removes the lock a faster one has just
@@ -168,7 +168,7 @@ class BuildLock:
         guard = self.path.with_name(f"{self.path.name}.takeover")
         if not lockfiles.create(guard, self._content()):
             other = lockfiles.read(guard)
-            if other is not None and takeovers.sees_dead(other):
+            if other is not None and self._takeovers.sees_dead(other):
                 lockfiles.remove(guard, other.token)
             return False
         try:

@@ -32,7 +32,7 @@ from midre_exp.records import diverged_path, record_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
 from midre_exp.store.lock import LockedError, end_with_parent
-from midre_exp.store.progress import configure, log_to_stderr
+from midre_exp.store.progress import configure, log_to_stderr, say
 from midre_exp.store.streams import lasting_stderr, tell
 from midre_exp.sweep.finished import (
     check_stale,
@@ -42,6 +42,7 @@ from midre_exp.sweep.finished import (
     result_path,
     snapshot_path,
 )
+from midre_exp.sweep.leases import leased, told
 from midre_exp.sweep.rebuild import fulfilled, request_of
 from midre_exp.tracking.provenance import git_commit
 
@@ -143,9 +144,7 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
             note = f", though not by today's code: {stale.told(found)}" if found else ""
             tell(f"nothing to do, {path} is complete{note}")
         else:
-            from midre_exp.run import run
-
-            path = run(settings)
+            path = _run_on_leased_gpus(settings)
             tell(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}")
     except LockedError:
         raise
@@ -164,6 +163,21 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
     if request is not None:
         fulfilled(request[1])
     return str(path)
+
+
+def _run_on_leased_gpus(settings: Mapping[str, Any]) -> Path:
+    """Run a config on GPUs that no other run of this user on this machine has, where there are GPUs."""
+    runtime = settings["runtime"]
+    name = f"{settings['setup']['id']} {'+'.join(settings['defense'])} seed {settings['seed']}"
+    with leased(str(runtime["device"]), int(runtime["devices"]), run=name) as gpus:
+        from midre_exp.run import run  # loads torch, to which only the leased GPUs are visible
+        from midre_exp.runtime import choose_device
+
+        if gpus and not runtime["quiet"]:
+            say(f"{name} has {told(gpus)}")
+        if gpus and choose_device(str(runtime["device"])).type != "cuda":
+            say("but torch cannot use it and computes on the CPU; its driver may be too old for this torch")
+        return run(settings)
 
 
 def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException, trace: str) -> None:

@@ -31,6 +31,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 
 from midre_exp.errors import ConfigError, StoreError, UserError
+from midre_exp.machine.gpus import VISIBLE, show_gpus
 from midre_exp.store.files import read_json
 from midre_exp.store.lock import dies_as_fork
 from midre_exp.store.progress import Progress, say
@@ -72,9 +73,15 @@ class SubmittedJob(BaseSubmititLauncher):
     #: Of the runs, by their keys.
     names: Mapping[str, str] = MappingProxyType({})
     prefix = "midre"  #: of the names in the queue
+    #: Show a job on this machine the GPUs that the sweep sees, so that the run leases one of them: submitit
+    #: hides all unless ``gpus_per_node`` says otherwise.
+    shows_gpus = False
+    visible: str | None = None  #: CUDA_VISIBLE_DEVICES of the sweep
 
     def __call__(self, *arguments: Any, **keywords: Any) -> JobReturn:
         """Run one job; its log begins with what it is."""
+        if self.shows_gpus:
+            show_gpus(self.visible)
         with giving_way():
             self._introduce(_key_of(arguments[0]))
             return super().__call__(*arguments, **keywords)
@@ -100,12 +107,14 @@ def launch(
     context: Mapping[str, Any],
     jobs: Sequence[Sequence[str]],
     first: int,
+    workers: int | None = None,
 ) -> list[JobReturn]:
     """Submit every job and wait for all: one result each, in order; that of a lost job holds a ClusterError.
 
     ``kind`` is ``slurm`` or ``local``, ``options`` are those of hydra.launcher, ``context`` is what Hydra
-    sets a launcher up with, and ``first`` is the number of the first job. Raises ClusterError when nothing
-    could be submitted, ConfigError for options that cannot be.
+    sets a launcher up with, and ``first`` is the number of the first job; ``workers``: of ``local``, how many
+    run at a time. Raises ClusterError when nothing could be submitted, ConfigError for options that cannot
+    be.
     """
     options = dict(options)
     poll_seconds = float(options.pop("poll_seconds", 1.0))
@@ -121,6 +130,13 @@ def launch(
     rows = [
         (list(job), "hydra.sweep.dir", number, str(number), state) for number, job in enumerate(jobs, first)
     ]
+    labels = [
+        f"{name}-{_key_of(overrides)}" if _key_of(overrides) else name
+        for name, overrides in zip(names, jobs, strict=True)
+    ]
+    if kind == "local":
+        call.shows_gpus, call.visible = not options.get("gpus_per_node"), os.environ.get(VISIBLE)
+        return _run_here(executor, call, rows, labels, workers, poll_seconds)
     submitted: list[Any] = []
     refused: ClusterError | None = None
     for start in range(0, len(rows), size):
@@ -136,25 +152,65 @@ def launch(
                 raise refused from error
             break
     ids = " ".join(dict.fromkeys(job.job_id.partition("_")[0] for job in submitted))
-    for job, name, overrides in zip(submitted, names, jobs, strict=False):
-        link_logs(job, f"{name}-{_key_of(overrides)}" if _key_of(overrides) else name)
+    for job, label in zip(submitted, labels, strict=False):
+        link_logs(job, label)
     print(
         f"{len(submitted)} jobs submitted ({kind} {ids}), their logs are in "
         f"{submitted[0].paths.folder.parent}, each also under the name of its run",
         flush=True,
     )
     try:
-        ended = SlurmQueue() if kind == "slurm" else ended_here
-        results = collect(submitted, ended, poll_seconds=poll_seconds)
+        results = collect(submitted, SlurmQueue(), poll_seconds=poll_seconds)
     except (KeyboardInterrupt, SystemExit):
-        if kind == "slurm":
-            print(
-                f"the jobs go on without this process; scancel {ids} ends them", file=sys.stderr, flush=True
-            )
-        for job in submitted if kind == "local" else ():
-            job.cancel()
+        print(f"the jobs go on without this process; scancel {ids} ends them", file=sys.stderr, flush=True)
         raise
     return results + [lost(refused) for _ in rows[len(submitted) :] if refused is not None]
+
+
+def _run_here(
+    executor: submitit.AutoExecutor,
+    call: SubmittedJob,
+    rows: Sequence[tuple[Any, ...]],
+    labels: Sequence[str],
+    workers: int | None,
+    poll_seconds: float,
+) -> list[JobReturn]:
+    """The results of jobs that run as processes of this machine, which end with this one."""
+    jobs = _StartedHere(executor, call, rows, labels)
+    print(
+        f"{len(rows)} jobs, {min(workers or len(rows), len(rows))} at a time; their logs are in "
+        f"{Path(executor.folder).parent}, each also under the name of its run",
+        flush=True,
+    )
+    try:
+        return collect(jobs, ended_here, poll_seconds=poll_seconds, at_a_time=workers)
+    except (KeyboardInterrupt, SystemExit):
+        for job in jobs.started.values():
+            job.cancel()
+        raise
+
+
+class _StartedHere(Sequence[Any]):
+    """Jobs of this machine, each of which starts when it is first asked for."""
+
+    def __init__(
+        self,
+        executor: submitit.AutoExecutor,
+        call: SubmittedJob,
+        rows: Sequence[tuple[Any, ...]],
+        labels: Sequence[str],
+    ) -> None:
+        self._executor, self._call, self._rows, self._labels = executor, call, rows, labels
+        self.started: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number not in self.started:
+            self.started[number] = job = self._executor.submit(self._call, *self._rows[number])
+            link_logs(job, self._labels[number])
+        return self.started[number]
 
 
 def _key_of(overrides: Sequence[str]) -> str:
@@ -210,13 +266,17 @@ def make_executor(kind: str, options: Mapping[str, Any]) -> submitit.AutoExecuto
     return executor
 
 
-def collect(jobs: Sequence[Any], ended: Ended, *, poll_seconds: float) -> list[JobReturn]:
-    """Wait until every job has left its result or is lost."""
+def collect(
+    jobs: Sequence[Any], ended: Ended, *, poll_seconds: float, at_a_time: int | None = None
+) -> list[JobReturn]:
+    """Wait until every job has left its result or is lost; no more than ``at_a_time`` are looked at, so that
+    jobs which start when they are looked at run one after another.
+    """
     results: dict[int, JobReturn] = {}
     looks = [0] * len(jobs)
     silent = 0
     with Progress("jobs", len(jobs)) as bar:
-        while waiting := [number for number in range(len(jobs)) if number not in results]:
+        while waiting := [number for number in range(len(jobs)) if number not in results][:at_a_time]:
             # asked before the results are looked for: a job that ends in between has its result seen next
             # time
             gone = ended([jobs[number] for number in waiting])

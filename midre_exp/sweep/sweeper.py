@@ -4,10 +4,9 @@ at the end.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from midre_exp.store.streams import tell
 from midre_exp.sweep.finished import check_stale, code_path, failure_path, is_finished, snapshot_path
 from midre_exp.sweep.job import report_failure
 from midre_exp.sweep.rebuild import fulfilled, request_of
+from midre_exp.sweep.workers import at_a_time
 from midre_exp.tracking.provenance import git_commit
 
 
@@ -63,7 +63,8 @@ def sweep(sweeper: Any, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
     results: list[JobReturn] = []
     if todo:
         started = time.monotonic()
-        results = launch_all(sweeper.launcher, todo, at_a_time(sweeper.config.hydra.launcher))
+        workers = at_a_time(sweeper.config.hydra.launcher, [job.settings for job in todo])
+        results = launch_all(sweeper.launcher, todo, workers)
         summarise(todo, results, time.monotonic() - started)
     for file in requests:
         fulfilled(file)
@@ -90,16 +91,6 @@ def listed_jobs(file: Path, arguments: Sequence[str] = ()) -> list[list[str]]:
     return [[str(part) for part in job] for job in jobs]
 
 
-def at_a_time(launcher: Mapping[str, Any]) -> int | None:
-    """How many jobs a launcher of this machine works on at a time; None for a cluster, where waiting jobs
-    keep nobody else from running.
-    """
-    if "n_jobs" in launcher:  # joblib: -1 is one for each core, -2 one less
-        jobs = int(launcher["n_jobs"] or 1)
-        return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)
-    return 1 if str(launcher["_target_"]).endswith("BasicLauncher") else None
-
-
 def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> list[JobReturn]:
     """The result of every job, in order.
 
@@ -113,7 +104,7 @@ def launch_all(launcher: Any, todo: Sequence[Planned], workers: int | None) -> l
         last = 0 if workers is None or workers >= len(waiting) else len(waiting) - max(1, workers - 1)
         jobs = [[*job.overrides, f"plan.wait={number >= last}"] for number, job in enumerate(waiting)]
         try:
-            results = launch(launcher, jobs)
+            results = launch(launcher, jobs, workers)
         except BaseException as error:
             # SIGTERM, or a worker died: joblib has killed the others, which could give back nothing.
             for root in {Store(job.settings["paths"]["store"]).root for job in todo}:
@@ -137,17 +128,20 @@ def is_locked(result: JobReturn) -> bool:
     return result.status is JobStatus.COMPLETED and value.locked is not None
 
 
-def launch(launcher: Any, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
-    """The results of all jobs, in order. What hydra-submitit-launcher brings itself breaks off at the first
-    lost job, so its choices (``submitit_local``, ``submitit_slurm``) are carried out as ours are.
+def launch(launcher: Any, jobs: Sequence[Sequence[str]], workers: int | None = None) -> Sequence[JobReturn]:
+    """The results of all jobs, in order, ``workers`` at a time on this machine. What hydra-submitit-launcher
+    brings itself breaks off at the first lost job, so its choices (``submitit_local``, ``submitit_slurm``)
+    are carried out as ours are.
     """
     if not type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher"):
+        if workers is not None and hasattr(launcher, "joblib"):
+            launcher.joblib["n_jobs"] = workers
         results: Sequence[JobReturn] = launcher.launch(jobs, initial_job_idx=0)
         return results
     from midre_exp.sweep import submitit as cluster
 
     context = {name: getattr(launcher, name) for name in ("hydra_context", "task_function", "config")}
-    return cluster.launch(launcher._EXECUTOR, launcher.params, context, jobs, 0)
+    return cluster.launch(launcher._EXECUTOR, launcher.params, context, jobs, 0, workers)
 
 
 def plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planned], list[Path]]:

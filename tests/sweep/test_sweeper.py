@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from midre_exp.store.lock import BuildLock, LockedError
 from midre_exp.store.store import Store
 from midre_exp.sweep.job import Outcome
-from midre_exp.sweep.sweeper import Planned, at_a_time, launch_all
+from midre_exp.sweep.sweeper import Planned, launch_all
 from tests.e2e.test_processes import finish, start
 
 
@@ -67,19 +67,6 @@ def test_on_a_cluster_everybody_waits():
     launcher = Launcher(locked="ab")
     launch_all(launcher, planned("abc"), workers=None)
     assert launcher.launched == [[("a", True), ("b", True), ("c", True)]]
-
-
-@pytest.mark.parametrize(
-    ("launcher", "workers"),
-    [
-        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
-        ({"_target_": "x.JoblibLauncher", "n_jobs": 4}, 4),
-        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, os.cpu_count()),
-        ({"_target_": "hydra_plugins.midre_launchers.SlurmLauncher"}, None),
-    ],
-)
-def test_how_many_jobs_a_launcher_works_on(launcher, workers):
-    assert at_a_time(launcher) == workers
 
 
 def test_without_waiting_the_builder_is_named(tmp_path):

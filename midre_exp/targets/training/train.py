@@ -19,7 +19,7 @@ from torch import Tensor
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.data.loader import BatchLoader, BatchSampler, place_images
 from midre_exp.errors import ConfigError
-from midre_exp.runtime import NoTracker, Runtime
+from midre_exp.runtime import NoTracker, Runtime, give_memory_back
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import accuracy, answers
@@ -186,6 +186,7 @@ def _train_on_several_devices(training: Training, module: ClassifierModule) -> N
     """Train in one process per device, and make ``module`` what they leave."""
     runtime = training.runtime
     training.checkpoint()  # a damaged one is set aside once, with its warning
+    give_memory_back(runtime.device)  # rank 0 shares the first GPU with this process
     launch(
         train_rank,
         replace(training, runtime=replace(runtime, tracker=NoTracker())),
