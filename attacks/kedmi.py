@@ -55,6 +55,11 @@ class KedMI(WhiteBoxAttack):
         """All items of the identities whose images the discriminator compares with each other."""
         return self.restarts * self.group
 
+    @property
+    def items_per_row(self) -> int:
+        """The restarts of an identity: one Gaussian is learned for all of them."""
+        return self.restarts
+
     def invert(
         self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> AttackResult:

@@ -103,7 +103,9 @@ class MirrorGenetic(ScoreAttack):
             "codes": loop.start[..., :-1].clone(),
             "scores": loop.start[..., -1].clone(),
             "generations": torch.zeros_like(labels),
+            "queries": torch.zeros_like(labels),
         }
+        spent = (self.population - 1) * (2 if self.search.flip else 1)
         for step in loop(self.generations, state, until=lambda now: bool(self.ended(now["scores"]).all())):
             rows = (~self.ended(state["scores"])).nonzero().squeeze(1)
             children = self.children(
@@ -116,13 +118,14 @@ class MirrorGenetic(ScoreAttack):
             state["scores"][rows] = torch.cat((state["scores"][rows, best][:, None], scores), 1)
             state["codes"][rows] = torch.cat((fittest[:, None], children), 1)
             state["generations"][rows] += 1
+            state["queries"][rows] += spent
             loop.show(fitness=state["scores"].amax(1))
         w = state["codes"][torch.arange(len(labels), device=labels.device), state["scores"].argmax(1)]
         with torch.no_grad():
             images = self.search.render(style, w)
         return AttackResult(
             self.search.truncate(style, w).contiguous(),
-            state["generations"] * (self.population - 1) * (2 if self.search.flip else 1),
+            state["generations"] * spent,
             details={"generations": state["generations"], "w": w},
             images=images,
         )

@@ -91,6 +91,11 @@ class Attack(ABC, Generic[V]):
         """
         return 1
 
+    @property
+    def items_per_row(self) -> int:
+        """How many consecutive items of a group share a row of what is optimised, and of its memory."""
+        return 1
+
     def initialise(
         self, victim: V, prior: Prior, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
     ) -> Tensor | None:

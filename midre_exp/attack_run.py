@@ -5,11 +5,11 @@ What an attack computes is in ``midre_exp.attack`` and in the plugin; nothing he
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic
 
@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from midre_exp.attack import Attack, AttackResult, Reconstructions, V, apply, split_evenly, to_uint8
-from midre_exp.errors import ConfigError
-from midre_exp.loop import REMEDY, Loop
+from midre_exp.attack_work import Columns, Fitted, Unfinished, finished_items, fitted, gaps, keep_items
+from midre_exp.errors import ConfigError, OutOfMemory
+from midre_exp.loop import REMEDY, Loop, Trial, TrialOver
+from midre_exp.memory.batches import Shortage, attempt, in_batches
+from midre_exp.memory.footprint import free_memory, planned
 from midre_exp.priors.base import Prior
-from midre_exp.runtime import Runtime
+from midre_exp.runtime import NoTracker, Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import VICTIMS, Victim
+from midre_exp.tracking.provenance import device_name
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import require_finite
 
@@ -43,10 +47,10 @@ def run_attack(
 ) -> Reconstructions:
     """Attack every (identity, restart).
 
-    Finished chunks stay in the folder ``work`` and are not computed again after an interruption; None: a
-    temporary folder. Raises ConfigError for a victim of another threat model than the attack's and for more
-    identities than the target has classes, DivergedError when latents, images or the victim's answers are not
-    finite.
+    Finished items stay in the folder ``work`` and are not computed again after an interruption, whatever
+    ``runtime.chunk`` is then; None: a temporary folder. Raises ConfigError for a victim of another threat
+    model than the attack's and for more identities than the target has classes, DivergedError when latents,
+    images or the victim's answers are not finite, OutOfMemory when not even one item fits.
     """
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -66,7 +70,7 @@ def run_shard(
     seed: int,
     work: Path,
     runtime: Runtime,
-) -> dict[str, Tensor]:
+) -> Columns:
     """Attack some of the identities; ``merge_shards`` makes the shards of all into what ``run_attack``
     returns, number by number.
 
@@ -79,14 +83,15 @@ def run_shard(
     job = _Job(attack, victim, prior, _shared_rng(seed, runtime), work, runtime)
     items = _Items.of(identities, attack.restarts, seed)
     initial = _initialise(job, items)
-    columns = _join(_invert_in_chunks(job, items, initial.tensors.get("start")))
-    selection = _select(job, items, columns)
+    blocks, runtime = _invert_in_chunks(job, items, initial.tensors.get("start"))
+    columns = _join(blocks)
+    selection = _select(job, items, columns, runtime)
     columns["queries"] = columns["queries"] + split_evenly(selection.queries, len(items))
     queries = torch.tensor(initial.queries)
     return {**columns, **selection.tensors, "restarts": items.restarts, _INITIAL_QUERIES: queries}
 
 
-def merge_shards(shards: Sequence[dict[str, Tensor]]) -> Reconstructions:
+def merge_shards(shards: Sequence[Columns]) -> Reconstructions:
     """The whole attack of its shards in the order of the identities; empties them. The queries of
     ``initialise`` are counted once. Raises DivergedError for numbers that are not finite.
     """
@@ -120,6 +125,7 @@ class _Items:
     """The items of some consecutive identities."""
 
     identities: range
+    numbers: range  # n of them, in the whole attack
     labels: Tensor  # int64 [n]
     restarts: Tensor  # int64 [n]
     rng: ItemRNG  # n rows
@@ -127,8 +133,9 @@ class _Items:
     @classmethod
     def of(cls, identities: range, restarts: int, seed: int) -> _Items:
         labels = torch.arange(identities.start, identities.stop).repeat_interleave(restarts)
-        numbers = torch.arange(restarts).repeat(len(identities))
-        return cls(identities, labels, numbers, ItemRNG(seed, "attack", items=(labels, numbers)))
+        turns = torch.arange(restarts).repeat(len(identities))
+        numbers = range(identities.start * restarts, identities.stop * restarts)
+        return cls(identities, numbers, labels, turns, ItemRNG(seed, "attack", items=(labels, turns)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -178,33 +185,49 @@ def _check_groups(attack: Attack[V], identities: range) -> None:
 
 def _initialise(job: _Job[V], items: _Items) -> _Phase:
     """The attack's starts for all items at once as tensor ``start``, if it chooses any."""
-    path = job.work / items.file("initialised")
-    queries = job.victim.queries
-    if (saved := _load_phase(path, job.victim)) is not None:
-        return saved
-    start = job.attack.initialise(
-        job.victim, job.prior, items.labels, shared_rng=job.shared_rng, runtime=job.runtime
-    )
-    return _save_phase(job, path, {} if start is None else {"start": start}, job.victim.queries - queries)
+
+    def initialise(runtime: Runtime) -> dict[str, Tensor]:
+        start = job.attack.initialise(
+            job.victim, job.prior, items.labels, shared_rng=job.shared_rng, runtime=runtime
+        )
+        return {} if start is None else {"start": start}
+
+    return _phase(job, job.work / items.file("initialised"), initialise, job.runtime)
 
 
-def _select(job: _Job[V], items: _Items, columns: dict[str, Tensor]) -> _Phase:
+def _select(job: _Job[V], items: _Items, columns: Columns, runtime: Runtime) -> _Phase:
     """The attack's final selection among all items."""
-    path = job.work / items.file("selected")
-    queries = job.victim.queries
+    details = {name: value for name, value in columns.items() if name not in _COLUMNS}
+
+    def select(runtime: Runtime) -> dict[str, Tensor]:
+        return job.attack.select(
+            job.victim,
+            job.prior,
+            columns["labels"],
+            columns["latents"],
+            details,
+            shared_rng=job.shared_rng,
+            runtime=runtime,
+        )
+
+    return _phase(job, job.work / items.file("selected"), select, runtime)
+
+
+def _phase(
+    job: _Job[V], path: Path, compute: Callable[[Runtime], dict[str, Tensor]], runtime: Runtime
+) -> _Phase:
+    """What a phase before or after the chunks gives, kept in ``path``; with half as many items at once as
+    often as memory is short.
+    """
     if (saved := _load_phase(path, job.victim)) is not None:
         return saved
-    details = {name: value for name, value in columns.items() if name not in _COLUMNS}
-    tensors = job.attack.select(
-        job.victim,
-        job.prior,
-        columns["labels"],
-        columns["latents"],
-        details,
-        shared_rng=job.shared_rng,
-        runtime=job.runtime,
-    )
-    return _save_phase(job, path, tensors, job.victim.queries - queries)
+    queries = job.victim.queries
+    while isinstance(found := attempt(partial(compute, runtime), job.victim), Shortage):
+        if runtime.chunk == 1 or found.is_final:
+            raise OutOfMemory(f"{type(job.attack).__name__} ({path.stem}): {_too_little(job, found)}")
+        runtime = replace(runtime, chunk=runtime.chunk // 2)
+        job.runtime.say(f"out of memory ({path.stem}): once more with at most {runtime.chunk} items at once")
+    return _save_phase(job, path, found, job.victim.queries - queries)
 
 
 def _load_phase(path: Path, victim: Victim) -> _Phase | None:
@@ -223,66 +246,127 @@ def _save_phase(job: _Job[V], path: Path, tensors: dict[str, Tensor], queries: i
     return phase
 
 
-def _invert_in_chunks(job: _Job[V], items: _Items, start: Tensor | None) -> list[dict[str, Tensor]]:
-    """The chunks of all items in order; from the first that does not fit into memory on, in smaller ones."""
-    size = max(1, job.runtime.chunk // job.attack.group_size) * job.attack.group_size
-    chunks, done = [], 0
-    while done < len(items):
-        rows = slice(done, min(done + size, len(items)))
-        queries = job.victim.queries
-        try:
-            chunks.append(_invert_or_load(job, items, rows, None if start is None else start[rows]))
-            done = rows.stop
-        except torch.cuda.OutOfMemoryError as error:
-            job.victim.queries = queries
-            size = _half(rows.stop - rows.start, job.attack.group_size, error)
-            job.runtime.say(
-                f"out of memory with {rows.stop - rows.start} items at once: going on with half of them"
+def _invert_in_chunks(job: _Job[V], items: _Items, start: Tensor | None) -> tuple[list[Columns], Runtime]:
+    """The columns of all items in order, finished ones from their files, the others in chunks: from the first
+    that does not fit into memory on, in smaller ones. Also the runtime that says what fitted.
+    """
+    blocks = finished_items(job.work, items.numbers)
+    for _, columns in blocks:
+        job.victim.queries += int(columns["queries"].sum())
+    free = list(gaps(items.numbers, [rows for rows, _ in blocks]))
+    unfinished = Unfinished(job.work, items.numbers, job.attack.group_size, job.runtime.say)
+    size = _ChunkSize(job, items, start, is_needed=bool(free))
+    while free:
+        chunk = unfinished.next_chunk(free[0], size.items)
+        work = partial(_invert_chunk, job, items, chunk, start, unfinished.path(chunk))
+        found = attempt(work, job.victim)
+        if isinstance(found, Shortage):
+            size.halve(len(chunk), found)
+            continue
+        keep_items(job.work, chunk, found)
+        unfinished.drop(chunk)
+        job.victim.queries += int(found["queries"].sum())
+        blocks.append((chunk, found))
+        free[:1] = [range(chunk.stop, free[0].stop)] if chunk.stop < free[0].stop else []
+    unfinished.close()
+    return [columns for _, columns in sorted(blocks, key=lambda block: block[0].start)], size.runtime
+
+
+class _ChunkSize:
+    """How many items a chunk has: as the config says, planned by what some take, halved where it did not fit.
+    What was found is kept for the next attempt.
+    """
+
+    def __init__(self, job: _Job[V], items: _Items, start: Tensor | None, *, is_needed: bool):
+        self.job, attack = job, job.attack
+        rows = max(1, job.runtime.chunk * attack.items_per_row // attack.group_size) * attack.group_size
+        self.items = rows
+        self.device, self.free = device_name(job.runtime.device), free_memory(job.runtime.device) or 0
+        known = fitted(job.work, self.device, self.free)
+        if known is not None and (known.was_halved or job.runtime.is_planned):
+            self.items = min(rows, known.items)
+        elif is_needed and job.runtime.is_planned and len(items) > attack.group_size:
+            self.items = min(rows, _planned_chunk(job, items, start, rows))
+            self._keep(was_halved=False)
+            if self.items < min(rows, len(items)):
+                job.runtime.say(
+                    f"{self.items} reconstructions at once, by what a few take of the free memory"
+                )
+
+    @property
+    def runtime(self) -> Runtime:
+        """For what follows: rendering and scoring take no more at once than what is optimised together."""
+        optimised = self.items // self.job.attack.items_per_row
+        return replace(self.job.runtime, chunk=max(1, min(self.job.runtime.chunk, optimised)))
+
+    def halve(self, tried: int, shortage: Shortage) -> None:
+        """``tried`` items were too many. Raises OutOfMemory when they cannot be divided."""
+        group_size = self.job.attack.group_size
+        groups = -(-tried // group_size)
+        if groups < 2:
+            raise OutOfMemory(
+                f"{type(self.job.attack).__name__}: {tried} item(s), which cannot be divided further: "
+                f"{_too_little(self.job, shortage)}"
             )
-    return chunks
+        self.items = groups // 2 * group_size
+        self._keep(was_halved=True)
+        self.job.runtime.say(f"out of memory with {tried} items at once: going on with half of them")
+
+    def _keep(self, *, was_halved: bool) -> None:
+        Fitted(self.items, self.device, self.free, was_halved).save(self.job.work)
 
 
-def _half(items: int, group_size: int, error: Exception) -> int:
-    """How many items half a chunk has. Raises ConfigError when it cannot be divided."""
-    groups = -(-items // group_size)
-    if groups < 2:
-        raise ConfigError(
-            f"the GPU has not enough memory for {items} item(s) of this attack, which cannot be divided "
-            "further; use runtime.device=cpu or a GPU with more memory"
-        ) from error
-    torch.cuda.empty_cache()
-    return groups // 2 * group_size
+def _too_little(job: _Job[V], shortage: Shortage) -> str:
+    place = (
+        "memory of this machine" if job.runtime.device.type == "cpu" else f"memory of {job.runtime.device}"
+    )
+    return (
+        f"not enough {place} ({shortage.reason}); end other programs on it, or use a device with more memory"
+        + ("" if job.runtime.device.type == "cpu" else " or runtime.device=cpu")
+    )
 
 
-def _invert_or_load(job: _Job[V], items: _Items, rows: slice, start: Tensor | None) -> dict[str, Tensor]:
-    """The columns of one chunk, from its file if an interrupted attempt had finished it."""
-    first = items.identities.start * job.attack.restarts + rows.start
-    name = f"{first}-{first + rows.stop - rows.start}"
-    path, unfinished = job.work / f"items-{name}.pt", job.work / f"unfinished-{name}"
-    columns = checkpoint.load(path)
-    if columns is None:
-        columns = _invert_chunk(job, items, rows, start, first, unfinished)
-        checkpoint.save(path, columns)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    job.victim.queries += int(columns["queries"].sum())
-    return columns
+def _planned_chunk(job: _Job[V], items: _Items, start: Tensor | None, most: int) -> int:
+    """How many items, at most ``most``, will fit, by the first step of a few of them."""
+    group, attack = job.attack.group_size, job.attack
+
+    def first_step(groups: int) -> None:
+        rows = slice(0, min(groups * group, len(items)))
+        device = job.runtime.device
+        trial = Trial(
+            job.work / "trial",
+            type(attack).__name__,
+            replace(job.runtime, progress=False, log_every=0.0, tracker=NoTracker(), quiet=True),
+            job.victim,
+            start=None if start is None else start[rows].to(device),
+            shared_rng=job.shared_rng,
+        )
+        with suppress(TrialOver):
+            attack.invert(
+                job.victim, job.prior, items.labels[rows].to(device), items.rng[rows].to(device), trial
+            )
+
+    groups = -(-min(most, len(items)) // group)
+    fit = planned(first_step, groups, job.runtime.device, victim=job.victim)
+    return most if fit == groups else fit * group
 
 
 def _invert_chunk(
-    job: _Job[V], items: _Items, rows: slice, start: Tensor | None, first: int, unfinished: Path
-) -> dict[str, Tensor]:
+    job: _Job[V], items: _Items, chunk: range, start: Tensor | None, unfinished: Path
+) -> Columns:
     """The columns of one chunk, computed; leaves the victim's count as it was."""
     device, victim = job.runtime.device, job.victim
+    rows = slice(chunk.start - items.numbers.start, chunk.stop - items.numbers.start)
     labels, queries = items.labels[rows].to(device), victim.queries
-    unfinished.mkdir(parents=True, exist_ok=True)
+    where = f"items {chunk.start}-{chunk.stop - 1}"
     loop = Loop(
         unfinished / "state.pt",
-        f"{type(job.attack).__name__} items {first}-{first + len(labels) - 1}",
+        f"{type(job.attack).__name__} {where}",
         job.runtime,
         victim,
-        start=None if start is None else start.to(device),
+        start=None if start is None else start[rows].to(device),
         shared_rng=job.shared_rng,
-        first_item=first,
+        first_item=chunk.start,
     )
     found = job.attack.invert(victim, job.prior, labels, items.rng[rows].to(device), loop)
     spent = victim.queries - queries
@@ -293,32 +377,40 @@ def _invert_chunk(
             f"{type(job.attack).__name__} reports {int(found.queries.sum())} queries, its victim {spent}"
         )
     chosen = labels if found.labels is None else found.labels
-    columns = _columns(job, found, chosen, f"items {first}-{first + len(labels) - 1}")
+    columns = _columns(job, found, chosen, where)
     victim.queries = queries
     return columns
 
 
-def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> dict[str, Tensor]:
+def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> Columns:
     """A chunk's columns on the CPU: images in 8 bit, and the target's agreement on what it sees of them."""
     attack = job.attack
-    with torch.no_grad():
-        images = job.prior.generate(found.latents, labels) if found.images is None else found.images
-        job.require_finite({"latents": found.latents, "images": images}, where)  # 8 bits cannot tell
+    job.require_finite({"latents": found.latents}, where)
+
+    @torch.no_grad()
+    def look(part: slice) -> tuple[Tensor, Tensor]:
+        latents, theirs = found.latents[part], labels[part]
+        images = job.prior.generate(latents, theirs) if found.images is None else found.images[part]
+        job.require_finite({"images": images}, where)  # 8 bits cannot tell
         seen = to_uint8(apply(attack.image_to_target, images))
         picture = seen if attack.picture is None else to_uint8(apply(attack.picture, images))
+        return picture.cpu(), job.victim.confidence(seen.float() / 255, theirs)  # not a query of the attack
+
+    at_once = min(len(labels), job.runtime.chunk)
+    looks = list(in_batches(look, len(labels), at_once, what="reconstructions", victim=job.victim))
     columns = {
         **found.details,
-        "images": picture,
+        "images": torch.cat([picture for picture, _ in looks]),
         "latents": found.latents,
         "labels": labels,
-        "confidence": job.victim.confidence(seen.float() / 255, labels),  # not a query of the attack
+        "confidence": torch.cat([confidence for _, confidence in looks]),
         "queries": found.queries,
     }
     job.require_finite(columns, where)
     return {name: value.cpu() for name, value in columns.items()}
 
 
-def _join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _join(parts: Sequence[Columns]) -> Columns:
     """The columns of all parts, one below the other. Empties the parts: images take gigabytes, which are not
     to be held twice.
     """

@@ -44,27 +44,49 @@ class DivergedError(UserError):
 
 
 class OutOfMemory(UserError):
-    """A stage needs more memory than the device has."""
+    """More memory is needed than the device has, as little as is done at once."""
 
 
-#: How torch, CUDA and the C library say that there is no memory.
+#: How torch, CUDA, cuBLAS, cuDNN, oneDNN and the C library say that there is no memory.
 _NO_MEMORY = (
     "out of memory",
+    "not enough memory",
+    "insufficient memory",
     "can't allocate memory",
     "cannot allocate memory",
+    "failed to allocate memory",
     "can't start new thread",
     "DefaultCPUAllocator",
     "ALLOC_FAILED",
     "bad_alloc",
+    "could not create a memory object",
 )
+#: How kernels that count elements in 32 bits say that a tensor has too many.
+_TOO_LARGE = (
+    "canuse32bitindexmath",
+    "32-bit index",
+    "32 bit index",
+    "too large to use 32-bit",
+    "integer out of range",
+    "more than int_max",
+    "int_max elements",
+    "exceeds the maximum value of int",
+)
+_SMALLER = tuple(text.lower() for text in (*_NO_MEMORY, *_TOO_LARGE))
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, says that memory is short."""
+    """Whether an error, or what it was raised from, says "smaller, please": no memory, or a tensor that a
+    kernel cannot index. The one judge of that, for all stages.
+    """
     while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        if isinstance(error, (MemoryError, OutOfMemory)) or getattr(error, "errno", None) == errno.ENOMEM:
             return True
-        if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+        if any(
+            kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
+        ):  # torch's, not loaded here
+            return True
+        if isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _SMALLER):
             return True
         error = error.__cause__
     return False

@@ -31,7 +31,9 @@ class Loop:
 
     ``state`` is a dict of tensors that the body replaces or changes in place and that is all it carries from
     one step to the next. It is saved every ``runtime.checkpoint_every`` steps, with the number of queries so
-    far, and restored before the first step.
+    far, and restored before the first step. The rows of its tensors are the chunk's items (or what several
+    items of a group share), so that an attempt with smaller chunks continues with its part; items that do
+    not all spend the same number of queries count theirs so far in a tensor ``queries``.
     """
 
     start: Tensor | None  #: [n, ...], what ``Attack.initialise`` chose for the items of this chunk, if any
@@ -133,3 +135,23 @@ class Loop:
                 raise DivergedError(f"{self.title} diverged in step {step} ({few(broken)})", REMEDY)
             self.runtime.tracker.log(means, step)
         self._waiting.clear()
+
+
+class TrialOver(Exception):
+    """The first step of a trial is done."""
+
+
+class Trial(Loop):
+    """A loop that ends everything behind its first step and saves nothing: to see what a step takes."""
+
+    def __call__(
+        self,
+        steps: int | None,
+        state: dict[str, Tensor],
+        until: Callable[[dict[str, Tensor]], bool] | None = None,
+        **options: object,
+    ) -> Iterator[int]:
+        """Iterate once. Raises TrialOver."""
+        if until is None or not until(state):
+            yield 0
+        raise TrialOver

@@ -20,6 +20,9 @@ from midre_exp.store.progress import Progress, Values, configure, display_of, sa
 
 T = TypeVar("T")
 
+#: ``runtime.chunk=auto``: reconstructions optimised together at most, however much memory there is.
+MOST = 512
+
 #: Where the images of a training set lie while batches are gathered from them; see ``place_images``.
 Placement = Literal["auto", "mapped", "ram", "device"]
 
@@ -56,7 +59,8 @@ class Runtime:
     progress: bool = False  #: draw progress bars
     log_every: float = 0.0  #: without bars: seconds between two lines of a loop; 0: none
     image_placement: Placement = "auto"  #: memory from which training batches are gathered
-    chunk: int = 512  #: latents per attack chunk; bounds memory, never changes a result
+    chunk: int = MOST  #: reconstructions optimised together, at most; never changes a result
+    is_planned: bool = False  #: fewer, where by what a few of them take they would not fit into free memory
     checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
     tracker: Tracker = field(default_factory=NoTracker)  #: of the stage that is being made
     quiet: bool = False  #: print no line per stage
@@ -180,7 +184,8 @@ def make_runtime(settings: Mapping[str, Any], numerics: Numerics | None = None) 
         progress=progress,
         log_every=log_every,
         image_placement=settings["image_placement"],
-        chunk=int(settings["chunk"]),
+        chunk=MOST if settings["chunk"] == "auto" else int(settings["chunk"]),
+        is_planned=settings["chunk"] == "auto",
         checkpoint_every=int(settings["checkpoint_every"]),
         quiet=bool(settings["quiet"]),
     )

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from midre_exp.attack import AttackResult, WhiteBoxAttack, split_evenly, to_uint8
 from midre_exp.attack_run import run_attack
 from midre_exp.data.transforms import Resize
-from midre_exp.errors import ConfigError
+from midre_exp.errors import OutOfMemory
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.targets.base import Output
 from midre_exp.threat import Victim
+from midre_exp.weights import checkpoint
 
 
 class Pixels(Prior):
@@ -157,7 +158,7 @@ class Lost(Chosen):
 
 
 def test_an_item_that_does_not_fit_alone_is_one_sentence():
-    with pytest.raises(ConfigError, match=r"not enough memory for 1 item\(s\)"):
+    with pytest.raises(OutOfMemory, match=r"1 item\(s\), which cannot be divided further: not enough memory"):
         run_attack(Lost(identities=1, restarts=1), victim(), Pixels())
 
 
@@ -182,3 +183,164 @@ def test_without_a_folder_nothing_is_left_behind(tmp_path, monkeypatch):
     found = run_attack(chosen(), victim(), Pixels())
     assert len(found.images) == 12
     assert not list(tmp_path.iterdir())
+
+
+class Stops(Chosen):
+    """Is killed before a step of the chunk that holds an item; counts what it computes."""
+
+    at = (-1, -1)  # item, step
+
+    def invert(self, victim, prior, labels, rng, loop):
+        first = round(float(loop.start[0, 0]) * 100)
+        self.computed = [*getattr(self, "computed", ()), (first, len(labels))]
+        state = {"latents": loop.start, "queries": torch.zeros_like(labels)}
+        for step in loop(6, state):
+            if first <= self.at[0] < first + len(labels) and step == self.at[1]:
+                raise KeyboardInterrupt
+            self.steps = getattr(self, "steps", 0) + len(labels)
+            victim(prior.generate(state["latents"]))
+            state["latents"] = state["latents"] + 0.1 * rng.uniform("own", 12, step=step)
+            state["queries"] = state["queries"] + 1
+        return state["latents"]
+
+
+def stops(at=(-1, -1)):
+    made = Stops(identities=3, restarts=12)
+    made.at = at
+    return made
+
+
+def carry_out(attack, work, *, chunk, **options):
+    target = victim()
+    runtime = Runtime(chunk=chunk, checkpoint_every=2, **options)
+    found = run_attack(attack, target, Pixels(), seed=0, work=work, runtime=runtime)
+    assert target.queries == int(found.queries.sum())
+    assert not list(work.glob("unfinished-*"))
+    return found
+
+
+def killed(work, at, chunk):
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(stops(at), work, chunk=chunk)
+
+
+def same(found, expected):
+    for name, value in expected.tensors().items():
+        assert torch.equal(found.tensors()[name], value), name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return carry_out(stops(), tmp_path_factory.mktemp("whole"), chunk=512)
+
+
+@pytest.mark.parametrize("chunk", [3, 4, 8, 512])
+def test_finished_items_are_kept_whatever_the_chunk_is_then(tmp_path, undisturbed, chunk):
+    killed(tmp_path, (24, 0), 4)
+    again = stops()
+    same(carry_out(again, tmp_path, chunk=chunk), undisturbed)
+    assert sum(count for _, count in again.computed) == 12 and again.steps == 12 * 6
+    assert len(again.computed) == -(-12 // chunk)
+    third = stops()
+    same(carry_out(third, tmp_path, chunk=7), undisturbed)
+    assert not hasattr(third, "computed")
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 5, 8, 512])
+def test_a_chunk_begun_with_another_size_goes_on_where_it_was(tmp_path, undisturbed, chunk):
+    killed(tmp_path, (8, 5), 8)  # items 8 to 15, saved after step 4
+    again = stops()
+    same(carry_out(again, tmp_path, chunk=chunk), undisturbed)
+    assert again.steps == 8 * 2 + 20 * 6
+
+
+def test_a_chunk_that_runs_out_of_memory_late_goes_on_by_halves(tmp_path, undisturbed, capsys):
+    class Late(Stops):
+        def invert(self, victim, prior, labels, rng, loop):
+            self.at = (0, 3) if len(labels) == 36 else (-1, -1)
+            try:
+                return super().invert(victim, prior, labels, rng, loop)
+            except KeyboardInterrupt:
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") from None
+
+    late = Late(identities=3, restarts=12)
+    same(carry_out(late, tmp_path, chunk=36), undisturbed)
+    assert late.computed == [(0, 36), (0, 18), (18, 18)]
+    assert late.steps == 36 * 3 + 36 * 4  # of the first attempt two steps were saved
+    assert capsys.readouterr().err.count("out of memory with 36 items") == 1
+
+
+def test_state_whose_items_cannot_be_told_apart_begins_anew_and_is_told(tmp_path, undisturbed, capsys):
+    killed(tmp_path, (8, 5), 8)
+    path = tmp_path / "unfinished-8-16/state.pt"
+    saved = checkpoint.load(path)
+    checkpoint.save(path, {**saved, "state": {**saved["state"], "shared": torch.zeros(3)}})
+    again = stops()
+    same(carry_out(again, tmp_path, chunk=4), undisturbed)
+    assert again.steps == 28 * 6
+    assert "items 8-15 were begun together, and their state cannot be divided" in capsys.readouterr().err
+
+
+def test_what_older_code_left_is_read_also_where_it_overlaps(tmp_path, undisturbed):
+    killed(tmp_path, (24, 3), 8)
+    columns = checkpoint.load(tmp_path / "items-8-16.pt")
+    checkpoint.save(tmp_path / "items-8-12.pt", {name: value[:4].clone() for name, value in columns.items()})
+    checkpoint.save(tmp_path / "items-12-20.pt", {n: torch.cat((v[4:], v[4:])) for n, v in columns.items()})
+    (tmp_path / "items-16-24.pt").write_bytes(b"damaged")
+    for left in ("unfinished-0-32", "unfinished-24-26"):
+        (tmp_path / left).mkdir()
+    again = stops()
+    found = carry_out(again, tmp_path, chunk=8)
+    assert sum(count for _, count in again.computed) == 16  # 20 to 35: of 16 to 19 there is something
+    assert torch.equal(found.latents[:16], undisturbed.latents[:16])
+    assert torch.equal(found.latents[20:], undisturbed.latents[20:])
+
+
+def test_what_fitted_is_not_found_out_again(tmp_path, monkeypatch):
+    class Small(Stops):
+        def invert(self, victim, prior, labels, rng, loop):
+            self.tried = [*getattr(self, "tried", ()), len(labels)]
+            if len(labels) > 8:
+                raise torch.cuda.OutOfMemoryError("too much")
+            return super().invert(victim, prior, labels, rng, loop)
+
+    def small(at=(-1, -1)):
+        made = Small(identities=3, restarts=12)
+        made.at = at
+        return made
+
+    monkeypatch.setattr("midre_exp.attack_run.free_memory", lambda device: 10**9)
+    first, again = small((18, 0)), small()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(first, tmp_path, chunk=32)
+    assert first.tried == [32, 16, 8, 8, 8]
+    monkeypatch.setattr("midre_exp.attack_run.free_memory", lambda device: 11 * 10**8)
+    carry_out(again, tmp_path, chunk=32)
+    assert again.tried == [8, 8, 4]
+    monkeypatch.setattr("midre_exp.attack_run.free_memory", lambda device: 10**10)
+    for block in tmp_path.glob("items-*"):
+        block.unlink()
+    third = small()
+    carry_out(third, tmp_path, chunk=32)
+    assert third.tried[:3] == [32, 16, 8]  # another card
+
+
+def test_a_chunk_is_planned_by_what_few_items_take(tmp_path, undisturbed, monkeypatch, capsys):
+    class Large(Stops):
+        def invert(self, victim, prior, labels, rng, loop):
+            for _ in loop(1, {"latents": loop.start}):
+                victim(torch.zeros(len(labels), 3, 100, 100))  # 120 kB each
+            return loop.start
+
+    for free, chunk in ((10**12, 36), (4 * 10**6, 16), (1, 1)):
+        monkeypatch.setattr("midre_exp.memory.footprint.free_memory", lambda device, free=free: free)
+        large, target, work = Large(identities=3, restarts=12), victim(), tmp_path / str(free)
+        tried = []
+        large.invert = lambda *inputs, tried=tried, invert=large.invert: (
+            tried.append(len(inputs[2])) or invert(*inputs)
+        )
+        found = run_attack(large, target, Pixels(), work=work, runtime=Runtime(is_planned=True))
+        few = [1, 4] if free > 10**6 else [1]
+        assert tried[: len(few)] == few and set(tried[len(few) : -1]) <= {chunk}, tried
+        assert target.queries == int(found.queries.sum()) == 5 + 36 + 36  # trials are not counted
+        assert ("reconstructions at once" in capsys.readouterr().err) == (chunk < 36)

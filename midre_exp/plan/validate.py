@@ -183,7 +183,7 @@ class Runtime(Keys):
     log_every: NonNegative | None
     quiet: bool
     image_placement: Literal["auto", "mapped", "ram", "device"]
-    chunk: Count
+    chunk: Literal["auto"] | Count
     checkpoint_every: Count
     stale: Literal["reuse", "refuse", "rebuild"]
     rebuild: Sequence[str]

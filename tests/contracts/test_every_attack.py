@@ -22,7 +22,7 @@ import attacks.factory
 import attacks.rlbmi
 from attacks import Attack, build_attack
 from midre_exp.attack_run import merge_shards, run_attack, run_shard
-from midre_exp.errors import ConfigError, DivergedError
+from midre_exp.errors import ConfigError, DivergedError, OutOfMemory
 from midre_exp.plan.choice import choice
 from midre_exp.plan.config import CONF_DIR, plain
 from midre_exp.priors.base import Prior, initial_prior
@@ -338,7 +338,7 @@ def test_a_chunk_that_does_not_fit_into_memory_is_halved_without_changing_a_numb
 
     attack.__class__ = Greedy
     if attack.group_size == IDENTITIES * RESTARTS:
-        with pytest.raises(ConfigError, match=r"not enough memory for 8 item\(s\) .* cannot be divided"):
+        with pytest.raises(OutOfMemory, match=r"8 item\(s\), which cannot be divided further: not enough"):
             carried_out(case, attack, chunk=512)
         return
     halved = carried_out(case, attack, chunk=512)
