@@ -89,6 +89,8 @@ class Unfinished:
         """The folder of a chunk's state, which is there from now on."""
         path = self.folder / f"unfinished-{chunk.start}-{chunk.stop}"
         path.mkdir(parents=True, exist_ok=True)
+        if chunk not in self.begun:
+            self.begun.append(chunk)
         return path
 
     def drop(self, chunk: range) -> None:
@@ -105,6 +107,8 @@ class Unfinished:
         """Give each of the parts its share of what was begun, if items can be told apart in it."""
         old = self.folder / f"unfinished-{begun.start}-{begun.stop}"
         states = {path.name: checkpoint.load(path) for path in old.glob("state.pt*") if _is_state(path)}
+        if not states:  # nothing was saved yet
+            return self.drop(begun)
         shares: list[tuple[range, dict[str, dict[str, Any]]]] = []
         for part in filter(len, parts):
             rows = slice(part.start - begun.start, part.stop - begun.start)
