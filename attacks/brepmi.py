@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -12,12 +12,13 @@ from attacks.base import AttackResult, ItemRNG, LabelAttack, LabelVictim, Loop, 
 from attacks.parts.boundary import appearances, discover, repulsion, sphere
 from attacks.parts.checks import at_least_one, one_of
 from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import AtOnce, in_batches
 from midre_exp.plan.ranges import Count, Positive, Range
 
 Choice = Literal["reached", "requested"]
 Result = Literal["last_growth", "final"]
 
-_AT_ONCE = 512  # images per query batch: 1,000 identities with 32 points each would not fit
+_AT_ONCE = 512  # images per query batch at most: 1,000 identities with 32 points each would not fit
 _ENDLESS = 1e6  # a radius at which the class has no boundary: latents lie within about sqrt(latent_dim)
 
 
@@ -60,6 +61,8 @@ class BREPMI(LabelAttack):
     #: The point after the last accepted growth of R ("last_growth", released), or the last of all ("final").
     result: Result
 
+    at_once: AtOnce = field(init=False, repr=False)  # images per query batch
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(
@@ -82,6 +85,7 @@ class BREPMI(LabelAttack):
             )
         one_of("attack.choice", self.choice, Choice)
         one_of("attack.result", self.result, Result)
+        self.at_once = AtOnce(_AT_ONCE)
 
     @property
     def group_size(self) -> int:
@@ -247,8 +251,11 @@ class BREPMI(LabelAttack):
         """Latents clamped to [-clip, clip], if asked."""
         return latents if self.clip is None else latents.clamp(-self.clip, self.clip)
 
-    @torch.no_grad()
     def classify(self, victim: LabelVictim, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """What the victim takes the images of ``latents`` [m, d] for, int64 [m]; one query each."""
-        parts = zip(latents.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True)
-        return torch.cat([victim.labels(self.render(prior, part, theirs)) for part, theirs in parts])
+
+        @torch.no_grad()
+        def ask(part: slice) -> Tensor:
+            return victim.labels(self.render(prior, latents[part], labels[part]))
+
+        return torch.cat(list(in_batches(ask, len(latents), self.at_once, what="images", victim=victim)))

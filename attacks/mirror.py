@@ -29,6 +29,7 @@ from attacks.parts.initial_selection import InitialSelection, most_confident, st
 from attacks.parts.optimisers import adam_step
 from attacks.parts.p_space import ConstraintEstimator
 from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Positive, Probability, Share
 from midre_exp.priors.style_prior import StylePrior
 
@@ -94,7 +95,7 @@ class Mirror(WhiteBoxAttack):
         codes = self.search.codes(style, shared_rng)
         confidences = self.search.confidences_of_first(
             self.identities,
-            lambda images: victim(images).logits.softmax(1),
+            victim,
             style,
             codes,
             self.image_to_target,
@@ -189,13 +190,13 @@ class Mirror(WhiteBoxAttack):
         """``selected`` bool [n], one per identity, if ``counted`` is "consistent"; costs a query per item."""
         if self.counted == "all":
             return {}
-        parts = zip(*(t.split(min(self.search.batch, runtime.chunk)) for t in (latents, labels)), strict=True)
-        logits = torch.cat(
-            [
-                victim(self.render(prior, codes.to(runtime.device), theirs.to(runtime.device))).logits.cpu()
-                for codes, theirs in parts
-            ]
-        )
+
+        def ask(part: slice) -> Tensor:
+            codes, theirs = latents[part].to(runtime.device), labels[part].to(runtime.device)
+            return victim(self.render(prior, codes, theirs)).logits.cpu()
+
+        at_once = min(self.search.batch, runtime.chunk)
+        logits = torch.cat(list(in_batches(ask, len(labels), at_once, what="reconstructions", victim=victim)))
         chosen = most_consistent(
             logits.unflatten(0, (-1, self.restarts)),
             labels[:: self.restarts],

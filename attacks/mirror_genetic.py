@@ -14,6 +14,7 @@ from attacks.parts.checks import at_least_one, in_unit_interval, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.p_space import Constraint, ConstraintEstimator, Energy, from_p, spread, to_p
 from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import AtOnce, in_batches
 from midre_exp.plan.ranges import Count, NonNegative, Probability, Share
 from midre_exp.priors.style_prior import StylePrior
 
@@ -81,7 +82,7 @@ class MirrorGenetic(ScoreAttack):
         style = style_prior(prior)
         codes = self.search.codes(style, shared_rng)
         confidences = self.search.confidences_of_first(
-            self.identities, victim.scores, style, codes, self.image_to_target, runtime
+            self.identities, victim, style, codes, self.image_to_target, runtime
         )
         identities = torch.arange(self.identities)
         chosen = most_confident(confidences, identities.repeat_interleave(self.population))
@@ -106,6 +107,7 @@ class MirrorGenetic(ScoreAttack):
             "queries": torch.zeros_like(labels),
         }
         spent = (self.population - 1) * (2 if self.search.flip else 1)
+        at_once = AtOnce(min(self.search.batch, loop.runtime.chunk))
         for step in loop(self.generations, state, until=lambda now: bool(self.ended(now["scores"]).all())):
             rows = (~self.ended(state["scores"])).nonzero().squeeze(1)
             children = self.children(
@@ -113,8 +115,7 @@ class MirrorGenetic(ScoreAttack):
             )
             best = state["scores"][rows].argmax(1)
             fittest = state["codes"][rows, best]
-            batch = min(self.search.batch, loop.runtime.chunk)
-            scores = self.evaluate(victim, style, children, labels[rows], batch)
+            scores = self.evaluate(victim, style, children, labels[rows], at_once)
             state["scores"][rows] = torch.cat((state["scores"][rows, best][:, None], scores), 1)
             state["codes"][rows] = torch.cat((fittest[:, None], children), 1)
             state["generations"][rows] += 1
@@ -162,13 +163,17 @@ class MirrorGenetic(ScoreAttack):
         return constraint.clip(torch.where(mutated, from_p(to_p(mixed) + noise), mixed))
 
     def evaluate(
-        self, victim: ScoreVictim, prior: StylePrior, codes: Tensor, labels: Tensor, batch: int
+        self, victim: ScoreVictim, prior: StylePrior, codes: Tensor, labels: Tensor, at_once: AtOnce
     ) -> Tensor:
-        """Fitness [n, m] of codes [n, m, w_dim] for labels int64 [n], ``batch`` images at a time."""
-        wanted = labels.repeat_interleave(codes.shape[1])[:, None].split(batch)
-        parts = codes.flatten(0, 1).split(batch)
-        answers = self.search.answers(victim.scores, prior, parts, self.image_to_target)
-        own = [answer.gather(1, theirs) for answer, theirs in zip(answers, wanted, strict=True)]
+        """Fitness [n, m] of codes [n, m, w_dim] for labels int64 [n], ``at_once`` images at a time."""
+        wanted, flat = labels.repeat_interleave(codes.shape[1])[:, None], codes.flatten(0, 1)
+
+        @torch.no_grad()
+        def ask(part: slice) -> Tensor:
+            answer = self.search.answer(victim, prior, flat[part], self.image_to_target)
+            return answer.gather(1, wanted[part])
+
+        own = list(in_batches(ask, len(flat), at_once, what="codes", victim=victim))
         return fitness(torch.cat(own).view(codes.shape[:2]))
 
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:

@@ -129,7 +129,6 @@ class Unfinished:
             for name, saved in share_states.items():
                 checkpoint.save(self.path(part) / name, saved)
         self.drop(begun)
-        self.begun += [part for part, _ in shares]
 
 
 def share_of(saved: dict[str, Any], items: int, rows: slice, group_size: int) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from midre_exp.errors import DivergedError, OutOfMemory, UserError, is_out_of_memory
+from midre_exp.memory.batches import reason
 from midre_exp.numerics import make_numerics
 from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
@@ -292,15 +293,17 @@ class Executor:
         """Raise OutOfMemory with what a stage can do about it in place of whatever says so within."""
         try:
             yield
-        except UserError:
-            raise
         except Exception as error:
-            if not is_out_of_memory(error):
+            is_told = isinstance(error, UserError) and not isinstance(error, OutOfMemory)
+            if is_told or not is_out_of_memory(error):
                 raise
-            remedy, reason = stage.memory_remedy(self.settings), " ".join(str(error).split())[:200]
+            if isinstance(error, OutOfMemory):  # of what could be done in smaller parts, and was
+                raise OutOfMemory(
+                    f"{planned.name} {planned.key}: {error}; what is finished is kept"
+                ) from error
             raise OutOfMemory(
                 f"{planned.name} {planned.key}: not enough memory on {device_name(self.runtime.device)} "
-                f"({reason or type(error).__name__}); {remedy}; what is finished is kept"
+                f"({reason(error)}); {stage.memory_remedy(self.settings)}; what is finished is kept"
             ) from error
 
 

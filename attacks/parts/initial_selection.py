@@ -6,7 +6,7 @@ PPA (Struppek et al. 2022, Sec. 4.1), IF-GMI and MIRROR. Nothing here optimises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Prior, Runtime, Transforms, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Prior, Runtime, ScoreVictim, Transforms, WhiteBoxVictim, apply
 from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import Counts, in_batches
+from midre_exp.memory.footprint import planned
 from midre_exp.plan.ranges import Count, Range, Share
 from midre_exp.priors.style_prior import StylePrior
 
@@ -101,48 +103,69 @@ class InitialSelection:
         """The target's probabilities of each candidate, [N, num_classes] on the CPU, for ``codes``
         [N, 1 or num_ws, w_dim], which are rendered as they are (truncate before).
         """
-        at_once = min(self.batch, runtime.chunk)
-        found = []
-        for first in runtime.bar(range(0, len(codes), at_once), "candidates, batches"):
-            images = prior.synthesise(codes[first : first + at_once].to(runtime.device))
+
+        def ask(part: slice) -> Tensor:
+            images = prior.synthesise(codes[part].to(runtime.device))
             images = apply(transforms, self.clip(images))
             seen = torch.cat((images, images.flip(-1))) if self.flip else images
             probabilities = victim(seen).logits.softmax(1)
-            found.append(probabilities.unflatten(0, (-1, len(images))).mean(0))
-        return torch.cat(found).cpu()
+            return probabilities.unflatten(0, (-1, len(images))).mean(0)
 
+        return torch.cat(self._of_all(ask, len(codes), victim, runtime)).cpu()
+
+    @torch.no_grad()
     def confidences_of_first(
         self,
         classes: int,
-        query: Callable[[Tensor], Tensor],
+        victim: WhiteBoxVictim | ScoreVictim,
         prior: StylePrior,
         codes: Tensor,
         transforms: Transforms,
         runtime: Runtime,
     ) -> Tensor:
-        """What ``query`` answers about codes [N, w_dim], truncated: probabilities of the first ``classes``
-        labels, [N, classes] on the CPU; those of all labels for many codes would not fit into memory.
+        """The victim's probabilities of codes [N, w_dim], truncated: those of the first ``classes`` labels,
+        [N, classes] on the CPU; those of all labels for many codes would not fit into memory.
         """
-        parts = codes.split(min(self.batch, runtime.chunk))
-        parts_shown = runtime.bar(parts, "candidates, batches", total=len(parts))
-        answers = self.answers(query, prior, parts_shown, transforms)
-        return torch.cat([answer[:, :classes].cpu() for answer in answers])
 
-    @torch.no_grad()
-    def answers(
+        def ask(part: slice) -> Tensor:
+            answer = self.answer(victim, prior, codes[part], transforms)
+            return answer[:, :classes].cpu()
+
+        return torch.cat(self._of_all(ask, len(codes), victim, runtime))
+
+    def answer(
         self,
-        query: Callable[[Tensor], Tensor],
+        victim: WhiteBoxVictim | ScoreVictim,
         prior: StylePrior,
-        parts: Iterable[Tensor],
+        codes: Tensor,
         transforms: Transforms,
-    ) -> Iterator[Tensor]:
-        """What ``query`` answers about the images of each part of codes [m, w_dim], truncated, after
-        ``transforms``: probabilities [m, k]; with ``flip`` the mean with those of the mirror images.
+    ) -> Tensor:
+        """The victim's probabilities [m, k] of the images of codes [m, w_dim], truncated, after
+        ``transforms``; with ``flip`` the mean with those of the mirror images.
         """
-        for codes in parts:
-            images = apply(transforms, self.render(prior, codes))
-            answer = query(images)
-            yield (answer + query(images.flip(-1))) / 2 if self.flip else answer
+
+        def query(images: Tensor) -> Tensor:
+            if isinstance(victim, WhiteBoxVictim):
+                return victim(images).logits.softmax(1)
+            return victim.scores(images)
+
+        images = apply(transforms, self.render(prior, codes))
+        answer = query(images)
+        return (answer + query(images.flip(-1))) / 2 if self.flip else answer
+
+    def _of_all(
+        self, ask: Callable[[slice], Tensor], candidates: int, victim: Counts, runtime: Runtime
+    ) -> list[Tensor]:
+        """What ``ask`` answers about all candidates, as many at once as fit."""
+        at_once = min(self.batch, runtime.chunk, candidates)
+        if runtime.is_planned:
+            at_once = planned(lambda few: ask(slice(0, few)), at_once, runtime.device, victim=victim)
+        found = []
+        with runtime.shown("candidates", candidates) as shown:
+            for answer in in_batches(ask, candidates, at_once, what="candidates", victim=victim):
+                found.append(answer)
+                shown.update(len(answer))
+        return found
 
 
 def most_confident(confidences: Tensor, labels: Tensor) -> Tensor:

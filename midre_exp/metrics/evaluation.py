@@ -14,6 +14,7 @@ from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
 from midre_exp.metrics.base import Evaluation, Metric, Unavailable
 from midre_exp.metrics.distance import KnnDistance
 from midre_exp.metrics.fid import EvaluatorFid
+from midre_exp.memory.batches import AtOnce
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
 from midre_exp.targets.predict import Step, predict, predicted_classes
@@ -104,7 +105,10 @@ def _measure(
     device: torch.device,
 ) -> Scores:
     shown = dict(reconstructions)
-    shown["logits"], shown["features"] = predict(evaluator, shown["images"], device, steps=steps)
+    at_once = AtOnce(_BATCH)
+    shown["logits"], shown["features"] = predict(
+        evaluator, shown["images"], device, steps=steps, batch=at_once
+    )
     require_finite(
         {name: shown[name] for name in ("logits", "features")},
         "the evaluator's view of reconstructions has",
@@ -123,7 +127,9 @@ def _measure(
     rows = torch.isin(private.labels, shown["labels"]).nonzero().squeeze(1)
     # The images may be mapped from disk: a batch of them is in memory at a time.
     private_features = [
-        predict(evaluator, private.images[part], device)[1] for part in rows.split(_BATCH) if len(part)
+        predict(evaluator, private.images[part], device, batch=at_once)[1]
+        for part in rows.split(_BATCH)
+        if len(part)
     ]
     evaluation = Evaluation(
         images=shown["images"],
@@ -139,7 +145,7 @@ def _measure(
         unfiltered=unfiltered,
         confidence=shown.get("confidence"),
         phases=shown.get("stages"),
-        classify=lambda images: predict(evaluator, images, device, steps=steps)[0],
+        classify=lambda images: predict(evaluator, images, device, steps=steps, batch=at_once)[0],
     )
     numbers: dict[str, float] = {}
     missing: dict[str, str] = {}

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from midre_exp.data.transforms import Resize
 from midre_exp.errors import CheckpointError
+from midre_exp.memory.batches import AtOnce
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.distance import knn_distance
 from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
@@ -83,8 +84,9 @@ class FaceDistance:
         network: InceptionResNetV1, images: Tensor, rows: Tensor, evaluation: Evaluation
     ) -> Tensor:
         # The private ones may be mapped from disk: a batch of them is in memory at a time.
-        steps = (Resize(size=_SIZE),)
+        steps, at_once = (Resize(size=_SIZE),), AtOnce(_BATCH)
         found = [
-            predict(network, images[part], evaluation.device, steps=steps)[1] for part in rows.split(_BATCH)
+            predict(network, images[part], evaluation.device, steps=steps, batch=at_once)[1]
+            for part in rows.split(_BATCH)
         ]
         return normalize(torch.cat(found), dim=1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from midre_exp.data.transforms import Resize
 from midre_exp.errors import CheckpointError
+from midre_exp.memory.batches import AtOnce
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.targets.architectures.inception_v3 import InceptionV3
 from midre_exp.targets.predict import Step, predict
@@ -27,6 +28,7 @@ class InceptionFeatures:
     def __init__(self, *, weights: str | None, official_range: bool):
         self.weights, self.official_range = weights, official_range
         self._loaded: InceptionV3 | None = None
+        self._at_once = AtOnce(_BATCH)
 
     def check(self, key: str) -> None:
         """Raises Unavailable, naming the config key, when no weights are chosen."""
@@ -75,7 +77,8 @@ class InceptionFeatures:
         if self.official_range:
             steps = (*steps, lambda images: 2 * images - 1)
         # The private ones may be mapped from disk: a batch of them is in memory at a time.
-        parts = rows.split(_BATCH)
-        return torch.cat(
-            [predict(self._loaded, images[part], evaluation.device, steps=steps)[1] for part in parts]
-        )
+        found = [
+            predict(self._loaded, images[part], evaluation.device, steps=steps, batch=self._at_once)[1]
+            for part in rows.split(_BATCH)
+        ]
+        return torch.cat(found)

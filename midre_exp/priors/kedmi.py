@@ -14,6 +14,7 @@ from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
 from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.gmi_networks import GMIGenerator
@@ -161,11 +162,16 @@ def soft_labels(victim: WhiteBoxVictim, images: Tensor, file: Path, runtime: Run
     """
     saved = checkpoint.load(file)
     if saved is None:
-        with torch.no_grad():
-            parts = [
-                victim(to_float(part.to(runtime.device))).logits.softmax(1).cpu()
-                for part in runtime.bar(images.split(_QUERY), "querying the target")
-            ]
+
+        @torch.no_grad()
+        def ask(part: slice) -> Tensor:
+            return victim(to_float(images[part].to(runtime.device))).logits.softmax(1).cpu()
+
+        parts = []
+        with runtime.shown("querying the target", len(images)) as shown:
+            for answers in in_batches(ask, len(images), _QUERY, what="public images", victim=victim):
+                parts.append(answers)
+                shown.update(len(answers))
         victim.check_answers()
         saved = {"probabilities": torch.cat(parts)}
         checkpoint.save(file, saved)

@@ -14,6 +14,7 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
 from midre_exp.data.transforms.view import NUMBERS, RandomView
 from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.gan.cgan import discriminator_step, generator_step
@@ -129,7 +130,7 @@ class PLGMIPrior(GanPrior):
             logits = target_logits(self.view(images, numbers))
             return self.identity_loss(logits, labels), hits(logits.detach(), labels)
 
-        self._select(target_logits, images, work / _SELECTION, runtime)
+        self._select(target_logits, images, work / _SELECTION, runtime, victim)
         selection = self.selection.cpu()
         runtime.tracker.images("chosen", images[selection[:SAMPLES, 0]], step=0)
         images = images[selection.flatten()].to(device)
@@ -171,12 +172,17 @@ class PLGMIPrior(GanPrior):
         return numbers
 
     def _select(
-        self, target_logits: Callable[[Tensor], Tensor], images: Tensor, file: Path, runtime: Runtime
+        self,
+        target_logits: Callable[[Tensor], Tensor],
+        images: Tensor,
+        file: Path,
+        runtime: Runtime,
+        victim: AnyVictim,
     ) -> None:
         """Fill the selection, which is made once and then kept in ``file``."""
         saved = checkpoint.load(file)
         if saved is None:
-            rows, confidence = select(target_logits, images, self.per_class, runtime)
+            rows, confidence = select(target_logits, images, self.per_class, runtime, victim=victim)
             require_finite(
                 {"scores": confidence}, "the target's answers to public images", "give a healthy target"
             )
@@ -193,22 +199,29 @@ def select(
     per_class: int,
     runtime: Runtime,
     batch: int = 256,
+    victim: AnyVictim | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For each class the ``per_class`` images of uint8 [n, 3, h, w] with the largest softmax probability:
     rows and probabilities, both [k, per_class], most confident first, of equal ones the later image first.
 
-    ``target_logits`` gives logits [b, k] of float images. Every image is shown once; one may serve several
+    ``target_logits`` gives logits [b, k] of float images, by asking ``victim``. Every image is shown once; one may serve several
     classes or none.
     """
+
+    def ask(part: slice) -> Tensor:
+        return target_logits(to_float(images[part].to(runtime.device))).softmax(1)
+
     best = rows = torch.empty(0, 0)
-    starts = range(0, len(images), batch)
-    for start in runtime.bar(starts, "labelling public images by the target", total=len(starts)):
-        part = to_float(images[start : start + batch].to(runtime.device))
-        # later images first, and a stable sort keeps it so
-        probabilities = target_logits(part).softmax(1).T.flip(1)
-        here = torch.arange(start, start + len(part), device=runtime.device).flip(0).expand_as(probabilities)
-        best = torch.cat((probabilities, best), 1) if start else probabilities
-        rows = torch.cat((here, rows), 1) if start else here
-        best, order = best.sort(dim=1, descending=True, stable=True)
-        best, rows = best[:, :per_class], rows.gather(1, order[:, :per_class])
+    start = 0
+    with runtime.shown("labelling public images by the target", len(images)) as shown:
+        for answers in in_batches(ask, len(images), batch, what="public images", victim=victim):
+            # later images first, and a stable sort keeps it so
+            probabilities, stop = answers.T.flip(1), start + len(answers)
+            here = torch.arange(start, stop, device=runtime.device).flip(0).expand_as(probabilities)
+            best = torch.cat((probabilities, best), 1) if start else probabilities
+            rows = torch.cat((here, rows), 1) if start else here
+            best, order = best.sort(dim=1, descending=True, stable=True)
+            best, rows = best[:, :per_class], rows.gather(1, order[:, :per_class])
+            start = stop
+            shown.update(len(answers))
     return rows, best

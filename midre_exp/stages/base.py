@@ -123,7 +123,9 @@ class Stage(ABC):
         return
 
     def memory_remedy(self, settings: Settings) -> str:
-        """What to lower when making it takes more memory than there is, with its value."""
+        """What to do when making it takes more memory than there is, though what goes in batches was halved:
+        what to lower, with its value.
+        """
         return lower(settings, "runtime.chunk")
 
     def summary(self, artifact: Artifact) -> str:

@@ -72,6 +72,9 @@ class MetricsStage(Stage):
             counts={"counted": len(predicted) if counted is None else int(counted.sum())},
         )
 
+    def memory_remedy(self, settings: Settings) -> str:
+        return "end other programs there, or set runtime.device=cpu"
+
     def describe(self, settings: Settings) -> str:
         target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
         return f"of {settings['attack']['name']} on {target}"

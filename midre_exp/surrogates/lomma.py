@@ -18,6 +18,7 @@ from midre_exp import seeding
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.loader import Shuffled
 from midre_exp.errors import CheckpointError, ConfigError, DivergedError
+from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive, Width
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
@@ -180,10 +181,16 @@ class LommaSurrogates(Surrogates):
             chosen = order[: self.statistics_images]
             rows = order if train else chosen  # either way the chosen ones come first
             logits, features = list[Tensor](), list[Tensor]()
-            for part in runtime.bar(rows.split(_QUERY), "querying the target"):
-                output = victim(to_float(images[part].to(runtime.device)))
-                logits.append(output.logits.cpu())
-                features.append(output.features[: max(0, len(chosen) - _QUERY * len(features))].cpu())
+
+            def ask(part: slice) -> tuple[Tensor, Tensor]:
+                output = victim(to_float(images[rows[part]].to(runtime.device)))
+                return output.logits.cpu(), output.features[: max(0, len(chosen) - part.start)].cpu()
+
+            with runtime.shown("querying the target", len(rows)) as shown:
+                for answers in in_batches(ask, len(rows), _QUERY, what="public images", victim=victim):
+                    logits.append(answers[0])
+                    features.append(answers[1])
+                    shown.update(len(answers[0]))
             known = torch.cat(features)
             answers = torch.cat(logits)
             saved = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import DivergedError
+from midre_exp.memory.batches import AtOnce, in_batches
 from midre_exp.store.progress import Progress
 from midre_exp.targets.base import Classifier
 from midre_exp.weights.finite import require_finite
@@ -18,22 +19,31 @@ Step = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, device: torch.device, *, steps: tuple[Step, ...] = (), batch: int = 256
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    *,
+    steps: tuple[Step, ...] = (),
+    batch: int | AtOnce = 256,
 ) -> tuple[Tensor, Tensor]:
     """Logits [n, k] and features [n, d] on the CPU of uint8 images [n, 3, h, w], each batch first going
-    through ``steps``. ``model`` answers with ``Output``.
+    through ``steps``; fewer at once where ``batch`` do not fit. ``model`` answers with ``Output``.
     """
     model = model.to(device).eval()
+
+    def look(part: slice) -> tuple[Tensor, Tensor]:
+        x = to_float(images[part].to(device))
+        for step in steps:
+            x = step(x)
+        output = model(x)
+        return output.logits, output.features
+
     logits, features = [], []
     with Progress("images through a classifier", len(images), bar=False) as shown:
-        for part in images.split(batch):
-            x = to_float(part.to(device))
-            for step in steps:
-                x = step(x)
-            output = model(x)
-            logits.append(output.logits)
-            features.append(output.features)
-            shown.update(len(part))
+        for some_logits, some_features in in_batches(look, len(images), batch, what="images"):
+            logits.append(some_logits)
+            features.append(some_features)
+            shown.update(len(some_logits))
     return torch.cat(logits).cpu(), torch.cat(features).cpu()
 
 
