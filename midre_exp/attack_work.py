@@ -107,8 +107,6 @@ class Unfinished:
         """Give each of the parts its share of what was begun, if items can be told apart in it."""
         old = self.folder / f"unfinished-{begun.start}-{begun.stop}"
         states = {path.name: checkpoint.load(path) for path in old.glob("state.pt*") if _is_state(path)}
-        if not states:  # nothing was saved yet
-            return self.drop(begun)
         shares: list[tuple[range, dict[str, dict[str, Any]]]] = []
         for part in filter(len, parts):
             rows = slice(part.start - begun.start, part.stop - begun.start)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
+from midre_exp.memory.batches import AtOnce
 from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
 from midre_exp.metrics.base import Evaluation, Metric, Unavailable
 from midre_exp.metrics.distance import KnnDistance
 from midre_exp.metrics.fid import EvaluatorFid
-from midre_exp.memory.batches import AtOnce
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
 from midre_exp.targets.predict import Step, predict, predicted_classes

@@ -204,8 +204,8 @@ def select(
     """For each class the ``per_class`` images of uint8 [n, 3, h, w] with the largest softmax probability:
     rows and probabilities, both [k, per_class], most confident first, of equal ones the later image first.
 
-    ``target_logits`` gives logits [b, k] of float images, by asking ``victim``. Every image is shown once; one may serve several
-    classes or none.
+    ``target_logits`` gives logits [b, k] of float images, by asking ``victim``. Every image is shown once;
+    one may serve several classes or none.
     """
 
     def ask(part: slice) -> Tensor:

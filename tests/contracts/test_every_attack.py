@@ -346,6 +346,83 @@ def test_a_chunk_that_does_not_fit_into_memory_is_halved_without_changing_a_numb
     assert_close(halved, unbroken(case))
 
 
+SHORTAGES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true"),
+    RuntimeError("integer out of range"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 34359738368 bytes."),
+    MemoryError(),
+)
+
+
+class Narrow:
+    """A device on which networks fit with few images alone; runs out of memory in a new way each time."""
+
+    def __init__(self, images: int):
+        self.images, self.refused = images, dict.fromkeys(("target", "prior"), 0)
+        self.errors = itertools.cycle(SHORTAGES)
+
+    def holds(self, network: str, images: int) -> None:
+        if images > self.images:
+            self.refused[network] += 1
+            raise next(self.errors)
+
+    def prior(self, kind: str) -> Prior:
+        made = copy.deepcopy(prior_of(kind))
+        for name in ("generate", "synthesise", "run_blocks"):
+            if (inner := getattr(made, name, None)) is not None:
+
+                def narrow(rows, *rest, inner=inner, **options):
+                    self.holds("prior", len(rows))
+                    return inner(rows, *rest, **options)
+
+                setattr(made, name, narrow)
+        return made
+
+    def target(self) -> nn.Module:
+        device = self
+
+        class Watched(Colours):
+            def forward(self, images, taps=()):
+                device.holds("target", len(images))
+                return super().forward(images, taps)
+
+        return Watched()
+
+
+@every_attack
+@pytest.mark.parametrize("narrow", ["target", "prior"])
+def test_memory_that_is_short_in_any_phase_changes_no_number(case, narrow, capsys):
+    attack, device = case.attack(), Narrow(2)
+    network = device.target() if narrow == "target" else Colours()
+    prior = device.prior(case.prior) if narrow == "prior" else prior_of(case.prior)
+    victim, runtime = Victim.of(network, CLASSES, attack.threat), Counting(chunk=512)
+    found = run_attack(attack, victim, prior, runtime=runtime)
+    assert device.refused[narrow]
+    assert_close(Run(found.tensors(), victim.queries, 0, 0), unbroken(case))
+    assert "out of memory" in capsys.readouterr().err
+
+
+@every_attack
+def test_a_device_on_which_not_one_image_fits_is_one_sentence(case):
+    attack, device = case.attack(), Narrow(0)
+    victim = Victim.of(device.target(), CLASSES, attack.threat)
+    with pytest.raises(OutOfMemory, match=r"not enough memory .* a device with more memory|with more memory"):
+        run_attack(attack, victim, prior_of(case.prior), runtime=Counting(chunk=512))
+
+
+@every_attack
+@pytest.mark.parametrize("chunk", [3, 512])
+def test_a_killed_attack_goes_on_in_chunks_of_another_size(case, chunk, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(case, work=tmp_path, fatal=int(0.7 * unbroken(case).steps))
+    continued = carried_out(case, work=tmp_path, chunk=chunk)
+    assert_close(continued, unbroken(case))
+    assert not list(tmp_path.glob("unfinished-*"))
+
+
 @every_attack
 def test_the_attack_takes_no_victim_but_its_own_and_leaves_the_network_as_it_was(case):
     attack, network = case.attack(), Colours()
