@@ -77,7 +77,7 @@ def test_batches_are_halved_where_they_do_not_fit_and_stay_so(capsys):
             raise MemoryError
         return list(range(part.start, part.stop))
 
-    assert sum(in_batches(work, 20, at_once), []) == list(range(20))
+    assert [row for part in in_batches(work, 20, at_once) for row in part] == list(range(20))
     assert tried == [(0, 8), (8, 16), (8, 12), *((n, n + 2) for n in range(8, 20, 2))]
     assert at_once.rows == 2 and next(in_batches(work, 20, at_once)) == [0, 1]
     assert capsys.readouterr().err.count("out of memory") == 2

@@ -109,7 +109,8 @@ class InitialSelection:
             images = apply(transforms, self.clip(images))
             seen = torch.cat((images, images.flip(-1))) if self.flip else images
             probabilities = victim(seen).logits.softmax(1)
-            return probabilities.unflatten(0, (-1, len(images))).mean(0)
+            mean: Tensor = probabilities.unflatten(0, (-1, len(images))).mean(0)
+            return mean
 
         return torch.cat(self._of_all(ask, len(codes), victim, runtime)).cpu()
 

@@ -95,9 +95,9 @@ class LiveTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that are made within and still there, and their ``peak``."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._known: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._known: Any = WeakIdKeyDictionary()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

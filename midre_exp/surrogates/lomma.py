@@ -187,16 +187,16 @@ class LommaSurrogates(Surrogates):
                 return output.logits.cpu(), output.features[: max(0, len(chosen) - part.start)].cpu()
 
             with runtime.shown("querying the target", len(rows)) as shown:
-                for answers in in_batches(ask, len(rows), _QUERY, what="public images", victim=victim):
-                    logits.append(answers[0])
-                    features.append(answers[1])
-                    shown.update(len(answers[0]))
-            known = torch.cat(features)
+                for told, known in in_batches(ask, len(rows), _QUERY, what="public images", victim=victim):
+                    logits.append(told)
+                    features.append(known)
+                    shown.update(len(told))
+            statistics = torch.cat(features)
             answers = torch.cat(logits)
             saved = {
                 "logits": answers[order.argsort()] if train else answers[:0],
-                "mean": known.mean(0),
-                "std": known.std(0),
+                "mean": statistics.mean(0),
+                "std": statistics.std(0),
             }
             victim.check_answers()
             require_finite(saved, "the target's answers to public images", "give a healthy target")
