@@ -210,7 +210,9 @@ def prior_of(kind: str) -> Prior:
 def carried_out(
     case: Case, attack: Attack | None = None, *, seed: int = 0, work: Path | None = None, **options: Any
 ) -> Run:
-    attack, network, runtime = attack or case.attack(), Colours(), Counting(**options)
+    attack, network = attack or case.attack(), Colours()
+    half = IDENTITIES * RESTARTS // 2 // attack.items_per_row
+    runtime = Counting(**{"chunk": half, **options})
     victim = Victim.of(network, CLASSES, attack.threat)
     found = run_attack(attack, victim, prior_of(case.prior), seed=seed, work=work, runtime=runtime)
     return Run(found.tensors(), victim.queries, network.shown, len(runtime.steps))
