@@ -21,9 +21,9 @@ from midre_exp.attack_work import Columns, Fitted, Unfinished, finished_items, f
 from midre_exp.errors import ConfigError, OutOfMemory
 from midre_exp.loop import REMEDY, Loop, Trial, TrialOver
 from midre_exp.memory.batches import Shortage, attempt, in_batches
-from midre_exp.memory.footprint import free_memory, planned
+from midre_exp.memory.footprint import planned
 from midre_exp.priors.base import Prior
-from midre_exp.runtime import NoTracker, Runtime
+from midre_exp.runtime import NoTracker, Runtime, free_memory
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import VICTIMS, Victim
 from midre_exp.tracking.provenance import device_name

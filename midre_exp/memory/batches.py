@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -10,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from midre_exp.errors import OutOfMemory, is_out_of_memory
+from midre_exp.runtime import give_memory_back
 from midre_exp.store.progress import say
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def attempt(work: Callable[[], T], victim: Counts | None = None) -> T | Shortage
     # only here is the exception gone, and with its frames what they held
     if victim is not None:
         victim.queries = queries
-    give_back()
+    give_memory_back(torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
     return shortage
 
 
@@ -88,10 +88,3 @@ def in_batches(
 def reason(error: BaseException) -> str:
     """An error's own words, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def give_back() -> None:
-    """Return to the device what nothing holds any more."""
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

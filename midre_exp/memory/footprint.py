@@ -12,22 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from midre_exp.machine.memory import free_host_memory
 from midre_exp.memory.batches import Counts, Shortage, attempt
+from midre_exp.runtime import free_memory
 
 #: Of the free memory what is planned with; on a CPU kernels take more than the tensors that are counted, and
 #: there is nobody to say that memory is short.
 _SHARE = {"cuda": 0.85, "cpu": 0.5}
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device, its own cache included; None where nobody tells."""
-    if device.type == "cpu":
-        return free_host_memory()
-    if device.type != "cuda":
-        return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def peak_of(work: Callable[[], object], device: torch.device, victim: Counts | None = None) -> int | None:
