@@ -9,7 +9,7 @@ ARGS ?=
 TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 
-.PHONY: help setup demo all $(TABLES) $(FIGURES) grid claims doctor test test-slurm chaos smoke lint benchmarks clean
+.PHONY: help setup demo all $(TABLES) $(FIGURES) grid claims doctor test test-slurm chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -63,8 +63,11 @@ test-slurm: setup   ## sweeps on a SLURM of its own, disturbed in every way (ten
 chaos: setup     ## kill, race and damage sweeps at random, then compare with undisturbed ones (an hour). ARGS='--kills 20 --only kills': less
 	@$(PY) -m tests.chaos $(ARGS)
 
-smoke: setup     ## every setup of the paper, full networks on tiny files in the official layouts, a few steps. ARGS="S01 S27": some
-	@$(PY) -m midre_exp.doctor.smoke $(ARGS)
+smoke: setup     ## every setup of the paper, full networks on tiny files in the official layouts, a few steps. DEVICE=cuda, ARGS="S01 S27": some
+	@$(PY) -m midre_exp.doctor.smoke $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+rehearse: setup  ## ten setups and every attack, defense, prior and target on a pretended GPU (20 minutes). ARGS="-k S01": some
+	@$(PY) -m tests.rehearsal $(ARGS)
 
 lint: setup      ## ruff and mypy
 	@$(PY) -m ruff check .

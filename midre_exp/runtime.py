@@ -126,24 +126,22 @@ def free_memory(device: torch.device) -> int | None:
     return free_host_memory() if device.type == "cpu" else None
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, option: str = "runtime.device") -> torch.device:
     """The device called ``name``, any torch device string; ``auto`` is the first GPU if there is one, else
-    the CPU. Raises ConfigError for a device that is not there.
+    the CPU. Raises ConfigError for a device that is not there; ``option``: where the name was given.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(
-            f"runtime.device={name} is no torch device; use auto, cpu, cuda or cuda:N"
-        ) from error
+        raise ConfigError(f"{option}={name} is no torch device; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"runtime.device={name}, but torch sees no GPU here; use runtime.device=cpu")
+        raise ConfigError(f"{option}={name}, but torch sees no GPU here; use {option}=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise ConfigError(
-            f"runtime.device={name}, but the last GPU that torch sees is cuda:{last}; use runtime.device=auto"
+            f"{option}={name}, but the last GPU that torch sees is cuda:{last}; use {option}=auto"
         )
     return device
 

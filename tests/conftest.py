@@ -40,6 +40,14 @@ TINY = (
 )
 
 
+def pytest_runtest_setup(item: pytest.Item):
+    """Who asks for the tests of a GPU where there is none is told so."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here; make rehearse pretends one")
+    if item.get_closest_marker("rehearsal") and not torch.cuda.is_available():
+        pytest.skip("needs a pretended GPU; run make rehearse")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Sums round alike wherever the tests run."""

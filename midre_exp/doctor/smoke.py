@@ -1,9 +1,9 @@
 """Every setup of the paper, end to end in under a minute each: `python -m midre_exp.doctor.smoke [S01 S27
-...] [--folder DIR] [--keep]`.
+...] [--device cuda] [--folder DIR] [--keep]`.
 
 Config, readers, networks, attack and metrics are those of scale=paper, budgets those of scale=smoke. Data and
 generators are tiny files in their official layouts, weights random, budgets a few steps. It shows that a
-setup runs, on any CPU; its numbers mean nothing.
+setup runs, on any CPU or on a GPU (``--device cuda``); its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.run import run
+from midre_exp.runtime import choose_device
 from midre_exp.stages import STAGES
 from midre_exp.store.files import make_folder, read_json
 
@@ -66,10 +67,12 @@ def setup_names() -> list[str]:
 
 
 class Ground:
-    """A folder with the files that setups need, written when the first of them needs them."""
+    """A folder with the files that setups need, written when the first of them needs them, and the device on
+    which they run.
+    """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, device: str = "cpu"):
+        self.folder, self.device = folder, device
         self._written: dict[str, fixtures.Overrides] = {}
 
     def downloads(self, data: str) -> list[str]:
@@ -109,7 +112,7 @@ class Ground:
             raise ConfigError(
                 f"setup={name} reads {data}, which DOWNLOADS in midre_exp/doctor/smoke.py lacks"
             )
-        overrides = ["evaluator.floor=0"]  # a few images and one epoch
+        overrides = ["evaluator.floor=0", f"runtime.device={self.device}"]  # a few images and one epoch
         overrides += [f"paths.{part}='{self.folder / part}'" for part in ("store", "data", "runs", "results")]
         if attack["prior"]["name"] == "stylegan2":
             overrides.append(f"attack.prior.pretrained='{self.generator(attack['prior']['image_size'])}'")
@@ -149,12 +152,12 @@ def complaint(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def smoke(names: Sequence[str], folder: Path, *, keep: bool = False) -> list[Outcome]:
+def smoke(names: Sequence[str], folder: Path, *, device: str = "cpu", keep: bool = False) -> list[Outcome]:
     """Try setups one after the other below a folder that is new or empty; prints a line for each."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--folder={folder} exists and is not an empty folder; name a new one")
     make_folder(folder)
-    ground, outcomes = Ground(folder.absolute()), []
+    ground, outcomes = Ground(folder.absolute(), device), []
     with packaged_configs():
         composer = packaged_composer()
         for name in names:
@@ -187,6 +190,7 @@ def main(arguments: Sequence[str]) -> int:
     known = setup_names()
     parser = _Parser(prog="python -m midre_exp.doctor.smoke", description=__doc__)
     parser.add_argument("setups", nargs="*", default=known, help="default: all")
+    parser.add_argument("--device", default="cpu", help="where: cpu (default), cuda, cuda:1 ...")
     parser.add_argument(
         "--folder", type=Path, help="where to work, new or empty (default: a temporary folder)"
     )
@@ -198,10 +202,12 @@ def main(arguments: Sequence[str]) -> int:
         unknown = sorted(set(given.setups) - {file.stem for file in (CONF_DIR / "setup").glob("S*.yaml")})
         if unknown:
             raise ConfigError(f"setup {unknown[0]} is unknown; use some of {', '.join(known)}")
+        choose_device(given.device, "--device")
         if given.keep and given.folder is None:
             raise ConfigError("--keep needs --folder; name the folder to keep")
         with TemporaryDirectory(prefix="midre-smoke-") as scratch:
-            outcomes = smoke(given.setups, given.folder or Path(scratch) / "smoke", keep=given.keep)
+            folder = given.folder or Path(scratch) / "smoke"
+            outcomes = smoke(given.setups, folder, device=given.device, keep=given.keep)
     except UserError as mistake:
         print(mistake, file=sys.stderr)
         return 2

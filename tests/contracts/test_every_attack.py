@@ -35,6 +35,7 @@ from midre_exp.surrogates.lomma import LommaSurrogates
 from midre_exp.targets.base import Output
 from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
+from tests.devices import CPU, CUDA, each_device
 
 CLASSES, IDENTITIES, RESTARTS = 6, 4, 2
 
@@ -201,27 +202,30 @@ class Run:
 
 
 @cache
-def prior_of(kind: str) -> Prior:
+def prior_of(kind: str, device: torch.device = CPU) -> Prior:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PRIORS[kind]().eval().requires_grad_(False)
+        return PRIORS[kind]().eval().requires_grad_(False).to(device)
 
 
 def carried_out(
     case: Case, attack: Attack | None = None, *, seed: int = 0, work: Path | None = None, **options: Any
 ) -> Run:
-    attack, network = attack or case.attack(), Colours()
+    attack = attack or case.attack()
     half = IDENTITIES * RESTARTS // 2 // attack.items_per_row
     runtime = Counting(**{"chunk": half, **options})
-    victim = Victim.of(network, CLASSES, attack.threat)
-    found = run_attack(attack, victim, prior_of(case.prior), seed=seed, work=work, runtime=runtime)
+    network = Colours().to(runtime.device)
+    if attack.surrogates is not None:
+        attack.surrogates = attack.surrogates.to(runtime.device)
+    victim, prior = Victim.of(network, CLASSES, attack.threat), prior_of(case.prior, runtime.device)
+    found = run_attack(attack, victim, prior, seed=seed, work=work, runtime=runtime)
     return Run(found.tensors(), victim.queries, network.shown, len(runtime.steps))
 
 
 @cache
-def unbroken(case: Case) -> Run:
+def unbroken(case: Case, device: torch.device = CPU) -> Run:
     """In two chunks."""
-    return carried_out(case)
+    return carried_out(case, device=device)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -245,6 +249,11 @@ def assert_equal(found: Run, expected: Run) -> None:
     assert found.queries == expected.queries
 
 
+def assert_same(found: Run, expected: Run, device: torch.device) -> None:
+    """To the byte on a CPU, to rounding on a GPU, which adds up in any order."""
+    (assert_equal if device == CPU else assert_close)(found, expected)
+
+
 def assert_close(found: Run, expected: Run) -> None:
     """Equal but for what rounding in batches of other sizes makes of numbers, by a grey level of images."""
     assert found.tensors.keys() == expected.tensors.keys()
@@ -259,9 +268,16 @@ def test_the_list_names_every_attack_of_the_configs():
     assert {case.name for case in CASES} == {path.stem for path in (CONF_DIR / "attack").glob("*.yaml")}
 
 
+@pytest.mark.gpu
 @every_attack
-def test_results_have_the_promised_types_shapes_and_ranges(case):
-    found, n = unbroken(case).tensors, IDENTITIES * RESTARTS
+def test_a_gpu_finds_what_a_cpu_finds_with_as_many_queries(case):
+    assert_close(unbroken(case, CUDA), unbroken(case))
+
+
+@each_device
+@every_attack
+def test_results_have_the_promised_types_shapes_and_ranges(case, device):
+    found, n = unbroken(case, device).tensors, IDENTITIES * RESTARTS
     assert found["images"].dtype == torch.uint8 and found["images"].shape[:2] == (n, 3)
     assert found["latents"].dtype == torch.float32
     assert found["labels"].dtype == found["queries"].dtype == torch.int64
@@ -298,14 +314,15 @@ def test_chunks_change_no_number(case, chunk):
     assert_close(carried_out(case, chunk=chunk), unbroken(case))
 
 
+@each_device
 @every_attack
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_killed_attack_continues_to_the_same_bytes_and_query_count(case, share, tmp_path):
-    fatal = int(share * unbroken(case).steps)
+def test_a_killed_attack_continues_to_the_same_bytes_and_query_count(case, share, device, tmp_path):
+    fatal = int(share * unbroken(case, device).steps)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(case, work=tmp_path, fatal=fatal)
-    continued = carried_out(case, work=tmp_path)
-    assert_equal(continued, unbroken(case))
+        carried_out(case, work=tmp_path, fatal=fatal, device=device)
+    continued = carried_out(case, work=tmp_path, device=device)
+    assert_same(continued, unbroken(case, device), device)
     assert continued.steps < unbroken(case).steps or fatal < 2  # checkpoints were used
     assert not list(tmp_path.glob("unfinished-*"))
 
@@ -327,23 +344,25 @@ def test_shards_merge_to_the_unsplit_numbers_or_are_refused(case, tmp_path):
         assert torch.equal(merged[name], value), name
 
 
+@each_device
 @every_attack
-def test_a_chunk_that_does_not_fit_into_memory_is_halved_without_changing_a_number(case, capsys):
+def test_a_chunk_that_does_not_fit_into_memory_is_halved_without_changing_a_number(case, device, capsys):
     attack = case.attack()
 
     class Greedy(type(attack)):
         def invert(self, victim, prior, labels, *rest):
             if len(labels) > max(self.group_size, RESTARTS) or self.group_size == IDENTITIES * RESTARTS:
-                victim.confidence(torch.zeros(len(labels), 3, 4, 4), labels)  # queries lost with the attempt
+                images = torch.zeros(len(labels), 3, 4, 4, device=device)
+                victim.confidence(images, labels)  # queries lost with the attempt
                 raise torch.cuda.OutOfMemoryError("too much")
             return super().invert(victim, prior, labels, *rest)
 
     attack.__class__ = Greedy
     if attack.group_size == IDENTITIES * RESTARTS:
         with pytest.raises(OutOfMemory, match=r"8 item\(s\), which cannot be divided further: not enough"):
-            carried_out(case, attack, chunk=512)
+            carried_out(case, attack, chunk=512, device=device)
         return
-    halved = carried_out(case, attack, chunk=512)
+    halved = carried_out(case, attack, chunk=512, device=device)
     assert "out of memory with 8 items" in capsys.readouterr().err
     assert_close(halved, unbroken(case))
 

@@ -10,7 +10,8 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ from midre_exp.targets.base import Classifier
 from midre_exp.targets.shortcut import Shortcut
 from tests.defenses.conftest import RECIPE, Colours, Seen
 from tests.defenses.networks import IMAGES, state, train_node
+from tests.devices import CPU, CUDA, each_device, never_waiting
 
 ROOT = CONF_DIR.parent
 README = (ROOT / "README.md").read_text()
@@ -143,24 +145,32 @@ def own_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "small"
 
 
-def step(defense: Defense) -> dict[str, Any]:
-    """What one training step under a defense sees and computes, from the same start every time."""
+def step(
+    defense: Defense,
+    device: torch.device = CPU,
+    watched: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> dict[str, Any]:
+    """What one training step under a defense sees and computes, from the same start every time; ``watched``:
+    a context of the step itself.
+    """
     parts = compose(it=defense)
-    model = assemble({"model": model_node("resnet18")}, 3, parts, seed=0).eval()
+    model = assemble({"model": model_node("resnet18")}, 3, parts, seed=0).eval().to(device)
     progress = TrainingProgress(epoch=9, epochs=10)
     data = parts.on_dataset(Colours().load("train"), seed=0)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     parts.on_epoch(model, progress)
     index = torch.arange(6)
-    whole = Batch(data.images[index] / 255, data.labels[index], index)
-    batch = parts.on_batch(whole, model, progress, generator)
-    output = model(batch.images, tuple(parts.taps(model)))
-    base = parts.base_loss(output, batch, progress)
-    base = F.cross_entropy(output.logits, batch.targets) if base is None else base
+    whole = Batch(*(part.to(device) for part in (data.images[index] / 255, data.labels[index], index)))
+    with watched():
+        batch = parts.on_batch(whole, model, progress, generator)
+        output = model(batch.images, tuple(parts.taps(model)))
+        base = parts.base_loss(output, batch, progress)
+        base = F.cross_entropy(output.logits, batch.targets) if base is None else base
+        extra = sum(parts.extra_losses(output, batch, progress).values())
     return {
         "images": batch.images,
         "targets": batch.targets,
-        "extra": sum(parts.extra_losses(output, batch, progress).values()),
+        "extra": extra,
         "loss": base,
         "trains": parts.trainable(model),
         "recipe": parts.recipe({**RECIPE, "epochs": 10}),
@@ -258,6 +268,15 @@ def test_a_step_draws_from_its_generator_alone(case: Case) -> None:
     assert torch.equal(first["images"], again["images"]) and torch.equal(first["loss"], again["loss"])
 
 
+@pytest.mark.gpu
+@EVERY
+def test_a_step_on_a_gpu_stays_there_and_never_waits_for_it(case: Case) -> None:
+    step(made(case), CUDA)  # the first may load kernels
+    done = step(made(case), CUDA, never_waiting)
+    assert {done[name].device.type for name in ("images", "targets", "loss", "logits")} == {"cuda"}
+    assert bool((done["loss"] + done["extra"]).isfinite())
+
+
 # -- training --
 
 
@@ -283,27 +302,34 @@ def test_it_trains_on_every_network_or_is_refused_by_name(
         assert trained()["parameters_trained"] > 0
 
 
+@each_device
 @EVERY
 def test_a_killed_training_resumes_and_its_weights_reload_to_identical_logits(
-    case: Case, tmp_path: Path
+    case: Case, tmp_path: Path, device: torch.device
 ) -> None:
     recipe, node = {"epochs": 2, "batch_size": 9}, model_node("resnet18")
 
     def train(folder: str, **more: Defense) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
-        return train_node(tmp_path / folder, node, recipe, **{case.name: made(case)}, **more)
+        options = {case.name: made(case), **more}
+        return train_node(tmp_path / folder, node, recipe, device=device, **options)
 
     whole, _, history = train("whole")
     with pytest.raises(RuntimeError, match="killed"):
         train("broken", seen=Seen(killed_at=1))
     resumed, _, again = train("broken")
-    assert torch.equal(state(whole), state(resumed)) and history == again
+    if device == CPU:
+        assert torch.equal(state(whole), state(resumed)) and history == again
+    else:  # adds up in any order
+        torch.testing.assert_close(state(whole), state(resumed), rtol=1e-2, atol=1e-2)
     defense = compose(it=made(case))
     reloaded = assemble({"model": node}, 3, defense, seed=9)
     reloaded.load_state_dict(whole.state_dict(), strict=True)
+    reloaded.to(device)
     with torch.no_grad():
         for model in (reloaded, whole):  # noise outside training starts from its beginning
             defense.on_inference(model)
-        assert torch.equal(reloaded.eval()(IMAGES).logits, whole(IMAGES).logits)
+        images = IMAGES.to(device)
+        torch.testing.assert_close(reloaded.eval()(images).logits, whole(images).logits, rtol=0, atol=0)
 
 
 # -- values that belong to a network --

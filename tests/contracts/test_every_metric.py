@@ -25,6 +25,7 @@ from midre_exp.metrics import (
 )
 from midre_exp.plan.config import CONF_DIR
 from midre_exp.plan.trust import targets_of
+from tests.devices import CUDA
 
 #: By what it is made of: logits, the evaluator's features, or a network of its own, here without weights.
 OF_LOGITS = (AttackAccuracy(k=1, group=2), AttackAccuracy(k=5, group=2), Confidence(), PhaseAccuracy())
@@ -86,6 +87,13 @@ def test_numbers_are_finite_and_the_same_again_and_in_any_order(metric, evaluati
     items, private = torch.randperm(12, generator=draws), torch.randperm(20, generator=draws)
     assert metric(evaluation) == numbers
     assert metric(reordered(evaluation, items, private)) == pytest.approx(numbers)
+
+
+@pytest.mark.gpu
+@named((*OF_LOGITS, *OF_FEATURES))
+def test_a_gpu_measures_what_a_cpu_measures(metric, evaluation):
+    on_gpu = replace(evaluation, device=CUDA, shared={})
+    assert metric(on_gpu) == pytest.approx(metric(evaluation), rel=1e-3)
 
 
 @named(OF_FEATURES)

@@ -22,6 +22,7 @@ from midre_exp.targets.assemble import assemble
 from midre_exp.targets.blocks import traced_blocks
 from midre_exp.targets.shortcut import Shortcut
 from midre_exp.targets.training.train import train_classifier
+from tests.devices import CUDA, each_device
 
 NAMES = list(config_files("target"))
 #: Pixels of the real size, where it is not 224.
@@ -168,11 +169,22 @@ def test_taps_are_the_stages_and_the_last_is_the_features(name: str) -> None:
         model(IMAGES, ["nowhere"])
 
 
+@pytest.mark.gpu
 @every
-def test_every_weight_gets_a_gradient(name: str) -> None:
-    model = reduced(name).train()
-    images = IMAGES.clone().requires_grad_()
-    F.cross_entropy(model(images).logits, torch.tensor([0, 1, 2])).backward()
+def test_a_gpu_answers_what_a_cpu_answers(name: str) -> None:
+    model = reduced(name).requires_grad_(False)
+    expected = model(IMAGES)
+    found = model.to(CUDA)(IMAGES.to(CUDA))
+    torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.features.cpu(), expected.features, rtol=1e-3, atol=1e-3)
+
+
+@each_device
+@every
+def test_every_weight_gets_a_gradient(name: str, device: torch.device) -> None:
+    model = reduced(name).train().to(device)
+    images = IMAGES.to(device, copy=True).requires_grad_()
+    F.cross_entropy(model(images).logits, torch.tensor([0, 1, 2], device=device)).backward()
     assert images.grad is not None and images.grad.abs().sum() > 0
     missing = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []

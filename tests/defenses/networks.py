@@ -14,6 +14,7 @@ from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.training.train import train_classifier
 from tests.defenses.conftest import RECIPE, Colours
+from tests.devices import CPU
 
 _TARGETS = "midre_exp.targets"
 #: Node ``model`` of a target by name of the target; 32 px.
@@ -72,7 +73,12 @@ def train(
 
 
 def train_node(
-    work: Path, node: dict[str, Any], recipe: dict[str, Any], **parts: Defense
+    work: Path,
+    node: dict[str, Any],
+    recipe: dict[str, Any],
+    *,
+    device: torch.device = CPU,
+    **parts: Defense,
 ) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
     """The same for the network of a node ``model``, which may also be one that a test defines."""
     work.mkdir(exist_ok=True)
@@ -83,7 +89,7 @@ def train_node(
         compose(**parts),
         seed=0,
         work=work,
-        runtime=Runtime(quiet=True),
+        runtime=Runtime(quiet=True, device=device),
         title="t",
         trusted=("tests",),
     )[:3]

@@ -14,6 +14,7 @@ from defenses.cutmix import CutMix, paste_boxes, sample_boxes, symmetric_beta
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.targets.architectures.vgg import VGG16
+from tests.devices import never_waiting
 
 CLOCK = TrainingProgress(epoch=0, epochs=1)
 CLASSES = 5
@@ -232,11 +233,8 @@ def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     defense = cutmix()
     defense.on_batch(batch, MODEL, CLOCK, generator)  # the first call may load kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         defense.on_batch(batch, MODEL, CLOCK, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # -- with the rest --

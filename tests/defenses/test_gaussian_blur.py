@@ -13,6 +13,7 @@ from defenses import Batch, TrainingProgress
 from defenses.gaussian_blur import GaussianBlur, gaussian_blur
 from midre_exp.errors import ConfigError
 from midre_exp.targets.architectures.vgg import VGG16
+from tests.devices import never_waiting
 
 CLOCK = TrainingProgress(epoch=0, epochs=1)
 MODEL = VGG16(num_classes=2, width=0.125)
@@ -100,11 +101,8 @@ def test_a_step_on_the_gpu_never_waits_for_it_and_blurs_in_full_precision() -> N
     on_gpu = replace(given, images=given.images.cuda())
     generator = torch.Generator("cuda").manual_seed(0)
     blur().on_batch(on_gpu, MODEL, CLOCK, generator)  # the first call may load kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         blur().on_batch(on_gpu, MODEL, CLOCK, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     sigma = torch.linspace(0.1, 2.0, 8)
     theirs = gaussian_blur(on_gpu.images, sigma.cuda(), 13).cpu()
     assert torch.allclose(gaussian_blur(given.images, sigma, 13), theirs, atol=1e-5)

@@ -19,6 +19,7 @@ from defenses.parts.squares import square_side
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.targets.base import Classifier
+from tests.devices import never_waiting
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "defense_erasing.json").read_text())
 RELEASED = {
@@ -274,12 +275,9 @@ def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     batch = replace(batch, images=batch.images.cuda())
     generator = torch.Generator("cuda").manual_seed(0)
     midre().on_batch(batch, model, CLOCK, generator)  # the first call may load kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         for area in ("uniform", "joint_rejection"):
             midre(area=area).on_batch(batch, model, CLOCK, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # -- mistakes, names and configs --

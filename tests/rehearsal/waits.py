@@ -1,0 +1,97 @@
+"""Where the CPU waits for the GPU: seen by stage and function, and compared with those that are allowed.
+
+``allowed_waits.json`` names, for each stage, the functions that may wait and why. A new one fails the
+rehearsal; see docs/gpu.md for what to do then.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = Path(__file__).with_name("allowed_waits.json")
+#: Functions that a stage enters; contract tests call some of them without a stage.
+ENTRANCES = {
+    ("midre_exp/stages/prior.py", "make"): "prior",
+    ("midre_exp/stages/surrogates.py", "make"): "surrogates",
+    ("midre_exp/stages/attack.py", "make"): "attack",
+    ("midre_exp/stages/metrics.py", "make"): "metrics",
+    ("midre_exp/targets/training/train.py", "train_classifier"): "classifier",
+    ("midre_exp/stages/classifier.py", "_make"): "classifier",
+    ("midre_exp/attack_run.py", "run_attack"): "attack",
+    ("midre_exp/attack_run.py", "run_shard"): "attack",
+    **{(f"midre_exp/priors/{name}.py", "fit"): "prior" for name in ("gmi", "kedmi", "plgmi", "stylegan2")},
+    ("midre_exp/surrogates/lomma.py", "fit"): "surrogates",
+    ("midre_exp/metrics/evaluation.py", "evaluate"): "metrics",
+}
+LARGE = "large operator on the CPU"
+_OWN = tuple(f"{ROOT / name}/" for name in ("midre_exp", "attacks", "defenses"))
+
+#: Stage, file and function, and what it waits for.
+Place = tuple[str, str, str]
+
+
+class Waits:
+    """Counts waits; ``told`` is the observer of a pretended device."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Place] = Counter()
+        self.bytes: Counter[Place] = Counter()
+        self.mode: int | str = "default"
+
+    def set_mode(self, mode: int | str) -> None:
+        """As ``torch.cuda.set_sync_debug_mode``."""
+        self.mode = mode
+
+    def told(self, what: str, size: int) -> None:
+        """One wait of whoever calls."""
+        if self.mode in (2, "error") and what != LARGE:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {what}")
+        stage, site = _where(sys._getframe(1))
+        if site is not None:
+            self.counts[stage, site, what] += 1
+            self.bytes[stage, site, what] += size
+
+    @contextmanager
+    def during(self) -> Iterator[Counter[Place]]:
+        """The waits of a block."""
+        before, found = self.counts.copy(), Counter[Place]()
+        yield found
+        found.update(self.counts - before)
+
+
+def _where(frame: FrameType | None) -> tuple[str, str | None]:
+    """The stage and the innermost function of this project that called."""
+    stage, site = "", None
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(_OWN):
+            file = code.co_filename[len(str(ROOT)) + 1 :]
+            if site is None and not code.co_name.startswith("<"):
+                site = f"{file}:{code.co_name}"
+            stage = ENTRANCES.get((file, code.co_name), stage)
+        frame = frame.f_back
+    return stage or "no stage", site
+
+
+def allowed() -> Mapping[str, Mapping[str, str]]:
+    """By stage: ``file:function`` to the reason why it may wait."""
+    table: Mapping[str, Mapping[str, str]] = json.loads(ALLOWED.read_text())
+    return table
+
+
+def complaints(found: Mapping[Place, int]) -> list[str]:
+    """A sentence for every wait that the table does not allow."""
+    table = allowed()
+    return [
+        f"{site} waits for the device ({what}, {count} times in stage {stage}); take it out of the loop, or "
+        f"allow it in {ALLOWED.relative_to(ROOT)} with the reason"
+        for (stage, site, what), count in sorted(found.items())
+        if what != LARGE and site not in {**table["every stage"], **table.get(stage, {})}
+    ]
