@@ -202,10 +202,10 @@ class Run:
 
 
 @cache
-def prior_of(kind: str, device: torch.device = CPU) -> Prior:
+def prior_of(kind: str) -> Prior:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PRIORS[kind]().eval().requires_grad_(False).to(device)
+        return PRIORS[kind]().eval().requires_grad_(False)
 
 
 def carried_out(
@@ -217,7 +217,9 @@ def carried_out(
     network = Colours().to(runtime.device)
     if attack.surrogates is not None:
         attack.surrogates = attack.surrogates.to(runtime.device)
-    victim, prior = Victim.of(network, CLASSES, attack.threat), prior_of(case.prior, runtime.device)
+    victim, prior = Victim.of(network, CLASSES, attack.threat), prior_of(case.prior)
+    if runtime.device != CPU:
+        prior = copy.deepcopy(prior)  # the attack moves it
     found = run_attack(attack, victim, prior, seed=seed, work=work, runtime=runtime)
     return Run(found.tensors(), victim.queries, network.shown, len(runtime.steps))
 

@@ -88,6 +88,9 @@ class DeviceTensor(Tensor):
         """Files hold the numbers, and readers put them where they like: ours on the CPU first."""
         return self.held.detach().__reduce_ex__(protocol)
 
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
+
     def tolist(self) -> Any:
         """Torch refuses it to other kinds of tensors."""
         return self.cpu().tolist()
@@ -106,6 +109,10 @@ class DeviceTensor(Tensor):
         self.held = value.held
 
 
+#: Of which device generators say they are, by their C++ addresses: operators are handed other objects.
+_SAID: dict[int, torch.device] = {}
+
+
 class PretendedGenerator(torch.Generator):
     """A generator of the CPU that says it is of ``device``."""
 
@@ -113,11 +120,11 @@ class PretendedGenerator(torch.Generator):
         return super().__new__(cls, "cpu")  # type: ignore[call-arg,no-any-return]
 
     def __init__(self, device: torch.device | str = "cpu"):
-        self._said = torch.device(device)
+        _SAID[self._cdata] = torch.device(device)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return self._said
+        return _SAID[self._cdata]
 
 
 class PretendedDevice(TorchDispatchMode):
@@ -213,7 +220,8 @@ def _check_mixed(func: Any, name: str, args: tuple[Any, ...], tensors: list[Tens
     if name in INDEXED and isinstance(args[0], DeviceTensor):
         allowed = {id(index) for index in args[1] if index is not None}
     elif name in INDEXED:
-        raise MixedDevices(f"{func}: indices on {DEVICE} into a tensor of the CPU")
+        words = "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+        raise MixedDevices(f"{func}: {words}")
     for tensor in tensors:
         if not isinstance(tensor, DeviceTensor) and tensor.dim() and id(tensor) not in allowed:
             shapes = ", ".join(f"{list(t.shape)} on {t.device}" for t in tensors)
@@ -222,7 +230,6 @@ def _check_mixed(func: Any, name: str, args: tuple[Any, ...], tensors: list[Tens
 
 def _check_generator(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: str) -> None:
     for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Generator) and value.device.type != kind:
-            raise MixedDevices(
-                f"{func}: expected a {kind!r} device type for generator but found {value.device.type!r}"
-            )
+        if isinstance(value, torch._C.Generator) and _SAID.get(value._cdata, CPU).type != kind:
+            said = _SAID.get(value._cdata, CPU).type
+            raise MixedDevices(f"{func}: expected a {kind!r} device type for generator but found {said!r}")

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from tests.rehearsal import machine
-from tests.rehearsal.waits import LARGE, Waits, complaints
+from tests.rehearsal.waits import LARGE, WAITS, complaints
 
-WAITS = Waits()
 _pretended = machine.pretend(WAITS.told)
 torch.cuda.set_sync_debug_mode = WAITS.set_mode
 

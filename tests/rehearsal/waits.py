@@ -1,7 +1,7 @@
 """Where the CPU waits for the GPU: seen by stage and function, and compared with those that are allowed.
 
-``allowed_waits.json`` names, for each stage, the functions that may wait and why. A new one fails the
-rehearsal; see docs/gpu.md for what to do then.
+``allowed_waits.json`` names, for each stage, the functions that may wait and why ("all within: ...": with
+what they call). A new one fails the rehearsal; see docs/gpu.md for what to do then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +31,8 @@ ENTRANCES = {
     ("midre_exp/surrogates/lomma.py", "fit"): "surrogates",
     ("midre_exp/metrics/evaluation.py", "evaluate"): "metrics",
 }
+#: Parts of a function that Python runs as functions of their own, or from 3.12 on as itself.
+_INLINED = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 LARGE = "large operator on the CPU"
 _OWN = tuple(f"{ROOT / name}/" for name in ("midre_exp", "attacks", "defenses"))
 
@@ -49,11 +52,19 @@ class Waits:
         """As ``torch.cuda.set_sync_debug_mode``."""
         self.mode = mode
 
+    def forget(self, found: Counter[Place]) -> None:
+        """As if these waits had not been: a test planted them."""
+        self.counts -= found
+
     def told(self, what: str, size: int) -> None:
         """One wait of whoever calls."""
         if self.mode in (2, "error") and what != LARGE:
             raise RuntimeError(f"called a synchronizing CUDA operation: {what}")
-        stage, site = _where(sys._getframe(1))
+        self.observe(what, size)
+
+    def observe(self, what: str, size: int) -> None:
+        """Count it where the project waits."""
+        stage, site = _where(sys._getframe(2))
         if site is not None:
             self.counts[stage, site, what] += 1
             self.bytes[stage, site, what] += size
@@ -66,20 +77,35 @@ class Waits:
         found.update(self.counts - before)
 
 
+#: Those of this process.
+WAITS = Waits()
+
+
 def _where(frame: FrameType | None) -> tuple[str, str | None]:
-    """The stage and the innermost function of this project that called."""
+    """The stage and the innermost function of this project that called, or the one within which all that is
+    called may wait.
+    """
     stage, site = "", None
     while frame is not None:
         code = frame.f_code
         if code.co_filename.startswith(_OWN):
             file = code.co_filename[len(str(ROOT)) + 1 :]
-            if site is None and not code.co_name.startswith("<"):
-                site = f"{file}:{code.co_name}"
+            here = f"{file}:{code.co_name}"
+            if (site is None and code.co_name not in _INLINED) or here in _covering():
+                site = here
             stage = ENTRANCES.get((file, code.co_name), stage)
         frame = frame.f_back
     return stage or "no stage", site
 
 
+@cache
+def _covering() -> frozenset[str]:
+    """Functions of the table that answer for all they call."""
+    reasons = {site: why for sites in allowed().values() for site, why in sites.items()}
+    return frozenset(site for site, why in reasons.items() if why.startswith("all within: "))
+
+
+@cache
 def allowed() -> Mapping[str, Mapping[str, str]]:
     """By stage: ``file:function`` to the reason why it may wait."""
     table: Mapping[str, Mapping[str, str]] = json.loads(ALLOWED.read_text())
