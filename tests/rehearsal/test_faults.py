@@ -88,7 +88,7 @@ ROBUSTNESS = final_selection.FinalSelection.robustness
 DRAWN = "torch.randn(2, len(real), self.latent_dim, generator=draws"
 #: What is done, under a change of which function, and what is left out of which line of it.
 MIXED = [
-    (attack, attack_run._invert_chunk, "labels = items.labels[rows].to(device)", TO),
+    (attack, attack_run._invert_chunk, "queries = items.labels[rows].to(device)", TO),
     (attack, attack_run._invert_chunk, "items.rng[rows].to(device)", TO),
     (style_attack, attack_run._shared_rng, RUNTIME, RUNTIME),
     (style_attack, attack_run.run_shard, RUNTIME, RUNTIME),
@@ -107,7 +107,7 @@ WAITING = [
     (attack, attacks.gmi.GMI.losses, "return critic_prior", "identity.sum().item()"),
     (training, STEP, "return total", "float(total.detach())"),
     (training, defenses.midre.MIDRE.on_batch, "n, _, height, width", "bool((batch.images > 2).any())"),
-    (prior, gmi.GMIPrior.fit, "return numbers", "numbers.cpu()"),
+    (prior, gmi.GMIPrior.fit, "numbers = critic_step(", "real.cpu()"),
 ]
 every_act = pytest.mark.parametrize(
     "act", [attack, style_attack, training, defended_step, prior, kedmi_prior, plgmi_prior, prediction]
