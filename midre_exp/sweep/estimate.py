@@ -1,49 +1,55 @@
 """What runs would build, share and reuse, and about how long that would take: ``python -m midre_exp --plan
 OVERRIDES``, and the same of tables, ``python -m midre_exp.report TABLE --plan``.
 
-Nothing is launched. The time of a stage is the median of what stages of the same kind took before, by the
-records of the same scale; where none did, the plan says so instead of guessing.
+Nothing is launched. The time of a stage is what stages exactly like it took, by the records of the same
+scale; of one that was never measured, what others of its kind took, scaled by how much more it has to do;
+without those, what its operators would take by the data sheet of the device, counted in a process of its own
+(``midre_exp.cost``).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from midre_exp.errors import UserError
+from midre_exp.cost.forecast import UNKNOWN, Asked, Forecast, forecasts, read_measured
+from midre_exp.cost.sizes import sizes_of
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import Trusted, trusted_packages
+from midre_exp.plan.config import digest, trusted_packages
 from midre_exp.plan.explain import settings_of_job
 from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
-from midre_exp.records import check_record
 from midre_exp.stages import STAGES, make_plan, stale
-from midre_exp.store.files import read_json
-from midre_exp.store.progress import duration
+from midre_exp.store.artifact import readable
+from midre_exp.store.progress import duration, say
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished, stale_in
 from midre_exp.tracking.provenance import git_commit
 
 _ORDER = (*(stage.name for stage in STAGES), SHARD)
 _LISTED = 80  # stages listed one by one; above that only the sums
+#: Seconds that a plan may take to count what was never measured.
+COUNTING = 90.0
+_TIME_LIMIT = 240.0  #: minutes, of conf/hydra/launcher/slurm.yaml
+#: How a time that was not measured is marked.
+_MARKS = {"measured": "", "scaled": ", scaled from others of its kind", "counted": ", counted"}
 
 
 @dataclass
 class Needed:
     """One stage of a sweep: what it is, how many runs use it, whether it is in the store and will be used,
-    seconds it may take (None: never measured), and why it is stale, if it is.
+    what it may take, and why it is stale, if it is.
     """
 
     stage: str
     key: str
     what: str
     stored: bool
-    seconds: float | None
+    takes: Forecast = UNKNOWN
     runs: list[str] = field(default_factory=list)
     stale: str = ""
 
@@ -59,6 +65,7 @@ class Estimate:
     repeated: int
     stages: list[Needed]
     stale: int = 0  # of the finished runs
+    time_limit: float | None = None  # minutes that a cluster gives an attempt
 
     @property
     def to_do(self) -> int:
@@ -72,30 +79,26 @@ def described(settings: Mapping[str, Any]) -> dict[str, str]:
     return {**found, SHARD: found["attack"]}
 
 
-def rates(results: Path, trusted: Trusted = ()) -> dict[tuple[str, str], float]:
-    """Median seconds of each (stage, kind) over the records of a scale, ``results`` being its folder. Records
-    nobody can read count for nothing here, nor do those of classes outside ``trusted``, whatever they say.
+def estimate(
+    jobs: Iterable[tuple[Mapping[str, Any], Plan]],
+    *,
+    counting: float | None = 0,
+    time_limit: float | None = None,
+) -> Estimate:
+    """The estimate of jobs, given as resolved settings and plans; what was never measured is counted for at
+    most ``counting`` seconds (None: until all is).
     """
-    seconds: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for path in sorted((results / "records").glob("*.json")):
-        try:
-            record = read_json(path)
-            check_record(path)
-            runtime = {**record["config"]["runtime"], "trusted_packages": list(trusted)}
-            what = described({**record["config"], "runtime": runtime})
-            for stage, spent in record["seconds"].items():
-                key = record["artifacts"][stage]  # a shared stage is one measurement
-                seconds[stage, what[stage]][key] = float(spent)
-        except (UserError, KeyError, TypeError, ValueError, AttributeError):
-            continue
-    return {name: median(found.values()) for name, found in seconds.items()}
-
-
-def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
-    """The estimate of jobs, given as resolved settings and plans."""
     seen: set[str] = set()
     found: dict[tuple[str, str], Needed] = {}
-    measured: dict[Path, dict[tuple[str, str], float]] = {}
+    asked: list[tuple[Needed, Asked, Path]] = []
+    known: dict[str, Any] = {}
+
+    def remember(key: object, look: Callable[[], Any]) -> Any:
+        name = digest(key)
+        if name not in known:
+            known[name] = look()
+        return known[name]
+
     planned = finished = repeated = outdated = 0
     commit = git_commit()
     for settings, plan in jobs:
@@ -112,8 +115,6 @@ def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
             continue
         seen.add(plan.key)
         results = Path(settings["paths"]["results"]) / settings["scale"]
-        if results not in measured:
-            measured[results] = rates(results, trusted_packages(settings))
         store = Store(settings["paths"]["store"])
         names = described(settings)
         anew = {
@@ -130,13 +131,38 @@ def estimate(jobs: Iterable[tuple[Mapping[str, Any], Plan]]) -> Estimate:
                     stage.key,
                     what,
                     name not in anew and store.peek(stage.name, stage.key),
-                    measured[results].get((stage.name, what)),
                     stale=old.get(name, ""),
                 )
+                if not entry.stored:
+                    each = "attack" if stage.name == SHARD else stage.name
+                    sizes = sizes_of(settings, remember)
+                    asked.append((entry, Asked(each, what, settings, sizes), results))
             entry.runs.append(plan.key)
+    _foresee(asked, counting)
     order = {stage: number for number, stage in enumerate(_ORDER)}
     stages = sorted(found.values(), key=lambda entry: order[entry.stage])
-    return Estimate(planned, finished, repeated, stages, outdated)
+    return Estimate(planned, finished, repeated, stages, outdated, time_limit)
+
+
+def _foresee(asked: Sequence[tuple[Needed, Asked, Path]], counting: float | None) -> None:
+    """Put into each stage what it takes, by the records of its scale."""
+    for results in dict.fromkeys(place for _, _, place in asked):
+        here = [(entry, one) for entry, one, place in asked if place == results]
+        trusted = trusted_packages(here[0][1].settings)
+        measured = read_measured(results, described, trusted)
+        found = forecasts([one for _, one in here], measured, limit=counting, say=say)
+        for (entry, _), takes in zip(here, found, strict=True):
+            entry.takes = takes
+
+
+def runs_to_do(plan: Estimate) -> dict[str, float]:
+    """Seconds of what each run waits for, by the key of the run: of a shared stage all of them do."""
+    found: dict[str, float] = {}
+    for entry in plan.stages:
+        if not entry.stored and entry.takes.seconds is not None:
+            for run in entry.runs:
+                found[run] = found.get(run, 0.0) + entry.takes.seconds
+    return found
 
 
 def lines(plan: Estimate) -> list[str]:
@@ -149,24 +175,59 @@ def lines(plan: Estimate) -> list[str]:
     if not plan.stages:
         return text
     text += ["", f"{'stage':<12}{'distinct':>9}{'uses':>7}{'stored':>8}{'to build':>10}  time"]
-    total, unknown = 0.0, 0
     for stage in dict.fromkeys(entry.stage for entry in plan.stages):
         entries = [entry for entry in plan.stages if entry.stage == stage]
         build = [entry for entry in entries if not entry.stored]
-        known = [entry.seconds for entry in build if entry.seconds is not None]
-        total += sum(known)
-        unknown += len(build) - len(known)
-        time = duration(sum(known)) if known else "-"
-        more = f" and {len(build) - len(known)} never measured" if len(build) > len(known) else ""
         uses = sum(len(entry.runs) for entry in entries)
         text.append(
             f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}  "
-            f"{time}{more}"
+            f"{_sum(build)}"
         )
-    text.append(
-        f"together about {duration(total)} of one device, by the records of this scale"
-        + (f"; {unknown} stages of kinds never measured come on top" if unknown else "")
-    )
+    return text + _together(plan) + _each(plan)
+
+
+def _sum(build: Sequence[Needed]) -> str:
+    known = [entry.takes.seconds for entry in build if entry.takes.seconds is not None]
+    more = f" and {len(build) - len(known)} never measured" if len(build) > len(known) else ""
+    return f"{duration(sum(known)) if known else '-'}{more}"
+
+
+def _together(plan: Estimate) -> list[str]:
+    """The sums over all that is to build."""
+    build = [entry for entry in plan.stages if not entry.stored]
+    known = [entry.takes for entry in build if entry.takes.seconds is not None]
+    total = sum(takes.seconds or 0.0 for takes in known)
+    counted = [takes for takes in known if takes.basis != "measured"]
+    text = f"together about {duration(total)} of one device, by the records of this scale"
+    if counted:
+        share = sum(takes.seconds or 0.0 for takes in counted)
+        text += f" ({duration(share)} of it by counting what {len(counted)} stages compute)"
+    if len(known) < len(build):
+        text += (
+            f"; {len(build) - len(known)} stages never measured come on top, which "
+            "python -m midre_exp.cost OVERRIDES counts"
+        )
+    found = [text]
+    memory = [takes.memory for takes in known if takes.memory is not None]
+    if memory:
+        disk = sum(takes.disk for takes in known)
+        found.append(
+            f"memory of the device up to about {readable(int(max(memory)))}, "
+            f"disk about {readable(int(disk))} besides decoded images"
+        )
+    longest = max(runs_to_do(plan).values(), default=0.0)
+    if plan.time_limit and longest:
+        attempts = math.ceil(longest / (60 * plan.time_limit))
+        found.append(
+            f"the longest run takes {attempts} attempts of {plan.time_limit:g} minutes "
+            "(hydra.launcher.timeout_min)"
+        )
+    return found
+
+
+def _each(plan: Estimate) -> list[str]:
+    """Every stage, if they are few."""
+    text: list[str] = []
     if len(plan.stages) <= _LISTED:
         text += ["", *(_line(entry) for entry in plan.stages)]
     return text
@@ -174,7 +235,8 @@ def lines(plan: Estimate) -> list[str]:
 
 def _line(entry: Needed) -> str:
     runs = f"{len(entry.runs)} runs" if len(entry.runs) > 1 else "1 run"
-    time = "" if entry.seconds is None else f", about {duration(entry.seconds)}"
+    takes = entry.takes
+    time = "" if takes.seconds is None else f", about {duration(takes.seconds)}{_MARKS[takes.basis]}"
     state = "stored" if entry.stored else f"to build{time}"
     if entry.stale:
         state = f"stale, {entry.stale}" if entry.stored else f"stale, to build anew{time}"
@@ -188,6 +250,17 @@ def show(jobs: Sequence[Sequence[str]]) -> None:
         every = [
             settings_of_job(composer, [part for part in job if not part.startswith("hydra")]) for job in jobs
         ]
-        text = lines(estimate((settings, make_plan(settings)) for settings in every))
+        plans = [(settings, make_plan(settings)) for settings in every]
+        limits = [_time_limit(job) for job in jobs]
+        limit = next((minutes for minutes in limits if minutes is not None), None)
+        text = lines(estimate(plans, counting=COUNTING, time_limit=limit))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
         print("\n".join([*text, *(["", *told] if told else [])]))
+
+
+def _time_limit(job: Sequence[str]) -> float | None:
+    """Minutes of an attempt, if a job is for a cluster."""
+    given = dict(part.lstrip("+").partition("=")[::2] for part in job)
+    if not given.get("hydra/launcher", "").startswith("slurm"):
+        return None
+    return float(given.get("hydra.launcher.timeout_min", _TIME_LIMIT))

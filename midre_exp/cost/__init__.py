@@ -1,0 +1,1 @@
+"""What a run costs before it is run: arithmetic, memory traffic, kernels and memory of every stage."""

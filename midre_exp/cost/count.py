@@ -1,0 +1,216 @@
+"""Counting on tensors without content: what a program would compute, move, launch and hold if it ran.
+
+``Counter`` sees every operator below autograd. Its tensors are torch's fake ones, which have shapes and no
+memory, so a network of any size is counted in seconds. Where a program asks for a number, it gets one.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
+
+from midre_exp.cost.counted import Operator, Phase, gathered
+
+aten = torch.ops.aten
+
+#: From so many channels in a group on, tensor cores serve a grouped convolution.
+_WIDE_GROUP = 16
+#: Read or written in part: as many bytes as what comes out, or what goes in.
+_GATHERS = {aten.index, aten.index_select, aten.gather, aten.embedding, aten.slice_scatter}
+_SCATTERS = {aten.index_put_, aten.index_put, aten.scatter, aten.scatter_, aten.index_add}
+#: No kernel runs.
+_FREE = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten._unsafe_view}
+#: Indexed by masks as well, whose size nobody knows.
+_MASKED = {aten.index, aten.index_put, aten.index_put_}
+_ATTENTION = {"_scaled_dot_product_flash_attention_for_cpu": sdpa_flop}
+_ATTENTION_BACKWARD = {"_scaled_dot_product_flash_attention_for_cpu_backward": sdpa_backward_flop}
+#: Tensors that one kernel of a multi-tensor operator takes.
+_TENSORS_PER_KERNEL = 30
+
+
+class Counter(TorchDispatchMode):
+    """Counts what is called within it, by phases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 1.0  #: how often what is called now is called in truth
+        self.phases: list[Phase] = []
+        self._operators: list[Operator] = []
+        self._live: dict[int, int] = {}
+        self._watched: dict[int, weakref.ref[Any]] = {}
+        self.held = self.peak = 0  #: bytes
+
+    @contextmanager
+    def repeated(self, times: float) -> Iterator[None]:
+        """What is called within stands for ``times`` as many calls."""
+        before, self.times = self.times, self.times * times
+        try:
+            yield
+        finally:
+            self.times = before
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What is called within is a phase."""
+        self._operators, self.peak = [], self.held
+        yield
+        self.phases.append(Phase(name, gathered(self._operators), float(self.peak)))
+        self._operators = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if (answer := _ANSWERS.get(packet)) is not None:
+            return answer(*args, **kwargs)
+        if packet in _MASKED:
+            args = (args[0], [_places(one) for one in args[1]], *args[2:])
+        out = func(*args, **kwargs)
+        if _is_view(func):
+            return out
+        self._hold(out)
+        if packet not in _FREE:
+            flops, kind = _arithmetic(packet, args, kwargs, out)
+            moved, kernels = _traffic(packet, args, kwargs, out)
+            self._operators.append(Operator(kind, flops, moved, kernels, self.times))
+        return out
+
+    def mark(self) -> int:
+        """This moment, for ``since``."""
+        return len(self._operators)
+
+    def since(self, mark: int) -> tuple[Operator, ...]:
+        """What was called since then, as often as it was then called."""
+        return tuple(one._replace(times=one.times / self.times) for one in self._operators[mark:])
+
+    def again(self, operators: Iterable[Operator]) -> None:
+        """Count what ``since`` gave once more."""
+        self._operators += [one._replace(times=one.times * self.times) for one in operators]
+
+    def _hold(self, out: Any) -> None:
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                name = storage._cdata
+                if name not in self._live:
+                    self._live[name] = storage.nbytes()
+                    self.held += self._live[name]
+                    self.peak = max(self.peak, self.held)
+                    self._watched[name] = weakref.ref(storage, lambda _, name=name: self._release(name))  # type: ignore[misc]
+
+    def _release(self, name: int) -> None:
+        self.held -= self._live.pop(name, 0)
+        self._watched.pop(name, None)
+
+
+def _is_view(func: Any) -> bool:
+    """Whether what it returns is what it was given, unchanged."""
+    returns = func._schema.returns
+    aliases = [one.alias_info for one in returns if one.alias_info is not None]
+    return bool(aliases) and not any(alias.is_write for alias in aliases)
+
+
+def _arithmetic(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[float, str]:
+    """Floating-point operations of a call and its kind. Those of elementwise operators, which wait for
+    memory, are not counted.
+    """
+    if packet in (aten.convolution, aten._convolution):
+        image, weight, transposed, groups = args[0], args[1], args[6], args[8]
+        return _convolution(image if transposed else out, weight), _conv_kind(weight, groups)
+    if packet is aten.convolution_backward:
+        gradient, image, weight, transposed, groups, wanted = (
+            args[0],
+            args[1],
+            args[2],
+            *args[7:8],
+            *args[9:11],
+        )
+        both = int(wanted[0]) + int(wanted[1])
+        return both * _convolution(image if transposed else gradient, weight), _conv_kind(weight, groups)
+    name = packet.__name__
+    if name in _ATTENTION:
+        return float(sdpa_flop(args[0].shape, args[1].shape, args[2].shape)), "matmul"
+    if name in _ATTENTION_BACKWARD:
+        return float(sdpa_backward_flop(*(one.shape for one in args[:4]))), "matmul"
+    if packet in flop_registry:
+        return float(flop_registry[packet](*args, **kwargs, out_val=out)), "matmul"
+    return 0.0, "other"
+
+
+def _convolution(places: Tensor, weight: Tensor) -> float:
+    """A multiplication and an addition for every weight that meets a place."""
+    return 2.0 * places.numel() * weight.shape[1] * math.prod(weight.shape[2:])
+
+
+def _conv_kind(weight: Tensor, groups: int) -> str:
+    return "grouped" if groups > 1 and weight.shape[1] < _WIDE_GROUP else "conv"
+
+
+def _traffic(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[float, int]:
+    """Bytes that a call reads and writes, and the kernels it launches."""
+    given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+    made = [one for one in tree_leaves(out) if isinstance(one, Tensor)]
+    written = sum(map(_size, made))
+    if packet in _GATHERS:
+        return 2.0 * written, 1
+    if packet in _SCATTERS:
+        return 2.0 * sum(map(_size, given[1:])), 1
+    several = packet.__name__.startswith(("_foreach", "_fused"))
+    kernels = -(-len(given) // _TENSORS_PER_KERNEL) if several else 1
+    if packet is aten.convolution_backward:
+        kernels = int(args[10][0]) + int(args[10][1])
+    return float(sum(map(_size, given)) + written), max(1, kernels)
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of memory behind a tensor: of an expanded one those that it repeats."""
+    own = math.prod(n for n, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
+    return own * tensor.element_size()
+
+
+def _number(tensor: Tensor) -> Any:
+    """A number of a tensor that has none: true, or one."""
+    return True if tensor.dtype == torch.bool else 1.0 if tensor.is_floating_point() else 1
+
+
+def _nonzero(tensor: Tensor) -> Tensor:
+    """The places of everything: no mask leaves anything out."""
+    return tensor.new_empty((tensor.numel(), tensor.ndim), dtype=torch.int64)
+
+
+def _places(index: Tensor | None) -> Tensor | None:
+    """A mask as the places of everything."""
+    if index is None or index.dtype != torch.bool:
+        return index
+    return index.new_empty((index.numel(),), dtype=torch.int64)
+
+
+def _unique(tensor: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Everything differs."""
+    flat = tensor.reshape(-1)
+    places = torch.empty_like(tensor, dtype=torch.int64)
+    return flat.clone(), places, flat.new_empty(flat.shape, dtype=torch.int64)
+
+
+def _repeated(repeats: Tensor, *_: Any, output_size: int | None = None, **__: Any) -> Tensor:
+    """Everything once."""
+    return repeats.new_empty((output_size or repeats.numel(),))
+
+
+_ANSWERS = {
+    aten.repeat_interleave: _repeated,
+    aten._local_scalar_dense: _number,
+    aten.nonzero: _nonzero,
+    aten.equal: lambda *_: False,
+    aten._unique2: _unique,
+}

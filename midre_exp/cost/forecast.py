@@ -1,0 +1,239 @@
+"""How long stages will take and how much memory: what was measured, else what was measured of the like and
+scaled by what was counted, else what was counted alone.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from midre_exp.cost.accelerators import GB, REFERENCE, RESERVED, Accelerator, accelerator, seconds
+from midre_exp.cost.counted import Counted
+from midre_exp.cost.inputs import differ_in_numbers, inputs_of
+from midre_exp.cost.remembered import Wanted, count_all, remembered
+from midre_exp.cost.sizes import Sizes
+from midre_exp.errors import UserError
+from midre_exp.plan.config import Settings, Trusted
+from midre_exp.records import check_record
+from midre_exp.store.files import read_json
+
+#: Where the config leaves the chunk to the machine.
+_CHUNK = 512
+
+
+class Measured(NamedTuple):
+    """A stage that a run has built, by its record."""
+
+    stage: str
+    what: str  #: as the stage describes itself
+    key: str
+    seconds: float
+    device: str
+    settings: Settings
+    inputs: Mapping[str, Any]
+    sizes: Sizes | None  #: None in records that do not count
+
+
+class Asked(NamedTuple):
+    """A stage of a run that a forecast is wanted of; ``sizes`` None: nobody can tell."""
+
+    stage: str
+    what: str
+    settings: Settings
+    sizes: Sizes | None
+
+
+class Forecast(NamedTuple):
+    """What a stage will take. ``basis``: measured (a stage exactly like it), scaled (its count times what
+    stages like it took beside theirs), counted (no measurement on this kind of device), "" (unknown).
+    """
+
+    basis: str
+    seconds: float | None = None
+    memory: float | None = None  #: bytes on the device at the peak
+    disk: float = 0.0
+
+
+UNKNOWN = Forecast("")
+
+
+def precision_of(settings: Settings) -> str:
+    """float32, tf32 or bf16: how a run rounds."""
+    node = settings.get("numerics")
+    return str(node.get("precision", "float32")) if isinstance(node, Mapping) else "float32"
+
+
+def chunk_of(settings: Settings) -> int:
+    """Reconstructions at once, at most."""
+    chunk = settings["runtime"]["chunk"]
+    return chunk if isinstance(chunk, int) else _CHUNK
+
+
+def this_device(settings: Settings) -> str:
+    """The name that a record of a run would give its device; torch is not asked."""
+    wanted = str(settings["runtime"]["device"])
+    gpu = None if wanted == "cpu" else _first_gpu()
+    return gpu or f"{_processor()}, {settings['runtime']['threads'] or 1} threads"
+
+
+@cache
+def _first_gpu() -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
+
+
+@cache
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return str(names[0]) if names else platform.processor() or platform.machine()
+
+
+def read_measured(
+    results: Path, describe: Callable[[Mapping[str, Any]], Mapping[str, str]], trusted: Trusted = ()
+) -> list[Measured]:
+    """What the records of a scale say, ``results`` being its folder: of a shared stage once. Records nobody
+    can read count for nothing here, nor do those of classes outside ``trusted``, whatever they say.
+    """
+    found: dict[tuple[str, str], Measured] = {}
+    for path in sorted((results / "records").glob("*.json")):
+        try:
+            found.update(_of_record(path, describe, trusted))
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
+            continue
+    return list(found.values())
+
+
+def _of_record(
+    path: Path, describe: Callable[[Mapping[str, Any]], Mapping[str, str]], trusted: Trusted
+) -> dict[tuple[str, str], Measured]:
+    record = read_json(path)
+    check_record(path)
+    runtime = {**record["config"]["runtime"], "trusted_packages": list(trusted)}
+    settings = {**record["config"], "runtime": runtime}
+    what, counts, found = describe(settings), record.get("counts") or {}, {}
+    sizes = None
+    if "private_train" in counts:
+        numbers = (counts["private_train"], counts["private_test"], counts.get("public") or 0)
+        sizes = Sizes(*map(int, numbers), int(counts["private_identities"]))
+    for stage, spent in record["seconds"].items():
+        key = str(record["artifacts"][stage])
+        inputs = inputs_of(stage, settings)
+        measured = Measured(
+            stage, what[stage], key, float(spent), str(record.get("device", "")), settings, inputs, sizes
+        )
+        found[stage, key] = measured
+    return found
+
+
+def forecasts(
+    asked: Sequence[Asked],
+    measured: Iterable[Measured],
+    *,
+    limit: float | None = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Forecast]:
+    """One for each. Of what is not measured, counts are made for at most ``limit`` seconds (None: until all
+    are), and without any there is no forecast.
+    """
+    by_kind: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    for one in measured:
+        by_kind[one.stage, one.what].append(one)
+    cases = [_Case.of(one, by_kind[one.stage, one.what]) for one in asked]
+    count_all((wanted for case in cases for wanted in case.wanted()), limit, say)
+    return [case.forecast(cases) for case in cases]
+
+
+class _Case(NamedTuple):
+    """A stage that is asked for, and what was measured of the like on the same device (else on any)."""
+
+    asked: Asked
+    device: str
+    exact: list[Measured]
+    like: list[Measured]
+
+    @classmethod
+    def of(cls, asked: Asked, of_kind: Sequence[Measured]) -> _Case:
+        device, inputs = this_device(asked.settings), inputs_of(asked.stage, asked.settings)
+        here = [one for one in of_kind if one.device == device] or list(of_kind)
+        exact = [
+            one
+            for one in here
+            if one.inputs == inputs and (one.sizes == asked.sizes or None in (one.sizes, asked.sizes))
+        ]
+        like = [one for one in here if one.sizes is not None and differ_in_numbers(inputs, one.inputs)]
+        return cls(asked, device, exact, like[:1])
+
+    def wanted(self) -> Iterator[Wanted]:
+        """What is to be counted: itself, for its memory as well, and the like of it."""
+        if not self.exact:
+            yield from (self._as_own(one) for one in self.like)
+            if self.own is not None:
+                yield self.own
+
+    @property
+    def own(self) -> Wanted | None:
+        asked = self.asked
+        return None if asked.sizes is None else Wanted.of(asked.stage, asked.settings, asked.sizes)
+
+    def _as_own(self, one: Measured) -> Wanted:
+        """A measured stage, to be counted and remembered as the user's own stages are."""
+        paths = {"paths": self.asked.settings["paths"]}
+        assert one.sizes is not None
+        return Wanted.of(one.stage, {**one.settings, **paths}, one.sizes)
+
+    def predicted(self, counted: Counted, device: str) -> float:
+        """Seconds by data sheets."""
+        settings = self.asked.settings
+        kind = accelerator(device) or REFERENCE
+        return seconds(counted, kind, precision_of(settings), chunk_of(settings))
+
+    def ratio(self) -> float | None:
+        """Measured over predicted seconds of this stage or the like of it."""
+        found = []
+        for one in self.exact or self.like:
+            wanted = self._as_own(one) if one.sizes is not None else self.own
+            counted = None if wanted is None else remembered(wanted)
+            if counted is not None and (predicted := self.predicted(counted, one.device or self.device)):
+                found.append(one.seconds / predicted)
+        return median(found) if found else None
+
+    def forecast(self, cases: Sequence[_Case]) -> Forecast:
+        """The best there is."""
+        own = self.own
+        counted = None if own is None else remembered(own)
+        memory = None if counted is None else self._memory(counted)
+        disk = 0.0 if counted is None else counted.disk
+        same = [one.seconds for one in self.exact if one.device in ("", self.device)]
+        if same:
+            return Forecast("measured", median(same), memory, disk)
+        if counted is None:
+            return Forecast("measured", median(one.seconds for one in self.exact)) if self.exact else UNKNOWN
+        ratio = self.ratio()
+        if ratio is None:  # of the same stage of other runs on this device
+            others = [case.ratio() for case in cases if case.asked.stage == self.asked.stage]
+            known = [one for one in others if one is not None]
+            ratio = median(known) if known else None
+        predicted = self.predicted(counted, self.device)
+        if ratio is None:
+            return Forecast("counted", predicted, memory, disk)
+        return Forecast("scaled", ratio * predicted, memory, disk)
+
+    def _memory(self, counted: Counted) -> float:
+        kind: Accelerator | None = accelerator(self.device)
+        free = kind.memory * GB - RESERVED if kind is not None and kind.memory else None
+        return RESERVED + counted.memory(chunk_of(self.asked.settings), free)

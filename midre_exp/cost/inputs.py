@@ -1,0 +1,74 @@
+"""What the cost of a stage depends on: of its settings those that change its work, and the sizes of its data.
+No seed, no name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from midre_exp.cost.sizes import Sizes
+from midre_exp.plan.code import names_in, sources
+from midre_exp.plan.config import Settings, digest, trusted_packages, without
+from midre_exp.plan.keys import uses_target
+from midre_exp.stages import STAGES
+
+#: Raised by one when counting gives other numbers of the same programs.
+_VERSION = 1
+#: What does not change how much there is to do.
+_IDLE = ("seed", "name", "floor", "checkpoint_entry", "checkpoint_prefix", "trained_with", "defense_defaults")
+
+
+def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
+    """The settings behind the cost of a stage."""
+    attack = settings["attack"]
+    prior = attack["prior"]
+    target = {"target": settings["target"], "defense": settings["defense"]}
+    sizes = {"resolution": settings["resolution"], "image_size": prior.get("image_size")}
+    found: dict[str, Any] = {
+        "target": {**target, "resolution": settings["resolution"]},
+        "evaluator": {"evaluator": settings["evaluator"]},
+        "prior": {
+            "prior": prior,
+            **({**target, **sizes} if uses_target(prior, trusted_packages(settings)) else {}),
+        },
+        "surrogates": {"surrogates": attack.get("surrogates"), **target, **sizes},
+        "attack": {"attack": without(attack, "shard"), **target, "resolution": settings["resolution"]},
+        "metrics": {
+            "metrics": settings["metrics"],
+            "evaluator": settings["evaluator"],
+            "attack": {name: attack.get(name) for name in ("identities", "restarts", "kept", "picture")},
+            "resolution": settings["resolution"],
+        },
+    }[stage]
+    stripped: dict[str, Any] = _stripped(found)
+    return stripped
+
+
+def count_key(stage: str, settings: Settings, sizes: Sizes) -> str:
+    """The name under which a count is remembered: of what it depends on, the programs themselves included."""
+    inputs, trusted = inputs_of(stage, settings), trusted_packages(settings)
+    makers = next(one.makers for one in STAGES if one.name == stage)
+    code = sources().code({*names_in([inputs], trusted), *makers}, trusted)
+    chunk = settings["runtime"]["chunk"] if stage == "attack" else None
+    return digest([_VERSION, stage, inputs, sizes.as_json(), chunk, code])
+
+
+def differ_in_numbers(one: Any, other: Any) -> bool:
+    """Whether two configs name the same classes, files and choices, and differ in numbers at most: what the
+    second says can then be counted where the first is the user's own.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(differ_in_numbers(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(differ_in_numbers, one, other))
+    numbers = (int, float, type(None))
+    return one == other or (isinstance(one, numbers) and isinstance(other, numbers))
+
+
+def _stripped(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _stripped(value) for key, value in node.items() if key not in _IDLE}
+    if isinstance(node, list | tuple):
+        return [_stripped(one) for one in node]
+    return node

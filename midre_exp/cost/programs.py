@@ -1,0 +1,429 @@
+"""What every stage of a run calls: its own program, run on tensors without content and with most rounds of its
+loops left out and counted as often as they would be done.
+
+Nothing is described twice. The networks, losses, optimisers and defenses are those of the run, at their sizes
+and batches, and ``runtime.bar``, through which every long loop goes, says how often a step is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from midre_exp import priors, surrogates, targets
+from midre_exp.attack import Attack, AttackResult, apply, build_attack, to_uint8
+from midre_exp.cost.count import Counter
+from midre_exp.cost.counted import Counted, Operator, Phase
+from midre_exp.cost.sizes import Sizes, result_bytes
+from midre_exp.data.base import ImageSet, to_float
+from midre_exp.defense import Defense, compose_defenses
+from midre_exp.loop import Loop
+from midre_exp.plan.config import Settings, build, trusted_packages
+from midre_exp.plan.keys import is_pretrained, uses_target
+from midre_exp.priors.base import Prior
+from midre_exp.runtime import Runtime
+from midre_exp.seeding import ItemRNG
+from midre_exp.targets.base import Classifier
+from midre_exp.targets.predict import Step
+from midre_exp.targets.training.batch import Shuffled
+from midre_exp.targets.training.module import ClassifierModule
+from midre_exp.threat import AnyVictim, Victim
+from midre_exp.weights import checkpoint
+
+T = TypeVar("T")
+
+_FEW = 2  #: rounds of a loop that are run
+#: Estimates per identity of BREP-MI, which ends by its patience: that, and half as much until then.
+_BEYOND_PATIENCE = 1.5
+_SEARCHED = 100  #: rounds of a search that ends when it has found all
+_ROOM = 16e9  #: bytes: a chunk that is counted takes no more, so that it is one that a device can hold
+LARGEST_CHUNK = 512  #: where the config leaves it to the machine
+_BATCH = 256  #: images that a trained classifier is shown at once
+#: Options of a prior that say in which of its steps something more is done.
+_RHYTHMS = ("critic_steps", "gp_every", "r1_every", "path_every")
+#: Bytes of weights and checkpoints for each parameter: float32, kept once and, while it trains, three times.
+_KEPT_PER_PARAMETER = 16
+
+
+@dataclass(frozen=True)
+class SampledRuntime(Runtime):
+    """Runs ``few`` rounds from the middle of every loop and counts them as all."""
+
+    counter: Counter = field(default_factory=Counter)
+    few: int = _FEW
+
+    def bar(
+        self, steps: Iterable[T], title: str, total: int | None = None, done: int = 0, values: Any = None
+    ) -> Iterator[T]:
+        """Some of the steps."""
+        rounds = list(steps) if not isinstance(steps, range) else steps
+        few = min(self.few, len(rounds))
+        first = (len(rounds) - few) // 2 // few * few if few else 0  # where a rhythm of few rounds begins
+        for number in range(first, first + few):
+            with self.counter.repeated(len(rounds) / few):
+                yield rounds[number]
+
+
+class SampledLoop(Loop):
+    """The loop of an attack, sampled, which saves and logs nothing."""
+
+    endless: int = 1  #: rounds of a loop that says no number
+    _known: dict[object, tuple[Operator, ...]]
+
+    def __call__(
+        self,
+        steps: int | None,
+        state: dict[str, Tensor],
+        until: Callable[[dict[str, Tensor]], bool] | None = None,
+    ) -> Iterator[int]:
+        """Some of the steps; none of a loop like one before, which costs the same."""
+        assert isinstance(self.runtime, SampledRuntime)
+        counter, self._known = self.runtime.counter, getattr(self, "_known", {})
+        rounds = self.endless if steps is None else min(steps, _SEARCHED) if until else steps
+        kind = rounds, until is None, tuple((name, value.shape) for name, value in state.items())
+        if kind in self._known:
+            counter.again(self._known[kind])
+            return
+        begin = counter.mark()
+        yield from self.runtime.bar(range(rounds), self.title)
+        self._known[kind] = counter.since(begin)
+
+
+def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
+    """What a stage of a run costs. Raises what its program raises on tensors without content."""
+    programs = {
+        "target": lambda run: run.classifier("target"),
+        "evaluator": lambda run: run.classifier("evaluator"),
+        "prior": _Run.prior,
+        "surrogates": _Run.surrogates,
+        "attack": _Run.attack,
+        "metrics": _Run.metrics,
+    }
+    with _nothing_moved(), FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
+        images = _Images.of(settings, sizes)
+        counter = Counter()
+        with counter:
+            return programs[name](_Run(settings, sizes, images, counter))
+
+
+@contextmanager
+def _nothing_moved() -> Iterator[None]:
+    """Without checkpoints, whose tensors would have nothing to write, and without moves between devices,
+    which tensors without memory cannot make.
+    """
+    places: list[tuple[Any, str, Any]] = [
+        (checkpoint, "save", lambda *_, **__: None),
+        (checkpoint, "load", lambda *_, **__: None),
+        (torch.nn.Module, "to", lambda module, *_, **__: module),
+        (torch.nn.Module, "cpu", lambda module: module),
+        (torch.Tensor, "__deepcopy__", lambda tensor, _: tensor.detach().clone()),
+    ]
+    before = [getattr(place, name) for place, name, _ in places]
+    try:
+        for place, name, instead in places:
+            setattr(place, name, instead)
+        yield
+    finally:
+        for (place, name, _), own in zip(places, before, strict=True):
+            setattr(place, name, own)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a run. They lie on disk or in main memory and count as no memory of a device."""
+
+    train: ImageSet
+    evaluation: ImageSet
+    public: ImageSet
+
+    @classmethod
+    def of(cls, settings: Settings, sizes: Sizes) -> _Images:
+        prior = settings["attack"]["prior"]
+        own, judged = int(settings["resolution"]), int(settings["evaluator"]["resolution"])
+        public = int(prior.get("image_size", own))
+        return cls(
+            _images(sizes.train, own, sizes.classes),
+            _images(sizes.train, judged, sizes.classes),
+            _images(sizes.public, public, sizes.classes),
+        )
+
+
+def _images(count: int, pixels: int, classes: int) -> ImageSet:
+    images = torch.empty(count, 3, pixels, pixels, dtype=torch.uint8)
+    labels = torch.zeros(count, dtype=torch.int64)
+    return ImageSet(images, labels, tuple(map(str, range(classes))))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, and the counter that watches it."""
+
+    settings: Settings
+    sizes: Sizes
+    images: _Images
+    counter: Counter
+
+    def runtime(self, few: int = _FEW) -> SampledRuntime:
+        return SampledRuntime(
+            counter=self.counter,
+            few=few,
+            chunk=_chunk(self.settings),
+            image_placement="mapped",
+            quiet=True,
+        )
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        return tuple(trusted_packages(self.settings))
+
+    def defense(self) -> Defense:
+        return compose_defenses(self.settings["defense"], self.trusted)
+
+    def classifier(self, role: str) -> Counted:
+        """Training under the defense, a look at the test images after every epoch and at the end."""
+        node = self.settings[role]
+        defense = self.defense() if role == "target" else compose_defenses({})
+        recipe = targets.checked_recipe(defense, node["recipe"])
+        model = targets.assemble.assemble(node, self.sizes.classes, defense, seed=0, trusted=self.trusted)
+        trains = node["checkpoint"] is None
+        if trains:
+            images = self.images.train if role == "target" else self.images.evaluation
+            self._training(model, defense, recipe, images)
+        pixels = int(self.settings["resolution"] if role == "target" else node["resolution"])
+        batch = int(recipe["batch_size"]) if trains else _BATCH
+        looks = int(recipe["epochs"]) + 1 if trains else 1
+        self._shown(model, pixels, looks * self.sizes.test, batch, "validation")
+        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(model))
+
+    def _training(
+        self, model: Classifier, defense: Defense, recipe: Mapping[str, Any], images: ImageSet
+    ) -> None:
+        module = ClassifierModule(model, defense, recipe, seed=0, trusted=self.trusted)
+        module.train()
+        optimizer = module.configure_optimizers()
+        for group in optimizer.param_groups:
+            if "foreach" in group:
+                group["foreach"] = not group.get("fused")  # as on a GPU
+        epochs = int(recipe["epochs"])
+        when = epochs // 2
+        trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=when, optimizers=[optimizer])
+        module._trainer = trainer
+        module.log_dict = lambda *_, **__: None
+        module._gradient_scale = lambda: None
+        train = defense.on_dataset(images, seed=0)
+        size, drop_last = int(recipe["batch_size"]), bool(recipe["drop_last"])
+        own = defense.sampler(train.labels, batch_size=size, drop_last=drop_last, seed=0)
+        sampler = own or Shuffled(len(train), batch_size=size, drop_last=drop_last, seed=0)
+        batches = sampler.batches(when)
+        module.batches = SimpleNamespace(epoch=when)
+        module.on_train_epoch_start()
+        with self.counter.phase("training"), self.counter.repeated(epochs):
+            for rows in self.runtime().bar(batches, "training"):
+                optimizer.zero_grad()
+                batch = train.images[rows], train.labels[rows], rows
+                module.training_step(batch, 0).backward()
+                optimizer.step()
+        optimizer.zero_grad()
+
+    def _shown(self, model: Classifier, pixels: int, images: float, batch: int, phase: str) -> None:
+        """Images through a trained classifier."""
+        model.eval()
+        batch = int(min(batch, max(images, 1)))
+        with self.counter.phase(phase), torch.no_grad(), self.counter.repeated(images / batch):
+            model(to_float(torch.empty(batch, 3, pixels, pixels, dtype=torch.uint8)))
+
+    def victim(self) -> AnyVictim:
+        """The trained target as the attack sees it."""
+        defense = self.defense()
+        node = self.settings["target"]
+        model = targets.assemble.assemble(node, self.sizes.classes, defense, seed=0, trusted=self.trusted)
+        defense.on_inference(model)
+        threat = build_attack(self.settings["attack"], self.trusted).threat
+        return Victim.of(model.eval(), self.sizes.classes, threat)
+
+    def untrained_prior(self) -> Prior:
+        """Of the sizes that the config says; published files are not opened."""
+        node = dict(self.settings["attack"]["prior"])
+        if isinstance(node.get("pretrained"), str):
+            node["pretrained"] = None
+        return priors.initial_prior(node, self.trusted, num_classes=self.sizes.classes)
+
+    def prior(self) -> Counted:
+        """Its training; none of a published one."""
+        node = self.settings["attack"]["prior"]
+        if is_pretrained(node):
+            return Counted(())
+        victim = self.victim() if uses_target(node, self.trusted) else None
+        prior = self.untrained_prior()
+        few = math.lcm(*(int(node.get(name) or 1) for name in _RHYTHMS))
+        with self.counter.phase("training"):
+            prior.fit(self.images.public, victim, seed=0, work=Path(), runtime=self.runtime(max(_FEW, few)))
+        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(prior))
+
+    def surrogates(self) -> Counted:
+        """Questions to the target and the training of the students."""
+        victim, made = self.victim(), self.students()
+        with self.counter.phase("training"):
+            made.fit(self.images.public, victim, seed=0, work=Path(), runtime=self.runtime())
+        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(made))
+
+    def students(self) -> Any:
+        """Untrained; library weights are not fetched."""
+        node = {**self.settings["attack"]["surrogates"]}
+        if "weights" in node:
+            node["weights"] = None
+        return surrogates.initial_surrogates(node, self.sizes.classes, self.trusted)
+
+    def attack(self) -> Counted:
+        """Starts, optimisation, selection. Of the optimisation a chunk is counted, and one group beside it
+        tells what of the memory grows with the chunk.
+        """
+        attack = build_attack(self.settings["attack"], self.trusted)
+        victim, prior = self.victim(), self.untrained_prior()
+        prior.eval().requires_grad_(False)
+        if self.settings["attack"].get("surrogates"):
+            made = self.students()
+            pixels = int(self.settings["resolution"])
+            seen = victim(torch.empty(1, 3, pixels, pixels)).features  # type: ignore[union-attr, operator, call-arg]
+            made.feature_mean, made.feature_std = torch.empty_like(seen[0]), torch.empty_like(seen[0])
+            attack.surrogates = made.eval().requires_grad_(False)
+        items = torch.arange(attack.identities).repeat_interleave(attack.restarts)
+        shared = ItemRNG(0, "attack", items=torch.zeros(1, dtype=torch.long))
+        group = min(attack.group_size, len(items))
+        attacked = _Attacked(attack, victim, prior, items, shared)
+        with self.counter.phase("start"):
+            start = attack.initialise(
+                victim, prior, items[:group], shared_rng=shared, runtime=self.runtime(1)
+            )
+        first = self.counter.phases.pop()
+        held = self.counter.held
+        small, _ = self._inverted(attacked, start, group)
+        at_once = _counted_chunk(small.fixed - held, group, min(_chunk(self.settings), len(items)))
+        large, found = self._inverted(attacked, start, at_once)
+        per_item = max(0.0, large.fixed - small.fixed) / (at_once - group) if at_once > group else 0.0
+        large = replace(
+            large,
+            fixed=large.fixed - per_item * at_once,
+            per_item=per_item,
+            group=group,
+            items=len(items),
+            counted=at_once,
+        )
+        with self.counter.phase("selection"):
+            attack.select(
+                victim,
+                prior,
+                items,
+                _alike(found.latents, len(items)),
+                {name: _alike(value, len(items)) for name, value in found.details.items()},
+                shared_rng=shared,
+                runtime=self.runtime(1),
+            )
+        phases = (first, large, self.counter.phases.pop())
+        disk = result_bytes(self.settings)
+        return Counted(tuple(phase for phase in phases if phase.operators), disk)
+
+    def _inverted(
+        self, attacked: _Attacked, start: Tensor | None, at_once: int
+    ) -> tuple[Phase, AttackResult]:
+        """The optimisation of a chunk of ``at_once`` items and its images, counted for all items."""
+        attack, victim, prior = attacked.attack, attacked.victim, attacked.prior
+        runtime, labels = self.runtime(1), attacked.items[:at_once]
+        columns = labels, torch.zeros_like(labels)
+        loop = SampledLoop(
+            Path("state"),
+            "steps",
+            runtime,
+            victim,
+            start=None if start is None else _alike(start, at_once).clone(),
+            shared_rng=attacked.shared_rng,
+        )
+        loop.endless = _estimates(attack)
+        times = len(attacked.items) / at_once
+        with self.counter.phase("optimisation"), self.counter.repeated(times):
+            rng = ItemRNG(0, "attack", items=columns)
+            found = attack.invert(victim, prior, labels, rng, loop)
+            if isinstance(found, Tensor):
+                found = AttackResult(found, torch.zeros_like(labels))
+            with torch.no_grad():
+                images = prior.generate(found.latents, labels) if found.images is None else found.images
+                seen = to_uint8(apply(attack.image_to_target, images))
+                victim.confidence(to_float(seen), labels)
+        return self.counter.phases.pop(), found
+
+    def metrics(self) -> Counted:
+        """The evaluator's view of reconstructions and private images, and Inception's where a metric asks."""
+        node, attack = self.settings["metrics"], build_attack(self.settings["attack"], self.trusted)
+        items = attack.identities * attack.restarts
+        private = self.sizes.train * min(1.0, attack.identities / self.sizes.classes)
+        kept = getattr(attack, "kept", attack.restarts) * attack.identities
+        judge = self.settings["evaluator"]
+        undefended = compose_defenses({})
+        model = targets.assemble.assemble(judge, self.sizes.classes, undefended, seed=0, trusted=self.trusted)
+        steps = [build(step, kind=Step, trusted=self.trusted) for step in node["image_to_evaluator"]]
+        size = torch.empty(1, 3, int(self.settings["resolution"]), int(self.settings["resolution"]))
+        for step in steps:
+            size = step(size)
+        pixels = max(int(size.shape[-1]), int(judge["resolution"]))
+        self._shown(model, pixels, items + private, _BATCH, "judgement")
+        networks = [one for name, one in node["measure"].items() if one and _asks_inception(name, one)]
+        if networks:
+            inception = build(_INCEPTION, num_classes=1000, kind=Classifier)
+            self._shown(inception, 299, len(networks) * (kept + private), _BATCH, "Inception features")
+        return Counted(tuple(self.counter.phases))
+
+
+@dataclass(frozen=True)
+class _Attacked:
+    """What all chunks of an attack have in common."""
+
+    attack: Attack[AnyVictim]
+    victim: AnyVictim
+    prior: Prior
+    items: Tensor  # int64 [n], the identity of each
+    shared_rng: ItemRNG
+
+
+_INCEPTION = {"_target_": "midre_exp.targets.InceptionV3", "auxiliary": False, "transform_input": False}
+
+
+def _asks_inception(name: str, node: Mapping[str, Any]) -> bool:
+    return node.get("weights") is not None and "face" not in name
+
+
+def _counted_chunk(taken: float, group: int, most: int) -> int:
+    """How many items are counted at once, where a group takes ``taken`` bytes: at least two groups."""
+    groups = max(2, int(_ROOM / max(taken, 1.0)))
+    return max(group, min(groups * group, most // group * group))
+
+
+def _estimates(attack: Attack[AnyVictim]) -> int:
+    """Rounds of BREP-MI's walk, which ends by its patience or its budget."""
+    patience = getattr(attack, "patience", 1)
+    rounds = int(_BEYOND_PATIENCE * patience)
+    budget = getattr(attack, "max_queries", None)
+    return rounds if budget is None else max(1, min(rounds, budget // (getattr(attack, "points", 0) + 1)))
+
+
+def _alike(rows: Tensor, count: int) -> Tensor:
+    """``count`` rows like the first."""
+    return rows[:1].expand(count, *rows.shape[1:])
+
+
+def _chunk(settings: Settings) -> int:
+    """The chunk that the config allows."""
+    chunk = settings["runtime"]["chunk"]
+    return int(chunk) if isinstance(chunk, int) else LARGEST_CHUNK
+
+
+def _parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
