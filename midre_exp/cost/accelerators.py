@@ -1,8 +1,8 @@
 """How fast devices are by their data sheets, and how long counted work takes on one of them.
 
-The time of a call is the longest of three: arithmetic at a share of the peak, memory traffic at a share of the
-bandwidth, the launch of its kernels (a roofline). The shares are what well-written programs reach; what this
-machine reaches is measured, see ``calibration``.
+The time of a call is the longest of three: arithmetic at a share of the peak, memory traffic at a share of
+the bandwidth, the launch of its kernels (a roofline). The shares are what well-written programs reach; what
+this machine reaches is measured (``forecast``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESERVED = 1.2 * GB
 
 
 class Accelerator(NamedTuple):
-    """One kind of device: peaks in TFLOP/s without sparsity, TB/s, memory in GB, seconds to launch a kernel."""
+    """One kind of device: peaks in dense TFLOP/s, TB/s, GB of memory, seconds to launch a kernel."""
 
     name: str
     float32: float

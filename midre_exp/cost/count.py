@@ -41,7 +41,7 @@ class Counter(TorchDispatchMode):
     """Counts what is called within it, by phases."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.times = 1.0  #: how often what is called now is called in truth
         self.phases: list[Phase] = []
         self._operators: list[Operator] = []
@@ -86,7 +86,7 @@ class Counter(TorchDispatchMode):
         return out
 
     def mark(self) -> int:
-        """This moment, for ``since``."""
+        """Where counting is now, for ``since``."""
         return len(self._operators)
 
     def since(self, mark: int) -> tuple[Operator, ...]:
@@ -207,7 +207,7 @@ def _repeated(repeats: Tensor, *_: Any, output_size: int | None = None, **__: An
     return repeats.new_empty((output_size or repeats.numel(),))
 
 
-_ANSWERS = {
+_ANSWERS: dict[Any, Any] = {
     aten.repeat_interleave: _repeated,
     aten._local_scalar_dense: _number,
     aten.nonzero: _nonzero,

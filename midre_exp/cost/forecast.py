@@ -23,10 +23,12 @@ from midre_exp.cost.sizes import Sizes
 from midre_exp.errors import UserError
 from midre_exp.plan.config import Settings, Trusted
 from midre_exp.records import check_record
+from midre_exp.stages import STAGES
 from midre_exp.store.files import read_json
 
 #: Where the config leaves the chunk to the machine.
 _CHUNK = 512
+_OF_PROCESS = 0.4 * GB  #: python and torch on a CPU
 
 
 class Measured(NamedTuple):
@@ -103,33 +105,38 @@ def _processor() -> str:
     return str(names[0]) if names else platform.processor() or platform.machine()
 
 
-def read_measured(
-    results: Path, describe: Callable[[Mapping[str, Any]], Mapping[str, str]], trusted: Trusted = ()
-) -> list[Measured]:
+def described(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What each stage of a run is, by its name; ``settings`` may come from a record."""
+    return {stage.name: stage.describe(settings) for stage in STAGES if stage.is_part_of(settings)}
+
+
+def read_measured(results: Path, trusted: Trusted = ()) -> list[Measured]:
     """What the records of a scale say, ``results`` being its folder: of a shared stage once. Records nobody
     can read count for nothing here, nor do those of classes outside ``trusted``, whatever they say.
     """
     found: dict[tuple[str, str], Measured] = {}
     for path in sorted((results / "records").glob("*.json")):
         try:
-            found.update(_of_record(path, describe, trusted))
+            found.update(_of_record(path, trusted))
         except (UserError, KeyError, TypeError, ValueError, AttributeError):
             continue
     return list(found.values())
 
 
-def _of_record(
-    path: Path, describe: Callable[[Mapping[str, Any]], Mapping[str, str]], trusted: Trusted
-) -> dict[tuple[str, str], Measured]:
+def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
     record = read_json(path)
     check_record(path)
     runtime = {**record["config"]["runtime"], "trusted_packages": list(trusted)}
     settings = {**record["config"], "runtime": runtime}
-    what, counts, found = describe(settings), record.get("counts") or {}, {}
+    what, counts, found = described(settings), record.get("counts") or {}, {}
     sizes = None
     if "private_train" in counts:
-        numbers = (counts["private_train"], counts["private_test"], counts.get("public") or 0)
-        sizes = Sizes(*map(int, numbers), int(counts["private_identities"]))
+        sizes = Sizes(
+            int(counts["private_train"]),
+            int(counts["private_test"]),
+            int(counts.get("public") or 0),
+            int(counts["private_identities"]),
+        )
     for stage, spent in record["seconds"].items():
         key = str(record["artifacts"][stage])
         inputs = inputs_of(stage, settings)
@@ -144,16 +151,17 @@ def forecasts(
     asked: Sequence[Asked],
     measured: Iterable[Measured],
     *,
+    device: str | None = None,
     limit: float | None = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Forecast]:
-    """One for each. Of what is not measured, counts are made for at most ``limit`` seconds (None: until all
-    are), and without any there is no forecast.
+    """One for each, on ``device`` (None: this machine's). Of what is not measured, counts are made for at
+    most ``limit`` seconds (None: until all are), and without any there is no forecast.
     """
     by_kind: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for one in measured:
         by_kind[one.stage, one.what].append(one)
-    cases = [_Case.of(one, by_kind[one.stage, one.what]) for one in asked]
+    cases = [_Case.of(one, by_kind[one.stage, one.what], device) for one in asked]
     count_all((wanted for case in cases for wanted in case.wanted()), limit, say)
     return [case.forecast(cases) for case in cases]
 
@@ -167,8 +175,8 @@ class _Case(NamedTuple):
     like: list[Measured]
 
     @classmethod
-    def of(cls, asked: Asked, of_kind: Sequence[Measured]) -> _Case:
-        device, inputs = this_device(asked.settings), inputs_of(asked.stage, asked.settings)
+    def of(cls, asked: Asked, of_kind: Sequence[Measured], named: str | None) -> _Case:
+        device, inputs = named or this_device(asked.settings), inputs_of(asked.stage, asked.settings)
         here = [one for one in of_kind if one.device == device] or list(of_kind)
         exact = [
             one
@@ -236,4 +244,5 @@ class _Case(NamedTuple):
     def _memory(self, counted: Counted) -> float:
         kind: Accelerator | None = accelerator(self.device)
         free = kind.memory * GB - RESERVED if kind is not None and kind.memory else None
-        return RESERVED + counted.memory(chunk_of(self.asked.settings), free)
+        reserved = RESERVED if free is not None else _OF_PROCESS
+        return reserved + counted.memory(chunk_of(self.asked.settings), free)

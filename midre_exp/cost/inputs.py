@@ -15,6 +15,8 @@ from midre_exp.stages import STAGES
 
 #: Raised by one when counting gives other numbers of the same programs.
 _VERSION = 1
+#: What of the numerics changes how fast, with what runs had before there was a choice.
+_PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
 #: What does not change how much there is to do.
 _IDLE = ("seed", "name", "floor", "checkpoint_entry", "checkpoint_prefix", "trained_with", "defense_defaults")
 
@@ -42,12 +44,14 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         },
     }[stage]
     stripped: dict[str, Any] = _stripped(found)
-    return stripped
+    node = settings.get("numerics") or {}  # which older records lack
+    return {**stripped, "numerics": {name: node.get(name, plain) for name, plain in _PLAIN.items()}}
 
 
 def count_key(stage: str, settings: Settings, sizes: Sizes) -> str:
     """The name under which a count is remembered: of what it depends on, the programs themselves included."""
-    inputs, trusted = inputs_of(stage, settings), trusted_packages(settings)
+    trusted = trusted_packages(settings)
+    inputs = without(inputs_of(stage, settings), "numerics")  # counted in float32 whatever they are
     makers = next(one.makers for one in STAGES if one.name == stage)
     code = sources().code({*names_in([inputs], trusted), *makers}, trusted)
     chunk = settings["runtime"]["chunk"] if stage == "attack" else None

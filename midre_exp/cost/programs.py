@@ -1,5 +1,5 @@
-"""What every stage of a run calls: its own program, run on tensors without content and with most rounds of its
-loops left out and counted as often as they would be done.
+"""What every stage of a run calls: its own program, run on tensors without content, a few rounds of every
+loop, counted as often as they would be done.
 
 Nothing is described twice. The networks, losses, optimisers and defenses are those of the run, at their sizes
 and batches, and ``runtime.bar``, through which every long loop goes, says how often a step is done.
@@ -8,12 +8,12 @@ and batches, and ``runtime.bar``, through which every long loop goes, says how o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -56,21 +56,35 @@ _KEPT_PER_PARAMETER = 16
 
 @dataclass(frozen=True)
 class SampledRuntime(Runtime):
-    """Runs ``few`` rounds from the middle of every loop and counts them as all."""
+    """Runs few rounds from the middle of every loop and counts them as all."""
 
     counter: Counter = field(default_factory=Counter)
     few: int = _FEW
+    #: Periods of a loop in which some rounds do more: those that are alike are run once.
+    rhythms: tuple[int, ...] = ()
 
     def bar(
         self, steps: Iterable[T], title: str, total: int | None = None, done: int = 0, values: Any = None
     ) -> Iterator[T]:
         """Some of the steps."""
-        rounds = list(steps) if not isinstance(steps, range) else steps
-        few = min(self.few, len(rounds))
-        first = (len(rounds) - few) // 2 // few * few if few else 0  # where a rhythm of few rounds begins
-        for number in range(first, first + few):
-            with self.counter.repeated(len(rounds) / few):
+        rounds: Sequence[Any] = steps if isinstance(steps, range) else list(steps)
+        for number, stands_for in self._chosen(len(rounds)):
+            with self.counter.repeated(stands_for):
                 yield rounds[number]
+
+    def _chosen(self, rounds: int) -> list[tuple[int, float]]:
+        """Which rounds are run, and for how many each stands."""
+        period = max(self.few, math.lcm(*self.rhythms))
+        if rounds < period:
+            return [(number, 1.0) for number in range(rounds)]
+        first = (rounds - period) // 2 // period * period
+        if not any(rhythm > 1 for rhythm in self.rhythms):
+            return [(first + number, rounds / period) for number in range(period)]
+        alike: dict[object, list[int]] = {}
+        for number in range(period):
+            strikes = tuple((number % each == 0, (number + 1) % each == 0) for each in self.rhythms)
+            alike.setdefault(strikes, []).append(first + number)
+        return [(numbers[0], len(numbers) * rounds / period) for numbers in alike.values()]
 
 
 class SampledLoop(Loop):
@@ -100,7 +114,7 @@ class SampledLoop(Loop):
 
 def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
     """What a stage of a run costs. Raises what its program raises on tensors without content."""
-    programs = {
+    programs: dict[str, Callable[[_Run], Counted]] = {
         "target": lambda run: run.classifier("target"),
         "evaluator": lambda run: run.classifier("evaluator"),
         "prior": _Run.prior,
@@ -172,10 +186,11 @@ class _Run:
     images: _Images
     counter: Counter
 
-    def runtime(self, few: int = _FEW) -> SampledRuntime:
+    def runtime(self, few: int = _FEW, rhythms: tuple[int, ...] = ()) -> SampledRuntime:
         return SampledRuntime(
             counter=self.counter,
             few=few,
+            rhythms=rhythms,
             chunk=_chunk(self.settings),
             image_placement="mapped",
             quiet=True,
@@ -216,15 +231,15 @@ class _Run:
         epochs = int(recipe["epochs"])
         when = epochs // 2
         trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=when, optimizers=[optimizer])
-        module._trainer = trainer
-        module.log_dict = lambda *_, **__: None
-        module._gradient_scale = lambda: None
+        module._trainer = cast(Any, trainer)
+        module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+        module._gradient_scale = lambda: None  # type: ignore[method-assign]
         train = defense.on_dataset(images, seed=0)
         size, drop_last = int(recipe["batch_size"]), bool(recipe["drop_last"])
         own = defense.sampler(train.labels, batch_size=size, drop_last=drop_last, seed=0)
         sampler = own or Shuffled(len(train), batch_size=size, drop_last=drop_last, seed=0)
         batches = sampler.batches(when)
-        module.batches = SimpleNamespace(epoch=when)
+        module.batches = cast(Any, SimpleNamespace(epoch=when))
         module.on_train_epoch_start()
         with self.counter.phase("training"), self.counter.repeated(epochs):
             for rows in self.runtime().bar(batches, "training"):
@@ -264,9 +279,10 @@ class _Run:
             return Counted(())
         victim = self.victim() if uses_target(node, self.trusted) else None
         prior = self.untrained_prior()
-        few = math.lcm(*(int(node.get(name) or 1) for name in _RHYTHMS))
+        rhythms = tuple(int(node.get(name) or 1) for name in _RHYTHMS)
+        runtime = self.runtime(rhythms=rhythms)
         with self.counter.phase("training"):
-            prior.fit(self.images.public, victim, seed=0, work=Path(), runtime=self.runtime(max(_FEW, few)))
+            prior.fit(self.images.public, victim, seed=0, work=Path(), runtime=runtime)
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(prior))
 
     def surrogates(self) -> Counted:
@@ -293,7 +309,7 @@ class _Run:
         if self.settings["attack"].get("surrogates"):
             made = self.students()
             pixels = int(self.settings["resolution"])
-            seen = victim(torch.empty(1, 3, pixels, pixels)).features  # type: ignore[union-attr, operator, call-arg]
+            seen = victim(torch.empty(1, 3, pixels, pixels)).features
             made.feature_mean, made.feature_std = torch.empty_like(seen[0]), torch.empty_like(seen[0])
             attack.surrogates = made.eval().requires_grad_(False)
         items = torch.arange(attack.identities).repeat_interleave(attack.restarts)

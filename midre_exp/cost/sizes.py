@@ -44,17 +44,16 @@ class Sizes:
 
 def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     """Those of a run; None where neither the data nor its documentation tells."""
-    private = _images(settings, "private", remember)
     public = _images(settings, "public", remember) if reads_public(settings["attack"]) else 0
     classes = _classes(settings, remember)
+    node: Mapping[str, Any] = settings["data"]["private"]
+    if classes is not None and public is not None and "train_per_identity" in node:
+        train, test = (int(node[f"{part}_per_identity"]) for part in ("train", "test"))
+        return Sizes(train * classes, test * classes, public, classes)
+    private = _images(settings, "private", remember)
     if private is None or public is None or classes is None:
         return None
-    node: Mapping[str, Any] = settings["data"]["private"]
-    share = _TRAINED_ON
-    if "train_per_identity" in node and "test_per_identity" in node:
-        seen, held_out = int(node["train_per_identity"]), int(node["test_per_identity"])
-        share = seen / (seen + held_out)
-    train = int(private * share)
+    train = int(private * _TRAINED_ON)
     return Sizes(train, private - train, public, classes)
 
 
@@ -64,6 +63,8 @@ def count_of(title: str, role: str, counted: int | None) -> int | None:
 
 
 def _images(settings: Settings, name: str, remember: Remember) -> int | None:
+    if (stated := settings["data"][name].get("public_images")) is not None:  # of synthetic ones
+        return int(stated)
     images = images_of(settings, name, remember)
     return count_of(images.title, images.role, images.count)
 

@@ -1,5 +1,5 @@
-"""``python -m midre_exp.cost.worker``: counts the stages that it is told on its input, in order, each into the
-file it is told. Started by ``midre_exp.cost.remembered``.
+"""``python -m midre_exp.cost.worker``: counts the stages that it is told on its input, in order, each into
+the file it is told. Started by ``midre_exp.cost.remembered``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midre_exp.cost.forecast import UNKNOWN, Asked, Forecast, forecasts, read_measured
+from midre_exp.cost.forecast import UNKNOWN, Asked, Forecast, described, forecasts, read_measured
 from midre_exp.cost.sizes import sizes_of
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import digest, trusted_packages
@@ -73,12 +73,6 @@ class Estimate:
         return self.planned - self.finished - self.repeated
 
 
-def described(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What each stage of a run is, by its name in the store; ``settings`` may come from a record."""
-    found = {stage.name: stage.describe(settings) for stage in STAGES if stage.is_part_of(settings)}
-    return {**found, SHARD: found["attack"]}
-
-
 def estimate(
     jobs: Iterable[tuple[Mapping[str, Any], Plan]],
     *,
@@ -117,6 +111,7 @@ def estimate(
         results = Path(settings["paths"]["results"]) / settings["scale"]
         store = Store(settings["paths"]["store"])
         names = described(settings)
+        names[SHARD] = names["attack"]
         anew = {
             *(old if stale.policy(settings) == "rebuild" else ()),
             *stale.not_rebuilt(store, plan, stale.to_rebuild(settings, plan), None),
@@ -149,7 +144,7 @@ def _foresee(asked: Sequence[tuple[Needed, Asked, Path]], counting: float | None
     for results in dict.fromkeys(place for _, _, place in asked):
         here = [(entry, one) for entry, one, place in asked if place == results]
         trusted = trusted_packages(here[0][1].settings)
-        measured = read_measured(results, described, trusted)
+        measured = read_measured(results, trusted)
         found = forecasts([one for _, one in here], measured, limit=counting, say=say)
         for (entry, _), takes in zip(here, found, strict=True):
             entry.takes = takes
