@@ -25,6 +25,7 @@ _HYDRA = {
 #: Programs of their own: the module whose ``main`` takes the arguments, and what it does.
 _PROGRAMS = {
     "report": ("midre_exp.report.__main__", "tables, figures, claims; runs what they lack"),
+    "cost": ("midre_exp.cost.__main__", "GPU hours and memory of every setup, counted without running it"),
     "doctor": ("midre_exp.doctor.__main__", "which setups can run here, and what the others lack"),
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
     "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
@@ -36,7 +37,7 @@ _PROGRAMS = {
     ),
 }
 #: Flags that are told of; and those of Hydra that are handed on, each with whether a value follows it.
-_OWN_FLAGS = ("-m", "--plan", "--config-dir", "--cfg", "--help", "--version")
+_OWN_FLAGS = ("-m", "--plan", "--count", "--config-dir", "--cfg", "--help", "--version")
 _FLAGS = {
     **dict.fromkeys(("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "-sc"), False),
     **dict.fromkeys(("--shell-completion", "--version"), False),
@@ -80,6 +81,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
+            "--plan --count counts what no run has measured, for its time; takes minutes, once.",
             "--rebuild target,attack makes these and all that rests on them anew (run, sweep, report).",
             "midre-exp --help lists every choice and key of a run; COMMAND --help explains a command.",
         ]
@@ -133,7 +135,7 @@ def _hydra(arguments: list[str]) -> None:
                 from midre_exp.plan.compose import expand
                 from midre_exp.sweep.estimate import show
 
-                show(expand(values))
+                show(expand(values), counting=None if own.count else 0)
             else:
                 from midre_exp.sweep.job import Task
 
@@ -170,6 +172,7 @@ def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="midre-exp", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--count", action="store_true")
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--rebuild", metavar="STAGE,...")
     return parser.parse_known_args(arguments)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from midre_exp.cost.accelerators import GB, REFERENCE, RESERVED, Accelerator, accelerator, seconds
 from midre_exp.cost.counted import Counted
-from midre_exp.cost.inputs import differ_in_numbers, inputs_of
+from midre_exp.cost.inputs import differ_in_numbers, inputs_of, more_of_the_same
 from midre_exp.cost.remembered import Wanted, count_all, remembered
 from midre_exp.cost.sizes import Sizes
 from midre_exp.errors import UserError
@@ -184,12 +184,12 @@ class _Case(NamedTuple):
             if one.inputs == inputs and (one.sizes == asked.sizes or None in (one.sizes, asked.sizes))
         ]
         like = [one for one in here if one.sizes is not None and differ_in_numbers(inputs, one.inputs)]
-        return cls(asked, device, exact, like[:1])
+        return cls(asked, device, exact, like)
 
     def wanted(self) -> Iterator[Wanted]:
         """What is to be counted: itself, for its memory as well, and the like of it."""
         if not self.exact:
-            yield from (self._as_own(one) for one in self.like)
+            yield from (self._as_own(one) for one in self.like[:1])
             if self.own is not None:
                 yield self.own
 
@@ -213,7 +213,7 @@ class _Case(NamedTuple):
     def ratio(self) -> float | None:
         """Measured over predicted seconds of this stage or the like of it."""
         found = []
-        for one in self.exact or self.like:
+        for one in self.exact or self.like[:1]:
             wanted = self._as_own(one) if one.sizes is not None else self.own
             counted = None if wanted is None else remembered(wanted)
             if counted is not None and (predicted := self.predicted(counted, one.device or self.device)):
@@ -229,6 +229,8 @@ class _Case(NamedTuple):
         same = [one.seconds for one in self.exact if one.device in ("", self.device)]
         if same:
             return Forecast("measured", median(same), memory, disk)
+        if counted is None and not self.exact and (longer := self._of_other_length()):
+            return Forecast("scaled", median(longer))
         if counted is None:
             return Forecast("measured", median(one.seconds for one in self.exact)) if self.exact else UNKNOWN
         ratio = self.ratio()
@@ -240,6 +242,13 @@ class _Case(NamedTuple):
         if ratio is None:
             return Forecast("counted", predicted, memory, disk)
         return Forecast("scaled", ratio * predicted, memory, disk)
+
+    def _of_other_length(self) -> list[float]:
+        """What stages took that differ in the length of their loop alone, made as long as this one."""
+        inputs, sizes = inputs_of(self.asked.stage, self.asked.settings), self.asked.sizes
+        known = [one for one in self.like if sizes in (None, one.sizes)]
+        times = [more_of_the_same(one.stage, inputs, one.inputs) for one in known]
+        return [time * one.seconds for time, one in zip(times, known, strict=True) if time is not None]
 
     def _memory(self, counted: Counted) -> float:
         kind: Accelerator | None = accelerator(self.device)

@@ -4,6 +4,7 @@ No seed, no name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,15 @@ from midre_exp.stages import STAGES
 
 #: Raised by one when counting gives other numbers of the same programs.
 _VERSION = 1
+#: Numbers to which the time of a stage is proportional.
+_LENGTHS = {"training": ("epochs", "steps"), "attack": ("steps", "episodes", "identities"), "metrics": ()}
 #: What of the numerics changes how fast, with what runs had before there was a choice.
 _PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
 #: What does not change how much there is to do.
-_IDLE = ("seed", "name", "floor", "checkpoint_entry", "checkpoint_prefix", "trained_with", "defense_defaults")
+_IDLE = (
+    *("seed", "name", "floor", "checkpoint_entry", "checkpoint_prefix", "trained_with", "defense_defaults"),
+    *("scheduler", "lr", "lr_epochs", "milestones", "gamma"),
+)
 
 
 def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
@@ -56,6 +62,26 @@ def count_key(stage: str, settings: Settings, sizes: Sizes) -> str:
     code = sources().code({*names_in([inputs], trusted), *makers}, trusted)
     chunk = settings["runtime"]["chunk"] if stage == "attack" else None
     return digest([_VERSION, stage, inputs, sizes.as_json(), chunk, code])
+
+
+def more_of_the_same(stage: str, one: Any, other: Any) -> float | None:
+    """How many times as much ``one`` does as ``other``, both from ``inputs_of``, where they differ in the
+    length of the same loop alone; None where they differ in anything else.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
+        lengths = _LENGTHS.get(stage, _LENGTHS["training"])
+        times = [
+            one[key] / other[key]
+            if key in lengths and _is_count(one[key]) and _is_count(other[key])
+            else more_of_the_same(stage, one[key], other[key])
+            for key in one
+        ]
+        return None if None in times else math.prod(factor for factor in times if factor is not None)
+    return 1.0 if one == other else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def differ_in_numbers(one: Any, other: Any) -> bool:

@@ -36,7 +36,7 @@ from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
 from midre_exp.targets.training.module import ClassifierModule
-from midre_exp.threat import AnyVictim, Victim
+from midre_exp.threat import AnyVictim, Victim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
 
 T = TypeVar("T")
@@ -309,7 +309,7 @@ class _Run:
         if self.settings["attack"].get("surrogates"):
             made = self.students()
             pixels = int(self.settings["resolution"])
-            seen = victim(torch.empty(1, 3, pixels, pixels)).features
+            seen = cast(WhiteBoxVictim, victim)(torch.empty(1, 3, pixels, pixels)).features
             made.feature_mean, made.feature_std = torch.empty_like(seen[0]), torch.empty_like(seen[0])
             attack.surrogates = made.eval().requires_grad_(False)
         items = torch.arange(attack.identities).repeat_interleave(attack.restarts)

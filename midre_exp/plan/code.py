@@ -28,7 +28,7 @@ from midre_exp.store.files import Stamp, is_settled, known_sha256, stamp
 
 #: What of ours carries a run out and computes no number of it.
 MACHINERY = (
-    *("plan", "store", "tracking", "sweep", "stages", "report", "study", "doctor"),
+    *("plan", "store", "tracking", "sweep", "stages", "report", "study", "doctor", "cost"),
     *("errors", "records", "runtime", "executor", "run", "__main__"),
 )
 #: Top-level names that need no trust: libraries, which a manifest names by version, and ours.

@@ -32,9 +32,7 @@ from midre_exp.tracking.provenance import git_commit
 
 _ORDER = (*(stage.name for stage in STAGES), SHARD)
 _LISTED = 80  # stages listed one by one; above that only the sums
-#: Seconds that a plan may take to count what was never measured.
-COUNTING = 90.0
-_TIME_LIMIT = 240.0  #: minutes, of conf/hydra/launcher/slurm.yaml
+_TIME_LIMIT = 240.0  # minutes of an attempt, as in conf/hydra/launcher/slurm.yaml
 #: How a time that was not measured is marked.
 _MARKS = {"measured": "", "scaled": ", scaled from others of its kind", "counted": ", counted"}
 
@@ -197,11 +195,8 @@ def _together(plan: Estimate) -> list[str]:
     if counted:
         share = sum(takes.seconds or 0.0 for takes in counted)
         text += f" ({duration(share)} of it by counting what {len(counted)} stages compute)"
-    if len(known) < len(build):
-        text += (
-            f"; {len(build) - len(known)} stages never measured come on top, which "
-            "python -m midre_exp.cost OVERRIDES counts"
-        )
+    if unknown := len(build) - len(known):
+        text += f"; {unknown} stages of kinds never measured come on top (--plan --count counts them)"
     found = [text]
     memory = [takes.memory for takes in known if takes.memory is not None]
     if memory:
@@ -238,8 +233,10 @@ def _line(entry: Needed) -> str:
     return f"{entry.stage:<12}{entry.key}  {runs:>8}  {state}: {entry.what}"
 
 
-def show(jobs: Sequence[Sequence[str]]) -> None:
-    """Print the estimate of jobs, each given as its overrides. Raises what composing and planning raise."""
+def show(jobs: Sequence[Sequence[str]], *, counting: float | None = 0) -> None:
+    """Print the estimate of jobs, each given as its overrides; ``counting`` as in ``estimate``. Raises what
+    composing and planning raise.
+    """
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
         every = [
@@ -248,7 +245,7 @@ def show(jobs: Sequence[Sequence[str]]) -> None:
         plans = [(settings, make_plan(settings)) for settings in every]
         limits = [_time_limit(job) for job in jobs]
         limit = next((minutes for minutes in limits if minutes is not None), None)
-        text = lines(estimate(plans, counting=COUNTING, time_limit=limit))
+        text = lines(estimate(plans, counting=counting, time_limit=limit))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
         print("\n".join([*text, *(["", *told] if told else [])]))
 

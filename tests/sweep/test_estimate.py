@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
+from midre_exp.cost.forecast import Forecast, read_measured
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
-from midre_exp.sweep.estimate import Estimate, Needed, described, duration, estimate, lines, rates
+from midre_exp.sweep.estimate import Estimate, Needed, described, duration, estimate, lines
 from tests.conftest import TINY
 
 
@@ -48,12 +49,36 @@ def test_times_are_medians_of_what_the_same_kind_took_at_the_same_scale(tmp_path
         (records / f"{number}.json").write_text(json.dumps(record))
     (records / "copy.json").write_text(json.dumps(record))  # the same artifact again is no new measurement
     (records / "broken.json").write_text("{")
-    assert rates(tmp_path / "results" / "mini") == {("target", "resnet18 with midre"): 20}
+    measured = read_measured(tmp_path / "results" / "mini")
+    assert sorted((one.stage, one.what, one.seconds) for one in measured) == [
+        ("target", "resnet18 with midre", seconds) for seconds in (10.0, 20.0, 60.0)
+    ]
     found = estimate([(settings, plan)])
     text = "\n".join(lines(found))
     assert "together about 20 s" in text
     assert "4 stages of kinds never measured" in text
     assert f"target      {plan['target'].key}     1 run  to build, about 20 s: resnet18 with midre" in text
+
+
+def test_a_training_of_other_length_is_forecast_in_proportion(tmp_path):
+    ((settings, _),) = jobs_of(tmp_path, ["target.recipe.epochs=18"])
+    records = tmp_path / "results" / "mini" / "records"
+    records.mkdir(parents=True)
+    counts = {"private_train": 16, "private_test": 8, "public": 32, "private_identities": 4}
+    record = {"seconds": {"target": 18}, "artifacts": {"target": "k"}, "config": settings, "counts": counts}
+    (records / "one.json").write_text(json.dumps(record))
+    for epochs in (18, 54, 108):
+        found = estimate(jobs_of(tmp_path, [f"target.recipe.epochs={epochs}"]))
+        (target,) = (entry for entry in found.stages if entry.stage == "target")
+        assert target.takes.seconds == pytest.approx(epochs)
+    wider = estimate(jobs_of(tmp_path, ["target.model.width=0.25"]))  # is no longer loop of the same
+    assert next(entry for entry in wider.stages if entry.stage == "target").takes.seconds is None
+
+
+def test_attempts_at_the_time_limit_are_told():
+    needed = Needed("attack", "k", "mirror", False, Forecast("counted", 100 * 3600.0, 40e9), ["a"])
+    text = "\n".join(lines(Estimate(1, 0, 0, [needed], time_limit=240.0)))
+    assert "25 attempts of 240 minutes" in text and "40" in text and ", counted: mirror" in text
 
 
 def test_a_record_imports_nothing_even_where_it_trusts_itself(tmp_path, monkeypatch):
@@ -70,7 +95,7 @@ def test_a_record_imports_nothing_even_where_it_trusts_itself(tmp_path, monkeypa
     records.mkdir(parents=True)
     record = {"seconds": {"target": 10}, "artifacts": {"target": "k"}, "config": config}
     (records / "foreign.json").write_text(json.dumps(record))
-    assert rates(tmp_path / "results" / "mini") == {}
+    assert read_measured(tmp_path / "results" / "mini") == []
     assert not (tmp_path / "ran").exists()
 
 
@@ -83,7 +108,7 @@ def test_a_prior_for_a_target_is_told_from_one_for_all(tmp_path):
 
 
 def test_long_sweeps_are_told_in_sums():
-    many = [Needed("attack", str(n), "gmi", False, 60.0, ["a"]) for n in range(100)]
+    many = [Needed("attack", str(n), "gmi", False, Forecast("measured", 60.0), ["a"]) for n in range(100)]
     text = lines(Estimate(100, 0, 0, many))
     assert len(text) < 8 and "100 min" not in "".join(text) and "1.7 h" in "".join(text)
 

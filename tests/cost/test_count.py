@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from midre_exp.cost.accelerators import accelerator, seconds
+from midre_exp.cost.count import Counter
+from midre_exp.cost.counted import Counted, Operator, Phase
+from midre_exp.cost.programs import count_stage
+from midre_exp.cost.sizes import Sizes
+from midre_exp.plan.compose import packaged_configs, settings_of
+from tests.conftest import TINY
+
+SIZES = Sizes(train=16, test=8, public=32, classes=4)
+
+
+def counted(program) -> Phase:
+    """What a program computes on tensors without content."""
+    with FakeTensorMode(), Counter() as counter, counter.phase("all"):
+        program()
+    return counter.phases[0]
+
+
+def backward_of(network: nn.Module, *shape: int) -> None:
+    network(torch.empty(*shape).requires_grad_()).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "forward"),
+    [
+        (lambda: nn.Conv2d(3, 8, 3, padding=1), (2, 3, 10, 10), 2 * 2 * 8 * 100 * 27),
+        (lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8), (2, 8, 10, 10), 2 * 2 * 8 * 100 * 9),
+        (lambda: nn.ConvTranspose2d(4, 6, 2, stride=2), (1, 4, 5, 5), 2 * 4 * 25 * 6 * 4),
+        (lambda: nn.Linear(12, 5), (7, 12), 2 * 7 * 12 * 5),
+    ],
+)
+def test_a_layer_computes_its_products_forward_and_twice_as_many_backward(layer, shape, forward):
+    assert counted(lambda: backward_of(layer(), *shape)).flops == 3 * forward
+
+
+def test_real_tensors_give_the_same_number():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    with FlopCounterMode(display=False) as real:
+        backward_of(network, 5, 3, 8, 8)
+    found = counted(
+        lambda: backward_of(
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)), 5, 3, 8, 8
+        )
+    )
+    assert found.flops == real.get_total_flops()
+
+
+def test_the_peak_is_that_of_the_tensors_that_live_together():
+    def program() -> None:
+        one = torch.zeros(1000)  # 4000 bytes
+        two = one + 1  # 8000
+        del one  # 4000
+        three = two * 2  # 8000
+        del two
+        torch.cat((three, three, three))  # 4000 + 12000
+
+    found = counted(program)
+    assert found.fixed == 16_000
+    assert found.bytes == 4000 + 8000 + 8000 + 24_000  # written; read and written thrice
+
+
+def test_numbers_that_a_program_asks_for_are_given():
+    def program() -> None:
+        mask = torch.ones(6, dtype=torch.bool)
+        values = torch.zeros(6)
+        assert bool(mask.all()) and float(values.sum()) == 1.0
+        assert len(values[mask]) == 6 and mask.nonzero().shape == (6, 1)
+        values[mask] = 2.0
+
+    assert counted(program).kernels > 0
+
+
+def settings(*more: str):
+    with packaged_configs():
+        return settings_of(["setup=demo", *TINY, *more])
+
+
+def test_training_grows_with_epochs_and_costs_what_a_real_step_does():
+    few, many = (count_stage("target", settings(f"target.recipe.epochs={n}"), SIZES) for n in (2, 6))
+    assert many.phases[0].flops == pytest.approx(3 * few.phases[0].flops)
+    assert many.phases[0].fixed == few.phases[0].fixed  # memory does not
+    twice = count_stage("target", settings(), Sizes(32, 8, 32, 4))
+    assert twice.phases[0].flops == pytest.approx(2 * few.phases[0].flops)
+
+
+def test_an_attack_grows_with_steps_and_items_and_holds_more_in_larger_chunks():
+    def attack(*more: str) -> Phase:
+        found = count_stage("attack", settings("attack=gmi", *more), SIZES)
+        return next(phase for phase in found.phases if phase.name == "optimisation")
+
+    one = attack("attack.identities=2", "attack.restarts=2", "attack.steps=10")
+    two = attack("attack.identities=4", "attack.restarts=2", "attack.steps=10")
+    long = attack("attack.identities=2", "attack.restarts=2", "attack.steps=1000")
+    assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
+    assert long.flops == pytest.approx(100 * one.flops, rel=0.11)  # all but the images of the result
+    assert one.per_item > 0
+    assert two.memory(8) == pytest.approx(two.fixed + 8 * two.per_item)
+    assert two.chunk(512, free=two.fixed + 3 * two.per_item) == 3
+
+
+def test_a_count_survives_its_file():
+    phase = Phase("a", (Operator("conv", 2.0, 3.0, 1, 4.0),), 5.0, 6.0, 1, 10, 2)
+    found = Counted((phase,), 7.0)
+    assert Counted.from_json(json.loads(json.dumps(found.as_json()))) == found
+
+
+def test_the_slowest_of_arithmetic_traffic_and_launches_decides():
+    kind = accelerator("NVIDIA A100-SXM4-40GB")
+    assert kind is not None and kind.memory == 40
+
+    def of(*operator) -> float:
+        return seconds(Counted((Phase("a", (Operator(*operator),), 0.0),)), kind, "tf32")
+
+    assert of("conv", 156e12 * 0.4, 0.0, 1, 3.0) == pytest.approx(3)
+    assert of("other", 0.0, 2.04e12 * 0.75, 1, 2.0) == pytest.approx(2)
+    assert of("other", 0.0, 0.0, 2, 1.0) == pytest.approx(12e-6)
+    assert accelerator("AMD EPYC, 2 threads") is not None and accelerator("Unknown 9000") is None
