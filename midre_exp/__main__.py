@@ -105,6 +105,7 @@ def _hydra(arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from midre_exp.errors import UserError, is_out_of_memory
+    from midre_exp.plan.answers import kept_answers
     from midre_exp.plan.config import CONF_DIR, use_own_configs
     from midre_exp.plan.config_dir import check_command
     from midre_exp.plan.explain import explain
@@ -118,7 +119,7 @@ def _hydra(arguments: list[str]) -> None:
     # Hydra is to hand errors on instead of printing them and leaving with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with sigterm_as_exit():  # so that locks are released and trackers closed
+        with sigterm_as_exit(), kept_answers():  # the first: so that locks are released and trackers closed
             own, rest = _own_flags(names_as_text(arguments))
             use_own_configs(own.config_dir)
             check_command(rest)

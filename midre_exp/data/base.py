@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -58,6 +58,8 @@ class Dataset(ABC):
 
     #: What a run does about files with the same content: ``tell`` in log and record, or ``refuse``.
     duplicates: Literal["tell", "refuse"] = "tell"
+    #: Whether its arguments alone decide about every image, and no file.
+    is_rendered: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, part: Part) -> ImageSet:

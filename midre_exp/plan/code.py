@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from midre_exp.plan.answers import answer
 from midre_exp.plan.config import digest
 from midre_exp.plan.public_names import public_names
 from midre_exp.plan.trust import OURS, targets_of
@@ -357,11 +358,25 @@ def _parse(module: Module, file: Path) -> _Source:
     raw = _Source(hashlib.sha256(content).hexdigest(), (), None, False)
     if file.suffix != ".py":
         return raw
+
+    def read() -> list[Any]:
+        source = _parsed(module, content) or raw
+        bound = None if source.bound is None else sorted(source.bound)
+        return [source.digest, list(source.imports), bound, source.is_dynamic]
+
+    made, imports, bound, dynamic = answer(
+        ["source", raw.digest, module.name, bool(module.folders)], read, ()
+    )
+    return _Source(made, tuple(imports), None if bound is None else frozenset(bound), dynamic)
+
+
+def _parsed(module: Module, content: bytes) -> _Source | None:
+    """What a source says; None for what is none, of which whoever imports it tells."""
     try:
         tree = ast.parse(content)
         made = _tree_digest(tree)
-    except (SyntaxError, ValueError, RecursionError):  # told by whoever imports it
-        return raw
+    except (SyntaxError, ValueError, RecursionError):
+        return None
     package = module.name if module.folders else module.name.rpartition(".")[0]
     imports: dict[str, None] = {}
     aliases: dict[str, str] = {}

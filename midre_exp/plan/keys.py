@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from midre_exp.plan.answers import answer
 from midre_exp.plan.code import names_in, sources, sources_once
 from midre_exp.plan.config import build, digest
 from midre_exp.plan.digests import by_content
@@ -118,8 +119,16 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
     known, name = _known.get(), digest([node, role])
     if known is not None and name in known:
         return known[name]
-    dataset = build(node, kind="midre_exp.data.Dataset", trusted=trusted)
-    found: Mapping[str, object] = dataset.fingerprint(role)
+    asked: list[bool] = []
+
+    def look() -> Mapping[str, object]:
+        dataset = build(node, kind="midre_exp.data.Dataset", trusted=trusted)
+        asked.append(dataset.is_rendered)
+        told: Mapping[str, object] = dataset.fingerprint(role)
+        return told
+
+    # without a file that might change, the node alone decides
+    found = answer(["fingerprint", node, role], look, trusted, lambda found: asked == [True])
     if own := sources().own_code(node, trusted):
         found = {**found, "code": own}
     if known is not None:
@@ -129,8 +138,13 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
 
 def uses_target(prior: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:
     """Whether a prior's class is trained against the attacked target. Raises ConfigError as ``build``."""
-    found: Any = named_class(prior["_target_"], "midre_exp.priors.Prior", trusted)
-    return bool(found.uses_target)
+    target = prior["_target_"]
+
+    def look() -> bool:
+        found: Any = named_class(target, "midre_exp.priors.Prior", trusted)
+        return bool(found.uses_target)
+
+    return answer(["uses_target", target], look, trusted)
 
 
 def reads_public(attack: Mapping[str, Any]) -> bool:

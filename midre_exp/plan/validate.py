@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.answers import answer
 from midre_exp.plan.arguments import Fault, Keys, Node, fault, options_of, trusting
 from midre_exp.plan.ranges import (
     BelowOne,
@@ -255,12 +256,18 @@ def _first_fault(settings: Mapping[str, Any], trusted: tuple[str, ...]) -> Fault
     for name in (name for name in known if name in settings):
         part = (name, repr(settings[name]), trusted)
         if part not in _fitting:
-            found = fault(settings[name], known[name].hint, name)
-            if found is None and name == "data":
-                data = settings["data"]
-                found = fault({**data["private"], **data["evaluation"]}, Dataset, "data.evaluation")
-            if found is not None:
-                return found
+            faults: list[Fault] = []
+
+            def fits(name: str = name, faults: list[Fault] = faults) -> bool:
+                found = fault(settings[name], known[name].hint, name)
+                if found is None and name == "data":
+                    data = settings["data"]
+                    found = fault({**data["private"], **data["evaluation"]}, Dataset, "data.evaluation")
+                faults += [] if found is None else [found]
+                return found is None
+
+            if not answer(["fits", *part[:2]], fits, trusted, keep=bool):
+                return faults[0]
             _fitting.add(part)
     return None
 

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.data.photographs import SHOW
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
 from midre_exp.plan.explain import explain
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_stderr()
     try:
         use_own_configs(options.config_dir)
-        with sigterm_as_exit():
+        with sigterm_as_exit(), kept_answers():
             return _run(options)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         print(f"midre_exp: {explain(error, options.words)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -69,6 +69,7 @@ class SynthFaces(Dataset):
     # CelebA
     source: Literal["same", "other"] = "same"
     seed: Seed = 0  # of all identities and photographs
+    is_rendered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("resolution", self.size, 16, 1024)
