@@ -52,17 +52,17 @@ def test_a_later_command_does_not_ask_again(asked):
 
 
 def test_other_code_asks_again_and_what_changed_meanwhile_is_not_kept(asked, monkeypatch):
-    with kept_answers():
-        ask(asked)
-    codes = iter("abcc")
-    monkeypatch.setattr(answers, "_code", lambda: next(codes))
-    for expected in (2, 3, 3):  # a became b while it was asked; c stays
-        if expected == 3 and len(asked) == 2:
-            codes = iter("cc" + "c")
-            monkeypatch.setattr(answers, "_code", lambda: next(codes))
+    def with_code(first: str, last: str) -> int:
+        codes = iter((first, last))
+        monkeypatch.setattr(answers, "_code", lambda: next(codes, last))
         with kept_answers():
             ask(asked)
-        assert len(asked) == expected
+        return len(asked)
+
+    assert with_code("a", "a") == 1
+    assert with_code("b", "c") == 2  # a file was changed while this command asked
+    assert with_code("b", "b") == 3
+    assert with_code("b", "b") == with_code("a", "a") == 3
 
 
 def test_a_damaged_file_counts_for_nothing(asked):
