@@ -101,6 +101,7 @@ def _unknown(arguments: list[str]) -> str:
 def _hydra(arguments: list[str]) -> None:
     """Run Hydra on the packaged configs."""
     import hydra
+    from hydra._internal.hydra import Hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -141,6 +142,9 @@ def _hydra(arguments: list[str]) -> None:
                 from midre_exp.sweep.job import Task
 
                 sys.argv[1:] = [*flags, *values]  # Hydra's
+                if not any("hydra.mode" in value for value in values):
+                    # the flags decide then; Hydra would compose everything once more to find that out
+                    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
                 task = Task()
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
                 if task.last is not None and task.last.error is not None:
