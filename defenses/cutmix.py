@@ -19,6 +19,7 @@ from defenses.parts.options import check_flag
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Positive, Probability
+from midre_exp.seeding import moved
 from midre_exp.targets.base import Classifier
 
 
@@ -40,14 +41,14 @@ def symmetric_beta(alpha: float, radius: Tensor, angle: Tensor) -> Tensor:
 def sample_boxes(
     n: int, height: int, width: int, *, alpha: float, p: float, per_batch: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One box per image: (top, bottom, left, right), each int64 [n] on the generator's device; bottom and
+    """One box per image: (top, bottom, left, right), each int64 [n] on the CPU; bottom and
     right lie outside the box.
 
     Each side is sqrt(1 - lambda) of the image's, lambda from Beta(alpha, alpha), in whole pixels from the
     centre, which is uniform in the image; what leaves the image is cut off. With probability 1 - p a box is
     empty.
     """
-    draws = torch.rand(5, 1 if per_batch else n, generator=generator, device=generator.device)
+    draws = torch.rand(5, 1 if per_batch else n, generator=generator)
     radius, angle, down, right, chance = draws.expand(5, n)
     reach = (1 - symmetric_beta(alpha, radius, angle)).sqrt() / 2 * (chance < p)
     edges = []
@@ -114,11 +115,12 @@ class CutMix(Defense):
         if self.num_classes is None:
             raise RuntimeError("CutMix learns the number of classes in on_dataset, which was not called")
         n, _, height, width = batch.images.shape
-        boxes = sample_boxes(
+        drawn = sample_boxes(
             n, height, width, alpha=self.alpha, p=self.p, per_batch=self.per_batch, generator=generator
         )
+        boxes = [moved(edge, batch.images.device) for edge in drawn]
         # Sorting noise permutes without the host reading anything back.
-        partner = torch.rand(n, generator=generator, device=generator.device).argsort()
+        partner = moved(torch.rand(n, generator=generator).argsort(), batch.images.device)
         images, visible = paste_boxes(batch.images, batch.images[partner], *boxes)
         own = batch.soft_labels
         if own is None:

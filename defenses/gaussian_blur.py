@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from defenses.base import Batch, Defense, TrainingProgress
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, NonNegative
+from midre_exp.seeding import uniform
 from midre_exp.targets.base import Classifier
 
 
@@ -79,5 +80,5 @@ class GaussianBlur(Defense):
                 "images; "
                 f"use at most {2 * min(height, width) - 1}"
             )
-        draw = torch.rand(n, generator=generator, device=generator.device)
+        draw = uniform(generator, n, device=batch.images.device)
         return replace(batch, images=gaussian_blur(batch.images, low + (high - low) * draw, self.kernel_size))

@@ -19,7 +19,7 @@ from defenses.base import Batch, Defense, TrainingProgress
 from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import NonNegative
-from midre_exp.seeding import generator
+from midre_exp.seeding import generator, moved, normal
 from midre_exp.targets.base import Classifier, Output
 
 #: What the bottleneck passes on outside training: a draw, or the mean of all draws.
@@ -67,11 +67,11 @@ class Bottleneck(nn.Module):
         """Logits [n, k] of features [n, d]."""
         z, raw = self.moments(features)
         if self.training:
-            z = z + bottleneck_std(raw) * torch.randn_like(z)
+            z = z + bottleneck_std(raw) * normal(None, *z.shape, device=z.device).to(z)
         elif self.eval_noise == "sample":
-            if self.noise is None or self.noise.device != z.device:
-                self.noise = generator(0, "mid", "noise", device=z.device)
-            noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=self.noise)
+            if self.noise is None:
+                self.noise = generator(0, "mid", "noise")
+            noise = moved(torch.randn(z.shape, dtype=z.dtype, generator=self.noise), z.device)
             z = z + bottleneck_std(raw) * noise
         logits: Tensor = self.classifier(z)
         return logits

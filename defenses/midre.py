@@ -19,6 +19,7 @@ from defenses.parts.options import check_choice
 from defenses.parts.squares import ROUNDINGS, erase_squares, square_side
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Range
+from midre_exp.seeding import moved
 from midre_exp.targets.base import Classifier
 
 #: How the erased share is distributed between ``a_l`` and ``a_h``.
@@ -40,7 +41,7 @@ def sample_squares(
     rounding: str,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one square per image: (top, left, side), each int64 [n] on the generator's device.
+    """Draw one square per image: (top, left, side), each int64 [n] on the CPU.
 
     The options are those of ``MIDRE``; the corner is uniform over all whole positions at which the square
     fits. The host never waits for the device. Raises ConfigError when the largest square has no pixel, or is
@@ -53,11 +54,10 @@ def sample_squares(
             f"defense.midre.a_h={a_h:g} asks for a square of side {largest} on {height}x{width} images; "
             f"choose an a_h that gives a side from 1 to {min(height, width) - 1}"
         )
-    device = generator.device
-    draw, down, right = torch.rand(3, n, generator=generator, device=device)
+    draw, down, right = torch.rand(3, n, generator=generator)
     # Only whole sides occur, so the law of the length is inverted by looking the draw up among the lengths at
     # which each side begins: exact, and no iteration.
-    begins = torch.arange(smallest + 1, largest + 1, device=device) - ROUNDINGS[rounding][1]
+    begins = torch.arange(smallest + 1, largest + 1) - ROUNDINGS[rounding][1]
     low, high = (
         _cumulative(area, math.sqrt(share * (height * width)), height, width) for share in (a_l, a_h)
     )
@@ -146,7 +146,7 @@ class MIDRE(Defense):
         if self.a_h == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
         n, _, height, width = batch.images.shape
-        top, left, side = sample_squares(
+        drawn = sample_squares(
             n,
             height,
             width,
@@ -156,6 +156,7 @@ class MIDRE(Defense):
             rounding=self.rounding,
             generator=generator,
         )
+        top, left, side = (moved(part, batch.images.device) for part in drawn)
         # A blocking copy would make the host wait for the device in every step.
         fill = torch.tensor(self.fill).view(1, 3, 1, 1).to(batch.images.device, non_blocking=True)
         if self.fill_space == "normalised_literal":

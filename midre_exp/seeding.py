@@ -3,6 +3,11 @@ rng.
 
 A stream gives item i the same numbers whatever batch, chunk, worker or shard it is drawn in, so splitting
 work never changes a result.
+
+One rule for all devices: numbers are drawn by the CPU and moved to where they are needed, so that a run on a
+GPU differs from one on a CPU by rounding alone. Generators are of the CPU (``generator``, torch's own after
+``torch.manual_seed``), and what they draw goes to a device by ``uniform``, ``normal``, ``integers`` or
+``moved``; networks that draw while they are trained are made to do so by ``midre_exp.targets.dropout``.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ import math
 import torch
 from torch import Tensor
 
+_CPU = torch.device("cpu")
+_PINNED = 8192  # numbers: CUDA copies less than 64 KB without waiting, from wherever they lie
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer (splitmix64 increment)
 _MIX = ((30, -4658895280553007687), (27, -7723592293110705685), (31, None))  # splitmix64 finaliser
 
@@ -25,9 +32,31 @@ def derive(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator seeded for one purpose."""
-    return torch.Generator(device).manual_seed(derive(seed, *purpose))
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A torch generator of the CPU, seeded for one purpose."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def moved(drawn: Tensor, device: torch.device) -> Tensor:
+    """What was drawn, or follows from it, on ``device``; the host does not wait for a GPU."""
+    if device.type == "cuda" and drawn.numel() > _PINNED:
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=True)
+
+
+def uniform(draws: torch.Generator | None, *shape: int, device: torch.device = _CPU) -> Tensor:
+    """Float32 numbers in [0, 1) of a generator, None: torch's own."""
+    return moved(torch.rand(*shape, generator=draws), device)
+
+
+def normal(draws: torch.Generator | None, *shape: int, device: torch.device = _CPU) -> Tensor:
+    """Standard normal float32 numbers of a generator, None: torch's own."""
+    return moved(torch.randn(*shape, generator=draws), device)
+
+
+def integers(draws: torch.Generator, low: int, high: int, *shape: int, device: torch.device = _CPU) -> Tensor:
+    """Int64 numbers from ``low`` to ``high`` - 1 of a generator."""
+    return moved(torch.randint(low, high, shape, generator=draws), device)
 
 
 def _mix(x: Tensor) -> Tensor:

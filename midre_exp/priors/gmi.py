@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from midre_exp import seeding
@@ -81,9 +80,9 @@ class GMIPrior(GanPrior):
 
         def step(number: int, previous: Tensor) -> Tensor:
             real = to_float(images[batches.rows(number)])
-            draws = seeding.generator(seed, "prior", "step", number, device=device)
-            latents = torch.randn(2, len(real), self.latent_dim, generator=draws, device=device)
-            alpha = torch.rand(len(real), 1, 1, 1, generator=draws, device=device)
+            draws = seeding.generator(seed, "prior", "step", number)
+            latents = seeding.normal(draws, 2, len(real), self.latent_dim, device=device)
+            alpha = seeding.uniform(draws, len(real), 1, 1, 1, device=device)
             numbers = critic_step(
                 gan, real, latents[0], alpha, gp_weight=self.gp_weight, gp_every=self.gp_every, step=number
             )

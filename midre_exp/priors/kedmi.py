@@ -125,8 +125,8 @@ class KedMIPrior(GanPrior):
 
         def step(number: int, previous: Tensor) -> Tensor:
             labelled, unlabelled, unlabelled2 = (part.rows(number) for part in batches)
-            draws = seeding.generator(seed, "prior", "step", number, device=device)
-            latents = torch.randn(2, self.batch_size, self.latent_dim, generator=draws, device=device)
+            draws = seeding.generator(seed, "prior", "step", number)
+            latents = seeding.normal(draws, 2, self.batch_size, self.latent_dim, device=device)
             real = to_float(images[torch.cat([labelled, unlabelled])])
             losses = discriminator_step(gan, real, answers[labelled], latents[0], group=self.group)
             of_generator = previous[2]  # stands until the next generator step

@@ -142,17 +142,17 @@ class PLGMIPrior(GanPrior):
         count = self.discriminator_steps + 1
 
         def step(number: int, previous: Tensor) -> Tensor:
-            draws = seeding.generator(seed, "prior", "step", number, device=device)
-            latents = torch.randn(count, size, self.latent_dim, generator=draws, device=device)
-            wanted = torch.randint(classes, (count, size), generator=draws, device=device)
-            numbers = torch.rand(size, NUMBERS, generator=draws, device=device)
+            draws = seeding.generator(seed, "prior", "step", number)
+            latents = seeding.normal(draws, count, size, self.latent_dim, device=device)
+            wanted = seeding.integers(draws, 0, classes, count, size, device=device)
+            numbers = seeding.uniform(draws, size, NUMBERS, device=device)
             of_generator = generator_step(gan, latents[0], wanted[0], numbers, identity, self.identity_weight)
             losses = []
             for turn in range(1, count):
                 rows = batches.rows(number * self.discriminator_steps + turn - 1)
                 real = to_float(images[rows])
                 # 8-bit images made continuous: noise of one grey level, never beyond white by more than that
-                real += torch.rand(real.shape, generator=draws, device=device) / 256
+                real += seeding.uniform(draws, *real.shape, device=device) / 256
                 losses.append(discriminator_step(gan, real, labels[rows], latents[turn], wanted[turn]))
             return torch.cat((torch.stack(losses).mean(0, keepdim=True), of_generator))
 

@@ -146,7 +146,7 @@ class StyleGAN2Prior(StylePrior, LossOptions):
 
         def step(number: int, previous: Tensor) -> Tensor:
             real = to_float(images[batches.rows(number)].to(device)) * 2 - 1
-            return gan.step(real, seeding.generator(seed, "prior", "step", number, device=device), number)
+            return gan.step(real, seeding.generator(seed, "prior", "step", number), number)
 
         shown = sample_latents(self.z_dim, seed, device)
         numbers = train(

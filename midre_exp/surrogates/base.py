@@ -18,6 +18,7 @@ from midre_exp.data.base import ImageSet
 from midre_exp.plan.config import build, without
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
+from midre_exp.targets.dropout import draw_on_the_cpu
 from midre_exp.threat import AnyVictim
 
 S = TypeVar("S", bound="Surrogates")
@@ -58,4 +59,5 @@ def initial_surrogates(
         surrogates: Surrogates = build(
             without(node, "seed", "name"), num_classes=num_classes, kind=Surrogates, trusted=trusted
         )
+    draw_on_the_cpu(surrogates)
     return surrogates

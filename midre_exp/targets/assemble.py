@@ -12,6 +12,7 @@ import torch
 from midre_exp.plan.config import build
 from midre_exp.seeding import derive
 from midre_exp.targets.base import Classifier
+from midre_exp.targets.dropout import draw_on_the_cpu
 from midre_exp.weights.state_dict import load_backbone
 
 
@@ -47,4 +48,5 @@ def assemble(
         if weights is not None:
             load_backbone(model, weights)
         defense.replace_head(model)
+    draw_on_the_cpu(model)
     return model

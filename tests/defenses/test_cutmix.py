@@ -230,7 +230,7 @@ def test_nothing_is_read_back_from_the_device() -> None:
 def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     batch = tagged(8)
     batch = replace(batch, images=batch.images.cuda(), labels=batch.labels.cuda())
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     defense = cutmix()
     defense.on_batch(batch, MODEL, CLOCK, generator)  # the first call may load kernels
     with never_waiting():

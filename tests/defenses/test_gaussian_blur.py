@@ -99,7 +99,7 @@ def test_nothing_is_read_back_from_the_device() -> None:
 def test_a_step_on_the_gpu_never_waits_for_it_and_blurs_in_full_precision() -> None:
     given = batch(8, 64)
     on_gpu = replace(given, images=given.images.cuda())
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     blur().on_batch(on_gpu, MODEL, CLOCK, generator)  # the first call may load kernels
     with never_waiting():
         blur().on_batch(on_gpu, MODEL, CLOCK, generator)

@@ -273,7 +273,7 @@ def test_labels_and_index_pass_unchanged() -> None:
 def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     batch, model = random_batch(16, size=64), Toy().cuda()
     batch = replace(batch, images=batch.images.cuda())
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     midre().on_batch(batch, model, CLOCK, generator)  # the first call may load kernels
     with never_waiting():
         for area in ("uniform", "joint_rejection"):

@@ -15,6 +15,7 @@ from torch import Tensor
 from midre_exp.data.transforms.base import images_at_once
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import NonNegative, Range
+from midre_exp.seeding import uniform
 
 #: The numbers by which an order names its operations.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -44,7 +45,7 @@ class ColorJitter:
         strengths = [value or 0.0 for value in (self.brightness, self.contrast, self.saturation)]
         if not any((*strengths, self.hue)):
             return images
-        draw = torch.rand(8, len(images), generator=generator, device=images.device)
+        draw = uniform(generator, 8, len(images), device=images.device)
         brightness, contrast, saturation = (
             max(0.0, 1 - strength) + (1 + strength - max(0.0, 1 - strength)) * share
             for strength, share in zip(strengths, draw[4:7], strict=True)

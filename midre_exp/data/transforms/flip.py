@@ -9,6 +9,7 @@ from torch import Tensor
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Probability
+from midre_exp.seeding import uniform
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,5 +24,5 @@ class HorizontalFlip:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images [n, 3, h, w] in [0, 1], some of them mirrored."""
-        chosen = torch.rand(len(images), generator=generator, device=images.device) < self.p
+        chosen = uniform(generator, len(images), device=images.device) < self.p
         return torch.where(chosen[:, None, None, None], images.flip(-1), images)

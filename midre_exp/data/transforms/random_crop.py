@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from midre_exp.data.transforms.base import images_at_once, require_pixels
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, Positive, Share
+from midre_exp.seeding import moved
 
 TRIES = 10  #: of torchvision's RandomResizedCrop
 
@@ -39,7 +40,8 @@ class RandomResizedCrop:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images [n, 3, h, w] in [0, 1], each cut and resized."""
         n, _, height, width = images.shape
-        boxes = sample_boxes(n, height, width, scale=self.scale, ratio=self.ratio, generator=generator)
+        drawn = sample_boxes(n, height, width, scale=self.scale, ratio=self.ratio, generator=generator)
+        boxes = [moved(part, images.device) for part in drawn]
         return resized_crop(images, *boxes, size=(self.size or height, self.size or width))
 
 
@@ -64,8 +66,8 @@ def sample_boxes(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One box per image, by the law of ``fitting_boxes``, each int64 [n] on the generator's device."""
-    numbers = torch.rand(2 * TRIES + 2, n, generator=generator, device=generator.device)
+    """One box per image, by the law of ``fitting_boxes``, each int64 [n] on the CPU."""
+    numbers = torch.rand(2 * TRIES + 2, n, generator=generator)
     return fitting_boxes(numbers, height, width, scale=scale, ratio=ratio)
 
 

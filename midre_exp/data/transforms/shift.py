@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Natural
+from midre_exp.seeding import integers
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,9 +37,7 @@ class RandomShift:
                 f"RandomShift pixels={self.pixels} moves images of {width} px out of themselves; use "
                 f"{min(height, width) - 1} or fewer"
             )
-        shift = torch.randint(
-            -self.pixels, self.pixels + 1, (2, n, 1), generator=generator, device=images.device
-        )
+        shift = integers(generator, -self.pixels, self.pixels + 1, 2, n, 1, device=images.device)
         y, x = (
             (2 * (torch.arange(length, device=images.device) + by) + 1) / length - 1
             for length, by in zip((height, width), shift, strict=True)

@@ -107,12 +107,12 @@ class GanTraining:
         """
         if self.ema:
             self.generator.load_state_dict(self.average.state_dict())
-            draws = seeding.generator(seed, "prior", "calibration", device=self.device)
-            latents = torch.randn(*_CALIBRATION, latent_dim, generator=draws, device=self.device)
+            draws = seeding.generator(seed, "prior", "calibration")
+            latents = seeding.normal(draws, *_CALIBRATION, latent_dim, device=self.device)
             if num_classes is None:
                 update_bn(latents, self.generator)
             else:
-                labels = torch.randint(num_classes, _CALIBRATION, generator=draws, device=self.device)
+                labels = seeding.integers(draws, 0, num_classes, *_CALIBRATION, device=self.device)
                 pairs = [{"latents": z, "labels": y} for z, y in zip(latents, labels, strict=True)]
                 update_bn(pairs, _OfPair(self.generator))
         self.generator.eval()
@@ -152,7 +152,7 @@ class _OfPair(nn.Module):
 def sample_latents(latent_dim: int, seed: int, device: torch.device) -> Tensor:
     """The latents [SAMPLES, latent_dim] of every sample grid of a training."""
     draws = seeding.generator(seed, "prior", "shown")
-    return torch.randn(SAMPLES, latent_dim, generator=draws).to(device)
+    return seeding.normal(draws, SAMPLES, latent_dim, device=device)
 
 
 def train(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from midre_exp.seeding import normal, uniform
+
 _SHIFT = 0.125  # at most this share of the side
 _BRIGHTNESS = 0.2  # deviation of what is added, for images in [-1, 1]
 _CONTRAST = 0.5  # deviation of the factor's logarithm to base 2
@@ -19,19 +21,19 @@ def augment(images: Tensor, strength: Tensor | float, generator: torch.Generator
     """Images [n, c, h, w], nominally in [-1, 1], each with every change made with probability ``strength``.
 
     A chosen mirroring happens half of the time; what a shift uncovers mirrors the inside. Random numbers come
-    from ``generator``, on the images' device, as many whatever is chosen.
+    from ``generator``, as many whatever is chosen.
     """
     n, channels, height, width = images.shape
-    uniform = torch.rand(7, n, generator=generator, device=images.device)
-    normal = torch.randn(2, n, generator=generator, device=images.device)
-    chosen = uniform[:4] < strength
-    rows = _shifted(height, torch.where(chosen[1], uniform[4], 0.5))
-    columns = _shifted(width, torch.where(chosen[1], uniform[5], 0.5))
-    columns = torch.where((chosen[0] & (uniform[6] < 0.5))[:, None], columns.flip(1), columns)
+    even = uniform(generator, 7, n, device=images.device)
+    bell = normal(generator, 2, n, device=images.device)
+    chosen = even[:4] < strength
+    rows = _shifted(height, torch.where(chosen[1], even[4], 0.5))
+    columns = _shifted(width, torch.where(chosen[1], even[5], 0.5))
+    columns = torch.where((chosen[0] & (even[6] < 0.5))[:, None], columns.flip(1), columns)
     images = images.gather(2, rows[:, None, :, None].expand(n, channels, height, width))
     images = images.gather(3, columns[:, None, None, :].expand(n, channels, height, width))
-    light = torch.where(chosen[2], _BRIGHTNESS * normal[0], 0.0)
-    factor = torch.where(chosen[3], torch.exp2(_CONTRAST * normal[1]), 1.0)
+    light = torch.where(chosen[2], _BRIGHTNESS * bell[0], 0.0)
+    factor = torch.where(chosen[3], torch.exp2(_CONTRAST * bell[1]), 1.0)
     return (images + light[:, None, None, None]) * factor[:, None, None, None]
 
 

@@ -19,6 +19,7 @@ from midre_exp.priors.stylegan.ops import (
     fir_filter,
     modulated_conv2d,
 )
+from midre_exp.seeding import normal
 
 FIR = (1, 3, 3, 1)
 ARCHITECTURES = ("orig", "skip", "resnet")
@@ -211,7 +212,7 @@ class SynthesisLayer(nn.Module):
         if how.noise_mode == "const":
             return self.noise_const * self.noise_strength
         shape = (n, 1, self.resolution, self.resolution)
-        fresh = torch.randn(shape, device=self.noise_const.device, generator=how.generator)
+        fresh = normal(how.generator, *shape, device=self.noise_const.device)
         return fresh * self.noise_strength
 
 

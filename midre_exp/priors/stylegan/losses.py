@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from midre_exp.seeding import integers, uniform
+
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
     """What the generator minimises: mean of -log sigmoid(D(G(z))), the non-saturating loss."""
@@ -47,7 +49,7 @@ def mixed(first: Tensor, second: Tensor, probability: float, generator: torch.Ge
     The official code draws one layer per batch; the law of a single image is the same.
     """
     n, layers = first.shape[:2]
-    start = torch.randint(1, layers, (n, 1), generator=generator, device=first.device)
-    changes = torch.rand(n, 1, generator=generator, device=first.device) < probability
+    start = integers(generator, 1, layers, n, 1, device=first.device)
+    changes = uniform(generator, n, 1, device=first.device) < probability
     late = torch.arange(layers, device=first.device) >= start
     return torch.where((changes & late)[:, :, None], second, first)

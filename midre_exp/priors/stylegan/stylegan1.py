@@ -16,6 +16,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.priors.stylegan.layers import FullyConnectedLayer, Rendering, levels, require
 from midre_exp.priors.stylegan.mapping import MappingNetwork
 from midre_exp.priors.stylegan.ops import filter2d, fir_filter
+from midre_exp.seeding import normal
 
 _FUSED_FROM = 128  # resolution from which doubling and convolution are one transposed convolution
 
@@ -36,8 +37,7 @@ class ChannelNoise(nn.Module):
             return x
         noise = self.noise
         if how.noise_mode == "random":
-            shape = (len(x), *noise.shape[1:])
-            noise = torch.randn(shape, device=noise.device, generator=how.generator)
+            noise = normal(how.generator, len(x), *noise.shape[1:], device=noise.device)
         return x + noise * self.weight.reshape(-1, 1, 1)
 
 

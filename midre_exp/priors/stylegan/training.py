@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from midre_exp import seeding
 from midre_exp.plan.ranges import Count, NonNegative, Probability
 from midre_exp.priors.gan.training import GanTraining
 from midre_exp.priors.stylegan.ada import adapted, augment
@@ -109,7 +110,7 @@ class StyleGAN2Training(GanTraining):
         loss = generator_loss(self.critic(self._seen(self._images(codes, draws), draws)))
         self.generator_step(loss)
         if losses.mirror:
-            mirrored = torch.rand(len(real), 1, 1, 1, generator=draws, device=self.device) < 0.5
+            mirrored = seeding.uniform(draws, len(real), 1, 1, 1, device=self.device) < 0.5
             real = torch.where(mirrored, real.flip(3), real)
         critic_loss, sign = self._discriminate(real, draws)
         penalty = real.new_zeros(())
@@ -123,7 +124,7 @@ class StyleGAN2Training(GanTraining):
 
     def _codes(self, n: int, draws: torch.Generator, *, remember: bool = False) -> Tensor:
         mapping = self.generator.mapping
-        z = torch.randn(2, n, mapping.z_dim, generator=draws, device=self.device)
+        z = seeding.normal(draws, 2, n, mapping.z_dim, device=self.device)
         codes: Tensor = mapping(z[0])
         if remember:
             with torch.no_grad():
@@ -160,7 +161,7 @@ class StyleGAN2Training(GanTraining):
     def _regularise_generator(self, n: int, draws: torch.Generator) -> None:
         losses, codes = self.losses, self._codes(n, draws)
         images = self._images(codes, draws)
-        noise = torch.randn(images.shape, generator=draws, device=self.device)
+        noise = seeding.normal(draws, *images.shape, device=self.device)
         lengths = path_lengths(images, codes, noise)
         self.path_mean = self.path_mean.lerp(lengths.detach().mean(), _PATH_MEAN_SHARE)
         penalty = (lengths - self.path_mean).square().mean()

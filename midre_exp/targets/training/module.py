@@ -87,11 +87,11 @@ class ClassifierModule(pl.LightningModule):
         rank = self.trainer.global_rank
         own = ("rank", rank) if rank else ()
         torch.manual_seed(derive(self.seed, "epoch", self.current_epoch, *own))
-        self.generator = generator(self.seed, "batches", self.current_epoch, *own, device=self.device)
+        self.generator = generator(self.seed, "batches", self.current_epoch, *own)
         self.defense_generator = self.generator
         if self.gathers:  # the whole batch is defended alike by every process
             purpose = ("whole batches", self.current_epoch)
-            self.defense_generator = generator(self.seed, *purpose, device=self.device)
+            self.defense_generator = generator(self.seed, *purpose)
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rates[self.current_epoch]
