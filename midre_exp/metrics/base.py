@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from midre_exp.numerics import Numerics
 from midre_exp.targets.predict import predicted_classes
 
 
@@ -38,6 +39,7 @@ class Evaluation:
     private_images: Tensor
     private_rows: Tensor  # int64 [m], the private images behind private_features
     device: torch.device  # where a metric runs a network of its own
+    numerics: Numerics = field(default_factory=Numerics)  # and how
     #: The evaluator's logits [N, k] and the labels [N] of everything the attack found; None if it does not
     #: select.
     unfiltered: tuple[Tensor, Tensor] | None = None

@@ -15,6 +15,7 @@ from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
 from midre_exp.metrics.base import Evaluation, Metric, Unavailable
 from midre_exp.metrics.distance import KnnDistance
 from midre_exp.metrics.fid import EvaluatorFid
+from midre_exp.numerics import Numerics
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
 from midre_exp.targets.predict import Step, predict, predicted_classes
@@ -78,6 +79,7 @@ def evaluate_stored(
     private_train: ImageSet,
     *,
     device: torch.device,
+    numerics: Numerics | None = None,
     trusted: tuple[str, ...] = (),
 ) -> Scores:
     """The metrics of ``settings.measure`` (of conf/metrics; null: left out) on the reconstructions an attack
@@ -85,7 +87,8 @@ def evaluate_stored(
 
     ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator;
     ``private_train`` is what the evaluator was trained on, at its resolution, and goes in as it is. Of an
-    attack that marks its results as ``selected`` bool [n], these are measured.
+    attack that marks its results as ``selected`` bool [n], these are measured. ``numerics``: of networks that
+    metrics bring; the evaluator has its own already.
     """
     steps = tuple(build(step, kind=Step, trusted=trusted) for step in settings["image_to_evaluator"])
     metrics = (  # one at a time: some hold a network
@@ -93,7 +96,7 @@ def evaluate_stored(
         for name, node in settings["measure"].items()
         if node is not None
     )
-    return _measure(dict(reconstructions), evaluator, private_train, metrics, steps, device)
+    return _measure(dict(reconstructions), evaluator, private_train, metrics, steps, device, numerics)
 
 
 def _measure(
@@ -103,6 +106,7 @@ def _measure(
     metrics: Iterable[tuple[str, Metric]],
     steps: tuple[Step, ...],
     device: torch.device,
+    numerics: Numerics | None = None,
 ) -> Scores:
     shown = dict(reconstructions)
     at_once = AtOnce(_BATCH)
@@ -142,6 +146,7 @@ def _measure(
         private_images=private.images,
         private_rows=rows,
         device=device,
+        numerics=numerics or Numerics(),
         unfiltered=unfiltered,
         confidence=shown.get("confidence"),
         phases=shown.get("stages"),

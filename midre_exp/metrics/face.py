@@ -48,6 +48,7 @@ class FaceDistance:
         image.
         """
         network = self.network()
+        evaluation.numerics.accelerate(network)
         fake = self._embeddings(network, evaluation.images, torch.arange(len(evaluation.images)), evaluation)
         real = self._embeddings(network, evaluation.private_images, evaluation.private_rows, evaluation)
         return {"delta_face": knn_distance(fake, evaluation.labels, real, evaluation.private_labels)}

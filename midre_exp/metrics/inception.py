@@ -73,6 +73,7 @@ class InceptionFeatures:
     def _features(self, evaluation: Evaluation, images: Tensor, rows: Tensor, *before: Step) -> Tensor:
         if self._loaded is None:
             self._loaded = self.network().to(evaluation.device)
+            evaluation.numerics.accelerate(self._loaded)
         steps: tuple[Step, ...] = (*before, Resize(size=_SIZE))
         if self.official_range:
             steps = (*steps, lambda images: 2 * images - 1)

@@ -57,12 +57,16 @@ def as_meant(override: str) -> str:
 _FORMER = {
     "speed": "there is no speed any more; use numerics=bf16, or numerics.precision, "
     "numerics.channels_last and numerics.compile, which hold for every stage",
+    **dict.fromkeys(
+        ("target.recipe.precision", "evaluator.recipe.precision"),
+        "no stage has a precision of its own any more; use numerics=bf16 or numerics.precision",
+    ),
 }
 
 
 def _renamed(key: str) -> str | None:
     """The sentence on a key of an earlier version; None for any other."""
-    return next((text for name, text in _FORMER.items() if key == name or key.startswith(f"{name}.")), None)
+    return next((text for name, text in _FORMER.items() if f"{key}.".startswith(f"{name}.")), None)
 
 
 @cache

@@ -34,8 +34,6 @@ from midre_exp.plan.trust import check_names
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 #: Where a config has such names; the defenses' are keys.
 _IDS = ("setup.id", "scale", "data.name", "target.name", "evaluator.name", "attack.name")
-#: Not 16-true and bf16-true: images stay in single precision.
-Precision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]
 #: Torch's optimisers and schedulers annotate types, not ranges.
 _RATES: dict[str, Any] = {
     "lr": LearningRate,
@@ -87,7 +85,6 @@ class Recipe(Keys):
     scheduler: Scheduler | None
     augment: Sequence[Augmentation]
     select: Literal["last", "best_test"]
-    precision: Precision
 
 
 @dataclass

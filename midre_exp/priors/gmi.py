@@ -75,7 +75,13 @@ class GMIPrior(GanPrior):
         images = self.training_images(public).to(device)
         batches = Shuffled(len(images), self.batch_size, seed=seed, purpose="epoch", device=device)
         gan = GanTraining(
-            self.generator, self.critic, lr=self.lr, betas=self.betas, ema=self.ema, device=device
+            self.generator,
+            self.critic,
+            lr=self.lr,
+            betas=self.betas,
+            ema=self.ema,
+            device=device,
+            numerics=runtime.numerics,
         )
 
         def step(number: int, previous: Tensor) -> Tensor:
@@ -87,7 +93,7 @@ class GMIPrior(GanPrior):
                 gan, real, latents[0], alpha, gp_weight=self.gp_weight, gp_every=self.gp_every, step=number
             )
             if (number + 1) % self.critic_steps == 0:
-                gan.generator_step(generator_loss(self.critic(self.generator(latents[1]))))
+                gan.generator_step(generator_loss(gan.judge(gan.generate(latents[1]))))
             return numbers
 
         shown = sample_latents(self.latent_dim, seed, device)

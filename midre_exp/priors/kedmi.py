@@ -120,7 +120,13 @@ class KedMIPrior(GanPrior):
         answers = soft_labels(victim, images, work / _SOFT_LABELS, runtime).to(device)
         images = images.to(device)
         gan = GanTraining(
-            self.generator, self.discriminator, lr=self.lr, betas=self.betas, ema=self.ema, device=device
+            self.generator,
+            self.discriminator,
+            lr=self.lr,
+            betas=self.betas,
+            ema=self.ema,
+            device=device,
+            numerics=runtime.numerics,
         )
 
         def step(number: int, previous: Tensor) -> Tensor:

@@ -137,7 +137,13 @@ class PLGMIPrior(GanPrior):
         labels = torch.arange(classes, device=device).repeat_interleave(self.per_class)
         batches = Shuffled(len(images), size, seed=seed, purpose="epoch", device=device)
         gan = GanTraining(
-            self.generator, self.discriminator, lr=self.lr, betas=self.betas, ema=self.ema, device=device
+            self.generator,
+            self.discriminator,
+            lr=self.lr,
+            betas=self.betas,
+            ema=self.ema,
+            device=device,
+            numerics=runtime.numerics,
         )
         count = self.discriminator_steps + 1
 

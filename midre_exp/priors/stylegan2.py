@@ -142,6 +142,7 @@ class StyleGAN2Prior(StylePrior, LossOptions):
             betas=self.betas,
             ema=self.ema,
             device=device,
+            numerics=runtime.numerics,
         )
 
         def step(number: int, previous: Tensor) -> Tensor:

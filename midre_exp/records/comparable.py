@@ -19,6 +19,8 @@ FORMER_NAMES = {
     "choice": "select",
     "people": "select",
 }
+#: Options that are gone, with the value that they always have now.
+GONE_OPTIONS = {"precision": "32-true"}
 #: Options that came after records were written, with the value under which everything is as before.
 LATER_OPTIONS = {"floor": "chance", "unreadable": "refuse", "split": "auto", "order": "alphabetical"}
 
@@ -91,6 +93,7 @@ def comparable(node: Any) -> Any:
             and value is not False
             and value != {}
             and LATER_OPTIONS.get(str(key)) != value
+            and GONE_OPTIONS.get(str(key)) != value
         }
     return [comparable(value) for value in node] if isinstance(node, list) else node
 

@@ -80,12 +80,17 @@ class AttackStage(Stage):
         self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None
     ) -> tuple[Attack[AnyVictim], AnyVictim, Prior]:
         """The attack with what was prepared for it, its victim and its trained prior."""
+        from midre_exp.targets.base import Classifier  # planning loads this module, and no torch
+
         settings, attack = job.settings, job.parts.attack
         victim = load_victim(job, target)
         if surrogates is not None:
             attack.surrogates = SurrogatesStage().load(
                 settings, surrogates, victim.num_classes, job.runtime.device
             )
+            for network in attack.surrogates.modules():
+                if isinstance(network, Classifier):
+                    job.numerics.accelerate(network)
         generator = PriorStage().load(settings, prior, victim.num_classes)
         job.numerics.accelerate(generator, PRIOR_CALLS)
         return attack, victim, generator

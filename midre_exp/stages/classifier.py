@@ -108,9 +108,9 @@ class ClassifierStage(Stage):
 
     def _remedy(self, settings: Settings) -> str:
         """What helps a training that diverged."""
-        recipe, remedy = settings[self.name]["recipe"], f"lower {self.name}.recipe.optimizer.lr"
-        if recipe["precision"] not in ("32-true", "64-true"):
-            remedy += f", set {self.name}.recipe.precision=32-true"
+        remedy = f"lower {self.name}.recipe.optimizer.lr"
+        if settings["numerics"]["precision"] == "bf16":
+            remedy += ", set numerics=strict"
         strengths = [f"defense.{name}" for name in settings["defense"] if name != "nodef"]
         if self.name == "target" and strengths:
             remedy += f", or lower the strength of {' and '.join(strengths)}"

@@ -53,12 +53,15 @@ class MetricsStage(Stage):
 
     def make(self, job: Job, attack: Artifact, evaluator: Artifact, evaluation: Dataset) -> None:
         reconstructions = finite_tensors(attack, "reconstructions")
+        judge = Evaluator().load(job.settings, evaluator, job.parts.undefended)
+        job.numerics.accelerate(judge)
         numbers, missing, predicted = metrics.evaluate_stored(
             job.settings["metrics"],
             reconstructions,
-            Evaluator().load(job.settings, evaluator, job.parts.undefended),
+            judge,
             evaluation.load("train"),
             device=job.runtime.device,
+            numerics=job.numerics,
             trusted=job.trusted,
         )
         if missing:

@@ -245,6 +245,8 @@ class LommaSurrogates(Surrogates):
             self.networks.load_state_dict(saved["students"])
             sgd.load_state_dict(saved["sgd"])
         self.networks.train()
+        runtime.numerics.reorder(self.networks)
+        answer = [runtime.numerics.call(student) for student in students.values()]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             losses = recent[0]
 
@@ -261,7 +263,7 @@ class LommaSurrogates(Surrogates):
                 losses = torch.stack(
                     [
                         distillation_loss(student(shown).logits, teacher[rows], self.temperature)
-                        for student in students.values()
+                        for student in answer
                     ]
                 )
                 sgd.zero_grad()

@@ -16,10 +16,12 @@ class CPUDropout(nn.Dropout):
         """The input with some of its numbers zero and the others larger by 1 / (1 - p)."""
         if not self.training or input.device.type == "cpu":
             return super().forward(input)
-        if self.p == 1:
-            return torch.zeros_like(input)
-        kept = torch.empty(input.shape).bernoulli_(1 - self.p).div_(1 - self.p)
-        return input * moved(kept, input.device).to(input)
+        return input * moved(self.factors(input.shape), input.device).to(input)
+
+    def factors(self, shape: torch.Size) -> Tensor:
+        """What an input of that shape is multiplied by: zeros and 1 / (1 - p)."""
+        kept = torch.empty(shape).bernoulli_(1 - self.p)
+        return kept.div_(1 - self.p) if self.p < 1 else kept
 
 
 class CPUStochasticDepth(StochasticDepth):
@@ -30,11 +32,13 @@ class CPUStochasticDepth(StochasticDepth):
         if not self.training or self.p == 0 or input.device.type == "cpu":
             output: Tensor = super().forward(input)
             return output
-        rows = len(input) if self.mode == "row" else 1
-        kept = torch.empty(rows, *[1] * (input.ndim - 1)).bernoulli_(1 - self.p)
-        if self.p < 1:
-            kept.div_(1 - self.p)
-        return input * moved(kept, input.device).to(input)
+        return input * moved(self.factors(input.shape), input.device).to(input)
+
+    def factors(self, shape: torch.Size) -> Tensor:
+        """What an input of that shape is multiplied by: a number for each row, or one for all."""
+        rows = shape[0] if self.mode == "row" else 1
+        kept = torch.empty(rows, *[1] * (len(shape) - 1)).bernoulli_(1 - self.p)
+        return kept.div_(1 - self.p) if self.p < 1 else kept
 
 
 def draw_on_the_cpu(network: nn.Module) -> None:

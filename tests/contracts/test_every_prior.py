@@ -14,6 +14,7 @@ from torch import nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import CheckpointError, ConfigError, DivergedError
+from midre_exp.numerics import Numerics
 from midre_exp.plan.config import config_files
 from midre_exp.priors import Prior, build_prior, check_images
 from midre_exp.priors.gan import training
@@ -126,6 +127,28 @@ def fit(prior: Prior, case: Case, work: Path, asked: Any = None, **options: Any)
 def latents_of(prior: Prior, n: int = 7, device: torch.device = CPU) -> tuple[torch.Tensor, torch.Tensor]:
     latents = torch.randn(n, prior.latent_dim, generator=torch.Generator().manual_seed(0))
     return latents.to(device), (torch.arange(n) % CLASSES).to(device)
+
+
+@every_prior
+def test_a_training_in_bf16_rounds_and_learns_alike(tmp_path, case):
+    exact, rounded = small(case.name), small(case.name)
+    numbers = [
+        fit(prior, case, tmp_path / str(numerics), runtime=Runtime(numerics=numerics))
+        for prior, numerics in (
+            (exact, Numerics()),
+            (rounded, Numerics(precision="bf16", channels_last=True)),
+        )
+    ]
+    assert {value.dtype for value in rounded.state_dict().values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    assert numbers[0] != numbers[1]
+    for name, value in numbers[0].items():
+        assert numbers[1][name] == pytest.approx(value, rel=0.15, abs=0.1), name
+    latents, labels = latents_of(exact)
+    with torch.no_grad():
+        first, second = (prior.eval().generate(latents, labels) for prior in (exact, rounded))
+    assert 0 < (first - second).abs().mean() < 0.1
 
 
 def test_the_list_is_complete():

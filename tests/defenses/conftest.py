@@ -26,7 +26,6 @@ RECIPE = {
     "scheduler": None,
     "augment": [],
     "select": "last",
-    "precision": "32-true",
 }
 MODEL = {"_target_": "midre_exp.targets.VGG16", "image_size": 32, "width": 0.125}
 

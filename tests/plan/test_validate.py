@@ -67,8 +67,6 @@ target.recipe.optimizer.betas=[1,2] | target.recipe.optimizer.betas=[1, 2] canno
 target.recipe.optimizer._target_=torch.optim.Nothing | cannot import _target_ torch.optim.Nothing
 +target.recipe.optimizer.momentm=0 | target.recipe.optimizer.momentm is read by nothing
 target.recipe.scheduler=linear | target.recipe.scheduler=linear cannot be used
-target.recipe.precision=16-true | target.recipe.precision=16-true cannot be used; give 32-true, 16-mixed
-target.recipe.precision=16 | target.recipe.precision=16 cannot be used; give 32-true, 16-mixed
 target.recipe.select=luckiest | target.recipe.select=luckiest cannot be used; give last or best_test
 +target.recipe.epoch=1 | target.recipe.epoch is read by nothing; did you mean target.recipe.epochs?
 +target.modl=1 | target.modl is read by nothing; did you mean target.model?

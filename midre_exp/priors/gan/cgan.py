@@ -32,8 +32,8 @@ def generator_step(
     """Move the generator; returns its hinge loss, its identity loss and the share taken for their label,
     [3].
     """
-    fake = gan.generator(latents, labels)
-    hinge = hinge_generator(gan.critic(fake, labels))
+    fake = gan.generate(latents, labels)
+    hinge = hinge_generator(gan.judge(fake, labels))
     losses, taken = identity(fake, labels, numbers)
     gan.generator_step(hinge + weight * losses.mean())
     return torch.stack((hinge, losses.mean(), taken.float().mean())).detach()
@@ -44,10 +44,10 @@ def discriminator_step(
 ) -> Tensor:
     """Move the discriminator on float images and as many generated ones; returns its loss."""
     with torch.no_grad():
-        fake = gan.generator(latents, fake_labels)
+        fake = gan.generate(latents, fake_labels)
     # No layer mixes images, so one pass serves both; the official two passes refresh the spectral norms twice
     # as often.
-    scores = gan.critic(torch.cat((real, fake)), torch.cat((real_labels, fake_labels)))
+    scores = gan.judge(torch.cat((real, fake)), torch.cat((real_labels, fake_labels)))
     loss = hinge_discriminator(*scores.chunk(2))
     gan.critic_step(loss)
     return loss.detach()

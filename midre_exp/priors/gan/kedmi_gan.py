@@ -65,9 +65,9 @@ def discriminator_step(
     [2].
     """
     with torch.no_grad():
-        fake = gan.generator(latents)
+        fake = gan.generate(latents)
     # one pass for all three batches; they never meet, since minibatch discrimination stays within a group
-    _, logits = gan.critic(torch.cat([real, fake]), group or len(latents))
+    _, logits = gan.judge(torch.cat([real, fake]), group or len(latents))
     labelled, unlabelled, generated = logits.chunk(3)
     losses = torch.stack([supervised_loss(labelled, soft_labels), unsupervised_loss(unlabelled, generated)])
     gan.critic_step(losses.sum())
@@ -79,8 +79,8 @@ def generator_step(
 ) -> Tensor:
     """Move the generator towards the features of float images [n, 3, h, w]; returns its loss."""
     with torch.no_grad():
-        real_features, _ = gan.critic(real, group)
-    features, logits = gan.critic(gan.generator(latents), group)
+        real_features, _ = gan.judge(real, group)
+    features, logits = gan.judge(gan.generate(latents), group)
     loss = generator_loss(features, real_features, logits, entropy_weight)
     gan.generator_step(loss)
     return loss.detach()

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from midre_exp import seeding
 from midre_exp.errors import ConfigError, DivergedError
+from midre_exp.numerics import Numerics
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
 from midre_exp.weights import checkpoint
@@ -54,9 +55,15 @@ class GanTraining:
         betas: Sequence[float],
         ema: float,
         device: torch.device,
+        numerics: Numerics | None = None,
     ):
+        numerics = numerics or Numerics()
         self.generator = generator.to(device).train().requires_grad_(True)
         self.critic = critic.to(device).train().requires_grad_(True)
+        for network in (self.generator, self.critic):
+            numerics.reorder(network)
+        #: Both as the steps run them; gradients of gradients are taken of the networks themselves.
+        self.generate, self.judge = numerics.call(self.generator), numerics.call(self.critic)
         self.ema = ema
         self.device = device
         self.generator_steps = 0

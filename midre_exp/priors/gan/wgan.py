@@ -59,8 +59,8 @@ def critic_step(
     the same on average.
     """
     with torch.no_grad():
-        fake = gan.generator(latents)
-    scores = gan.critic(torch.cat([real, fake]))  # no layer mixes images, so one pass serves both
+        fake = gan.generate(latents)
+    scores = gan.judge(torch.cat([real, fake]))  # no layer mixes images, so one pass serves both
     real_scores, fake_scores = scores.chunk(2)
     penalty = scores.new_zeros(())
     if step % gp_every == 0:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp import seeding
+from midre_exp.numerics import Numerics
 from midre_exp.plan.ranges import Count, NonNegative, Probability
 from midre_exp.priors.gan.training import GanTraining
 from midre_exp.priors.stylegan.ada import adapted, augment
@@ -73,8 +74,13 @@ class StyleGAN2Training(GanTraining):
         betas: Sequence[float],
         ema: float,
         device: torch.device,
+        numerics: Numerics | None = None,
     ):
-        super().__init__(generator, discriminator, lr=lr, betas=betas, ema=ema, device=device)
+        numerics = numerics or Numerics()
+        super().__init__(
+            generator, discriminator, lr=lr, betas=betas, ema=ema, device=device, numerics=numerics
+        )
+        self.synthesise = numerics.call(generator.synthesis)  # codes are made in full precision
         self.losses = losses
         self.path_mean, self.strength, self.signs = torch.zeros(3, device=device)
         if losses.path_weight:
@@ -107,7 +113,7 @@ class StyleGAN2Training(GanTraining):
         if losses.path_weight and number % losses.path_every == 0:
             self._regularise_generator(max(1, len(real) // 2), draws)  # half a batch, as official
         codes = self._codes(len(real), draws, remember=True)
-        loss = generator_loss(self.critic(self._seen(self._images(codes, draws), draws)))
+        loss = generator_loss(self.judge(self._seen(self._images(codes, draws), draws)))
         self.generator_step(loss)
         if losses.mirror:
             mirrored = seeding.uniform(draws, len(real), 1, 1, 1, device=self.device) < 0.5
@@ -133,8 +139,10 @@ class StyleGAN2Training(GanTraining):
             codes = mixed(codes, mapping(z[1]), self.losses.mixing, draws)
         return codes
 
-    def _images(self, codes: Tensor, draws: torch.Generator) -> Tensor:
-        images: Tensor = self.generator.synthesis(codes, noise_mode=self.losses.noise, generator=draws)
+    def _images(self, codes: Tensor, draws: torch.Generator, *, exact: bool = False) -> Tensor:
+        """``exact``: in full precision, for gradients of gradients."""
+        synthesis = self.generator.synthesis if exact else self.synthesise
+        images: Tensor = synthesis(codes, noise_mode=self.losses.noise, generator=draws)
         return images
 
     def _seen(self, images: Tensor, draws: torch.Generator) -> Tensor:
@@ -146,8 +154,8 @@ class StyleGAN2Training(GanTraining):
         with torch.no_grad():
             fake = self._images(self._codes(len(real), draws), draws)
         # two passes: in one, real and fake would share the groups of the minibatch deviation
-        fake_scores = self.critic(self._seen(fake, draws))
-        real_scores = self.critic(self._seen(real, draws))
+        fake_scores = self.judge(self._seen(fake, draws))
+        real_scores = self.judge(self._seen(real, draws))
         loss = discriminator_loss(real_scores, fake_scores)
         self.critic_step(loss)
         return loss.detach(), real_scores.detach().sign().mean()
@@ -160,7 +168,7 @@ class StyleGAN2Training(GanTraining):
 
     def _regularise_generator(self, n: int, draws: torch.Generator) -> None:
         losses, codes = self.losses, self._codes(n, draws)
-        images = self._images(codes, draws)
+        images = self._images(codes, draws, exact=True)
         noise = seeding.normal(draws, *images.shape, device=self.device)
         lengths = path_lengths(images, codes, noise)
         self.path_mean = self.path_mean.lerp(lengths.detach().mean(), _PATH_MEAN_SHARE)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from midre_exp.data.base import to_float
 from midre_exp.data.transforms import Augmentation
 from midre_exp.errors import DivergedError
+from midre_exp.numerics import Numerics
 from midre_exp.plan.config import build
 from midre_exp.seeding import derive, generator
 from midre_exp.targets.base import Classifier, Output
@@ -45,7 +46,6 @@ class ClassifierModule(pl.LightningModule):
     """
 
     batches: EpochBatches
-    scale: float | None  #: that of the losses in half precision when the epoch began
 
     def __init__(
         self,
@@ -55,9 +55,12 @@ class ClassifierModule(pl.LightningModule):
         *,
         seed: int,
         trusted: tuple[str, ...] = (),
+        numerics: Numerics | None = None,
     ):
         super().__init__()
         self.model = model
+        # of a method, because a module would be taken for a part of this one
+        self.answer = (numerics or Numerics()).call(model.__call__)
         self.defense = defense
         self.recipe = recipe
         self.seed = seed
@@ -95,7 +98,6 @@ class ClassifierModule(pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rates[self.current_epoch]
-        self.scale = self._gradient_scale()
         self.defense.on_epoch(self.model, self.progress)
 
     def training_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
@@ -126,9 +128,9 @@ class ClassifierModule(pl.LightningModule):
     def _classify(self, batch: Batch) -> Output:
         """What the network makes of every image of the batch; each process runs it on its share alone."""
         if not self.gathers:
-            output: Output = self.model(batch.images, self.taps)
+            output: Output = self.answer(batch.images, self.taps)
             return output
-        own: Output = self.model(batch.images.chunk(self.trainer.world_size)[self.global_rank], self.taps)
+        own: Output = self.answer(batch.images.chunk(self.trainer.world_size)[self.global_rank], self.taps)
         return Output(
             self._gather(own.logits),
             self._gather(own.features),
@@ -163,7 +165,7 @@ class ClassifierModule(pl.LightningModule):
     def validation_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         """Accuracy on clean test images of the private classes."""
         images, labels, _index = step_input
-        share = hits(self.model(to_float(images)).logits, labels).mean()
+        share = hits(self.answer(to_float(images)).logits, labels).mean()
         self._log({"test_acc": 100 * share}, len(labels))
 
     def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
@@ -191,29 +193,14 @@ class ClassifierModule(pl.LightningModule):
             self.best = {"test_acc": numbers["test_acc"], "epoch": self.current_epoch, "weights": weights}
 
     def _check_health(self, numbers: Mapping[str, float]) -> None:
-        """Raise DivergedError unless the means of the epoch and all weights are finite and half precision let
-        some step be taken. The only look at them in an epoch: one NaN among all steps makes a mean NaN.
+        """Raise DivergedError unless the means of the epoch and all weights are finite. The only look at them
+        in an epoch: one NaN among all steps makes a mean NaN.
         """
         when = f"training diverged in epoch {self.current_epoch + 1} of {self.recipe['epochs']}"
         if broken := [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]:
             raise DivergedError(f"{when} ({few(broken)})", REMEDY)
         if broken := not_finite(self.model.state_dict()):
             raise DivergedError(f"{when} (weights not finite: {few(broken)})", REMEDY)
-        scale, steps = self._gradient_scale(), int(self.trainer.num_training_batches)
-        if scale is None or self.scale is None or not steps:
-            return
-        # Every step whose gradients overflow is skipped and halves the scale. Some are, until the scale fits.
-        is_stuck = scale <= self.scale * 0.5**steps
-        if is_stuck and (scale < 1 or self.current_epoch + 1 == int(self.recipe["epochs"])):
-            raise DivergedError(
-                f"{when} (all {steps} steps skipped, because gradients overflow {self.recipe['precision']})",
-                f"{REMEDY}, or set recipe.precision=32-true",
-            )
-
-    def _gradient_scale(self) -> float | None:
-        """By what losses are multiplied in half precision; None where they are not."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return None if scaler is None else float(scaler.get_scale())
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
         """Plain containers only, so that the checkpoint loads without unpickling anything."""

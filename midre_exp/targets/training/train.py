@@ -125,7 +125,11 @@ class Training:
         model = assemble(
             self.settings, num_classes, self.defense, seed=self.seed, weights=weights, trusted=self.trusted
         )
-        return ClassifierModule(model, self.defense, recipe, seed=self.seed, trusted=self.trusted)
+        numerics = self.runtime.numerics
+        numerics.reorder(model)
+        return ClassifierModule(
+            model, self.defense, recipe, seed=self.seed, trusted=self.trusted, numerics=numerics
+        )
 
     def checkpoint(self) -> dict[str, Any] | None:
         """What an earlier attempt left, if it is intact."""
@@ -152,8 +156,6 @@ class Training:
         module.batches = EpochBatches(self._sampler(train, recipe), next_epoch, share)
         test_batches = [share.of(batch) for batch in torch.arange(len(test)).split(int(recipe["batch_size"]))]
         device = trainer.strategy.root_device
-        # before a checkpoint is read, which Lightning would round to single precision
-        trainer.precision_plugin.convert_module(module)
         try:
             trainer.fit(
                 module,
@@ -198,9 +200,7 @@ def _train_on_several_devices(training: Training, module: ClassifierModule) -> N
     if state is None:
         raise RuntimeError(f"a training on several devices left no {CHECKPOINT}.ckpt in {training.work}")
     module.on_load_checkpoint(state)
-    weights = state["state_dict"]
-    module.to(next(value.dtype for value in weights.values() if value.is_floating_point()))  # as trained
-    module.load_state_dict(weights)
+    module.load_state_dict(state["state_dict"])
 
 
 def _log_to(loggers: list[Logger], metrics: dict[str, float], step: int | None) -> None:
@@ -212,4 +212,5 @@ def train_rank(training: Training, rank: int, sender: Connection) -> None:
     """The part of one process in a training on several devices; rank 0 leaves the checkpoint."""
     train, test = training.data.load("train"), training.data.load("test")
     loggers = make_loggers(training.work, training.runtime, rank=rank, sender=sender)
-    training.fit(training.module(train.num_classes), train, test, loggers, rank)
+    with training.runtime.numerics.applied(training.runtime.device):
+        training.fit(training.module(train.num_classes), train, test, loggers, rank)

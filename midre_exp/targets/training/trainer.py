@@ -57,7 +57,6 @@ def make_trainer(
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
         sync_batchnorm=several and on_gpu,  # torch has none for CPUs, whose processes normalise their shares
         use_distributed_sampler=False,  # ``Share`` divides the batches
-        precision=recipe["precision"],
         # the processes are there, whatever cluster they were started on: Lightning is not to look for its own
         plugins=[VerifiedCheckpoints(), LightningEnvironment()],
         logger=loggers,

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from defenses import MID, MIDRE, BiDO, CutMix, Defense, NoDef, compose
+from defenses import MID, MIDRE, BiDO, CutMix, Defense, compose
 from midre_exp import runtime as runtimes
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.errors import ConfigError
@@ -42,7 +42,6 @@ RECIPE = {
     "scheduler": None,
     "augment": [],
     "select": "last",
-    "precision": "64-true",
 }
 SHIFT = {"_target_": "midre_exp.data.transforms.RandomShift", "pixels": 3}
 TWO = Runtime(quiet=True, devices=2)
@@ -78,6 +77,9 @@ class Plain(Classifier):
     def stages(self):
         return [("first", self.first), ("bent", torch.tanh), ("second", self.second)]
 
+    def forward(self, images, taps=()):
+        return super().forward(images.to(self.first.weight.dtype), taps)
+
 
 class Normed(Plain):
     """Batch norm of maps and of features, and dropout."""
@@ -104,6 +106,13 @@ class Watching(Defense):
         return batch
 
 
+class Double(Defense):
+    """Makes the network one of double precision, when it is whole."""
+
+    def replace_head(self, model):
+        model.double()
+
+
 def defend(name):
     erase = {"area": "uniform", "rounding": "round", "fill": [0, 0, 0], "fill_space": "pixel"}
     bido = {
@@ -120,13 +129,16 @@ def defend(name):
     }
     mid = {"beta": 0.01, "eval_noise": "sample"}
     return {
-        "none": lambda: compose(it=NoDef()),
-        "midre": lambda: compose(midre=MIDRE(a_l=0.1, a_h=0.2, **erase), watching=Watching()),
-        "bido": lambda: compose(bido=BiDO(**bido)),
+        "none": lambda: compose(double=Double()),
+        "midre": lambda: compose(
+            midre=MIDRE(a_l=0.1, a_h=0.2, **erase), watching=Watching(), double=Double()
+        ),
+        "bido": lambda: compose(bido=BiDO(**bido), double=Double()),
         "coupled": lambda: compose(
             cutmix=CutMix(alpha=1.0, p=0.9, per_batch=False),
             mid=MID(**mid, drop_feature_norm=False),
             watching=Watching(),
+            double=Double(),
         ),
     }[name]()
 

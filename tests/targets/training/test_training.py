@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +9,12 @@ from defenses import Defense, NoDef, compose
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.metrics.accuracy import topk_hits
+from midre_exp.numerics import Numerics
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.predict import hits, predicted_classes
 from midre_exp.targets.training.batch import Shuffled
-from midre_exp.targets.training.module import ClassifierModule, learning_rates
+from midre_exp.targets.training.module import learning_rates
 from midre_exp.targets.training.train import train_classifier
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import not_finite
@@ -27,7 +27,6 @@ RECIPE = {
     "scheduler": {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": [2], "gamma": 0.1},
     "augment": [{"_target_": "midre_exp.data.transforms.HorizontalFlip", "p": 0.5}],
     "select": "last",
-    "precision": "32-true",
 }
 MODEL = {"_target_": "midre_exp.targets.VGG16", "image_size": 32, "width": 0.125}
 
@@ -58,7 +57,7 @@ class StopAt(Defense):
             raise RuntimeError("killed")
 
 
-def train(work, defense=None, seed=0, **recipe):
+def train(work, defense=None, seed=0, numerics=None, **recipe):
     settings = {"name": "vgg16", "model": MODEL, "weights": None, "recipe": {**RECIPE, **recipe}}
     work.mkdir(exist_ok=True)
     return train_classifier(
@@ -67,7 +66,7 @@ def train(work, defense=None, seed=0, **recipe):
         compose(it=defense or NoDef()),
         seed=seed,
         work=work,
-        runtime=Runtime(quiet=True),
+        runtime=Runtime(quiet=True, numerics=numerics or Numerics()),
         title="t",
     )[:3]
 
@@ -209,23 +208,34 @@ class OneNaN(Defense):
         return {"extra": 0 * output.logits.detach().sum() + (torch.nan if is_broken else 0.0)}
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
-def test_one_nan_among_the_losses_of_an_epoch_ends_the_training_before_it_is_kept(tmp_path, precision):
+BF16 = Numerics(precision="bf16", channels_last=True)
+
+
+@pytest.mark.parametrize("numerics", [Numerics(), BF16], ids=str)
+def test_one_nan_among_the_losses_of_an_epoch_ends_the_training_before_it_is_kept(tmp_path, numerics):
     for _ in range(2):  # a second call continues from the last healthy epoch, and ends alike
         with pytest.raises(DivergedError, match=r"^training diverged in epoch 3 of 4 \(.*(loss|extra) nan"):
-            train(tmp_path / "a", OneNaN(2), precision=precision)
+            train(tmp_path / "a", OneNaN(2), numerics=numerics)
     state = checkpoint.load(tmp_path / "a" / "last.ckpt")
     assert state["midre_exp"]["next_epoch"] == 2
     assert not not_finite(state["state_dict"])
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true", "16-mixed"])
-def test_a_training_whose_rate_is_far_too_high_diverges_in_any_precision(tmp_path, precision):
-    optimizer = {"_target_": "torch.optim.SGD", "lr": 1e300 if precision == "64-true" else 1e30}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # 16-mixed becomes bf16-mixed on a CPU
-        with pytest.raises(DivergedError, match="training diverged in epoch 1 of 4"):
-            train(tmp_path / "a", optimizer=optimizer, precision=precision)
+@pytest.mark.parametrize("numerics", [Numerics(), BF16], ids=str)
+def test_a_training_whose_rate_is_far_too_high_diverges_in_any_precision(tmp_path, numerics):
+    with pytest.raises(DivergedError, match="training diverged in epoch 1 of 4"):
+        train(tmp_path / "a", optimizer={"_target_": "torch.optim.SGD", "lr": 1e30}, numerics=numerics)
+
+
+def test_a_training_in_bf16_rounds_its_losses_and_learns_alike(tmp_path):
+    exact, rounded = (
+        train(tmp_path / name, numerics=numerics) for name, numerics in (("exact", None), ("bf16", BF16))
+    )
+    assert {value.dtype for value in rounded[0].parameters()} == {torch.float32}
+    losses = [torch.tensor([epoch["loss"] for epoch in history]) for _, _, history in (exact, rounded)]
+    assert not torch.equal(*losses)
+    assert torch.allclose(*losses, rtol=0.05, atol=0.02)
+    assert exact[1]["acc"] == rounded[1]["acc"] == 100
 
 
 class BadWeights(Defense):
@@ -238,31 +248,6 @@ class BadWeights(Defense):
 def test_weights_that_are_no_numbers_are_no_result(tmp_path):
     with pytest.raises(DivergedError, match=r"training diverged \(not finite: "):
         train(tmp_path / "a", BadWeights(), epochs=1)
-
-
-@pytest.mark.parametrize(
-    ("start", "after", "epochs", "diverges"),
-    [
-        (4.0, 1.0, 9, False),  # two batches, two halvings, but gradients may still fit
-        (2.0, 0.5, 9, True),
-        (2.0, 1.0, 9, False),  # one of the two steps was taken
-        (65536.0, 16384.0, 2, True),  # nothing was learnt in the last epoch
-        (0.0, 0.0, 9, True),
-    ],
-)
-def test_half_precision_in_which_no_step_is_taken_is_divergence(monkeypatch, start, after, epochs, diverges):
-    model = assemble({"model": MODEL}, 3, compose(it=NoDef()), seed=0)
-    module = ClassifierModule(model, compose(it=NoDef()), {**RECIPE, "epochs": epochs}, seed=0)
-    plugin = SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: after))
-    trainer = SimpleNamespace(precision_plugin=plugin, num_training_batches=2, current_epoch=1)
-    monkeypatch.setattr(ClassifierModule, "trainer", trainer)
-    monkeypatch.setattr(ClassifierModule, "current_epoch", 1)
-    module.scale = start
-    if diverges:
-        with pytest.raises(DivergedError, match="all 2 steps skipped"):
-            module._check_health({"loss": 1.0})
-    else:
-        module._check_health({"loss": 1.0})
 
 
 def test_a_class_is_never_predicted_of_what_is_no_number():
