@@ -16,6 +16,7 @@ from midre_exp.data.base import to_float
 from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.errors import ConfigError
 from midre_exp.machine import processor
+from midre_exp.machine.gpus import Gpu
 from midre_exp.metrics.accuracy import identity_interval, topk_hits
 from midre_exp.numerics import PRIOR_CALLS, Numerics, make_numerics
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -335,7 +336,8 @@ def test_what_cannot_be_is_said_in_a_sentence(tiny, monkeypatch):
 )
 def test_the_machine_chooses_what_it_does_well(monkeypatch, flags, capabilities, device, choice):
     monkeypatch.setattr(processor, "cpu_features", lambda: frozenset(flags.split()))
-    monkeypatch.setattr(processor, "compute_capabilities", lambda: capabilities)
+    monkeypatch.setattr(processor, "visible_gpus", lambda: capabilities)
+    monkeypatch.setattr(processor, "compute_capabilities", lambda gpus: gpus)
     assert processor.fitting_numerics.__wrapped__(device).numerics == choice
 
 
@@ -347,11 +349,11 @@ def test_features_and_capabilities_are_read_from_the_system(monkeypatch, tmp_pat
     smi.write_text('#!/bin/sh\necho "$@" > "$0.asked"\nprintf "9.0\\n7.5\\n"\n')
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert processor.compute_capabilities() == [(9, 0), (7, 5)]
+    cards = [Gpu(f"GPU-{index}", index, "card", str(index)) for index in (0, 2)]
+    assert processor.compute_capabilities(cards) == [(9, 0), (7, 5)]
     assert "--id=0,2" in (tmp_path / "nvidia-smi.asked").read_text()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert processor.compute_capabilities() == []
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert processor.compute_capabilities(cards) == []
 
 
 def test_what_the_machine_chose_travels_with_a_job(tiny, monkeypatch):

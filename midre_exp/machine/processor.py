@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from midre_exp.machine.gpus import Gpu, visible_gpus
 
 #: From this compute capability on (Ampere) a GPU multiplies in bfloat16 and TF32.
 AMPERE = (8, 0)
@@ -27,11 +29,13 @@ def fitting_numerics(device: str) -> Choice:
     bf16 where it is measured to pay: on GPUs from Ampere on, the oldest of those that are visible deciding,
     and on processors with AMX; AVX512 alone converts faster, but multiplies hardly faster.
     """
-    gpus = [] if device == "cpu" else compute_capabilities()
+    gpus = [] if device == "cpu" else visible_gpus()
     if gpus:
-        oldest = min(gpus)
-        number = ".".join(map(str, oldest))
-        if oldest >= AMPERE:
+        capabilities = compute_capabilities(gpus)
+        if not capabilities:
+            return Choice("strict", "nobody tells what the GPU can do (nvidia-smi)")
+        number = ".".join(map(str, min(capabilities)))
+        if min(capabilities) >= AMPERE:
             return Choice("bf16", f"the GPU multiplies in bfloat16 (compute capability {number})")
         return Choice("strict", f"the GPU has neither bfloat16 nor TF32 (compute capability {number})")
     features = cpu_features()
@@ -52,14 +56,10 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(found[1].split()) if found else frozenset()
 
 
-def compute_capabilities() -> list[tuple[int, int]]:
-    """Of each GPU that CUDA_VISIBLE_DEVICES lets this process see; empty without a driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and (not visible.strip() or visible.strip().startswith("-")):
-        return []
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    if visible is not None and "MIG" not in visible:  # parts of a GPU are no GPUs to this query
-        command.append(f"--id={visible.strip()}")
+def compute_capabilities(gpus: Sequence[Gpu]) -> list[tuple[int, int]]:
+    """Of each GPU, as nvidia-smi tells; none where it does not."""
+    cards = ",".join(dict.fromkeys(str(gpu.index) for gpu in gpus))
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader", f"--id={cards}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
