@@ -19,7 +19,7 @@ from typing import Any
 
 from midre_exp.errors import DivergedError, OutOfMemory, UserError, is_out_of_memory
 from midre_exp.memory.batches import reason
-from midre_exp.numerics import make_numerics
+from midre_exp.numerics import explained, make_numerics
 from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.imported import check_imported, take_snapshot
@@ -96,8 +96,8 @@ class Executor:
     def __enter__(self) -> Executor:
         for part in full_size_parts(self.settings):
             self.runtime.say(part)
-        if why := self.settings["numerics"]["why"]:
-            self.runtime.say(f"numerics chosen by the machine: {why}")
+        if self.settings["numerics"]["why"]:
+            self.runtime.say(explained(self.settings["numerics"]))
         self.store.check()
         check_writable(self.settings["paths"])
         found = stale.stale_stages(self.store, self.plan, self.commit)

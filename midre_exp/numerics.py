@@ -107,6 +107,12 @@ def in_key(settings: Mapping[str, Any]) -> dict[str, Any]:
     return asdict(make_numerics(settings))
 
 
+def explained(settings: Mapping[str, Any]) -> str:
+    """The ``numerics`` node of a resolved config in a line, with the reason of what the machine chose."""
+    reason = f" (the machine chose {settings['why']})" if settings["why"] else ""
+    return f"numerics: {make_numerics(settings)}{reason}"
+
+
 def _switches() -> dict[str, Any]:
     """Torch's switches as they stand."""
     import torch

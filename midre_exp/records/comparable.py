@@ -57,6 +57,12 @@ def comparable_numerics(node: Mapping[str, Any]) -> str | None:
         return repr(node)
 
 
+def numerics_of(config: Mapping[str, Any]) -> str:
+    """The same, in words for every config."""
+    node = config.get("numerics")
+    return (comparable_numerics(node) if isinstance(node, Mapping) else None) or str(Numerics())
+
+
 def private_images(config: Mapping[str, Any], *, moved: bool = False) -> dict[str, Any]:
     """What a config says of its private images, wherever an official download lies; ``moved``: wherever a
     folder of the user's own lies too.

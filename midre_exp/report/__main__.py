@@ -139,6 +139,10 @@ def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool
     tables = plan_tables(jobs, earlier=not launch_missing)
     if former := len({run.name for runs in tables for run in runs if run.earlier}):
         logging.warning("%d runs are shown by records of an earlier version of the code, see commit", former)
+    if notes := {run.name: run.numerics_note for runs in tables for run in runs if run.numerics_note}:
+        logging.warning(
+            "%d runs are shown by records of other numerics: %s", len(notes), next(iter(notes.values()))
+        )
     if old := {run.name: run.stale for runs in tables for run in runs if run.stale}:
         logging.warning(
             "%d runs rest on what other code made, such as: %s; runtime.stale=rebuild makes them anew",

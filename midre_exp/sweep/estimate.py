@@ -17,6 +17,7 @@ from typing import Any
 
 from midre_exp.cost.forecast import UNKNOWN, Asked, Forecast, described, forecasts, read_measured
 from midre_exp.cost.sizes import sizes_of
+from midre_exp.numerics import explained
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import digest, trusted_packages
 from midre_exp.plan.explain import settings_of_job
@@ -247,6 +248,7 @@ def show(jobs: Sequence[Sequence[str]], *, counting: float | None = 0) -> None:
         limit = next((minutes for minutes in limits if minutes is not None), None)
         text = lines(estimate(plans, counting=counting, time_limit=limit))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
+        told = {**dict.fromkeys(explained(settings["numerics"]) for settings in every), **told}
         print("\n".join([*text, *(["", *told] if told else [])]))
 
 

@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from midre_exp.errors import ConfigError, DivergedError, UserError
+from midre_exp.numerics import explained
 from midre_exp.plan.compose import Composer, checked, expand
 from midre_exp.plan.config import digest
 from midre_exp.plan.explain import settings_of_job
@@ -183,8 +184,9 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planne
         frozen += [] if request is None else [f"plan.rebuild='{request[0]}'"]
         todo.setdefault(plan.key, Planned(plan.key, [*job, *frozen], settings))
     repeated = len(jobs) - finished - len(todo)
-    for why in sorted({settings["numerics"]["why"] or "" for _, settings, _ in every} - {""}):
-        tell(f"numerics chosen by the machine: {why}")
+    chosen = [settings["numerics"] for _, settings, _ in every if settings["numerics"]["why"]]
+    for line in dict.fromkeys(map(explained, chosen)):
+        tell(line)
     tell(f"{len(jobs)} runs planned: {finished} finished before, {repeated} repeated, {len(todo)} to do")
     if stale:
         tell(

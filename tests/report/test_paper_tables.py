@@ -19,6 +19,7 @@ from midre_exp.report.runs.defense_names import published_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate, plan_runs
 from midre_exp.report.runs.published import table_rows
+from midre_exp.report.tables.notes import remarks_of
 from midre_exp.report.tables.render import render_table
 from midre_exp.report.tables.setups import setup_table
 from midre_exp.stages import make_plan
@@ -203,6 +204,11 @@ def test_a_record_is_found_by_key_and_without_the_data_by_its_config(tmp_path, m
     assert found.record == run and str(found.obstacle) == "not here"
     (other,) = plan_runs([[*job, "attack.steps=4"]])
     assert other.record is None
+    (other,) = plan_runs([[*job, "numerics=bf16"]])
+    assert other.record == run and other.numerics_note.startswith(
+        "Made with numerics float32, deterministic, not bf16, cudnn benchmark, channels last as"
+    )
+    assert remarks_of([other])[tuple(other.row.values())] == [other.numerics_note] and not found.numerics_note
 
 
 def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path, caplog):

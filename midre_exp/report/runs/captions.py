@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from midre_exp.numerics import Numerics
 from midre_exp.records import Record
-from midre_exp.records.comparable import comparable_numerics
+from midre_exp.records.comparable import numerics_of
 
 #: Counts that a table's rows should share for their numbers to be comparable.
 _COUNTS = ("private_identities", "private_train", "public", "private_left_out", "public_left_out")
@@ -38,14 +37,14 @@ def provenance(records: Sequence[Record]) -> str:
     seeds = _joined(record["seed"] for record in records)
     commits = _joined(commit for record in records for commit in (record["commit"], *_made_at(record)))
     devices = _joined(record["device"] for record in records)
-    told = "".join(f"; {text}" for text in dict.fromkeys(map(numerics_of, records)) if text)
+    told = "".join(f"; {text}" for text in dict.fromkeys(map(rounding, records)) if text)
     return f"Seeds {seeds}; commit {commits}; {devices}{told}."
 
 
-def numerics_of(record: Record) -> str:
+def rounding(record: Record) -> str:
     """How a run rounded and, on GPUs, what computed; empty where its record is from before that was told."""
     node = record["config"].get("numerics")
-    asked = "" if not isinstance(node, Mapping) else comparable_numerics(node) or str(Numerics())
+    asked = numerics_of(record["config"]) if isinstance(node, Mapping) else ""
     names = {"cuda": "CUDA", "cudnn": "cuDNN", "driver": "driver"}
     stages = record.get("numerics", {}).values()
     versions = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import digest
+from midre_exp.plan.config import digest, without
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import (
     Record,
@@ -22,7 +22,7 @@ from midre_exp.records import (
     results_folder,
     try_record,
 )
-from midre_exp.records.comparable import comparable_config
+from midre_exp.records.comparable import comparable_config, numerics_of
 from midre_exp.report.runs.captions import passed_over
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 from midre_exp.stages import make_plan
@@ -49,6 +49,7 @@ class PlannedRun:
     stale: str = ""  # of a finished one: which of its stages other code made
     refusal: StaleError | None = None  # why these must not be used (runtime.stale=refuse)
     earlier: bool = False  # its record was written by an earlier version of the code
+    numerics_note: str = ""  # that its record is of other numerics than are asked for, a sentence
     diverged: str | None = None  # of a run without a record: how its training diverged, a sentence
     unreadable: frozenset[Path] = frozenset()  # record files that were passed over in the search for its own
     remark: str = ""  # what tells it from another run of the same row
@@ -148,6 +149,7 @@ def _plan(
         plan = make_plan(settings)
     except DataError as error:
         run = PlannedRun(job, settings, index.find(settings), obstacle=error)
+        run = run if run.record is not None else _of_other_numerics(run, index, same_folders=False)
         return replace(run, unreadable=index.unreadable(settings), diverged=index.diverged(settings))
     path = record_path(settings["paths"]["results"], settings, plan)
     run = _with_outcome(PlannedRun(job, settings, None, path), path)
@@ -155,11 +157,24 @@ def _plan(
         return replace(run, record=former, earlier=True, diverged=None)
     run = replace(run, finished=is_finished(settings, plan))
     if not run.finished:
-        return run
+        return _of_other_numerics(run, index, same_folders=True) if earlier and run.record is None else run
     try:
         return replace(run, stale=told(check_stale(settings, plan, index.commit)))
     except StaleError as error:
         return replace(run, refusal=error)
+
+
+def _of_other_numerics(run: PlannedRun, index: _RecordIndex, *, same_folders: bool) -> PlannedRun:
+    """The run with a record that differs in how it rounded alone, where there is one: better than none, and
+    told.
+    """
+    record = index.find(run.settings, same_folders=same_folders, any_numerics=True)
+    if record is None:
+        return run
+    made, asked = (numerics_of(config) for config in (record["config"], run.settings))
+    return replace(
+        run, record=record, numerics_note=f"Made with numerics {made}, not {asked} as is asked for here"
+    )
 
 
 def _with_outcome(run: PlannedRun, path: Path) -> PlannedRun:
@@ -184,20 +199,25 @@ class _RecordIndex:
 
     def __init__(self) -> None:
         self.commit = git_commit()  # of today's code
-        self._by_config: dict[tuple[Path, bool], dict[str, Record]] = {}
+        self._by_config: dict[tuple[Path, bool, bool], dict[str, Record]] = {}
         self._read: dict[Path, tuple[list[Record], frozenset[Path]]] = {}
         self._diverged: dict[Path, dict[str, str]] = {}
 
-    def find(self, settings: Mapping[str, Any], *, same_folders: bool = False) -> Record | None:
-        """The record of an equal config; ``same_folders``: only where its data lay in the same folders."""
-        folder = results_folder(settings)
-        if (folder, same_folders) not in self._by_config:
-            self._by_config[folder, same_folders] = {
-                digest(comparable_config(record["config"], data_folders=same_folders)): record
-                for record in self._records(folder)[0]
-            }
-        wanted = digest(comparable_config(settings, data_folders=same_folders))
-        return self._by_config[folder, same_folders].get(wanted)
+    def find(
+        self, settings: Mapping[str, Any], *, same_folders: bool = False, any_numerics: bool = False
+    ) -> Record | None:
+        """The record of an equal config; ``same_folders``: only where its data lay in the same folders;
+        ``any_numerics``: however it rounded.
+        """
+
+        def name(config: Mapping[str, Any]) -> str:
+            config = without(config, "numerics") if any_numerics else config
+            return digest(comparable_config(config, data_folders=same_folders))
+
+        place = (results_folder(settings), same_folders, any_numerics)
+        if place not in self._by_config:
+            self._by_config[place] = {name(record["config"]): record for record in self._records(place[0])[0]}
+        return self._by_config[place].get(name(settings))
 
     def unreadable(self, settings: Mapping[str, Any]) -> frozenset[Path]:
         """The files beside them that are no records, or damaged."""

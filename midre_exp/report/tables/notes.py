@@ -1,5 +1,5 @@
-"""What a reader must know of single rows: alarms of their records, and runs that diverged. Each is a footnote
-with a number; the letters are those of the paper's inconsistencies.
+"""What a reader must know of single rows: alarms of their records, other numerics than asked for, and runs that
+diverged. Each is a footnote with a number; the letters are those of the paper's inconsistencies.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
     found: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         sentences = [] if run.record is None else alarms_of(run.record)
+        sentences += [run.numerics_note] if run.numerics_note else []
         if run.diverged is not None:
             sentences = [f"Seed {run.seed} diverged: {run.diverged}"]
         own = found.setdefault(tuple(run.row.values()), [])
