@@ -206,7 +206,7 @@ def test_a_record_is_found_by_key_and_without_the_data_by_its_config(tmp_path, m
     assert other.record is None
     (other,) = plan_runs([[*job, "numerics=bf16"]])
     assert other.record == run and other.numerics_note.startswith(
-        "Made with numerics float32, deterministic, not bf16, cudnn benchmark, channels last as"
+        "Made with numerics float32, deterministic, not bf16, cudnn benchmark, channels last as asked"
     )
     assert remarks_of([other])[tuple(other.row.values())] == [other.numerics_note] and not found.numerics_note
 

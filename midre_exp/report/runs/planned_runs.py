@@ -173,7 +173,7 @@ def _of_other_numerics(run: PlannedRun, index: _RecordIndex, *, same_folders: bo
         return run
     made, asked = (numerics_of(config) for config in (record["config"], run.settings))
     return replace(
-        run, record=record, numerics_note=f"Made with numerics {made}, not {asked} as is asked for here"
+        run, record=record, numerics_note=f"Made with numerics {made}, not {asked} as asked for here"
     )
 
 

@@ -1,5 +1,5 @@
-"""What a reader must know of single rows: alarms of their records, other numerics than asked for, and runs that
-diverged. Each is a footnote with a number; the letters are those of the paper's inconsistencies.
+"""What a reader must know of single rows: alarms of their records, other numerics than asked for, and runs
+that diverged. Each is a footnote with a number; the letters are those of the paper's inconsistencies.
 """
 
 from __future__ import annotations
