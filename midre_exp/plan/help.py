@@ -27,6 +27,7 @@ GROUPS = (
     "attack/prior",
     "attack=lomma_gmi attack/surrogates",
     "metrics",
+    "numerics",
     "tracking",
     "hydra/launcher",
 )

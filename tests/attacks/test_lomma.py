@@ -12,6 +12,7 @@ from attacks.lomma import LogitLoss
 from attacks.losses import feature_regulariser, logit_identity
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError, DivergedError, UserError
+from midre_exp.numerics import Numerics
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain
 from midre_exp.run import run
@@ -262,6 +263,20 @@ def test_a_student_comes_to_answer_like_the_target(tmp_path):
         answers = made.networks["b0"](to_float(images)).logits.argmax(1)
     wanted = colours.flatten(1).argmax(1)
     assert (answers == wanted).float().mean() > 0.7  # a third by chance
+
+
+def test_distillation_in_bf16_rounds_and_learns_alike(tmp_path):
+    made, losses = [], []
+    for numerics in (Numerics(), Numerics(precision="bf16", channels_last=True)):
+        made.append(small(students=["b0"]))
+        runtime = Runtime(numerics=numerics)
+        losses.append(
+            made[-1].fit(public(), victim(), seed=0, work=tmp_path / str(numerics), runtime=runtime)
+        )
+    assert {value.dtype for value in made[1].networks.parameters()} == {torch.float32}
+    assert (
+        losses[0] != losses[1] == {"distillation_b0": pytest.approx(losses[0]["distillation_b0"], rel=0.05)}
+    )
 
 
 @pytest.mark.parametrize("students", [[], ["b0"]])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.face import VGGFACE2, FaceDistance
+from midre_exp.numerics import Numerics
 from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.targets.base import Output
 from tests.golden.fill import fill, golden_images
@@ -58,6 +61,26 @@ def test_the_distance_is_the_mean_least_square_between_unit_vectors_of_the_same_
         for i, label in enumerate(shown.labels)
     ]
     assert found == {"delta_face": pytest.approx(sum(least) / 3, rel=1e-5)}
+
+
+class Mixed(torch.nn.Module):
+    """Features: a convolution of the picture, which autocast rounds."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Conv2d(3, 16, 32, stride=32)
+
+    def forward(self, images):
+        return Output(torch.zeros(len(images), 1), self.layer(images).flatten(1))
+
+
+def test_the_network_is_asked_under_the_numerics_of_the_run(monkeypatch):
+    monkeypatch.setattr(FaceDistance, "network", lambda self: Mixed())
+    shown = seen()
+    exact = FaceDistance(weights="vggface2")(shown)["delta_face"]
+    rounded = FaceDistance(weights="vggface2")(replace(shown, numerics=Numerics(precision="bf16")))
+    assert exact != rounded["delta_face"] == pytest.approx(exact, rel=0.05)
 
 
 def test_an_identity_without_private_images_is_a_reason(monkeypatch):
