@@ -157,7 +157,7 @@ def step(
     model = assemble({"model": model_node("resnet18")}, 3, parts, seed=0).eval().to(device)
     progress = TrainingProgress(epoch=9, epochs=10)
     data = parts.on_dataset(Colours().load("train"), seed=0)
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     parts.on_epoch(model, progress)
     index = torch.arange(6)
     whole = Batch(*(part.to(device) for part in (data.images[index] / 255, data.labels[index], index)))
