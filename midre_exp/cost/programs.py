@@ -233,7 +233,6 @@ class _Run:
         trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=when, optimizers=[optimizer])
         module._trainer = cast(Any, trainer)
         module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
-        module._gradient_scale = lambda: None  # type: ignore[method-assign]
         train = defense.on_dataset(images, seed=0)
         size, drop_last = int(recipe["batch_size"]), bool(recipe["drop_last"])
         own = defense.sampler(train.labels, batch_size=size, drop_last=drop_last, seed=0)
