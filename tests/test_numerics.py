@@ -31,9 +31,9 @@ from midre_exp.stages import make_plan
 from midre_exp.targets.base import Classifier
 from midre_exp.threat import Threat, Victim
 from tests.conftest import STAGES
+from tests.devices import CPU, CUDA
 
 IDENTITIES, LATENT, PIXELS = 12, 24, 16
-CPU = torch.device("cpu")
 COMPILED = pytest.param(
     {"compile": True},
     marks=[
@@ -112,28 +112,24 @@ def trained():
 
 @pytest.fixture(scope="module")
 def attacked(trained, tmp_path_factory):
-    """``attacked(steps, **switches)``: reconstructions and, for each, whether the evaluator recognises it."""
+    """``attacked(steps, device, **switches)``: reconstructions and which the evaluator recognises."""
     target, evaluator, prior = trained
     done = {}
 
-    def attack(steps, **switches):
-        name = f"{steps} {switches}"
+    def attack(steps, device=CPU, **switches):
+        name = f"{steps} {device} {switches}"
         if name not in done:
             seen, draw, numerics = copy.deepcopy(target), copy.deepcopy(prior), Numerics(**switches)
-            numerics.accelerate(seen)
+            numerics.accelerate(seen.to(device))
             numerics.accelerate(draw, PRIOR_CALLS)
             gmi = GMI(
                 steps=steps, lr=0.1, momentum=0.9, identity_weight=100, clip=2.0, reference_batch=60,
                 identities=IDENTITIES, restarts=4,
             )  # fmt: skip
-            found = run_attack(
-                gmi,
-                Victim.of(seen, IDENTITIES, Threat.WHITE_BOX),
-                draw,
-                seed=0,
-                work=tmp_path_factory.mktemp("work"),
-                runtime=Runtime(quiet=True),
-            )
+            victim = Victim.of(seen, IDENTITIES, Threat.WHITE_BOX)
+            work, runtime = tmp_path_factory.mktemp("work"), Runtime(quiet=True, device=device)
+            with numerics.applied(device):
+                found = run_attack(gmi, victim, draw, seed=0, work=work, runtime=runtime)
             with torch.no_grad():
                 logits = evaluator(to_float(found.images)).logits
             done[name] = found, topk_hits(logits, found.labels, 1)
@@ -150,6 +146,24 @@ def test_attack_accuracy_stays_within_its_interval(attacked, switches):
     assert low > 2 / IDENTITIES and high < 1  # neither chance nor a foregone conclusion
     assert low <= others.mean() <= high
     assert abs(float(quick.confidence.mean() - plain.confidence.mean())) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "switches", [{}, {"precision": "tf32"}, {"precision": "bf16"}, {"channels_last": True}]
+)
+def test_on_a_gpu_attack_accuracy_stays_within_the_interval_of_a_cpu(attacked, switches):
+    plain, hits = attacked(40)
+    quick, others = attacked(40, CUDA, **switches)
+    low, high = identity_interval(hits, plain.labels)
+    assert low <= others.mean() <= high
+    assert abs(float(quick.confidence.mean() - plain.confidence.mean())) < 0.02
+
+
+@pytest.mark.gpu
+def test_strict_on_a_gpu_is_a_cpu_to_rounding(attacked):
+    on_cpu, on_gpu = (attacked(3, device)[0].images.float() for device in (CPU, CUDA))
+    assert (on_cpu - on_gpu).abs().max() <= 1  # of 255
 
 
 @pytest.mark.parametrize("switches, mean", [({"precision": "bf16"}, 2.0), ({"channels_last": True}, 0.01)])

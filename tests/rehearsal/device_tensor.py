@@ -8,12 +8,15 @@ device are allowed, as on a GPU. What makes the CPU wait for a GPU is told to an
 
 from __future__ import annotations
 
+import gc
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -37,7 +40,17 @@ WAITS = {
 #: Operators whose second argument may be indices on the CPU.
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 COPIES = {"copy_", "_copy_from", "_copy_from_and_resize"}
+TOTAL = 80 << 30  # bytes of the device
 LARGE = 1 << 20  # elements of an operator on the CPU that is told
+
+
+class Memory:
+    """That of the device: no single tensor may be larger than ``limit`` bytes."""
+
+    limit = TOTAL
+
+
+memory = Memory()
 
 
 class MixedDevices(RuntimeError):
@@ -147,9 +160,12 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: 
     if not on_device and (asked is None or torch.device(asked).type != "cuda"):
         _check_generator(func, args, kwargs, "cpu")
         result = func(*args, **kwargs)
-        if tensors and not func.is_view and max(map(Tensor.numel, tensors)) >= LARGE:
+        here = [tensor.numel() for tensor in tensors if tensor.device == CPU]  # and not on ``meta``
+        if here and not func.is_view and max(here) >= LARGE:
             observer("large operator on the CPU", 0)
         return result
+    if name == "empty" and (more := _bytes(args[0], kwargs)) > memory.limit:
+        raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {more} bytes (pretended)")
     to_device = asked is None or torch.device(asked).type == "cuda"
     if asked is not None:
         kwargs = {**kwargs, "device": CPU}
@@ -175,7 +191,21 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: 
     wrappers = {id(tensor.held): tensor for tensor in on_device}
     with warnings.catch_warnings():
         result = func(*_held(args), **_held(kwargs))
+    if torch.Tag.inplace_view in func.tags:  # shape and strides alone, which both tensors have
+        with no_dispatch():
+            func(*args, **kwargs)
     return _wrapped(result, wrappers, to_device)
+
+
+def allocated() -> int:
+    """Bytes that living tensors of the device hold."""
+    living = [thing for thing in gc.get_objects() if type(thing) is DeviceTensor and hasattr(thing, "held")]
+    storages = {held.data_ptr(): held.nbytes() for held in (one.held.untyped_storage() for one in living)}
+    return sum(storages.values())
+
+
+def _bytes(size: Any, kwargs: dict[str, Any]) -> int:
+    return int(math.prod(size)) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -11,11 +11,19 @@ from typing import Any
 
 import torch
 
-from tests.rehearsal.device_tensor import DEVICE, DeviceTensor, Observer, PretendedDevice, PretendedGenerator
+from tests.rehearsal.device_tensor import (
+    DEVICE,
+    TOTAL,
+    DeviceTensor,
+    Observer,
+    PretendedDevice,
+    PretendedGenerator,
+    allocated,
+    memory,
+)
 
 #: The environment variable with the place of the compiled stub.c, which LD_PRELOAD loads too.
 STUB = "MIDRE_REHEARSAL_STUB"
-GIGABYTE = 1 << 30
 #: torch's engine asks whether a context is open on more devices than there are.
 ASKED_FOR = 16
 
@@ -46,24 +54,23 @@ def _answers() -> dict[str, Any]:
     none = dict.fromkeys(
         (
             *("_lazy_init", "init", "synchronize", "empty_cache", "ipc_collect", "_sleep"),
-            *("set_device", "set_stream", "set_per_process_memory_fraction"),
+            *("set_device", "set_stream"),
             *("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state", "set_rng_state_all"),
             *("reset_peak_memory_stats", "reset_accumulated_memory_stats"),
         )
     )
     state = torch.Generator().get_state()
     properties = SimpleNamespace(
-        name="pretended GPU", major=8, minor=0, total_memory=80 * GIGABYTE, multi_processor_count=108
+        name="pretended GPU", major=8, minor=0, total_memory=TOTAL, multi_processor_count=108
     )
-    memory = ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved")
     return {
         **none,
-        **dict.fromkeys(memory, 0),
+        **dict.fromkeys(("memory_reserved", "max_memory_allocated", "max_memory_reserved"), 0),
         "is_available": True,
         "is_initialized": True,
         "device_count": 1,
         "current_device": 0,
-        "mem_get_info": (64 * GIGABYTE, 80 * GIGABYTE),
+        "mem_get_info": (TOTAL * 4 // 5, TOTAL),
         "get_device_name": "pretended GPU",
         "get_device_capability": (8, 0),
         "get_device_properties": properties,
@@ -84,6 +91,8 @@ def pretend(observer: Observer) -> contextlib.ExitStack:
     ctypes.CDLL(os.environ[STUB]).pretend_devices(ASKED_FOR)
     for name, answer in _answers().items():
         setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
+    torch.cuda.memory_allocated = lambda *_: allocated()
+    torch.cuda.set_per_process_memory_fraction = lambda share, *_: setattr(memory, "limit", share * TOTAL)
     for name in ("Stream", "Event", "stream", "device", "device_of"):
         setattr(torch.cuda, name, _Context)
     for name in ("current_stream", "default_stream"):

@@ -56,6 +56,8 @@ def test_copies_numbers_and_cpu_indices_are_allowed():
     x.copy_(X)
     assert torch.equal(x[torch.tensor([2, 0])].cpu(), X[[2, 0]])
     assert torch.equal((x * torch.tensor(2.0)).cpu(), 2 * X)
+    x.transpose_(0, 1)
+    assert x.shape == (4, 3) and torch.equal((x + 0).cpu(), X.T)
     with pytest.raises(TypeError, match="numpy"):
         x.numpy()
 

@@ -99,7 +99,7 @@ MIXED = [
     (prior, gmi.GMIPrior.fit, DRAWN, ", device=device"),
     (kedmi_prior, kedmi.KedMIPrior.fit, "answers = soft_labels", TO),
     (plgmi_prior, plgmi.PLGMIPrior.fit, "images[selection.flatten()].to(device)", TO),
-    (prediction, predict.predict, "to_float(part.to(device))", TO),
+    (prediction, predict.predict, "to_float(images[part].to(device))", TO),
     (prediction, predict.predict, "model.to(device).eval()", TO),
 ]
 #: What is done, under a change of which function, before which line of it what is put.
