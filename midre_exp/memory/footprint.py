@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ def peak_of(work: Callable[[], object], device: torch.device, victim: Counts | N
     None where it does not fit or the device does not tell. On a CPU the tensors are counted, not the process.
     """
     queries = 0 if victim is None else victim.queries
-    with torch.compiler.set_stance("force_eager"):  # not to compile for a size that is never used again
+    with _without_compiling():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
@@ -40,6 +42,14 @@ def peak_of(work: Callable[[], object], device: torch.device, victim: Counts | N
     if victim is not None:
         victim.queries = queries
     return None if isinstance(done, Shortage) else peak
+
+
+def _without_compiling() -> AbstractContextManager[object]:
+    """Nothing is compiled for a size that is never used again. Only loaded where something was compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def rows_that_fit(peaks: Mapping[int, int], free: int, device: torch.device, most: int) -> int:

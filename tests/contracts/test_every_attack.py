@@ -238,8 +238,9 @@ def _compose_once():
 
 
 @pytest.fixture(autouse=True)
-def _short_segments(monkeypatch):
-    """Checkpoints of RLB-MI fall inside a run of few episodes."""
+def _quick(monkeypatch):
+    """Checkpoints of RLB-MI fall inside a run of few episodes; nobody waits for the garbage collector."""
+    monkeypatch.setattr("midre_exp.memory.batches.give_memory_back", lambda device: None)
     monkeypatch.setattr(attacks.rlbmi, "BLOCK", 2)
     monkeypatch.setattr(attacks.rlbmi, "SEGMENT", 8)
 
