@@ -94,6 +94,10 @@ def planned(
 class LiveTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that are made within and still there, and their ``peak``."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, for seconds, to keep it from what is not compiled
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
