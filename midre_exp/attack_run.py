@@ -79,7 +79,7 @@ def run_shard(
     """
     _check_victim(attack, victim)
     _check_groups(attack, identities)
-    prior.eval().requires_grad_(False).to(runtime.device)
+    prior.to(runtime.device).freeze()
     job = _Job(attack, victim, prior, _shared_rng(seed, runtime), work, runtime)
     items = _Items.of(identities, attack.restarts, seed)
     initial = _initialise(job, items)

@@ -43,6 +43,12 @@ class Prior(nn.Module):
         nn.Module.__init__(prior)
         return prior
 
+    def freeze(self) -> None:
+        """Make it ready to be attacked with, on the device where it is: in evaluation mode, its weights
+        without gradients. To be called again when weights change; ``train`` ends it.
+        """
+        self.eval().requires_grad_(False)
+
     @abstractmethod
     def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images float [n, 3, h, w] in [0, 1] of latents [n, latent_dim]; ``labels`` int64 [n] for

@@ -52,6 +52,14 @@ class StylePrior(Prior):
             self.num_blocks = generator.num_ws // 2
             self.image_size = 2 << self.num_blocks
 
+    def freeze(self) -> None:
+        """As of any prior; StyleGAN2's synthesis then draws in the form for fixed weights, differentiable
+        once.
+        """
+        super().freeze()
+        if isinstance(self.generator, StyleGAN2Generator):
+            self.generator.synthesis.freeze()
+
     @property
     def w_avg(self) -> Tensor:
         """The mean code [w_dim]. Raises ConfigError for a network that has none."""

@@ -93,11 +93,27 @@ class SynthesisBlock(nn.Module):
         """Features and image so far of the previous block to those of this one.
 
         ``ws`` [n, num_conv + num_torgb, w_dim] are this block's codes; ``x`` plays no part in the first
-        block; ``image`` None starts an empty one.
+        block; ``image`` None starts an empty one. Under autocast features have its type, as those of a
+        half-precision block have theirs, and styles and the image stay float32.
         """
         half = self.use_fp16 and not how.force_fp32
         dtype = torch.float16 if half else torch.float32
-        layout = torch.channels_last if half and self.channels_last else torch.contiguous_format
+        device = ws.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        layout = torch.channels_last if half and self.channels_last else torch.preserve_format
+        with torch.autocast(device, enabled=False):
+            return self._run(x, image, ws.float(), how, dtype, layout)
+
+    def _run(
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        how: Rendering,
+        dtype: torch.dtype,
+        layout: torch.memory_format,
+    ) -> tuple[Tensor, Tensor | None]:
         if self.in_channels == 0 or x is None:
             if self.in_channels:
                 raise ConfigError(f"block b{self.resolution} needs the features of the block before it")
@@ -183,6 +199,14 @@ class SynthesisNetwork(nn.Module):
         image = self.run_blocks(ws, how=how)[1]
         assert image is not None  # the last block has a torgb in every architecture
         return image
+
+    def freeze(self) -> None:
+        """Until ``train``, every layer in the form for fixed weights; to be called again when weights
+        change.
+        """
+        for layer in self.modules():
+            if isinstance(layer, (SynthesisLayer, ToRGBLayer)):
+                layer.freeze()
 
     def run_blocks(
         self,

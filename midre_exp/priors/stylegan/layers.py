@@ -7,19 +7,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
+from midre_exp.priors.stylegan.frozen import SLOPES, Epilogue, FrozenConvolution, frozen_colours, frozen_layer
 from midre_exp.priors.stylegan.ops import (
     bias_act,
     conv2d_resample,
+    demodulation,
+    doubling_padding,
     find_activation,
     fir_filter,
+    half_precision_scale,
     modulated_conv2d,
+    square_filter,
 )
 from midre_exp.seeding import normal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 FIR = (1, 3, 3, 1)
 ARCHITECTURES = ("orig", "skip", "resnet")
@@ -157,6 +166,7 @@ class SynthesisLayer(nn.Module):
 
     resample_filter: Tensor
     noise_const: Tensor
+    squares: Tensor | None  # of a frozen weight, [out, in], summed over its places
 
     def __init__(
         self,
@@ -186,9 +196,34 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("resample_filter", fir_filter(resample_filter))
         if use_noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("squares", None, persistent=False)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """From now on, until ``train``, as ``frozen_layer``; on a CPU the weight takes the layout that is
+        fastest there.
+
+        Layers with another activation, and those that double the size after a 1x1 convolution, stay as they
+        are.
+        """
+        if self.activation not in SLOPES or (self.up == 2 and self.weight.shape[-1] == 1):
+            return
+        self.squares = self.weight.square().sum((2, 3))
+        if self.weight.device.type == "cpu":
+            weight = self.weight.transpose(0, 1) if self.up == 2 else self.weight
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            self.weight.data = weight.transpose(0, 1) if self.up == 2 else weight
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; training ends ``freeze``."""
+        if mode:
+            self.squares = None
+        return super().train(mode)
 
     def forward(self, x: Tensor, w: Tensor, how: Rendering, gain: float = 1.0) -> Tensor:
         """[n, out_channels, resolution, resolution] of features ``x`` and codes ``w`` [n, w_dim]."""
+        if self.squares is not None and not how.fused_modconv:
+            return self._frozen(x, self.affine(w), self.squares, how, gain)
         x = modulated_conv2d(
             x,
             self.weight,
@@ -204,6 +239,28 @@ class SynthesisLayer(nn.Module):
             act=self.activation,
             gain=self.act_gain * gain,
             clamp=None if self.conv_clamp is None else self.conv_clamp * gain,
+        )
+
+    def _frozen(self, x: Tensor, styles: Tensor, squares: Tensor, how: Rendering, gain: float) -> Tensor:
+        weight, kernel, padding = self.weight.detach(), None, (0, 0)
+        if x.dtype == torch.float16:
+            scale, styles = half_precision_scale(weight, styles)
+            weight, squares = weight * scale, squares * scale.flatten(1).square()
+        if self.up == 2:
+            kernel = square_filter(self.resample_filter) * 4
+            padding = doubling_padding(weight.shape[-1], kernel.shape[-1])
+        return frozen_layer(
+            x,
+            styles,
+            demodulation(styles, squares),
+            FrozenConvolution(weight, kernel, padding),
+            self._noise(len(x), how),
+            self.bias.detach(),
+            Epilogue(
+                SLOPES[self.activation],
+                self.act_gain * gain,
+                None if self.conv_clamp is None else self.conv_clamp * gain,
+            ),
         )
 
     def _noise(self, n: int, how: Rendering) -> Tensor | None:
@@ -234,9 +291,22 @@ class ToRGBLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """From now on, until ``train``, the styles scale the few weights instead of the many features."""
+        self.frozen = self.weight.shape[-1] == 1
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; training ends ``freeze``."""
+        self.frozen = self.frozen and not mode
+        return super().train(mode)
 
     def forward(self, x: Tensor, w: Tensor, how: Rendering) -> Tensor:
         """[n, out_channels, h, w] of features ``x`` and codes ``w`` [n, w_dim]."""
         styles = self.affine(w) * self.weight_gain
+        if self.frozen and not how.fused_modconv:
+            colours = frozen_colours(x, styles, self.weight.detach().flatten(1))
+            return bias_act(colours, self.bias, clamp=self.conv_clamp)
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused=how.fused_modconv)
         return bias_act(x, self.bias, clamp=self.conv_clamp)

@@ -29,6 +29,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "swish": (F.silu, math.sqrt(2)),
 }
 
+#: Numbers that a depthwise convolution may read: torch's CUDA kernels count them in 32 bits.
+INDEX_LIMIT = 2**31 - 1
+
 
 def find_activation(name: str) -> tuple[Callable[[Tensor], Tensor], float]:
     """Function and default gain of an activation. Raises ConfigError for an unknown name."""
@@ -67,10 +70,27 @@ def upfirdn2d(
         spread = F.pad(x.reshape(n, c, h, 1, w, 1), [0, up - 1, 0, 0, 0, up - 1])
         x = spread.reshape(n, c, h * up, w * up)
     x = F.pad(x, list(padding))
-    kernel = (torch.outer(kernel, kernel) if kernel.ndim == 1 else kernel) * gain
-    if not flip_filter:
-        kernel = kernel.flip((0, 1))  # conv2d correlates
-    return F.conv2d(x, kernel.to(x.dtype).expand(c, 1, -1, -1), stride=down, groups=c)
+    kernel = square_filter(kernel) * gain
+    return depthwise(x, kernel if flip_filter else kernel.flip((0, 1)), stride=down)  # which correlates
+
+
+def square_filter(kernel: Tensor) -> Tensor:
+    """A filter [k, k]; a vector [k] stands for its outer product."""
+    return torch.outer(kernel, kernel) if kernel.ndim == 1 else kernel
+
+
+def depthwise(x: Tensor, kernel: Tensor, *, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """Correlate each channel of [n, c, h, w] with ``kernel`` [k, k], zeros before and after rows and columns.
+
+    In parts of the batch, as many images at once as INDEX_LIMIT allows.
+    """
+    c = x.shape[1]
+    if padding[0] != padding[1] or padding[0] < 0:  # else padded by the convolution, without a copy
+        x, padding = F.pad(x, [*padding, *padding]), (0, 0)
+    weight = kernel.to(x.dtype).expand(c, 1, -1, -1)
+    most = max(1, INDEX_LIMIT // max(1, c * (x.shape[2] + 2 * padding[0]) * (x.shape[3] + 2 * padding[0])))
+    parts = [F.conv2d(part, weight, stride=stride, padding=padding[0], groups=c) for part in x.split(most)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def upsample2d(x: Tensor, kernel: Tensor) -> Tensor:
@@ -112,13 +132,17 @@ def conv2d_resample(
     if up == 2:
         by_group = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
         x = F.conv_transpose2d(x, by_group, stride=2, groups=groups)
-        before = size // 2 + (taps + 1) // 2 - (size - 1)
-        after = size // 2 + (taps - 2) // 2 - (size - 2)
-        return upfirdn2d(x, kernel, padding=(before, after) * 2, gain=4.0)
+        return upfirdn2d(x, kernel, padding=doubling_padding(size, taps) * 2, gain=4.0)
     pads = (size // 2 + (taps - 1) // 2, size // 2 + (taps - 2) // 2)
     if size == 1:  # halve first: a quarter of the work
         return F.conv2d(upfirdn2d(x, kernel, down=2, padding=pads * 2), weight, groups=groups)
     return F.conv2d(upfirdn2d(x, kernel, padding=pads * 2), weight, stride=2, groups=groups)
+
+
+def doubling_padding(size: int, taps: int) -> tuple[int, int]:
+    """Zeros before and after the filter of ``taps`` that follows a transposed convolution by [size, size]."""
+    before = size // 2 + (taps + 1) // 2 - (size - 1)
+    return before, size // 2 + (taps - 2) // 2 - (size - 2)
 
 
 def bias_act(
@@ -147,6 +171,24 @@ def normalize_2nd_moment(x: Tensor) -> Tensor:
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
+def half_precision_scale(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
+    """A factor [out, 1, 1, 1] of the weight and styles [n, in] that cannot overflow half precision.
+
+    Demodulation cancels any scale of both.
+    """
+    fan_in = weight[0].numel()
+    largest = weight.abs().amax((1, 2, 3), keepdim=True)
+    return 1 / (largest * math.sqrt(fan_in)), styles / styles.abs().amax(1, keepdim=True)
+
+
+def demodulation(styles: Tensor, squares: Tensor) -> Tensor:
+    """Factors [n, out] that keep the variance, of ``styles`` [n, in] and ``squares`` [out, in], those of the
+    weight summed over its places.
+    """
+    # sum over in and k x k of (w s)^2, without the [n, out, in, k, k] weights
+    return (styles.square() @ squares.T + 1e-8).rsqrt()
+
+
 def modulated_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -166,16 +208,10 @@ def modulated_conv2d(
     h, w], is added.
     """
     if x.dtype == torch.float16 and demodulate:
-        # Demodulation cancels any scale of weights and styles, so take the one that cannot overflow half
-        # precision.
-        fan_in = weight[0].numel()
-        weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * math.sqrt(fan_in))
-        styles = styles / styles.abs().amax(1, keepdim=True)
+        scale, styles = half_precision_scale(weight, styles)
+        weight = weight * scale
     n, c = styles.shape
-    norms: Tensor | None = None
-    if demodulate:
-        # sum over in and k x k of (w s)^2, without the [n, out, in, k, k] weights
-        norms = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()
+    norms = demodulation(styles, weight.square().sum((2, 3))) if demodulate else None
     if fused:
         scaled = weight * styles.reshape(n, 1, c, 1, 1)
         if norms is not None:
