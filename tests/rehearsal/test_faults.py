@@ -85,22 +85,24 @@ NON_BLOCKING = ".to(batch.images.device, non_blocking=True)"
 STEP = module.ClassifierModule.training_step
 ON_EPOCH = module.ClassifierModule.on_train_epoch_start
 ROBUSTNESS = final_selection.FinalSelection.robustness
-DRAWN = "torch.randn(2, len(real), self.latent_dim, generator=draws"
-#: What is done, under a change of which function, and what is left out of which line of it.
+ON_BATCH = defenses.midre.MIDRE.on_batch
+ON_DEVICE = 'generator(self.seed, "batches", self.current_epoch, *own)'
+#: What is done, under a change of which function, and what in it is replaced by what.
 MIXED = [
-    (attack, attack_run._invert_chunk, "queries = items.labels[rows].to(device)", TO),
-    (attack, attack_run._invert_chunk, "items.rng[rows].to(device)", TO),
-    (style_attack, attack_run._shared_rng, RUNTIME, RUNTIME),
-    (style_attack, attack_run.run_shard, RUNTIME, RUNTIME),
-    (style_attack, ROBUSTNESS, "codes = latents[first : first + part]", RUNTIME),
-    (training, ON_EPOCH, "self.current_epoch, *own, device=self.device", ", device=self.device"),
-    (defended_step, defenses.midre.MIDRE.on_batch, NON_BLOCKING, NON_BLOCKING),
-    (prior, gmi.GMIPrior.fit, "self.training_images(public).to(device)", TO),
-    (prior, gmi.GMIPrior.fit, DRAWN, ", device=device"),
-    (kedmi_prior, kedmi.KedMIPrior.fit, "answers = soft_labels", TO),
-    (plgmi_prior, plgmi.PLGMIPrior.fit, "images[selection.flatten()].to(device)", TO),
-    (prediction, predict.predict, "to_float(images[part].to(device))", TO),
-    (prediction, predict.predict, "model.to(device).eval()", TO),
+    (attack, attack_run._invert_chunk, "queries = items.labels[rows].to(device)", TO, ""),
+    (attack, attack_run._invert_chunk, "items.rng[rows].to(device)", TO, ""),
+    (style_attack, attack_run._shared_rng, RUNTIME, RUNTIME, ""),
+    (style_attack, attack_run.run_shard, RUNTIME, RUNTIME, ""),
+    (style_attack, ROBUSTNESS, "codes = latents[first : first + part]", RUNTIME, ""),
+    (training, ON_EPOCH, ON_DEVICE, ON_DEVICE, "torch.Generator(self.device)"),
+    (training, ON_BATCH, "moved(part, batch.images.device)", "moved(part, batch.images.device)", "part"),
+    (defended_step, ON_BATCH, NON_BLOCKING, NON_BLOCKING, ""),
+    (prior, gmi.GMIPrior.fit, "self.training_images(public).to(device)", TO, ""),
+    (prior, gmi.GMIPrior.fit, "latents = seeding.normal", ", device=device", ""),
+    (kedmi_prior, kedmi.KedMIPrior.fit, "answers = soft_labels", TO, ""),
+    (plgmi_prior, plgmi.PLGMIPrior.fit, "images[selection.flatten()].to(device)", TO, ""),
+    (prediction, predict.predict, "to_float(images[part].to(device))", TO, ""),
+    (prediction, predict.predict, "model.to(device).eval()", TO, ""),
 ]
 #: What is done, under a change of which function, before which line of it what is put.
 WAITING = [
@@ -114,9 +116,9 @@ every_act = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("act", "function", "place", "left_out"), MIXED)
-def test_a_missing_move_to_the_device_is_found(act, function, place, left_out, monkeypatch, tmp_path):
-    plant(monkeypatch, function, place, lambda line: line.replace(left_out, "", 1))
+@pytest.mark.parametrize(("act", "function", "place", "old", "new"), MIXED)
+def test_mixed_devices_are_found(act, function, place, old, new, monkeypatch, tmp_path):
+    plant(monkeypatch, function, place, lambda line: line.replace(old, new, 1))
     with WAITS.during() as found, pytest.raises(RuntimeError, match="device"):
         act(tmp_path)
     WAITS.forget(found)
