@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -21,6 +19,7 @@ from midre_exp.cost.inputs import differ_in_numbers, inputs_of, more_of_the_same
 from midre_exp.cost.remembered import Wanted, count_all, remembered
 from midre_exp.cost.sizes import Sizes
 from midre_exp.errors import UserError
+from midre_exp.machine.gpus import visible_gpus
 from midre_exp.plan.config import Settings, Trusted
 from midre_exp.records import check_record
 from midre_exp.stages import STAGES
@@ -82,20 +81,8 @@ def chunk_of(settings: Settings) -> int:
 def this_device(settings: Settings) -> str:
     """The name that a record of a run would give its device; torch is not asked."""
     wanted = str(settings["runtime"]["device"])
-    gpu = None if wanted == "cpu" else _first_gpu()
-    return gpu or f"{_processor()}, {settings['runtime']['threads'] or 1} threads"
-
-
-@cache
-def _first_gpu() -> str | None:
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.splitlines()), None)
+    gpus = [] if wanted == "cpu" else visible_gpus()
+    return gpus[0].name if gpus else f"{_processor()}, {settings['runtime']['threads'] or 1} threads"
 
 
 @cache

@@ -20,15 +20,20 @@ from typing import Any
 
 from tabulate import tabulate
 
+from midre_exp.cost.forecast import read_measured
+from midre_exp.cost.runs import MANY_HOURS, RunCost, remedy, run_costs
 from midre_exp.doctor.checks import Checks
 from midre_exp.doctor.environment import environment, has
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan.code import sources_once
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import use_own_configs
+from midre_exp.plan.config import Settings, trusted_packages, use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.stages import Requirement
+from midre_exp.store.artifact import readable
 from midre_exp.store.progress import log_to_stderr
 
+_HEADERS = ("setup", "", "ready", "missing", "hours", "memory")
 SETUPS = tuple(f"S{number:02d}" for number in range(1, 38))
 
 
@@ -39,6 +44,7 @@ class Diagnosis:
     setup: str
     title: str
     requirements: list[Requirement] = field(default_factory=list)
+    cost: RunCost | None = None  #: None: of a config that cannot be composed
 
     @property
     def ready(self) -> bool:
@@ -48,6 +54,7 @@ class Diagnosis:
 
 def diagnose(setups: Sequence[str], overrides: Sequence[str], scale: str) -> list[Diagnosis]:
     """The diagnosis of each setup. Never raises: a config that cannot be composed is a requirement."""
+    composed: list[tuple[Diagnosis, Settings]] = []
     shared = [part for part in overrides if not part.startswith("hydra")]
     common = _launcher(overrides)
     diagnoses = []
@@ -62,7 +69,26 @@ def diagnose(setups: Sequence[str], overrides: Sequence[str], scale: str) -> lis
                 continue
             found = [*checks.requirements(settings), *common]
             diagnoses.append(Diagnosis(setup, str(settings["setup"]["title"]), found))
+            composed.append((diagnoses[-1], settings))
+        _tell_costs(composed, checks)
     return diagnoses
+
+
+def _tell_costs(composed: Sequence[tuple[Diagnosis, Settings]], checks: Checks) -> None:
+    """Put into each diagnosis what its run would take, as far as that was counted or measured before."""
+    every = [settings for _, settings in composed]
+    places = {(Path(one["paths"]["results"]) / one["scale"], trusted_packages(one)) for one in every}
+    measured = [stage for place, trusted in sorted(places) for stage in read_measured(place, trusted)]
+    try:
+        with sources_once():
+            costs = run_costs(every, checks.remember, measured=measured)
+    except UserError:  # a part that cannot be described; what is wrong with it is a requirement already
+        return
+    for (diagnosis, settings), cost in zip(composed, costs, strict=True):
+        diagnosis.cost = cost
+        if cost.hours is not None and cost.hours > MANY_HOURS:
+            text = f"about {cost.hours:.0f} hours of one {cost.device}: {remedy(settings, cost)}"
+            diagnosis.requirements.append(Requirement(False, "many hours", text))
 
 
 def _launcher(overrides: Sequence[str]) -> list[Requirement]:
@@ -95,14 +121,16 @@ def report(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) ->
                 dict.fromkeys(requirement.name for requirement in one.requirements if requirement.blocks)
             )
             or "-",
+            *_of_cost(one.cost),
         ]
         for one in diagnoses
     ]
     ready = sum(one.ready for one in diagnoses)
     parts = [
         "\n".join(f"{name:<14}{fact}" for name, fact in facts.items()),
-        tabulate(rows, headers=["setup", "", "ready", "missing"], tablefmt="simple", disable_numparse=True),
+        tabulate(rows, headers=_HEADERS, tablefmt="simple", disable_numparse=True),
         f"{ready} of {len(diagnoses)} setups are ready at scale {scale}; memory and disk are estimates",
+        *_about_costs(diagnoses),
     ]
     for blocks, heading in ((True, "missing"), (False, "remarks")):
         concerned: dict[Requirement, list[str]] = {}
@@ -114,6 +142,28 @@ def report(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) ->
             parts.append(f"{heading}:")
         parts += [_entry(requirement, names, len(diagnoses)) for requirement, names in concerned.items()]
     return "\n\n".join(parts)
+
+
+def _of_cost(cost: RunCost | None) -> tuple[str, str]:
+    """Hours and memory of a run."""
+    if cost is None:
+        return "-", "-"
+    hours = "-" if cost.hours is None else f"{cost.hours:.1f}"
+    return hours, "-" if cost.memory is None else readable(int(cost.memory))
+
+
+def _about_costs(diagnoses: Sequence[Diagnosis]) -> list[str]:
+    """Of what the hours are, and how to get those that are missing."""
+    costs = [one.cost for one in diagnoses if one.cost is not None]
+    devices = dict.fromkeys(cost.device for cost in costs)
+    missing = [one.setup for one in diagnoses if one.cost is not None and one.cost.hours is None]
+    found = f"hours and memory: of a whole run on one {' or '.join(devices)}"
+    words = dict.fromkeys(cost.basis for cost in costs if cost.hours is not None)
+    if words:
+        found += f", {' or '.join(words)}"
+    if missing:
+        found += f"; not counted yet: {_ranges(missing)} (python -m midre_exp.cost with the same words, once)"
+    return [found] if costs else []
 
 
 def _entry(requirement: Requirement, names: Sequence[str], asked: int) -> str:
@@ -153,6 +203,8 @@ def as_json(diagnoses: Sequence[Diagnosis], facts: dict[str, str], scale: str) -
             "title": one.title,
             "ready": one.ready,
             "requirements": [asdict(f) for f in one.requirements],
+            "hours": None if one.cost is None else one.cost.hours,
+            "device_memory": None if one.cost is None else one.cost.memory,
         }
         for one in diagnoses
     ]

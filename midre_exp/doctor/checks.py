@@ -38,7 +38,7 @@ class Checks:
         """
         checks = {
             **{
-                stage.name: partial(stage.needs, settings, self._remember)
+                stage.name: partial(stage.needs, settings, self.remember)
                 for stage in STAGES
                 if stage.is_part_of(settings)
             },
@@ -58,7 +58,8 @@ class Checks:
                 found[Requirement(True, "check failed", text)] = None
         return list(found)
 
-    def _remember(self, key: object, look: Callable[[], Any]) -> Any:
+    def remember(self, key: object, look: Callable[[], Any]) -> Any:
+        """What ``look`` gives, looked at once."""
         name = digest(key)
         if name not in self._known:
             self._known[name] = look()
@@ -67,7 +68,7 @@ class Checks:
     def _images(self, settings: Settings) -> list[Images]:
         """Every data set the run reads."""
         names = ["private", "evaluation", *(["public"] if reads_public(settings["attack"]) else [])]
-        return [images_of(settings, name, self._remember) for name in names]
+        return [images_of(settings, name, self.remember) for name in names]
 
     def _device(self, settings: Settings) -> Iterator[Requirement]:
         try:
@@ -139,7 +140,7 @@ class Checks:
                     f"{place} cannot be written; set paths.{name} to a folder you can write",
                 )
         store = places.root
-        decoded = self._remember(["decoded", str(places)], lambda: _size_of_decoded(places))
+        decoded = self.remember(["decoded", str(places)], lambda: _size_of_decoded(places))
         images = sum(
             requirements.image_bytes(count, each.pixels)
             for each in self._images(settings)
