@@ -2,7 +2,8 @@
 
     private data ─────► target      (architecture + defense, trained)  ──► acc
     private data ─────► evaluator   (independent, undefended; sees the same identities at its own size)
-    public data  ─────► prior       (generator, for some attacks trained against the target)
+    public data  ─────► prior       (generator, for some attacks trained against the target,
+                                     perhaps from a start that all targets share)
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
 
@@ -38,7 +39,8 @@ def run(settings: Mapping[str, Any]) -> Path:
     with Executor(settings, plan, parts) as build:
         target = build(stages.target, parts.private, parts.defense)
         evaluator = build(stages.evaluator, parts.evaluation, parts.undefended)
-        prior = build(stages.prior, parts.public, target)
+        start = build(stages.prior_start, parts.public)
+        prior = build(stages.prior, parts.public, target, start)
         surrogates = build(stages.surrogates, parts.public, target)
         attack = build(stages.attack, target, prior, surrogates)
         build(stages.metrics, attack, evaluator, parts.evaluation)

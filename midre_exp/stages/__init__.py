@@ -8,6 +8,7 @@ from midre_exp.stages.graph import (
     make_plan,
     metrics,
     prior,
+    prior_start,
     surrogates,
     target,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "make_plan",
     "metrics",
     "prior",
+    "prior_start",
     "surrogates",
     "target",
 ]

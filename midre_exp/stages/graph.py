@@ -16,18 +16,20 @@ from midre_exp.stages.base import Stage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.prior import PriorStage
+from midre_exp.stages.prior_start import PriorStartStage
 from midre_exp.stages.requirements import ROLES
 from midre_exp.stages.surrogates import SurrogatesStage
 
 target = Target()
 evaluator = Evaluator()
+prior_start = PriorStartStage()
 prior = PriorStage()
 surrogates = SurrogatesStage()
 attack = AttackStage()
 metrics = MetricsStage()
 
 #: In the order in which they stand in plans, tables of seconds and records.
-STAGES: tuple[Stage, ...] = (target, evaluator, prior, surrogates, attack, metrics)
+STAGES: tuple[Stage, ...] = (target, evaluator, prior_start, prior, surrogates, attack, metrics)
 
 
 def make_plan(settings: Settings) -> Plan:
