@@ -87,5 +87,5 @@ def test_one_start_serves_all_targets_and_budgets_and_there_is_none_unless_asked
 
 
 def test_a_prior_that_has_no_start_says_so():
-    with pytest.raises(ConfigError, match="GMIPrior has no start; use attack.prior.start_steps=null"):
+    with pytest.raises(ConfigError, match=r"GMIPrior has no start; use attack\.prior\.start_steps=null"):
         one_class({k: v for k, v in node_of("gmi").items() if k != "start_steps"}, ())
