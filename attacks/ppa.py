@@ -118,6 +118,13 @@ class PPA(WhiteBoxAttack):
             losses = losses + self.discriminator_weight * real_class_prior(prior.realism(images))
         return losses
 
+    def examine(
+        self, victim: WhiteBoxVictim, images: Tensor, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
+    ) -> dict[str, Tensor]:
+        """``robustness`` float [n], a query per view."""
+        found = self.selection.robustness(victim, images, labels, shared_rng=shared_rng, runtime=runtime)
+        return {"robustness": found}
+
     def select(
         self,
         victim: WhiteBoxVictim,
@@ -129,8 +136,5 @@ class PPA(WhiteBoxAttack):
         shared_rng: ItemRNG,
         runtime: Runtime,
     ) -> dict[str, Tensor]:
-        """``robustness`` float [n] and ``selected`` bool [n], exactly ``kept`` of each identity."""
-        robustness = self.selection.robustness(
-            victim, prior, labels, latents, self.image_to_target, shared_rng=shared_rng, runtime=runtime
-        )
-        return {"robustness": robustness, "selected": place_in_class(robustness, labels) < self.kept}
+        """``selected`` bool [n], exactly ``kept`` of each identity."""
+        return {"selected": place_in_class(details["robustness"], labels) < self.kept}

@@ -117,6 +117,15 @@ class Attack(ABC, Generic[V]):
         not query the victim equally often for every item returns ``AttackResult``.
         """
 
+    def examine(
+        self, victim: V, images: Tensor, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
+    ) -> dict[str, Tensor]:
+        """Further details [n, ...] of items by their reconstructions, float [n, 3, h, w] on the device as the
+        target gets them: what ``select`` wants to know of pictures, asked while they are there and exact. A
+        detail depends on its item alone.
+        """
+        return {}
+
     def select(
         self,
         victim: V,

@@ -80,7 +80,7 @@ def run_shard(
     _check_victim(attack, victim)
     _check_groups(attack, identities)
     prior.to(runtime.device).freeze()
-    job = _Job(attack, victim, prior, _shared_rng(seed, runtime), work, runtime)
+    job = _Job(attack, victim, prior, shared_rng(seed, runtime), work, runtime)
     items = _Items.of(identities, attack.restarts, seed)
     initial = _initialise(job, items)
     blocks, runtime = _invert_in_chunks(job, items, initial.tensors.get("start"))
@@ -153,7 +153,7 @@ class _Phase:
     queries: int
 
 
-def _shared_rng(seed: int, runtime: Runtime) -> ItemRNG:
+def shared_rng(seed: int, runtime: Runtime) -> ItemRNG:
     """One random stream, for what is drawn for all items at once."""
     return ItemRNG(seed, "attack", "common", items=torch.zeros(1, dtype=torch.long)).to(runtime.device)
 
@@ -388,23 +388,29 @@ def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> C
     job.require_finite({"latents": found.latents}, where)
 
     @torch.no_grad()
-    def look(part: slice) -> tuple[Tensor, Tensor]:
+    def look(part: slice) -> tuple[Tensor, Columns]:
         latents, theirs = found.latents[part], labels[part]
         images = job.prior.generate(latents, theirs) if found.images is None else found.images[part]
         job.require_finite({"images": images}, where)  # 8 bits cannot tell
-        seen = to_uint8(apply(attack.image_to_target, images))
+        exact = apply(attack.image_to_target, images)
+        seen = to_uint8(exact)
         picture = seen if attack.picture is None else to_uint8(apply(attack.picture, images))
-        return picture.cpu(), job.victim.confidence(seen.float() / 255, theirs)  # not a query of the attack
+        del images  # of the generator's size
+        before = job.victim.queries
+        examined = attack.examine(job.victim, exact, theirs, shared_rng=job.shared_rng, runtime=job.runtime)
+        spent = split_evenly(job.victim.queries - before, len(theirs)).to(found.queries.device)
+        confidence = job.victim.confidence(seen.float() / 255, theirs)  # not a query of the attack
+        columns = {**examined, "confidence": confidence, "queries": found.queries[part] + spent}
+        return picture.cpu(), columns
 
     at_once = min(len(labels), job.runtime.chunk)
     looks = list(in_batches(look, len(labels), at_once, what="reconstructions", victim=job.victim))
     columns = {
         **found.details,
+        **{name: torch.cat([told[name] for _, told in looks]) for name in looks[0][1]},
         "images": torch.cat([picture for picture, _ in looks]),
         "latents": found.latents,
         "labels": labels,
-        "confidence": torch.cat([confidence for _, confidence in looks]),
-        "queries": found.queries,
     }
     job.require_finite(columns, where)
     return {name: value.cpu() for name, value in columns.items()}

@@ -73,6 +73,7 @@ class Executor:
             self._made_with = {name: self._provenance(planned) for name, planned in plan.stages.items()}
         self._policy = stale.policy(settings)
         self._rebuild = stale.to_rebuild(settings, plan)
+        self._anew: set[str] = set()  # what is to be made although the store has it
         self._request = settings["plan"].get("rebuild") or uuid.uuid4().hex
 
     def _provenance(self, planned: StageKey) -> dict[str, Any]:
@@ -104,12 +105,12 @@ class Executor:
         kept = [name for name in found if name not in self._rebuild]
         if kept and self._policy == "refuse":
             raise stale.refuse(self.plan[kept[0]], found[kept[0]])
-        anew = {*self._rebuild, *(found if self._policy == "rebuild" else ())}
+        self._anew.update(self._rebuild, found if self._policy == "rebuild" else ())
         for stage in STAGES:
             planned = self.plan.of(stage.name)
             if planned is None:
                 continue
-            if planned.name in anew or not self.store.peek(planned.name, planned.key):
+            if not self._is_there(planned):
                 stage.check(self.settings, self.parts)
             elif (artifact := self.store.find(planned.name, planned.key, reread=False)) is not None:
                 stage.accept(self.settings, artifact)
@@ -130,11 +131,19 @@ class Executor:
             self._build_everything()
 
     def _build_everything(self) -> None:
-        waiting = list(self._planned)
+        waiting = [
+            build
+            for build, planned in self._planned.items()
+            if self.plan.is_needed(planned.name, self._is_there)
+        ]
         while waiting:
             ready = [build for build in waiting if not any(b in waiting for b in self._upstream(build))]
             done = self._first_unlocked(ready) or self._build(ready[0], wait=self.settings["plan"]["wait"])
             waiting.remove(done)
+
+    def _is_there(self, planned: StageKey) -> bool:
+        """Whether the store has it and it is not to be made anew."""
+        return planned.name not in self._anew and self.store.peek(planned.name, planned.key)
 
     def _first_unlocked(self, builds: list[Build]) -> Build | None:
         """Builds the first that no other process is building; None when there is none."""
@@ -174,6 +183,7 @@ class Executor:
             continues=partial(self._continues, planned, made_with),
             wait=wait,
             wait_message=self.runtime.say,
+            reread=not planned.is_intermediate,  # they may take many gigabytes
         )
         if made:
             give_memory_back(self.runtime.device)  # the next stage plans with what is free

@@ -7,6 +7,9 @@
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
 
+Two more stages only spare work that is the same in many runs: ``features`` (what the evaluator sees in
+private images) and ``candidates`` (the pictures among which an attack looks for starts).
+
 Each stage is built once under its key and taken from the store afterwards; a killed run goes on where it
 stopped.
 """
@@ -39,11 +42,13 @@ def run(settings: Mapping[str, Any]) -> Path:
     with Executor(settings, plan, parts) as build:
         target = build(stages.target, parts.private, parts.defense)
         evaluator = build(stages.evaluator, parts.evaluation, parts.undefended)
+        features = build(stages.features, parts.evaluation, evaluator)
         start = build(stages.prior_start, parts.public)
         prior = build(stages.prior, parts.public, target, start)
         surrogates = build(stages.surrogates, parts.public, target)
-        attack = build(stages.attack, target, prior, surrogates)
-        build(stages.metrics, attack, evaluator, parts.evaluation)
+        candidates = build(stages.candidates, prior)
+        attack = build(stages.attack, target, prior, surrogates, candidates)
+        build(stages.metrics, attack, evaluator, parts.evaluation, features)
     if SHARD in plan.stages:  # a part of an attack leaves no record
         return build.artifacts[SHARD].path
     return write_record(settings, build)

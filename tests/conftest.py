@@ -11,7 +11,7 @@ import torch
 from midre_exp.plan.compose import packaged_configs, settings_of
 
 #: The stages of every run.
-STAGES = ("target", "evaluator", "prior", "attack", "metrics")
+STAGES = ("target", "evaluator", "features", "prior", "attack", "metrics")
 
 #: Overrides under which one run takes a second or two: four identities, a few steps of everything.
 TINY = (

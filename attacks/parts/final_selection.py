@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Prior, Runtime, Transforms, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Runtime, WhiteBoxVictim
 from attacks.parts.random_crops import NUMBERS, random_crop
 from midre_exp.data.transforms.random_crop import require_range
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, Positive, Probability, Share
 
-_VIEWED_AT_ONCE = 10  # batches: the target takes less memory than the generator
+_VIEWED_AT_ONCE = 10  # batches, which are counted for the generator: the target takes less memory
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,7 +30,8 @@ class FinalSelection:
     scale: tuple[Share, Share]  # range of a box's share of the image area, within (0, 1] (released: 0.5, 0.9)
     ratio: tuple[Positive, Positive]  # range of its width / height (released: 0.8, 1.2)
     flip_p: Probability  # probability that a view is mirrored (released: 0.5)
-    batch: Count  # images synthesised at once: bounds memory, never changes a result
+    #: A tenth of the images that are viewed at once: bounds memory, never changes a result.
+    batch: Count
 
     def __post_init__(self) -> None:
         for name, value in (("views", self.views), ("batch", self.batch)):
@@ -43,32 +44,22 @@ class FinalSelection:
 
     @torch.no_grad()
     def robustness(
-        self,
-        victim: WhiteBoxVictim,
-        prior: Prior,
-        labels: Tensor,
-        latents: Tensor,
-        transforms: Transforms,
-        *,
-        shared_rng: ItemRNG,
-        runtime: Runtime,
+        self, victim: WhiteBoxVictim, images: Tensor, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
     ) -> Tensor:
-        """The target's mean probability of each item's label over the views, [n] on the CPU.
+        """The target's mean probability of each label over the views, [n].
 
-        ``labels`` int64 [n], ``latents`` [n, ...]; images go through ``transforms`` before the views and are
-        not clipped. ``shared_rng`` is one stream.
+        ``images`` [n, 3, h, w] as the target gets them, not clipped; ``labels`` int64 [n]. ``shared_rng`` is
+        one stream.
         """
         at_once = min(self.batch, runtime.chunk)
         part = min(_VIEWED_AT_ONCE * at_once, runtime.chunk)
         means = []
         for first in runtime.bar(range(0, len(labels), part), "final selection, batches"):
-            codes = latents[first : first + part].to(runtime.device).split(at_once)
-            images = torch.cat([apply(transforms, prior.generate(some)) for some in codes])
-            wanted = labels[first : first + part].to(runtime.device)
-            total = torch.zeros(len(wanted), device=runtime.device)
+            shown, wanted = images[first : first + part], labels[first : first + part]
+            total = torch.zeros(len(wanted), device=images.device)
             for view in range(self.views):
                 numbers = shared_rng.uniform("selection", NUMBERS, step=view)
-                seen = random_crop(images, numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
+                seen = random_crop(shown, numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
                 total += victim.confidence(seen, wanted)
             means.append(total / self.views)
-        return torch.cat(means).cpu()
+        return torch.cat(means)

@@ -7,7 +7,7 @@ PPA (Struppek et al. 2022, Sec. 4.1), IF-GMI and MIRROR. Nothing here optimises.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -44,6 +44,8 @@ class InitialSelection:
     z_seed: Annotated[int, Range(0, 2**32 - 1)] | None
     batch: Count  # images synthesised at once: bounds memory, never changes a result
     clamp: bool = True  # clip images to [0, 1] before the target gets them
+    #: What ``renderer`` makes of all candidates, [size, 3, h, w], where that was done before for all targets.
+    pictures: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         cutoff = 1 if self.cutoff is None else self.cutoff
@@ -91,6 +93,18 @@ class InitialSelection:
         """Images, in [0, 1] with ``clamp``."""
         return images.clamp(0, 1) if self.clamp else images
 
+    def renderer(
+        self, prior: StylePrior, shared_rng: ItemRNG, transforms: Transforms
+    ) -> Callable[[slice], Tensor]:
+        """From some of the candidates to their pictures [m, 3, h, w] as the target gets them, on the CPU."""
+        codes = self.codes(prior, shared_rng)
+
+        @torch.no_grad()
+        def render(rows: slice) -> Tensor:
+            return apply(transforms, self.render(prior, codes[rows])).cpu()
+
+        return render
+
     @torch.no_grad()
     def confidences(
         self,
@@ -105,8 +119,10 @@ class InitialSelection:
         """
 
         def ask(part: slice) -> Tensor:
-            images = prior.synthesise(codes[part].to(runtime.device))
-            images = apply(transforms, self.clip(images))
+            if self.pictures is not None:
+                images = self.pictures[part].to(runtime.device)
+            else:
+                images = apply(transforms, self.clip(prior.synthesise(codes[part].to(runtime.device))))
             seen = torch.cat((images, images.flip(-1))) if self.flip else images
             probabilities = victim(seen).logits.softmax(1)
             mean: Tensor = probabilities.unflatten(0, (-1, len(images))).mean(0)
@@ -129,7 +145,10 @@ class InitialSelection:
         """
 
         def ask(part: slice) -> Tensor:
-            answer = self.answer(victim, prior, codes[part], transforms)
+            if self.pictures is not None:
+                answer = self._ask(victim, self.pictures[part].to(runtime.device))
+            else:
+                answer = self.answer(victim, prior, codes[part], transforms)
             return answer[:, :classes].cpu()
 
         return torch.cat(self._of_all(ask, len(codes), victim, runtime))
@@ -144,13 +163,14 @@ class InitialSelection:
         """The victim's probabilities [m, k] of the images of codes [m, w_dim], truncated, after
         ``transforms``; with ``flip`` the mean with those of the mirror images.
         """
+        return self._ask(victim, apply(transforms, self.render(prior, codes)))
 
+    def _ask(self, victim: WhiteBoxVictim | ScoreVictim, images: Tensor) -> Tensor:
         def query(images: Tensor) -> Tensor:
             if isinstance(victim, WhiteBoxVictim):
                 return victim(images).logits.softmax(1)
             return victim.scores(images)
 
-        images = apply(transforms, self.render(prior, codes))
         answer = query(images)
         return (answer + query(images.flip(-1))) / 2 if self.flip else answer
 
@@ -185,8 +205,23 @@ def most_confident(confidences: Tensor, labels: Tensor) -> Tensor:
             "identity; raise it or lower attack.restarts"
         )
     classes, column = labels.unique(return_inverse=True)
-    order = confidences[:, classes].argsort(dim=0, descending=True, stable=True)
-    return order[place, column]
+    return largest(confidences[:, classes], wanted)[place, column]
+
+
+def largest(values: Tensor, k: int) -> Tensor:
+    """The rows of the ``k`` largest of each column of ``values`` [n, c], int64 [k, c], as a stable sort has
+    them: of equals the first comes first.
+    """
+    if not k or not bool(values.isfinite().all()):  # topk says nothing of where it puts what is no number
+        return values.argsort(dim=0, descending=True, stable=True)[:k]
+    best = values.topk(min(k + 1, len(values)), dim=0)  # one more, to see whether equals were left out
+    rows = best.indices[:k].sort(dim=0).values
+    order = values.gather(0, rows).argsort(dim=0, descending=True, stable=True)
+    rows = rows.gather(0, order)
+    if k < len(values):
+        torn = (best.values[k - 1] == best.values[k]).nonzero().squeeze(1)
+        rows[:, torn] = values[:, torn].argsort(dim=0, descending=True, stable=True)[:k]
+    return rows
 
 
 def place_in_class(scores: Tensor, labels: Tensor) -> Tensor:

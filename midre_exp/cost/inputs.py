@@ -42,6 +42,12 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         },
         "surrogates": {"surrogates": attack.get("surrogates"), **target, **sizes},
         "attack": {"attack": without(attack, "shard"), **target, "resolution": settings["resolution"]},
+        "features": {
+            "metrics": settings["metrics"]["measure"],
+            "evaluator": settings["evaluator"],
+            "identities": attack["identities"],
+        },
+        "candidates": {"search": attack.get("search"), "prior": prior, "resolution": settings["resolution"]},
         "metrics": {
             "metrics": settings["metrics"],
             "evaluator": settings["evaluator"],

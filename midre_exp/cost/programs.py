@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from midre_exp import priors, surrogates, targets
+from midre_exp import priors, stages, surrogates, targets
 from midre_exp.attack import Attack, AttackResult, apply, build_attack, to_uint8
 from midre_exp.cost.count import Counter
 from midre_exp.cost.counted import Counted, Operator, Phase
@@ -27,11 +27,13 @@ from midre_exp.cost.sizes import Sizes, result_bytes
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.defense import Defense, compose_defenses
 from midre_exp.loop import Loop
+from midre_exp.metrics.extractors import extractors
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import is_pretrained, uses_target
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
+from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -120,6 +122,8 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "prior": _Run.prior,
         "surrogates": _Run.surrogates,
         "attack": _Run.attack,
+        "features": _Run.features,
+        "candidates": _Run.candidates,
         "metrics": _Run.metrics,
     }
     with _nothing_moved(), FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
@@ -315,6 +319,10 @@ class _Run:
         shared = ItemRNG(0, "attack", items=torch.zeros(1, dtype=torch.long))
         group = min(attack.group_size, len(items))
         attacked = _Attacked(attack, victim, prior, items, shared)
+        if stages.candidates.is_part_of(self.settings):  # rendered before
+            pixels = int(self.settings["resolution"])
+            search = cast(Search, getattr(attack, "search"))  # noqa: B009  of those that have one
+            search.pictures = torch.empty(search.size, 3, pixels, pixels)
         with self.counter.phase("start"):
             start = attack.initialise(
                 victim, prior, items[:group], shared_rng=shared, runtime=self.runtime(1)
@@ -371,15 +379,46 @@ class _Run:
                 found = AttackResult(found, torch.zeros_like(labels))
             with torch.no_grad():
                 images = prior.generate(found.latents, labels) if found.images is None else found.images
-                seen = to_uint8(apply(attack.image_to_target, images))
-                victim.confidence(to_float(seen), labels)
-        return self.counter.phases.pop(), found
+                exact = apply(attack.image_to_target, images)
+                more = attack.examine(victim, exact, labels, shared_rng=attacked.shared_rng, runtime=runtime)
+                victim.confidence(to_float(to_uint8(exact)), labels)
+        return self.counter.phases.pop(), replace(found, details={**found.details, **more})
+
+    def candidates(self) -> Counted:
+        """The pictures among which the attack looks for its starts."""
+        attack = build_attack(self.settings["attack"], self.trusted)
+        search = cast(Search, getattr(attack, "search"))  # noqa: B009  of those that have one
+        prior = self.untrained_prior()
+        prior.eval().requires_grad_(False)
+        shared = ItemRNG(0, "attack", items=torch.zeros(1, dtype=torch.long))
+        render = search.renderer(prior, shared, attack.image_to_target)
+        at_once = min(search.batch, search.size)
+        with self.counter.phase("rendering"), self.counter.repeated(search.size / at_once):
+            render(slice(0, at_once))
+        return Counted(tuple(self.counter.phases), candidate_bytes(self.settings))
+
+    def features(self) -> Counted:
+        """The evaluator's view of private images, and Inception's where a metric asks."""
+        judge, private = self.settings["evaluator"], self._attacked_images()
+        undefended = compose_defenses({})
+        model = targets.assemble.assemble(judge, self.sizes.classes, undefended, seed=0, trusted=self.trusted)
+        found = extractors(self.settings["metrics"]["measure"])
+        if any(one.kind == "evaluator" for one in found):
+            self._shown(model, int(judge["resolution"]), private, _BATCH, "judgement")
+        if networks := [one for one in found if one.kind == "inception"]:
+            inception = build(_INCEPTION, num_classes=1000, kind=Classifier)
+            self._shown(inception, 299, len(networks) * private, _BATCH, "Inception features")
+        return Counted(tuple(self.counter.phases))
+
+    def _attacked_images(self) -> float:
+        """How many private images the attacked identities have."""
+        attacked = int(self.settings["attack"]["identities"])
+        return self.sizes.train * min(1.0, attacked / self.sizes.classes)
 
     def metrics(self) -> Counted:
-        """The evaluator's view of reconstructions and private images, and Inception's where a metric asks."""
+        """The evaluator's view of reconstructions, and Inception's where a metric asks."""
         node, attack = self.settings["metrics"], build_attack(self.settings["attack"], self.trusted)
         items = attack.identities * attack.restarts
-        private = self.sizes.train * min(1.0, attack.identities / self.sizes.classes)
         kept = getattr(attack, "kept", attack.restarts) * attack.identities
         judge = self.settings["evaluator"]
         undefended = compose_defenses({})
@@ -389,11 +428,11 @@ class _Run:
         for step in steps:
             size = step(size)
         pixels = max(int(size.shape[-1]), int(judge["resolution"]))
-        self._shown(model, pixels, items + private, _BATCH, "judgement")
-        networks = [one for name, one in node["measure"].items() if one and _asks_inception(name, one)]
+        self._shown(model, pixels, items, _BATCH, "judgement")
+        networks = [one for one in extractors(node["measure"]) if one.kind == "inception"]
         if networks:
             inception = build(_INCEPTION, num_classes=1000, kind=Classifier)
-            self._shown(inception, 299, len(networks) * (kept + private), _BATCH, "Inception features")
+            self._shown(inception, 299, len(networks) * kept, _BATCH, "Inception features")
         return Counted(tuple(self.counter.phases))
 
 
@@ -409,10 +448,6 @@ class _Attacked:
 
 
 _INCEPTION = {"_target_": "midre_exp.targets.InceptionV3", "auxiliary": False, "transform_input": False}
-
-
-def _asks_inception(name: str, node: Mapping[str, Any]) -> bool:
-    return node.get("weights") is not None and "face" not in name
 
 
 def _counted_chunk(taken: float, group: int, most: int) -> int:

@@ -20,7 +20,8 @@ from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest
 from midre_exp.plan.keys import reads_public
 from midre_exp.runtime import choose_device
-from midre_exp.stages import STAGES, Requirement
+from midre_exp.stages import STAGES, Requirement, candidates
+from midre_exp.stages.candidates import PICTURES, candidate_bytes
 from midre_exp.stages.requirements import Images, images_of
 from midre_exp.store.artifact import readable
 from midre_exp.store.store import Store
@@ -140,15 +141,16 @@ class Checks:
                     f"{place} cannot be written; set paths.{name} to a folder you can write",
                 )
         store = places.root
-        decoded = self.remember(["decoded", str(places)], lambda: _size_of_decoded(places))
+        decoded = self.remember(["decoded", str(places)], lambda: _size_of(places, "images/*/pixels.u8"))
+        rendered = candidate_bytes(settings) if candidates.is_part_of(settings) else 0
+        there = self.remember(["rendered", str(places)], lambda: _size_of(places, f"candidates/*/{PICTURES}"))
         images = sum(
             requirements.image_bytes(count, each.pixels)
             for each in self._images(settings)
-            if each.title != "SynthFaces" and (count := _count(each))
+            if (count := _count(each))
         )
-        wanted = requirements.result_bytes(settings["attack"], int(settings["resolution"])) + max(
-            0, images - decoded
-        )
+        wanted = requirements.result_bytes(settings["attack"], int(settings["resolution"]))
+        wanted += max(0, images - decoded) + max(0, rendered - there)
         free = shutil.disk_usage(_existing(store)).free
         if wanted > free:
             yield Requirement(
@@ -156,7 +158,9 @@ class Checks:
                 "disk space",
                 f"the run takes about {readable(int(wanted))} of disk (estimate: {readable(images)} of "
                 "decoded images, of which "
-                f"{readable(min(images, decoded))} may be there, the rest networks and reconstructions) "
+                f"{readable(min(images, decoded))} may be there, "
+                + (f"{readable(rendered)} of candidate pictures, " if rendered else "")
+                + "the rest networks and reconstructions) "
                 f"and {readable(free)} are free in "
                 f"{_existing(store)}; free space or set paths.store to another disk",
             )
@@ -175,7 +179,7 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _size_of_decoded(store: Store) -> int:
-    """Bytes of the decoded images in a store and those that are read beside it."""
+def _size_of(store: Store, files: str) -> int:
+    """Bytes of all such files in a store and those that are read beside it."""
     places = (store.root, *store.upstream)
-    return sum(file.stat().st_size for place in places for file in place.glob("images/*/pixels.u8"))
+    return sum(file.stat().st_size for place in places for file in place.glob(files))

@@ -93,7 +93,7 @@ class Ground:
 
     def clear(self) -> None:
         """Remove what runs stored, except what later setups share: decoded images and evaluators."""
-        for stage in ("target", "prior", "surrogates", "attack", "metrics", "work"):
+        for stage in ("target", "prior", "surrogates", "candidates", "attack", "metrics", "work"):
             shutil.rmtree(self.folder / "store" / stage, ignore_errors=True)
 
     def settings(self, name: str, composer: Composer) -> dict[str, Any]:

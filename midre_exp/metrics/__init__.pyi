@@ -28,3 +28,5 @@ from .fid import frechet_distance as frechet_distance
 from .phases import PhaseAccuracy as PhaseAccuracy
 from .prdc import Prdc as Prdc
 from .prdc import precision_recall_density_coverage as precision_recall_density_coverage
+from .private import PrivateFeatures as PrivateFeatures
+from .private import private_features as private_features

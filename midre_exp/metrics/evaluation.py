@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,9 @@ from midre_exp.memory.batches import AtOnce
 from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
 from midre_exp.metrics.base import Evaluation, Metric, Unavailable
 from midre_exp.metrics.distance import KnnDistance
+from midre_exp.metrics.extractors import Extractor, extractors
 from midre_exp.metrics.fid import EvaluatorFid
+from midre_exp.metrics.private import PrivateFeatures
 from midre_exp.numerics import Numerics
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
@@ -22,6 +24,7 @@ from midre_exp.targets.predict import Step, predict, predicted_classes
 from midre_exp.weights.finite import require_finite
 
 _BATCH = 256
+EVALUATOR = Extractor("evaluator")
 
 
 class Scores(NamedTuple):
@@ -81,6 +84,7 @@ def evaluate_stored(
     device: torch.device,
     numerics: Numerics | None = None,
     trusted: tuple[str, ...] = (),
+    known: PrivateFeatures | None = None,
 ) -> Scores:
     """The metrics of ``settings.measure`` (of conf/metrics; null: left out) on the reconstructions an attack
     has stored.
@@ -88,7 +92,8 @@ def evaluate_stored(
     ``settings.image_to_evaluator`` lists the named steps between a reconstruction and the evaluator;
     ``private_train`` is what the evaluator was trained on, at its resolution, and goes in as it is. Of an
     attack that marks its results as ``selected`` bool [n], these are measured. ``numerics``: of networks that
-    metrics bring; the evaluator has its own already.
+    metrics bring; the evaluator has its own already. ``known``: what was computed of
+    private images before, for this evaluator and these metrics; what it lacks is computed now.
     """
     steps = tuple(build(step, kind=Step, trusted=trusted) for step in settings["image_to_evaluator"])
     metrics = (  # one at a time: some hold a network
@@ -96,7 +101,18 @@ def evaluate_stored(
         for name, node in settings["measure"].items()
         if node is not None
     )
-    return _measure(dict(reconstructions), evaluator, private_train, metrics, steps, device, numerics)
+    looked_through = extractors(settings["measure"])
+    return _measure(
+        dict(reconstructions),
+        evaluator,
+        private_train,
+        metrics,
+        steps,
+        device,
+        numerics,
+        looked_through=looked_through,
+        known=known,
+    )
 
 
 def _measure(
@@ -107,6 +123,8 @@ def _measure(
     steps: tuple[Step, ...],
     device: torch.device,
     numerics: Numerics | None = None,
+    looked_through: Sequence[Extractor] = (EVALUATOR,),
+    known: PrivateFeatures | None = None,
 ) -> Scores:
     shown = dict(reconstructions)
     at_once = AtOnce(_BATCH)
@@ -129,19 +147,24 @@ def _measure(
     if not len(shown["labels"]):
         return Scores({}, {name: "the attack selected no reconstruction" for name, _ in metrics}, predicted)
     rows = torch.isin(private.labels, shown["labels"]).nonzero().squeeze(1)
-    # The images may be mapped from disk: a batch of them is in memory at a time.
-    private_features = [
-        predict(evaluator, private.images[part], device, batch=at_once)[1]
-        for part in rows.split(_BATCH)
-        if len(part)
-    ]
+    shared: dict[object, Tensor] = {}
+    for extractor in looked_through:
+        shared |= {} if known is None else known.find(extractor, rows, shown["images"].shape[-1])
+    private_features = shared.pop(EVALUATOR, None)
+    if private_features is None:
+        # The images may be mapped from disk: a batch of them is in memory at a time.
+        parts = rows.split(_BATCH) if EVALUATOR in looked_through else ()
+        seen = [
+            predict(evaluator, private.images[part], device, batch=at_once)[1] for part in parts if len(part)
+        ]
+        private_features = torch.cat([shown["features"][:0], *seen])
     evaluation = Evaluation(
         images=shown["images"],
         labels=shown["labels"],
         restarts=shown["restarts"],
         logits=shown["logits"],
         features=shown["features"],
-        private_features=torch.cat([shown["features"][:0], *private_features]),
+        private_features=private_features,
         private_labels=private.labels[rows],
         private_images=private.images,
         private_rows=rows,
@@ -151,6 +174,7 @@ def _measure(
         confidence=shown.get("confidence"),
         phases=shown.get("stages"),
         classify=lambda images: predict(evaluator, images, device, steps=steps, batch=at_once)[0],
+        shared=shared,
     )
     numbers: dict[str, float] = {}
     missing: dict[str, str] = {}

@@ -4,6 +4,7 @@ private identities.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from midre_exp.errors import CheckpointError
 from midre_exp.memory.batches import AtOnce
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.distance import knn_distance
+from midre_exp.metrics.extractors import Extractor
+from midre_exp.numerics import Numerics
 from midre_exp.targets.architectures.inception_resnet_v1 import InceptionResNetV1
 from midre_exp.targets.predict import predict
 from midre_exp.weights.published import note_weights
@@ -47,11 +50,24 @@ class FaceDistance:
         """The distance. Raises Unavailable without weights, and when an attacked identity has no private
         image.
         """
-        network = self.network()
-        evaluation.numerics.accelerate(network)
-        fake = self._embeddings(network, evaluation.images, torch.arange(len(evaluation.images)), evaluation)
-        real = self._embeddings(network, evaluation.private_images, evaluation.private_rows, evaluation)
-        return {"delta_face": knn_distance(fake, evaluation.labels, real, evaluation.private_labels)}
+        embed = self.embedder(evaluation.device, evaluation.numerics)
+        fake = embed(evaluation.images)
+        real = evaluation.shared.get(Extractor("face", self.weights))
+        if real is None:  # they may be mapped from disk: a batch of them is in memory at a time
+            parts = evaluation.private_rows.split(_BATCH)
+            real = torch.cat([fake[:0], *(embed(evaluation.private_images[part]) for part in parts)])
+        distance = knn_distance(
+            normalize(fake, dim=1), evaluation.labels, normalize(real, dim=1), evaluation.private_labels
+        )
+        return {"delta_face": distance}
+
+    def embedder(self, device: torch.device, numerics: Numerics) -> Callable[[Tensor], Tensor]:
+        """From uint8 images [n, 3, h, w] to embeddings [n, 512] on the CPU, not normalised. Raises
+        Unavailable as ``network``.
+        """
+        network, steps, at_once = self.network(), (Resize(size=_SIZE),), AtOnce(_BATCH)
+        numerics.accelerate(network)
+        return lambda images: predict(network, images, device, steps=steps, batch=at_once)[1]
 
     def network(self) -> InceptionResNetV1:
         """The network with its weights. Raises Unavailable when they are not chosen, missing or do not
@@ -79,15 +95,3 @@ class FaceDistance:
         if self.weights == "vggface2":  # a name, which tells nothing of the file's content
             note_weights("vggface2", weights=VGGFACE2, source="facenet-pytorch", path=path)
         return network.eval()
-
-    @staticmethod
-    def _embeddings(
-        network: InceptionResNetV1, images: Tensor, rows: Tensor, evaluation: Evaluation
-    ) -> Tensor:
-        # The private ones may be mapped from disk: a batch of them is in memory at a time.
-        steps, at_once = (Resize(size=_SIZE),), AtOnce(_BATCH)
-        found = [
-            predict(network, images[part], evaluation.device, steps=steps, batch=at_once)[1]
-            for part in rows.split(_BATCH)
-        ]
-        return normalize(torch.cat(found), dim=1)

@@ -8,39 +8,63 @@ number of images, so compare like numbers of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
+from midre_exp.metrics.extractors import Extractor
 from midre_exp.metrics.inception import InceptionFeatures
 
 
-def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) of features [n, d] and [m, d], n and m at least 2.
+class Cloud(NamedTuple):
+    """What a Fréchet distance knows of features [n, d]: their ``mean`` [d] and a ``root`` [at most d, d] of
+    their covariance, float64.
+    """
+
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Cloud:
+        """Raises Unavailable for a single sample or features that are not finite."""
+        if len(features) < 2:
+            raise Unavailable("a Fréchet distance needs at least 2 images on either side")
+        if not bool(features.isfinite().all()):
+            raise Unavailable("some features are not finite")
+        exact = features.double()
+        mean = exact.mean(0)
+        centred = (exact - mean) / (len(exact) - 1) ** 0.5
+        # R of the QR decomposition has the covariance of the features in at most d rows.
+        return cls(mean, torch.linalg.qr(centred, mode="r").R if len(centred) > centred.shape[1] else centred)
+
+
+def frechet_distance(features_a: Tensor | Cloud, features_b: Tensor | Cloud) -> float:
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) of features [n, d] and [m, d], n and m at least 2, or
+    of their clouds.
 
     Computed in float64. A and B are the covariances with n - 1. The trace of the root is the sum of the
     singular values of the cross-Gram matrix of the centred features: exact also with fewer samples than
-    dimensions, and without the root of a nearly singular matrix. Not negative. Raises Unavailable for a
-    single sample or features that are not finite.
+    dimensions, and without the root of a nearly singular matrix. Not negative. Raises Unavailable as
+    ``Cloud.of``.
     """
-    if min(len(features_a), len(features_b)) < 2:
-        raise Unavailable("a Fréchet distance needs at least 2 images on either side")
-    roots = []
-    for features in (features_a.double(), features_b.double()):
-        if not bool(features.isfinite().all()):
-            raise Unavailable("some features are not finite")
-        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-        # R of the QR decomposition has the covariance of the features in at most d rows.
-        roots.append(torch.linalg.qr(centred, mode="r").R if len(centred) > centred.shape[1] else centred)
-    root_a, root_b = roots
-    means = (features_a.double().mean(0) - features_b.double().mean(0)).square().sum()
-    traces = root_a.square().sum() + root_b.square().sum()
-    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    a, b = (side if isinstance(side, Cloud) else Cloud.of(side) for side in (features_a, features_b))
+    means = (a.mean - b.mean).square().sum()
+    traces = a.root.square().sum() + b.root.square().sum()
+    cross = torch.linalg.svdvals(a.root @ b.root.T).sum()
     return float((means + traces - 2 * cross).clamp(min=0))  # of equal features rounding leaves -1e-13
+
+
+def cloud(evaluation: Evaluation, extractor: Extractor, features: Callable[[], Tensor]) -> Cloud:
+    """That of the private images, as computed before for all attacks, or now of their ``features``."""
+    names = ("mean", extractor), ("root", extractor)
+    if not all(name in evaluation.shared for name in names):
+        evaluation.shared.update(zip(names, Cloud.of(features()), strict=True))
+    return Cloud(*(evaluation.shared[name] for name in names))
 
 
 def _enough(evaluation: Evaluation) -> Tensor:
@@ -62,8 +86,9 @@ class EvaluatorFid:
         """The distance and ``fid_images``, the number of successful reconstructions behind it."""
         rows = _enough(evaluation)
         features, private = evaluation.feature_sets()
+        known = cloud(evaluation, Extractor("evaluator"), lambda: private)
         return {
-            "fid_evaluator": frechet_distance(features[rows], private),
+            "fid_evaluator": frechet_distance(features[rows], known),
             "fid_images": float(len(rows)),
         }
 
@@ -104,8 +129,6 @@ class Fid:
         rows = _enough(evaluation) if self.images == "successful" else None
         if rows is None and len(evaluation.labels) < 2:
             raise Unavailable(f"it needs 2 reconstructions, there are {len(evaluation.labels)}")
-        return {
-            self.name: frechet_distance(
-                self.inception.fake(evaluation, rows), self.inception.private(evaluation)
-            )
-        }
+        fake = self.inception.fake(evaluation, rows)
+        known = cloud(evaluation, self.inception.extractor, lambda: self.inception.private(evaluation))
+        return {self.name: frechet_distance(fake, known)}

@@ -7,7 +7,7 @@ keys of the stages it builds on, and of the code of classes outside of our packa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ class StageKey:
     names: frozenset[str] = frozenset()  # of the classes it is made with, those of earlier stages included
     makers: tuple[str, ...] = ()  # modules of ours that make it
     trusted: tuple[str, ...] = ()  # packages of the user's own
+    is_intermediate: bool = False  # whether it only spares work, so that a finished run does without it
 
     @property
     def code(self) -> str:
@@ -43,7 +44,9 @@ class StageKey:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one run in order, and the key of the run itself (setup, scale and all stages)."""
+    """The stages of one run in order, and the key of the run itself (setup, scale and all stages but those
+    that only spare work).
+    """
 
     key: str
     stages: dict[str, StageKey]
@@ -55,6 +58,15 @@ class Plan:
         """How the run makes the stage of that name: an attack perhaps as a shard; None where it has none."""
         planned = self.stages.get(stage)
         return self.stages.get(SHARD) if planned is None and stage == "attack" else planned
+
+    def is_needed(self, name: str, is_there: Callable[[StageKey], bool]) -> bool:
+        """Whether a run takes or makes a stage: one that only spares work where it is there, or where a stage
+        that it spares some is to be made.
+        """
+        stage = self.stages[name]
+        if not stage.is_intermediate or is_there(stage):
+            return True
+        return any(name in other.upstream and not is_there(other) for other in self.stages.values())
 
 
 #: What ``fingerprints_once`` remembers; None outside of it.

@@ -182,6 +182,7 @@ class Runtime(Keys):
     quiet: bool
     image_placement: Literal["auto", "mapped", "ram", "device"]
     chunk: Literal["auto"] | Count
+    candidates_gb: NonNegative | None
     checkpoint_every: Count
     stale: Literal["reuse", "refuse", "rebuild"]
     rebuild: Sequence[str]

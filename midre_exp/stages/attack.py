@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from midre_exp.errors import UserError
 from midre_exp.numerics import PRIOR_CALLS
@@ -14,6 +14,7 @@ from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
+from midre_exp.stages.candidates import CandidatesStage, Search
 from midre_exp.stages.classifier import Target
 from midre_exp.stages.preflight import size_after
 from midre_exp.stages.prior import PriorStage
@@ -45,7 +46,7 @@ class AttackStage(Stage):
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("target", "prior", "surrogates")
+        return ("target", "prior", "surrogates", "candidates")
 
     def planned(self, settings: Settings, key: StageKey) -> StageKey:
         """A shard is an artifact of its own, named after the attack that it belongs to."""
@@ -65,8 +66,15 @@ class AttackStage(Stage):
         if seen != pixels:
             Target().check_size(settings, seen, "attack.image_to_target", parts.undefended)
 
-    def make(self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None) -> None:
-        attack, victim, generator = self.load(job, target, prior, surrogates)
+    def make(
+        self,
+        job: Job,
+        target: Artifact,
+        prior: Artifact,
+        surrogates: Artifact | None,
+        candidates: Artifact | None = None,
+    ) -> None:
+        attack, victim, generator = self.load(job, target, prior, surrogates, candidates)
         shard = parse_shard(job.settings["attack"]["shard"])
         if shard is None:
             _attack_everyone(job, attack, victim, generator)
@@ -77,7 +85,12 @@ class AttackStage(Stage):
             job.work.metrics.update(queries=victim.queries, counts={"identities": len(identities)})
 
     def load(
-        self, job: Job, target: Artifact, prior: Artifact, surrogates: Artifact | None
+        self,
+        job: Job,
+        target: Artifact,
+        prior: Artifact,
+        surrogates: Artifact | None,
+        candidates: Artifact | None = None,
     ) -> tuple[Attack[AnyVictim], AnyVictim, Prior]:
         """The attack with what was prepared for it, its victim and its trained prior."""
         from midre_exp.targets.base import Classifier  # planning loads this module, and no torch
@@ -91,6 +104,9 @@ class AttackStage(Stage):
             for network in attack.surrogates.modules():
                 if isinstance(network, Classifier):
                     job.numerics.accelerate(network)
+        if candidates is not None:
+            search = cast(Search, attack.search)  # type: ignore[attr-defined]
+            search.pictures = CandidatesStage().load(candidates, search)
         generator = PriorStage().load(settings, prior, victim.num_classes)
         job.numerics.accelerate(generator, PRIOR_CALLS)
         return attack, victim, generator

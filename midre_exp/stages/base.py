@@ -80,6 +80,9 @@ class Stage(ABC):
     makers: ClassVar[tuple[str, ...]] = ()
     #: Numbers of a finished artifact that are worth a word, each with its text.
     highlights: ClassVar[Mapping[str, str]] = {}
+    #: Whether its artifact only spares later stages what they would compute themselves, number for number: no
+    #: key but its own names it, and it is made only where one of them is about to be.
+    is_intermediate: ClassVar[bool] = False
     #: Whether it is followed by a tracker of its own.
     is_tracked: ClassVar[bool] = True
     #: Fill ``job.work`` with the result: ``make(job, *inputs)``, the inputs being those that run.py names,

@@ -233,6 +233,12 @@ class Evaluator(ClassifierStage):
                 f"evaluator.floor={floor}, so it does not judge; {remedy}"
             )
 
+    def judge(self, job: Job, artifact: Artifact) -> Classifier:
+        """The evaluator as it looks at images of any kind, on the CPU, under the run's numerics."""
+        judge = self.load(job.settings, artifact, job.parts.undefended)
+        job.numerics.accelerate(judge)
+        return judge
+
     def make(self, job: Job, evaluation: Dataset, undefended: Defense) -> None:
         self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"])
 

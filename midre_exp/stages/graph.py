@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,9 @@ from midre_exp.plan.trust import check_names
 from midre_exp.plan.validate import check_settings
 from midre_exp.stages.attack import AttackStage
 from midre_exp.stages.base import Stage
+from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
+from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.prior_start import PriorStartStage
@@ -22,14 +25,26 @@ from midre_exp.stages.surrogates import SurrogatesStage
 
 target = Target()
 evaluator = Evaluator()
+features = FeaturesStage()
 prior_start = PriorStartStage()
 prior = PriorStage()
 surrogates = SurrogatesStage()
+candidates = CandidatesStage()
 attack = AttackStage()
 metrics = MetricsStage()
 
 #: In the order in which they stand in plans, tables of seconds and records.
-STAGES: tuple[Stage, ...] = (target, evaluator, prior_start, prior, surrogates, attack, metrics)
+STAGES: tuple[Stage, ...] = (
+    target,
+    evaluator,
+    features,
+    prior_start,
+    prior,
+    surrogates,
+    candidates,
+    attack,
+    metrics,
+)
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -58,21 +73,27 @@ def make_plan(settings: Settings) -> Plan:
                 return images(name)
 
             inputs = {**stage.inputs(settings, fingerprint_of), "numerics": in_key(settings["numerics"])}
+            below = {name: planned[name] for name in stage.upstream(settings) if name in planned}
             key = stage_key(
                 stage.name,
                 stage.version,
                 inputs,
-                {name: planned[name] for name in stage.upstream(settings) if name in planned},
+                {name: other for name, other in below.items() if not other.is_intermediate},
                 makers=stage.makers,
                 data=list(looked_at.values()),
                 trusted=trusted_packages(settings),
                 store=settings["paths"]["store"],
+            )
+            key = replace(
+                key,
+                upstream={name: other.key for name, other in below.items()},
+                is_intermediate=stage.is_intermediate,
             )
             planned[stage.name] = stage.planned(settings, key)
     stages = {key.name: key for key in planned.values()}
     run = {
         "setup": settings["setup"]["id"],
         "scale": settings["scale"],
-        "stages": [key.key for key in stages.values()],
+        "stages": [key.key for key in stages.values() if not key.is_intermediate],
     }
     return Plan(digest(run), stages)

@@ -11,6 +11,7 @@ from midre_exp import metrics
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
+from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.requirements import file_needs, library_needs
 from midre_exp.stages.stored import finite_tensors
@@ -37,7 +38,7 @@ class MetricsStage(Stage):
         return {"data": fingerprint("evaluation"), "metrics": settings["metrics"]}
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("attack", "evaluator")
+        return ("attack", "evaluator", "features")
 
     def check(self, settings: Settings, parts: Parts) -> None:
         """Weights of networks that metrics look through may be missing: the record then says so."""
@@ -51,18 +52,24 @@ class MetricsStage(Stage):
             if metric is not None:
                 make_once(partial(build, metric, kind="midre_exp.metrics.Metric", trusted=trusted))
 
-    def make(self, job: Job, attack: Artifact, evaluator: Artifact, evaluation: Dataset) -> None:
+    def make(
+        self,
+        job: Job,
+        attack: Artifact,
+        evaluator: Artifact,
+        evaluation: Dataset,
+        features: Artifact | None = None,
+    ) -> None:
         reconstructions = finite_tensors(attack, "reconstructions")
-        judge = Evaluator().load(job.settings, evaluator, job.parts.undefended)
-        job.numerics.accelerate(judge)
         numbers, missing, predicted = metrics.evaluate_stored(
             job.settings["metrics"],
             reconstructions,
-            judge,
+            Evaluator().judge(job, evaluator),
             evaluation.load("train"),
             device=job.runtime.device,
             numerics=job.numerics,
             trusted=job.trusted,
+            known=None if features is None else FeaturesStage().load(job.settings, features),
         )
         if missing:
             job.runtime.say(f"metrics not measured: {', '.join(missing)}; the record says why")

@@ -21,7 +21,7 @@ from midre_exp.numerics import explained
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import digest, trusted_packages
 from midre_exp.plan.explain import settings_of_job
-from midre_exp.plan.keys import Plan, fingerprints_once
+from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.stages import STAGES, make_plan, stale
@@ -115,7 +115,12 @@ def estimate(
             *(old if stale.policy(settings) == "rebuild" else ()),
             *stale.not_rebuilt(store, plan, stale.to_rebuild(settings, plan), None),
         }
-        for name in old if is_done else plan.stages:
+
+        def is_there(stage: StageKey, anew: set[str] = anew, store: Store = store) -> bool:
+            return stage.name not in anew and store.peek(stage.name, stage.key)
+
+        needed = [name for name in plan.stages if plan.is_needed(name, is_there)]
+        for name in old if is_done else needed:
             stage = plan[name]
             entry = found.get((stage.name, stage.key))
             if entry is None:
@@ -124,7 +129,7 @@ def estimate(
                     stage.name,
                     stage.key,
                     what,
-                    name not in anew and store.peek(stage.name, stage.key),
+                    is_there(stage),
                     stale=old.get(name, ""),
                 )
                 if not entry.stored:

@@ -74,4 +74,4 @@ def _is_complete(settings: Mapping[str, Any], plan: Plan) -> bool:
         if record.get("key") != plan.key:
             return False
     store = Store(settings["paths"]["store"])
-    return all(store.peek(stage.name, stage.key) for stage in plan.stages.values())
+    return all(store.peek(s.name, s.key) for s in plan.stages.values() if not s.is_intermediate)

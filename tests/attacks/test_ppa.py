@@ -249,8 +249,9 @@ def test_a_weight_on_a_discriminator_that_is_not_there_is_refused(prior, start):
 
 
 def robustness(prior, codes, labels, selection, target=None, runtime=RUNTIME):
+    images = apply(STEPS, prior.generate(codes))
     return selection.robustness(
-        target or toy_victim(), prior, labels, codes, STEPS, shared_rng=shared_rng(), runtime=runtime
+        target or toy_victim(), images, labels, shared_rng=shared_rng(), runtime=runtime
     )
 
 
@@ -276,14 +277,34 @@ def test_selected_are_exactly_the_most_robust_of_each_class(prior, start):
     ppa = attack(kept=2, selection={"views": 3})
     codes = start[torch.tensor([0, 1, 2, 3, 4, 5, 3, 4])]  # two classes, with equals among them
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
-    found = ppa.select(toy_victim(), prior, labels, codes, {}, shared_rng=shared_rng(), runtime=RUNTIME)
+    images = apply(STEPS, prior.generate(codes))
+    details = ppa.examine(toy_victim(), images, labels, shared_rng=shared_rng(), runtime=RUNTIME)
+    found = ppa.select(toy_victim(), prior, labels, codes, details, shared_rng=shared_rng(), runtime=RUNTIME)
     for label in (0, 1):
-        own, chosen = found["robustness"][labels == label], found["selected"][labels == label]
+        own, chosen = details["robustness"][labels == label], found["selected"][labels == label]
         assert chosen.sum() == 2
         assert own[chosen].min() >= own[~chosen].max()
 
 
 # whole attacks
+
+
+def test_no_reconstruction_is_synthesised_again_for_the_final_selection(prior, monkeypatch):
+    ppa, made = attack(steps=2, selection={"views": 2}, identities=2, restarts=3), []
+    honest = type(prior).generate
+
+    def counted(self, latents, labels=None):
+        made.append((len(latents), torch.is_grad_enabled()))
+        return honest(self, latents, labels)
+
+    monkeypatch.setattr(type(prior), "generate", counted)
+    found = run_attack(ppa, toy_victim(), prior, runtime=Runtime(chunk=4))
+    assert made == [(4, True), (4, True), (4, False), (2, True), (2, True), (2, False)]
+    exact = apply(STEPS, prior.generate(found.latents))
+    again = ppa.selection.robustness(
+        toy_victim(), exact, found.labels, shared_rng=shared_rng(), runtime=RUNTIME
+    )
+    torch.testing.assert_close(found.details["robustness"], again)
 
 
 def test_no_class_gets_a_candidate_twice_and_every_look_at_the_target_counts(prior):

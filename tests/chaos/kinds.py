@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from midre_exp.data import cache
+from midre_exp.data import block, cache
 from midre_exp.weights import checkpoint
 from tests.chaos import Violation, notes
 from tests.chaos.damage import Case, Kind
@@ -52,9 +52,13 @@ def _decoding(ground: Ground, key: str) -> str:
 
 
 def _again(ground: Ground, run: str, stage: str) -> Said:
-    """The same command; decoded pictures are wanted only by what is still to be built, so that goes first."""
+    """The same command; pictures and features are wanted only by what is still to be built, so that goes
+    first.
+    """
     if stage == "images":
         ground.forget(run, *STAGES)
+    if stage == "features":
+        ground.forget(run, "metrics")
     return ground.command(run)
 
 
@@ -123,7 +127,7 @@ def decoding(ground: Ground, draw: random.Random) -> Case:
     """What an interrupted decoding of pictures has left."""
     key = draw.choice(sorted(key for keys in ground.images.values() for key in keys))
     run = _decoding(ground, key)
-    write, work = cache.write_json, ground.store / "work" / f"images-{key}"
+    write, work = block.write_json, ground.store / "work" / f"images-{key}"
 
     def write_and_stop(path: Path, value: Any) -> None:
         write(path, value)
@@ -132,11 +136,11 @@ def decoding(ground: Ground, draw: random.Random) -> Case:
 
     ground.forget(run, *STAGES)
     shutil.rmtree(ground.store / "images" / key)
-    with mock.patch.object(cache, "_BLOCK", 4), mock.patch.object(cache, "write_json", write_and_stop):
+    with mock.patch.object(cache, "_BLOCK", 4), mock.patch.object(block, "write_json", write_and_stop):
         said = ground.command(run)
     if said.code != 130:
         raise Violation(f"decoding was to be interrupted and ended with {said.code}: {said.text[-800:]}")
-    path = draw.choice((work / "decoded.json", work / "pixels.u8"))
+    path = draw.choice((work / "filled.json", work / "pixels.u8"))
     others = [
         other / path.name for other in (ground.store / "images").iterdir() if (other / path.name).exists()
     ]

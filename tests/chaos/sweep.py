@@ -164,7 +164,7 @@ def artifacts(folder: Path) -> dict[str, dict[str, Any]]:
     """The manifest of everything published, checksums and all, without what may differ."""
     found = {}
     for path in sorted(folder.glob("artifacts/[a-z]*/*/manifest.json")):
-        if path.parents[1].name in ("work", "locks", "damaged"):
+        if path.parents[1].name in ("work", "locks", "damaged", "images"):
             continue
         manifest = json.loads(path.read_text())
         for name in VOLATILE_IN_MANIFEST:

@@ -141,7 +141,7 @@ def test_a_half_decoded_picture_that_changed_is_decoded_again(tmp_path, monkeypa
     asked[:] = range(8)
     assert torch.equal(decode(), images)
     assert (
-        "is not what was decoded into it" in caplog.text and asked[8:].count(0) == 2
+        "is not what was noted of it" in caplog.text and asked[8:].count(0) == 2
     )  # for the shape, and again
 
 

@@ -1,4 +1,6 @@
-"""What each of several processes does in test_cache.py; apart, so that a new process imports little."""
+"""What each of several processes does in tests of images that are made once; apart, so that a new process
+imports little.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.cache import cached_images
+from midre_exp.data.synthetic import synthfaces
+from midre_exp.data.synthetic.canvas import Faces
 
 
 def decode_slowly(store: Path, log: Path, count: int) -> None:
@@ -30,4 +34,28 @@ def decode_slowly(store: Path, log: Path, count: int) -> None:
         config={},
     )
     if images[:, 0, 0, 0].tolist() != list(range(count)):
+        raise ValueError("another process saw other images")
+
+
+def render_and_tell(store: Path, log: Path) -> None:
+    """Render one part of a small set and log how many images each call paints, slowly."""
+    honest = synthfaces.paint
+
+    def paint(traits: Faces, size: int) -> Tensor:
+        with log.open("a") as file:
+            file.write(f"{len(traits)}\n")
+        time.sleep(0.3)
+        return honest(traits, size)
+
+    synthfaces.paint = paint
+    images = synthfaces.SynthFaces(
+        size=24,
+        identities=5,
+        train_per_identity=4,
+        test_per_identity=1,
+        public_identities=1,
+        public_images=1,
+        store=store,
+    )
+    if len(images.load("train")) != 20:
         raise ValueError("another process saw other images")

@@ -146,9 +146,14 @@ def test_too_little_main_memory_is_told_with_the_remedy(monkeypatch):
 
 def test_images_that_are_decoded_already_need_no_room(monkeypatch, tmp_path):
     chosen = settings("setup=S34", "scale=paper", "attack.prior.pretrained=x.pkl", "paths.store=store")
+    chosen["runtime"]["candidates_gb"] = 0
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 10**9))
     assert "714.2 GB of decoded images" in text_of(Checks().requirements(chosen), "disk space")
-    monkeypatch.setattr(checks, "_size_of_decoded", lambda store: 10**12)
+    monkeypatch.setattr(checks, "_size_of", lambda store, files: 10**12 * files.startswith("images"))
+    assert "disk space" not in named(Checks().requirements(chosen))
+    chosen["runtime"]["candidates_gb"] = 64
+    assert "30.7 GB of candidate pictures" in text_of(Checks().requirements(chosen), "disk space")
+    monkeypatch.setattr(checks, "_size_of", lambda store, files: 10**12)
     assert "disk space" not in named(Checks().requirements(chosen))
 
 

@@ -57,6 +57,8 @@ def result(folder: Path) -> dict:
     (path,) = folder.glob("results/mini/records/*.json")
     record = json.loads(path.read_text())
     record.pop("seconds"), record["config"].pop("paths")
+    for name in ("private", "public"):
+        record["config"]["data"][name].pop("store")
     return record
 
 

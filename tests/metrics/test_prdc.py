@@ -138,7 +138,7 @@ def test_an_identity_without_private_images_is_a_reason():
 def test_features_of_inception_are_those_of_the_distance_and_need_weights(monkeypatch):
     asked = []
 
-    def remember(self, seen, images, rows, *before):
+    def remember(self, images, rows, device, numerics, *before):
         asked.append((self.official_range, len(rows)))
         return images[rows].float().mean((2, 3))
 

@@ -21,6 +21,8 @@ ALLOWED = Path(__file__).with_name("allowed_waits.json")
 ENTRANCES = {
     ("midre_exp/stages/prior.py", "make"): "prior",
     ("midre_exp/stages/surrogates.py", "make"): "surrogates",
+    ("midre_exp/stages/candidates.py", "make"): "candidates",
+    ("midre_exp/stages/features.py", "make"): "features",
     ("midre_exp/stages/attack.py", "make"): "attack",
     ("midre_exp/stages/metrics.py", "make"): "metrics",
     ("midre_exp/targets/training/train.py", "train_classifier"): "classifier",

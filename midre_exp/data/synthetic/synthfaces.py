@@ -8,8 +8,12 @@ how it is painted in ``renderer``.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,15 +21,23 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
+from midre_exp.data.block import threads
+from midre_exp.data.cache import rendered_images
 from midre_exp.data.synthetic.renderer import RENDERER_VERSION, paint
 from midre_exp.data.synthetic.traits import SOURCES, faces
 from midre_exp.errors import ConfigError
+from midre_exp.plan.code import sources
+from midre_exp.plan.config import digest
 from midre_exp.plan.ranges import Count, Seed
+from midre_exp.runtime import one_thread
 from midre_exp.store.progress import Progress
+from midre_exp.store.store import Places
 
 #: Private identities are 0, 1, ..; public ones start here, as do test photographs of a private one.
 OFFSET = 1_000_000
 
+#: What paints them: with its code, stored images are of this art and no other.
+_ART = ("midre_exp.data.synthetic.renderer", "midre_exp.data.synthetic.traits")
 _PAGE = 4096  # photographs whose traits are drawn together
 _CHUNK = (
     96 * 32 * 32
@@ -42,17 +54,37 @@ def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: st
     wider poses, outdoor grounds, warmer light.
     """
     images = torch.empty(len(identity), 3, size, size, dtype=torch.uint8)
-    step = max(1, _CHUNK // size**2)
     short = images.numel() < 3 * _LONG
     with Progress("synthetic faces", len(identity), bar=not short) as bar:
-        for page in torch.arange(len(identity)).split(_PAGE) if len(identity) else ():
-            traits = faces(identity[page], index[page], seed=seed, source=source)
-            # like poses together: what is painted in a chunk is a box around all its faces
-            pose = (traits["yaw"] * 12).round() * 4 + traits["scale"]
-            for some in pose.squeeze(1).argsort().split(step):
-                images[page[some]] = paint(traits.of_rows(some), size)
-                bar.update(len(some))
+        render_into(images, identity, index, seed, source, bar.update)
     return images
+
+
+def render_into(
+    images: Tensor,
+    identity: Tensor,
+    index: Tensor,
+    seed: int,
+    source: str,
+    done: Callable[[int], object] = lambda count: None,
+) -> None:
+    """The same into ``images``, by a thread for each core; ``done`` is told how many more there are."""
+    size = images.shape[-1]
+    step = max(1, _CHUNK // size**2)
+    # torch computes outside the interpreter lock; each thread's own operations are too small to be split
+    with one_thread(), ThreadPoolExecutor(threads()) as pool:
+        try:
+            for page in torch.arange(len(identity)).split(_PAGE) if len(identity) else ():
+                traits = faces(identity[page], index[page], seed=seed, source=source)
+                # like poses together: what is painted in a chunk is a box around all its faces
+                pose = (traits["yaw"] * 12).round() * 4 + traits["scale"]
+                chunks = pose.squeeze(1).argsort().split(step)
+                painted = pool.map(lambda some, traits=traits: paint(traits.of_rows(some), size), chunks)
+                for some, faces_of_chunk in zip(chunks, painted, strict=True):
+                    images[page[some]] = faces_of_chunk
+                    done(len(some))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not render the rest
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,6 +101,10 @@ class SynthFaces(Dataset):
     # CelebA
     source: Literal["same", "other"] = "same"
     seed: Seed = 0  # of all identities and photographs
+    #: The artifact store, where images are kept and mapped into memory by every run; None: rendered anew at
+    #: every load, into main memory.
+    store: Places | None = None
+
     is_rendered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -86,8 +122,8 @@ class SynthFaces(Dataset):
             raise ConfigError(f"public_source={self.source} is unknown; use same or other")
 
     def load(self, part: Part) -> ImageSet:
-        """Labels 0, 1, .. in order; no part changes with the size of another. Raises ConfigError on an
-        unknown part.
+        """Labels 0, 1, .. in order; no part changes with the size of another. Rendered once for a store.
+        Raises ConfigError on an unknown part.
         """
         source, start = "same", 0
         if part == "public":
@@ -102,8 +138,47 @@ class SynthFaces(Dataset):
         else:
             raise ConfigError(f"part {part!r} is unknown; use train, test or public")
         index = start + torch.arange(len(labels)) - torch.searchsorted(labels, labels)
-        images = render(identities[labels], index, self.size, self.seed, source)
-        return ImageSet(images, labels, tuple(f"synth-{identity:04d}" for identity in identities.tolist()))
+        classes = tuple(f"synth-{identity:04d}" for identity in identities.tolist())
+        images = self._images(part, identities[labels], index, labels, classes, source)
+        return ImageSet(images, labels, classes)
+
+    def _images(
+        self,
+        part: Part,
+        identity: Tensor,
+        index: Tensor,
+        labels: Tensor,
+        classes: tuple[str, ...],
+        source: str,
+    ) -> Tensor:
+        """Photograph ``index`` [n] of ``identity`` [n], from the store where there is one."""
+        if self.store is None:
+            return render(identity, index, self.size, self.seed, source)
+        photographs = zip(identity.tolist(), index.tolist(), strict=True)
+        content: dict[str, object] = {
+            "dataset": "synthfaces",
+            "renderer": RENDERER_VERSION,
+            "code": _art(),
+            "size": self.size,
+            "seed": self.seed,
+            "source": source,
+            "photographs": hashlib.sha256(repr([*photographs]).encode()).hexdigest()[:16],
+        }
+
+        def some(images: Tensor, rows: range) -> None:
+            those = slice(rows.start, rows.stop)
+            render_into(images, identity[those], index[those], self.seed, source)
+
+        return rendered_images(
+            self.store,
+            digest(content),
+            size=self.size,
+            names=[f"{classes[k]}/{i}" for k, i in zip(labels.tolist(), index.tolist(), strict=True)],
+            labels=labels.tolist(),
+            render=some,
+            title=f"synthetic faces ({part}, {self.size} px)",
+            config={**content, "part": part},
+        )
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """The arguments that matter to the role, and the version of the art."""
@@ -116,6 +191,11 @@ class SynthFaces(Dataset):
             name: getattr(self, name) for name in names
         }
 
+    def count_images(self, role: Role) -> int:
+        """As many as asked for."""
+        each = self.train_per_identity + self.test_per_identity
+        return self.public_images if role == "public" else self.identities * each
+
     def num_identities(self) -> int:
         """As many as asked for."""
         return self.identities
@@ -123,6 +203,12 @@ class SynthFaces(Dataset):
     def class_names(self) -> tuple[str, ...]:
         """Numbers."""
         return tuple(f"synth-{identity:04d}" for identity in range(self.identities))
+
+
+@cache
+def _art() -> str:
+    """The digest of the code that paints, as it was when this process first asked."""
+    return sources().code(_ART, ())
 
 
 def _check(key: str, value: object, least: int, most: int) -> None:

@@ -26,7 +26,7 @@ PLACES = ("history", "summary", "config", "run")
 #: What W&B knows of every run, by its own names.
 RUN_FACTS = ("displayName", "group", "jobType", "tags", "state", "createdAt", "duration")
 #: The job types that are logged: the stages.
-JOB_TYPES = tuple(stage.name for stage in STAGES)
+JOB_TYPES = tuple(stage.name for stage in STAGES if not stage.is_intermediate)
 #: The keys of each kind of panel that hold names, and the places these may be of.
 KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "lines": {"x": ("history",), "y": ("history",)},

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.parts.initial_selection import InitialSelection, most_confident, place_in_class, style_prior
+from attacks.parts.initial_selection import (
+    InitialSelection,
+    largest,
+    most_confident,
+    place_in_class,
+    style_prior,
+)
 from midre_exp.data.transforms import CenterCrop, Resize
 from midre_exp.errors import ConfigError
 from midre_exp.runtime import Runtime
@@ -88,6 +94,14 @@ def test_a_class_gets_its_best_candidates_in_order_and_none_twice():
     # of equals the first, as the official search by repeated maximum
     assert most_confident(torch.ones(4, 1), torch.zeros(3, dtype=torch.long)).tolist() == [0, 1, 2]
     assert most_confident(values, labels[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10**6])
+def test_the_best_candidates_are_those_of_a_stable_sort_with_equals_and_without(levels):
+    values = torch.randint(levels, (60, 9), generator=torch.Generator().manual_seed(levels)) / levels
+    for wanted in (0, 1, 7, 59, 60):
+        expected = values.argsort(dim=0, descending=True, stable=True)[:wanted]
+        assert torch.equal(largest(values, wanted), expected)
 
 
 def test_more_candidates_wanted_than_there_are_is_an_error():

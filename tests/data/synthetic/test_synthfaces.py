@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from midre_exp.data import cache
 from midre_exp.data.synthetic import canvas as face_canvas
 from midre_exp.data.synthetic import renderer, synthfaces
 from midre_exp.data.synthetic.synthfaces import OFFSET, SynthFaces, render
 from midre_exp.data.synthetic.traits import IDENTITY, NUISANCE, OTHER, faces
 from midre_exp.errors import ConfigError
+from tests.data.slow_decoding import render_and_tell
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -207,6 +210,86 @@ def test_an_impossible_argument_is_named(arguments, message):
     with pytest.raises(ConfigError) as error:
         dataset(**arguments)
     assert str(error.value).startswith(message)
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """How many images are painted in each call."""
+    counts = []
+    honest = synthfaces.paint
+
+    def counted(traits, size):
+        counts.append(len(traits))
+        return honest(traits, size)
+
+    monkeypatch.setattr(synthfaces, "paint", counted)
+    return counts
+
+
+def test_with_a_store_every_part_is_rendered_once_for_all_and_is_what_it_was(tmp_path, painted):
+    fresh = {part: dataset().load(part) for part in ("train", "test", "public")}
+    assert sum(painted) == 20 + 15 + 10
+    for _ in range(2):
+        for part, images in fresh.items():
+            kept = dataset(store=tmp_path).load(part)
+            assert torch.equal(kept.images, images.images) and kept.images.dtype == torch.uint8
+            assert torch.equal(kept.labels, images.labels) and kept.classes == images.classes
+    assert sum(painted) == 2 * (20 + 15 + 10)
+    dataset(store=tmp_path).load("train").images.fill_(0)  # a copy of the pages that are written
+    assert torch.equal(dataset(store=tmp_path).load("train").images, fresh["train"].images)
+    names = [path.joinpath("files.txt").read_text().splitlines() for path in tmp_path.glob("images/*")]
+    assert sorted(len(lines) for lines in names) == [10, 15, 20]
+    assert any("synth-0001/0 1" in lines for lines in names)
+    assert any("synth-1000003/1 3" in lines for lines in names)
+
+
+def test_images_are_shared_by_whoever_shows_the_same_photographs(tmp_path, painted):
+    dataset(store=tmp_path).load("train")
+    for other in ({"test_per_identity": 9}, {"public_images": 40}, {"source": "other"}):
+        dataset(store=tmp_path, **other).load("train")
+    assert sum(painted) == 20
+    for other in ({"size": 25}, {"seed": 1}, {"identities": 6}):
+        dataset(store=tmp_path, **other).load("train")
+    assert sum(painted) == 20 + 20 + 20 + 24
+
+
+def test_images_of_other_code_are_rendered_anew(tmp_path, painted, monkeypatch):
+    dataset(store=tmp_path).load("test")
+    monkeypatch.setattr(synthfaces, "_art", lambda: "other code")
+    dataset(store=tmp_path).load("test")
+    monkeypatch.setattr(synthfaces, "RENDERER_VERSION", 2)
+    dataset(store=tmp_path).load("test")
+    assert sum(painted) == 3 * 15
+
+
+def test_a_killed_rendering_goes_on_where_it_stopped(tmp_path, painted, monkeypatch):
+    monkeypatch.setattr(cache, "_BLOCK", 8)
+    honest = synthfaces.faces
+
+    def until_killed(*args, **options):
+        if sum(painted) >= 16:
+            raise KeyboardInterrupt
+        return honest(*args, **options)
+
+    monkeypatch.setattr(synthfaces, "faces", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        dataset(store=tmp_path).load("train")
+    monkeypatch.setattr(synthfaces, "faces", honest)
+    kept = dataset(store=tmp_path).load("train").images
+    assert sum(painted) == 20
+    assert torch.equal(kept, dataset().load("train").images)
+
+
+def test_two_processes_render_once(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    log = tmp_path / "log.txt"
+    jobs = [spawn.Process(target=render_and_tell, args=(tmp_path / "store", log)) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert sum(map(int, log.read_text().split())) == 20
 
 
 def test_an_unknown_part_is_named():
