@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -193,8 +194,9 @@ class BREPMI(LabelAttack):
             "queries_to_growth": spent.clone(),
         }
         state["done"] = ~reached | self.ended(state)
-        for step in loop(None, state, until=lambda now: bool(now["done"].all())):
-            rows = (~state["done"]).nonzero().squeeze(1)
+        active = _Active(self)
+        for step in loop(None, state, until=active.are_none):
+            rows = active.rows
             now = {name: value[rows] for name, value in state.items()}
             noise = rng[rows].normal("sphere", self.points, prior.latent_dim, step=step)
             for name, value in self.move(victim, prior, now, labels[rows], noise).items():
@@ -238,6 +240,18 @@ class BREPMI(LabelAttack):
         }
         return {**after, "done": self.ended(after)}
 
+    def estimates_ahead(self, now: dict[str, Tensor]) -> Tensor:
+        """How many estimates, int64 [n], the items that go on make at least, whatever they bring: an estimate
+        is one move, one rejection or one growth at most.
+        """
+        growths = ((_ENDLESS / now["radius"]).log() / math.log(self.growth)).floor().long()
+        least = torch.minimum(self.patience - (now["moves"] - now["moves_at_growth"]), growths)
+        if self.max_rejections is not None:
+            least = torch.minimum(least, self.max_rejections - now["rejections"])
+        if self.max_queries is not None:
+            least = torch.minimum(least, (self.max_queries - now["queries"]) // (self.points + 1))
+        return least.clamp(min=1)
+
     def ended(self, now: dict[str, Tensor]) -> Tensor:
         """Which items, bool [n], make no further estimate."""
         ended = (now["moves"] - now["moves_at_growth"] >= self.patience) | (now["radius"] > _ENDLESS)
@@ -259,3 +273,24 @@ class BREPMI(LabelAttack):
             return victim.labels(self.render(prior, latents[part], labels[part]))
 
         return torch.cat(list(in_batches(ask, len(latents), self.at_once, what="images", victim=victim)))
+
+
+class _Active:
+    """The ``rows`` of a walk that make estimates. To ask who has ended waits for the device, so it is asked
+    only when one of them may have; the last, which go on for long, are asked rarely.
+    """
+
+    rows: Tensor  # int64 [m]
+
+    def __init__(self, attack: BREPMI):
+        self._attack, self._ahead = attack, 0
+
+    def are_none(self, state: dict[str, Tensor]) -> bool:
+        """Whether all items have ended, asked before every estimate."""
+        if not self._ahead:
+            self.rows = (~state["done"]).nonzero().squeeze(1)
+            if not len(self.rows):
+                return True
+            self._ahead = int(self._attack.estimates_ahead(state)[self.rows].min())
+        self._ahead -= 1
+        return False

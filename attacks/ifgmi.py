@@ -4,6 +4,8 @@ features between its blocks, deeper and deeper.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -28,7 +30,7 @@ from attacks.losses import IdentityLoss
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.l1_ball import near
-from attacks.parts.optimisers import adam_step
+from attacks.parts.optimisers import adam_steps
 from attacks.parts.random_crops import RandomCrop
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate
@@ -128,68 +130,73 @@ class IFGMI(WhiteBoxAttack):
     def invert(
         self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> AttackResult:
-        """Phase by phase; the queries are the same for every item."""
+        """Phase by phase; the queries are the same for every item.
+
+        Between phases alone is the state saved: features and the moments of Adam are large, and those of
+        earlier phases are needed no more.
+        """
         if loop.start is None:
             raise RuntimeError("IF-GMI starts from the codes that its initialise chose")
         style, queries = self._style(prior), victim.queries
         phases = self.phases if self.keep_stages else self.phases[: self.reported + 1]
-        point, image, done = {"w": loop.start}, None, 0
-        pictures, images, latents = [], None, loop.start
-        for number, phase in enumerate(phases):
-            tail = GeneratorTail(style, number, image)
-            point, outcome = self.optimise(phase, tail, point, victim, labels, rng, loop, done)
-            done += phase.steps
-            pictures.append(outcome["picture"])
-            if number == self.reported:
-                images, latents = outcome["images"], point["w"]
-            if number + 1 < len(phases):
-                point["features"], image = tail.next(point, carry_image=self.carry_image)
-        details = {"stages": torch.stack(pictures, 1)} if self.keep_stages else {}
-        spent = split_evenly(victim.queries - queries, len(labels))
-        return AttackResult(latents, spent, details=details, images=images)
-
-    def optimise(
-        self,
-        phase: Phase,
-        tail: GeneratorTail,
-        start: Mapping[str, Tensor],
-        victim: WhiteBoxVictim,
-        labels: Tensor,
-        rng: ItemRNG,
-        loop: Loop,
-        done: int,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Codes and features after a phase that starts from ``start``, and what is kept of its image
-        (``outcome``).
-
-        ``done`` steps of earlier phases: random numbers are drawn for the step counted through all phases.
-        """
-        radii = {"w": phase.radius_w, "features": phase.radius_features}
-        state = dict(start)
-        for name, value in start.items():
-            state |= {f"{name} {moment}": torch.zeros_like(value) for moment in ("first", "second")}
-        for step in loop(phase.steps, state):
-            free = {name: state[name].detach().requires_grad_() for name in start}
-            images = tail.render(free)
-            losses = self.losses(victim, images, labels, rng, loop.shared_rng, done + step)
+        ends = list(itertools.accumulate(phase.steps for phase in phases))
+        state = {"w": loop.start}
+        self._end_phases(style, phases, bisect.bisect_right(ends, 0), state)
+        entered = -1
+        for step in loop(ends[-1], state, saved_after=ends):
+            number = bisect.bisect_right(ends, step)
+            phase, first = phases[number], ends[number] - phases[number].steps
+            if number != entered:
+                entered = number
+                self._end_phases(style, phases, number, state)
+                tail = GeneratorTail(style, number, state.get("image"))
+                start = {name: state[name] for name in state if name in ("w", "features")}
+                moments = [(torch.zeros_like(value), torch.zeros_like(value)) for value in start.values()]
+            point = {name: state[name].detach().requires_grad_() for name in start}
+            images = tail.render(point)
+            losses = self.losses(victim, images, labels, rng, loop.shared_rng, step)
             loop.show(loss=losses)
-            gradients = torch.autograd.grad(losses.sum() / self.reference_batch, list(free.values()))
-            last = step + 1 == phase.steps
-            for (name, value), gradient in zip(free.items(), gradients, strict=True):
-                moments = state.pop(f"{name} first"), state.pop(f"{name} second")
-                moved, moments = adam_step(
-                    value.detach(), moments, gradient, step, lr=self.lr, betas=self.betas
-                )
+            loss = losses.sum() / self.reference_batch
+            gradients = list(torch.autograd.grad(loss, list(point.values())))
+            radii = {"w": phase.radius_w, "features": phase.radius_features}
+            after, moments = adam_steps(
+                list(point.values()), moments, gradients, step - first, lr=self.lr, betas=self.betas
+            )
+            for name, moved in zip(point, after, strict=True):
                 state[name] = near(moved, start[name], radii[name])
-                if not last:  # moments end with the phase; as large as the features, they are not saved
-                    state[f"{name} first"], state[f"{name} second"] = moments
-            if last and self.picture_of == "before_last_update":
-                state |= self.outcome(images.detach(), tail.number)
-        after = {name: state[name] for name in start}
-        if "picture" not in state:
-            with torch.no_grad():
-                state |= self.outcome(tail.render(after), tail.number)
-        return after, {name: state[name] for name in ("picture", "images") if name in state}
+            if step + 1 == ends[number]:
+                if self.picture_of == "before_last_update":
+                    state |= self.outcome(images.detach(), number)
+                self._end_phases(style, phases, bisect.bisect_right(ends, step + 1), state)
+        self._end_phases(style, phases, len(phases), state)
+        details = {}
+        if self.keep_stages:
+            details["stages"] = torch.stack([state[f"picture {number}"] for number in range(len(phases))], 1)
+        spent = split_evenly(victim.queries - queries, len(labels))
+        return AttackResult(state["latents"], spent, details=details, images=state["images"])
+
+    @torch.no_grad()
+    def _end_phases(
+        self, style: StylePrior, phases: Sequence[Phase], count: int, state: dict[str, Tensor]
+    ) -> None:
+        """Make of the ``state`` at the end of a phase what the next starts from, until ``count`` phases have
+        ended; they are several where some have no steps. Keeps what is wanted of their images.
+        """
+        for number in range(count):
+            if f"ended {number}" in state:
+                continue
+            tail = GeneratorTail(style, number, state.pop("image", None))
+            if f"picture {number}" not in state:
+                state |= self.outcome(tail.render(state), number)
+            if number == self.reported:
+                state["latents"] = state["w"]
+            if number + 1 < len(phases):
+                state["features"], image = tail.next(state, carry_image=self.carry_image)
+                if image is not None:
+                    state["image"] = image
+            else:
+                state.pop("features", None)
+            state[f"ended {number}"] = torch.ones(len(state["w"]), dtype=torch.bool)
 
     def losses(
         self,
@@ -207,12 +214,12 @@ class IFGMI(WhiteBoxAttack):
         return self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
 
     def outcome(self, images: Tensor, number: int) -> dict[str, Tensor]:
-        """What is kept of the images [n, 3, s, s] of phase ``number``: ``picture``, 8 bits as the evaluator
-        gets them, and all of them if they are the result.
+        """What is kept of the images [n, 3, s, s] of phase ``number``: ``picture <number>``, 8 bits as the
+        evaluator gets them, and ``images``, all of them, if they are the result.
         """
         transforms = self.image_to_target if self.picture is None else self.picture
         whole = {"images": images} if number == self.reported else {}
-        return {"picture": to_uint8(apply(transforms, images)), **whole}
+        return {f"picture {number}": to_uint8(apply(transforms, images)), **whole}
 
     def _style(self, prior: Prior) -> StylePrior:
         """``prior``, if it can be cut in as many places as there are phases. Raises ConfigError."""

@@ -25,8 +25,7 @@ Score = Callable[[Tensor], Tensor]
 Choice = Literal["first", "sample"]
 Draws = Literal["shared", "own"]
 
-#: Episodes per step of the loop. The agents of 300 identities weigh a gigabyte: with the usual 200 steps
-#: between checkpoints they are written every 4,000 episodes, some minutes apart.
+#: Episodes per step of the loop, after each of which a checkpoint may be due and transitions are copied.
 BLOCK = 20
 #: Episodes per loop. Each loop saves in its checkpoint the transitions of its own episodes, so that what is
 #: written altogether grows with their number, not with its square.

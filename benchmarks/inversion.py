@@ -94,7 +94,7 @@ def ours(case: Case, numerics: Numerics, chunk: int, device: torch.device) -> Ca
     victim = Victim.of(target, CLASSES, Threat.WHITE_BOX)
     rng = _streams(case.labels, case.attack.restarts)
     rows = torch.arange(len(case.labels), device=device).split(chunk)
-    runtime = Runtime(device=device, quiet=True, checkpoint_every=1 << 30)
+    runtime = Runtime(device=device, quiet=True, checkpoint_seconds=1e9)
 
     def run() -> Tensor:
         with tempfile.TemporaryDirectory() as folder:

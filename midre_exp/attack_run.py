@@ -18,7 +18,7 @@ from torch import Tensor
 
 from midre_exp.attack import Attack, AttackResult, Reconstructions, V, apply, split_evenly, to_uint8
 from midre_exp.attack_work import Columns, Fitted, Unfinished, finished_items, fitted, gaps, keep_items
-from midre_exp.errors import ConfigError, OutOfMemory
+from midre_exp.errors import ConfigError, OutOfMemory, is_out_of_memory
 from midre_exp.loop import REMEDY, Loop, Trial, TrialOver
 from midre_exp.memory.batches import Shortage, attempt, in_batches
 from midre_exp.memory.footprint import planned
@@ -368,16 +368,21 @@ def _invert_chunk(
         shared_rng=job.shared_rng,
         first_item=chunk.start,
     )
-    found = job.attack.invert(victim, job.prior, labels, items.rng[rows].to(device), loop)
-    spent = victim.queries - queries
-    if isinstance(found, Tensor):
-        found = AttackResult(found, split_evenly(spent, len(labels)))
-    if int(found.queries.sum()) != spent:
-        raise RuntimeError(
-            f"{type(job.attack).__name__} reports {int(found.queries.sum())} queries, its victim {spent}"
-        )
-    chosen = labels if found.labels is None else found.labels
-    columns = _columns(job, found, chosen, where)
+    try:
+        found = job.attack.invert(victim, job.prior, labels, items.rng[rows].to(device), loop)
+        spent = victim.queries - queries
+        if isinstance(found, Tensor):
+            found = AttackResult(found, split_evenly(spent, len(labels)))
+        if int(found.queries.sum()) != spent:
+            raise RuntimeError(
+                f"{type(job.attack).__name__} reports {int(found.queries.sum())} queries, its victim {spent}"
+            )
+        chosen = labels if found.labels is None else found.labels
+        columns = _columns(job, found, chosen, where)
+    except Exception as error:
+        if is_out_of_memory(error):
+            loop.save_ends()  # of which smaller chunks take their parts
+        raise
     victim.queries = queries
     return columns
 

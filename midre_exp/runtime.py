@@ -5,9 +5,11 @@ it enters a key but the numerics, a node of their own.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.machine.memory import free_host_memory
 from midre_exp.numerics import Numerics
 from midre_exp.store.progress import Progress, Values, configure, display_of, say
+from midre_exp.weights.checkpointer import Checkpointer
 
 T = TypeVar("T")
 
@@ -61,7 +64,8 @@ class Runtime:
     image_placement: Placement = "auto"  #: memory from which training batches are gathered
     chunk: int = MOST  #: reconstructions optimised together, at most; never changes a result
     is_planned: bool = False  #: fewer, where by what a few of them take they would not fit into free memory
-    checkpoint_every: int = 200  #: optimiser steps between checkpoints of long loops
+    checkpoint_seconds: float = 180.0  #: between checkpoints of long loops; 0: after every step
+    clock: Callable[[], float] = time.monotonic  #: what these seconds are counted by
     tracker: Tracker = field(default_factory=NoTracker)  #: of the stage that is being made
     quiet: bool = False  #: print no line per stage
 
@@ -69,6 +73,10 @@ class Runtime:
         """Print one line on stderr without tearing a progress bar."""
         if not self.quiet:
             say(sentence)
+
+    def checkpoints(self, path: Path) -> Checkpointer:
+        """What saves the state of a loop in ``path``."""
+        return Checkpointer(path, self.checkpoint_seconds, self.clock)
 
     def bar(
         self,
@@ -184,6 +192,6 @@ def make_runtime(settings: Mapping[str, Any], numerics: Numerics | None = None) 
         image_placement=settings["image_placement"],
         chunk=MOST if settings["chunk"] == "auto" else int(settings["chunk"]),
         is_planned=settings["chunk"] == "auto",
-        checkpoint_every=int(settings["checkpoint_every"]),
+        checkpoint_seconds=float(settings["checkpoint_seconds"]),
         quiet=bool(settings["quiet"]),
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from midre_exp.loop import Loop
 from midre_exp.runtime import Runtime
 from midre_exp.threat import Victim
+from midre_exp.weights import checkpoint
 
 
 class Listener:
@@ -18,8 +21,18 @@ class Listener:
         self.heard.append((step, values))
 
 
-def loop_of(path, listener, **options):
-    runtime = Runtime(checkpoint_every=40, tracker=listener)
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def loop_of(path, listener, *, clock=time.monotonic, seconds=100.0, **options):
+    runtime = Runtime(checkpoint_seconds=seconds, clock=clock, tracker=listener)
     return Loop(path / "state.pt", "test", runtime, Victim.of(torch.nn.Identity(), 1), **options)
 
 
@@ -45,12 +58,13 @@ def test_a_short_loop_shows_every_step_and_one_that_ends_early_all_it_has(tmp_pa
 
 
 def test_numbers_wait_for_the_checkpoint_and_a_killed_loop_goes_on_where_it_was(tmp_path):
-    listener = Listener()
-    loop = loop_of(tmp_path, listener)
+    listener, clock = Listener(), Clock()
+    loop = loop_of(tmp_path, listener, clock=clock, seconds=80)
     with pytest.raises(KeyboardInterrupt):
         for step in loop(100, {}):
             assert len(listener.heard) == (20 if step >= 40 else 0)
             loop.show(loss=torch.ones(1))
+            clock.now += 2.0
             if step == 60:
                 raise KeyboardInterrupt
     again = loop_of(tmp_path, listener)
@@ -60,8 +74,13 @@ def test_numbers_wait_for_the_checkpoint_and_a_killed_loop_goes_on_where_it_was(
 
 
 def test_a_loop_that_was_finished_before_shows_nothing_and_the_next_goes_on_behind_it(tmp_path):
-    for _ in loop_of(tmp_path, Listener())(5, {}):
+    first = loop_of(tmp_path, Listener(), seconds=0)
+    for _ in first(5, {}):
         pass
+    with pytest.raises(KeyboardInterrupt):
+        for step in first(2, {}):
+            if step == 1:
+                raise KeyboardInterrupt
     listener = Listener()
     loop = loop_of(tmp_path, listener)
     for _ in loop(5, {}):
@@ -69,4 +88,53 @@ def test_a_loop_that_was_finished_before_shows_nothing_and_the_next_goes_on_behi
     assert not listener.heard
     for _ in loop(2, {}):
         loop.show(loss=torch.ones(1))
-    assert [step for step, _ in listener.heard] == [5, 6]
+    assert [step for step, _ in listener.heard] == [6]
+
+
+def counted(loop, *, fatal=None):
+    """Two loops whose state holds every number they have counted, the second what the first ended with."""
+    done, state, counts = 0, {"n": torch.zeros(())}, []
+    for steps in (6, 5):
+        for step in loop(steps, state):
+            if done == fatal:
+                raise KeyboardInterrupt
+            done += 1
+            state["n"] += 10 * state["n"] + step + 1  # in place: what is kept of the first may not follow
+        counts.append(float(state["n"]))
+    return counts, done
+
+
+@pytest.mark.parametrize("seconds", [0, 2, 4])
+def test_loops_that_are_killed_anywhere_go_on_to_the_same_numbers(tmp_path, seconds):
+    whole, steps = counted(loop_of(tmp_path / "whole", Listener()))
+    for fatal in range(steps):
+        clock, folder = Clock(), tmp_path / str(fatal)
+
+        def ticking(clock=clock) -> float:
+            clock.now += 0.5
+            return clock.now
+
+        with pytest.raises(KeyboardInterrupt):
+            counted(loop_of(folder, Listener(), clock=ticking, seconds=seconds), fatal=fatal)
+        again, more = counted(loop_of(folder, Listener(), seconds=seconds))
+        assert again == whole
+        assert seconds or more <= steps - fatal + 1
+
+
+def test_how_a_loop_ends_is_written_by_the_next_alone(tmp_path):
+    counted(loop_of(tmp_path, Listener()))
+    assert not list(tmp_path.iterdir())
+    counted(loop_of(tmp_path, Listener(), seconds=0))
+    assert [checkpoint.load(tmp_path / f"state.pt{end}")["done"] for end in ("", "+")] == [6, 4]
+
+
+def test_a_state_is_saved_only_where_it_is_whole(tmp_path):
+    def saved(numbers):
+        loop, found = loop_of(tmp_path / str(numbers), Listener(), seconds=0), []
+        for _ in loop(6, {"n": torch.zeros(())}, saved_after=numbers):
+            state = checkpoint.load(tmp_path / str(numbers) / "state.pt")
+            found.append(state and state["done"])
+        return found
+
+    assert saved((2, 5)) == [None, None, 2, 2, 2, 5]
+    assert saved(()) == [None] * 6

@@ -6,6 +6,7 @@ Elementwise throughout: a batch of latents moves as each would alone.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -37,8 +38,34 @@ def adam_step(
     ``moments`` are the running means of the gradient and of its square, zeros at the start. All tensors of
     one shape.
     """
-    first = betas[0] * moments[0] + (1 - betas[0]) * gradient
-    second = betas[1] * moments[1] + (1 - betas[1]) * gradient**2
+    moved, moments_after = adam_steps([latents], [moments], [gradient], step, lr=lr, betas=betas, eps=eps)
+    return moved[0], moments_after[0]
+
+
+@torch.no_grad()
+def adam_steps(
+    latents: list[Tensor],
+    moments: list[tuple[Tensor, Tensor]],
+    gradients: list[Tensor],
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """``adam_step`` of several tensors, by as many kernels as of one.
+
+    What is not needed afterwards is written over: large latents cost by the memory that is moved.
+    """
     bias_first, bias_second = 1 - betas[0] ** (step + 1), 1 - betas[1] ** (step + 1)
-    scale = (second / bias_second).sqrt() + eps
-    return latents - lr / bias_first * first / scale, (first, second)
+    first = list(torch._foreach_mul([mean for mean, _ in moments], betas[0]))
+    torch._foreach_add_(first, torch._foreach_mul(gradients, 1 - betas[0]))
+    squares = list(torch._foreach_mul(gradients, gradients))
+    torch._foreach_mul_(squares, 1 - betas[1])
+    second = list(torch._foreach_mul([square for _, square in moments], betas[1]))
+    torch._foreach_add_(second, squares)
+    scale = torch._foreach_div(second, bias_second)
+    torch._foreach_sqrt_(scale)
+    torch._foreach_add_(scale, eps)
+    moved = torch._foreach_addcdiv(latents, first, scale, -lr / bias_first)
+    return list(moved), list(zip(first, second, strict=True))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from attacks.base import ItemRNG
 from attacks.parts.checks import one_of
-from attacks.parts.optimisers import adam_step
+from attacks.parts.optimisers import adam_steps
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, Finite, LearningRate, Share
 
@@ -265,13 +265,12 @@ class SAC:
         """The ``leaves`` and their moments after one Adam step on the losses, which the sum keeps apart: each
         has its own weights.
         """
-        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        after = {}
-        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-            moments = agents[f"{name}/mean"], agents[f"{name}/square"]
-            after[name], (after[f"{name}/mean"], after[f"{name}/square"]) = adam_step(
-                leaf.detach(), moments, gradient, update, lr=self.lr
-            )
+        gradients = list(torch.autograd.grad(losses.sum(), list(leaves.values())))
+        moments = [(agents[f"{name}/mean"], agents[f"{name}/square"]) for name in leaves]
+        moved, moments = adam_steps(list(leaves.values()), moments, gradients, update, lr=self.lr)
+        after = dict(zip(leaves, moved, strict=True))
+        for name, (mean, square) in zip(leaves, moments, strict=True):
+            after |= {f"{name}/mean": mean, f"{name}/square": square}
         return after
 
 

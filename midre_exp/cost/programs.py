@@ -7,8 +7,9 @@ and batches, and ``runtime.bar``, through which every long loop goes, says how o
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,8 +101,11 @@ class SampledLoop(Loop):
         steps: int | None,
         state: dict[str, Tensor],
         until: Callable[[dict[str, Tensor]], bool] | None = None,
+        saved_after: Collection[int] | None = None,
     ) -> Iterator[int]:
-        """Some of the steps; none of a loop like one before, which costs the same."""
+        """Some of the steps, of each part of a loop that is saved between its parts alone; none of a loop
+        like one before, which costs the same.
+        """
         assert isinstance(self.runtime, SampledRuntime)
         counter, self._known = self.runtime.counter, getattr(self, "_known", {})
         rounds = self.endless if steps is None else min(steps, _SEARCHED) if until else steps
@@ -110,7 +114,8 @@ class SampledLoop(Loop):
             counter.again(self._known[kind])
             return
         begin = counter.mark()
-        yield from self.runtime.bar(range(rounds), self.title)
+        for first, end in itertools.pairwise(sorted({0, rounds, *(saved_after or ())})):
+            yield from self.runtime.bar(range(first, end), self.title)
         self._known[kind] = counter.since(begin)
 
 

@@ -183,7 +183,7 @@ class Runtime(Keys):
     image_placement: Literal["auto", "mapped", "ram", "device"]
     chunk: Literal["auto"] | Count
     candidates_gb: NonNegative | None
-    checkpoint_every: Count
+    checkpoint_seconds: NonNegative
     stale: Literal["reuse", "refuse", "rebuild"]
     rebuild: Sequence[str]
     trusted_packages: Sequence[str]

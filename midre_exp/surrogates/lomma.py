@@ -236,7 +236,8 @@ class LommaSurrogates(Surrogates):
         sgd = torch.optim.SGD(
             self.networks.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        saved = checkpoint.load(file)
+        checkpoints = runtime.checkpoints(file)
+        saved = checkpoints.load()
         if saved is None:
             start, recent = 0, torch.zeros(LOG_EVERY, len(students), device=device)
             self._initialise(students)
@@ -247,7 +248,7 @@ class LommaSurrogates(Surrogates):
         self.networks.train()
         runtime.numerics.reorder(self.networks)
         answer = [runtime.numerics.call(student) for student in students.values()]
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), checkpoints:
             losses = recent[0]
 
             def values() -> dict[str, float]:
@@ -273,10 +274,10 @@ class LommaSurrogates(Surrogates):
                 done = step + 1
                 if done % LOG_EVERY == 0:
                     runtime.tracker.log(_means(students, recent, done), done)
-                if done % runtime.checkpoint_every == 0:
+                if done < steps and checkpoints.due():
                     _means(students, recent, done)  # what has diverged is not continued from
                     state = {"students": self.networks.state_dict(), "sgd": sgd.state_dict()}
-                    checkpoint.save(file, {**state, "step": done, "recent": recent})
+                    checkpoints.save({**state, "step": done, "recent": recent})
         return _means(students, recent, steps)
 
     def _initialise(self, students: Mapping[str, Student]) -> None:

@@ -21,7 +21,7 @@ from midre_exp.weights.torch_file import read_torch
 
 _LOG = logging.getLogger(__name__)
 
-_MAGIC = b"midre-checkpoint-2\n"
+_MAGIC = b"midre-checkpoint-3\n"
 _DIGEST = hashlib.sha256().digest_size
 _PLAIN = (type(None), bool, int, float, str, torch.Tensor, torch.nn.Parameter)
 

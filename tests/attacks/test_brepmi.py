@@ -375,6 +375,30 @@ def test_items_together_get_the_numbers_of_one_at_a_time():
     assert torch.equal(together["latents"][2], starts[2]) and together["queries"][2] == 2
 
 
+@pytest.mark.parametrize("limits", [{"patience": 9}, {"max_rejections": 7}, {"max_queries": 33 * 20}])
+def test_who_has_ended_is_asked_only_when_somebody_may_have(monkeypatch, limits):
+    brep, starts = attack(**{"patience": 60, **limits}), rng(3).normal("start", 12)
+    labels = brep.classify(victim(), Pixels(), starts, torch.zeros(3, dtype=torch.int64))
+    asked, estimates = [], []
+    ahead, move = BREPMI.estimates_ahead, BREPMI.move
+    monkeypatch.setattr(BREPMI, "estimates_ahead", lambda self, now: asked.append(1) or ahead(self, now))
+    monkeypatch.setattr(BREPMI, "move", lambda self, *given: estimates.append(1) or move(self, *given))
+
+    def walk():
+        yes, none = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+        return brep.walk(victim(), Pixels(), starts, labels, rng(3), plain_loop, reached=yes, spent=none)
+
+    rarely = walk()
+    assert 0 < len(asked) < len(estimates) / 2
+    asked.clear()
+    monkeypatch.setattr(
+        BREPMI, "estimates_ahead", lambda self, now: asked.append(1) or torch.ones_like(now["moves"])
+    )
+    always, count = walk(), len(estimates) // 2
+    assert len(asked) == count and len(estimates) == 2 * count
+    assert all(torch.equal(value, always[name]) for name, value in rarely.items())
+
+
 def margin(latents: Tensor, labels: Tensor) -> Tensor:
     logits = small_model()(Pixels().generate(latents)).logits
     own = logits.gather(1, labels[:, None]).squeeze(1)

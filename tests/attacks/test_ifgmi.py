@@ -305,7 +305,7 @@ def test_the_reported_stage_is_the_chosen_one_and_all_are_kept_only_if_asked(pri
     assert found.queries.tolist() == [7] * 4
     pictures = found.details["stages"]
     assert pictures.dtype == torch.uint8
-    assert torch.equal(pictures[:, number], ifgmi.outcome(found.images, number)["picture"])
+    assert torch.equal(pictures[:, number], ifgmi.outcome(found.images, number)[f"picture {number}"])
     assert not torch.equal(pictures[:, 0], pictures[:, 2])
     target = toy_victim()
     short = invert(attack(report=report, keep_stages=False), prior, start, target)

@@ -222,7 +222,7 @@ def test_reduced_students_work_at_32_pixels(stem):
 
 def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(tmp_path):
     whole, broken, continued = small(), small(), small()
-    runtime, target = Runtime(checkpoint_every=2), victim()
+    runtime, target = Runtime(checkpoint_seconds=0), victim()
     numbers = whole.fit(public(), target, seed=3, work=tmp_path / "whole", runtime=runtime)
     assert target.queries == 40
     assert set(numbers) == {"distillation_b0", "distillation_b1"}
@@ -233,9 +233,9 @@ def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(
             victim(),
             seed=3,
             work=work,
-            runtime=Killed(checkpoint_every=2, at=3, title="distilling"),
+            runtime=Killed(checkpoint_seconds=0, at=3, title="distilling"),
         )
-    assert checkpoint.load(work / "students.pt")["step"] == 2
+    assert checkpoint.load(work / "students.pt")["step"] == 3
     torch.manual_seed(5)  # what others draw plays no part
     again = victim()
     assert continued.fit(public(), again, seed=3, work=work, runtime=runtime) == numbers

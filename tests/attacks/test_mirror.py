@@ -41,7 +41,7 @@ TOY = {
 SHORT = {"restarts": 2, "steps": 6, "lr": 0.05}
 FEW = {"population": 6, "generations": 4, "enough": None}
 SEVERAL = {"steps": 12, "rampup": 0.0, "rampdown": 0.0}
-RUNTIME = Runtime(checkpoint_every=2)
+RUNTIME = Runtime(checkpoint_seconds=0)
 
 
 def made(name: str, changes: dict[str, Any]) -> Any:

@@ -68,7 +68,7 @@ class PlainLoop:
     def __init__(self, start: Tensor, seed: int = 0):
         self.start, self.shared_rng = start, shared_rng(seed)
 
-    def __call__(self, steps, state):
+    def __call__(self, steps, state, saved_after=None):
         return range(steps)
 
     def show(self, **values):

@@ -178,7 +178,6 @@ every_attack = pytest.mark.parametrize("case", CASES, ids=str)
 class Counting(Runtime):
     """Counts the steps of all bars and is interrupted before step ``fatal``, as by Ctrl-C."""
 
-    checkpoint_every: int = 2
     chunk: int = IDENTITIES * RESTARTS // 2
     fatal: int = -1
     steps: list[None] = field(default_factory=list)
@@ -323,7 +322,7 @@ def test_chunks_change_no_number(case, chunk):
 def test_a_killed_attack_continues_to_the_same_bytes_and_query_count(case, share, device, tmp_path):
     fatal = int(share * unbroken(case, device).steps)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(case, work=tmp_path, fatal=fatal, device=device)
+        carried_out(case, work=tmp_path, fatal=fatal, checkpoint_seconds=0, device=device)
     continued = carried_out(case, work=tmp_path, device=device)
     assert_same(continued, unbroken(case, device), device)
     assert continued.steps < unbroken(case).steps or fatal < 2  # checkpoints were used

@@ -174,7 +174,7 @@ def test_help_and_config_listing_name_every_group_and_key(cli):
     choices = [
         f"{group}: {', '.join(sorted(p.stem for p in (CONF_DIR / group).glob('*.yaml')))}" for group in groups
     ]
-    for word in (*choices, "S01", "checkpoint_every"):
+    for word in (*choices, "S01", "checkpoint_seconds"):
         assert word in out, word
     code, out, _ = cli("--cfg=job", tiny=False)
     assert code == 0 and "identity_weight" in out and "hydra" not in out.split("\n")[0]

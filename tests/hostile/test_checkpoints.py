@@ -95,7 +95,7 @@ def test_no_training_continues_from_it_even_with_the_right_checksum(
     sentinel, path = tmp_path / "was_run", tmp_path / "state"
     data = crafted.make(sentinel)
     path.write_bytes(
-        b"midre-checkpoint-2\n" + hashlib.sha256(path.name.encode() + b"\0" + data).digest() + data
+        b"midre-checkpoint-3\n" + hashlib.sha256(path.name.encode() + b"\0" + data).digest() + data
     )
     state = checkpoint.load(path)
     # plain content that merely is no state dict of a model is content as good as any

@@ -80,7 +80,7 @@ NODE = {
     "devices": 1,
     "image_placement": "auto",
     "chunk": 8,
-    "checkpoint_every": 10,
+    "checkpoint_seconds": 10,
     "quiet": False,
     "progress": "auto",
     "log_every": 60,

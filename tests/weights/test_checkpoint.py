@@ -16,12 +16,12 @@ from torch import nn
 from midre_exp.errors import StoreError
 from midre_exp.weights import checkpoint
 
-HEADER = len(b"midre-checkpoint-2\n") + 32
+HEADER = len(b"midre-checkpoint-3\n") + 32
 
 
 def with_header(body: bytes) -> bytes:
     """A file named ``state`` whose checksum is right whatever it holds."""
-    return b"midre-checkpoint-2\n" + hashlib.sha256(b"state\0" + body).digest() + body
+    return b"midre-checkpoint-3\n" + hashlib.sha256(b"state\0" + body).digest() + body
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

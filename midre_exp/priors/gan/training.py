@@ -21,7 +21,7 @@ from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
-from midre_exp.weights import checkpoint
+from midre_exp.weights.checkpointer import State
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
 SAMPLES_EVERY = 2000  #: steps between sample grids
@@ -129,19 +129,16 @@ class GanTraining:
         parts = ("generator", "critic", "generator_adam", "critic_adam") + (("average",) if self.ema else ())
         return {name: getattr(self, name) for name in parts}
 
-    def save(self, file: Path, **more: int | Tensor) -> None:
-        """Write everything the next step depends on, and ``more``, atomically."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        checkpoint.save(file, {**state, "generator_steps": self.generator_steps, **more})
+    def state(self) -> State:
+        """Everything the next step depends on."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, "generator_steps": self.generator_steps}
 
-    def restore(self, file: Path) -> dict[str, Any]:
-        """Take back what ``save`` wrote and return its ``more``; empty when there is no such file."""
-        saved = checkpoint.load(file) or {}
-        if saved:
-            for name, part in self._parts().items():
-                part.load_state_dict(saved.pop(name))
-            self.generator_steps = saved.pop("generator_steps")
-        return saved
+    def restore(self, saved: State) -> None:
+        """Take back what ``state`` gave."""
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        self.generator_steps = saved["generator_steps"]
 
 
 class _OfPair(nn.Module):
@@ -181,9 +178,13 @@ def train(
     before it returned (zeros at first). ``samples`` gives the images [n, 3, h, w] in [0, 1] of a sample grid.
     Raises DivergedError, with ``remedy``, when a mean stops being finite.
     """
-    saved = gan.restore(work / CHECKPOINT)
-    start = int(saved.get("step", 0))
-    recent = saved.get("recent", torch.zeros(LOG_EVERY, len(names))).to(gan.device)
+    checkpoints = runtime.checkpoints(work / CHECKPOINT)
+    saved = checkpoints.load()
+    if saved is None:
+        start, recent = 0, torch.zeros(LOG_EVERY, len(names), device=gan.device)
+    else:
+        gan.restore(saved)
+        start, recent = saved["step"], saved["recent"].to(gan.device)
 
     def means(done: int) -> dict[str, float]:
         values = dict(zip(names, recent[: min(done, LOG_EVERY)].mean(0).tolist(), strict=True))
@@ -196,18 +197,19 @@ def train(
     def values() -> dict[str, float]:
         return dict(zip(names, newest.tolist(), strict=True))
 
-    for number in runtime.bar(range(start, steps), title, steps, start, values):
-        newest = recent[number % LOG_EVERY]
-        recent[number % LOG_EVERY] = step(number, recent[(number - 1) % LOG_EVERY])
-        done = number + 1
-        if done % LOG_EVERY == 0:
-            runtime.tracker.log(means(done), done)
-        if done % SAMPLES_EVERY == 0:
-            gan.generator.eval()
-            with torch.no_grad():
-                runtime.tracker.images("samples", samples(), done)
-            gan.generator.train()
-        if done % runtime.checkpoint_every == 0:
-            means(done)  # what has diverged is not continued from
-            gan.save(work / CHECKPOINT, step=done, recent=recent)
+    with checkpoints:
+        for number in runtime.bar(range(start, steps), title, steps, start, values):
+            newest = recent[number % LOG_EVERY]
+            recent[number % LOG_EVERY] = step(number, recent[(number - 1) % LOG_EVERY])
+            done = number + 1
+            if done % LOG_EVERY == 0:
+                runtime.tracker.log(means(done), done)
+            if done % SAMPLES_EVERY == 0:
+                gan.generator.eval()
+                with torch.no_grad():
+                    runtime.tracker.images("samples", samples(), done)
+                gan.generator.train()
+            if done < steps and checkpoints.due():
+                means(done)  # what has diverged is not continued from
+                checkpoints.save({**gan.state(), "step": done, "recent": recent})
     return means(steps)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +26,7 @@ from midre_exp.priors.stylegan.losses import (
     path_lengths,
     squared_gradients,
 )
+from midre_exp.weights.checkpointer import State
 
 ADAPT_EVERY = 4  #: steps between changes of the augmentation's strength (official)
 #: What ``StyleGAN2Training.step`` returns, in this order.
@@ -88,17 +87,14 @@ class StyleGAN2Training(GanTraining):
         if losses.r1_gamma:
             _make_up_for(self.critic_adam, losses.r1_every)
 
-    def save(self, file: Path, **more: int | Tensor) -> None:
+    def state(self) -> State:
         """As of any GAN, with what the losses remember."""
-        remembered = torch.stack((self.path_mean, self.strength, self.signs))
-        super().save(file, remembered=remembered, **more)
+        return {**super().state(), "remembered": torch.stack((self.path_mean, self.strength, self.signs))}
 
-    def restore(self, file: Path) -> dict[str, Any]:
+    def restore(self, saved: State) -> None:
         """As of any GAN, with what the losses remember."""
-        saved = super().restore(file)
-        if saved:
-            self.path_mean, self.strength, self.signs = saved.pop("remembered").to(self.device)
-        return saved
+        super().restore(saved)
+        self.path_mean, self.strength, self.signs = saved["remembered"].to(self.device)
 
     def averaged(self, generator: nn.Module) -> list[Tensor]:
         """Parameters and the mean code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,21 +81,23 @@ class Share:
 
 
 class EpochBatches:
-    """The batches of a ``Sampler``, one epoch per iteration from ``epoch`` on, as far as they are this
-    process's.
+    """The batches of a ``Sampler``, one epoch per iteration, from batch ``first`` of ``epoch`` on, as far as
+    they are this process's.
 
     Lightning announces epochs only to its own samplers and iterates before its epoch hooks, so the count is
     kept here and checked by the module.
     """
 
-    def __init__(self, sampler: Sampler, epoch: int, share: Share):
+    def __init__(self, sampler: Sampler, epoch: int, share: Share, first: int = 0):
         self.sampler = sampler
         self.epoch = epoch - 1
         self.share = share
+        self._first = first
 
     def __iter__(self) -> Iterator[Tensor]:
         self.epoch += 1
-        return map(self.share.of, self.sampler.batches(self.epoch))
+        first, self._first = self._first, 0
+        return map(self.share.of, itertools.islice(self.sampler.batches(self.epoch), first, None))
 
     def __len__(self) -> int:
         return len(self.sampler.batches(max(self.epoch, 0)))

@@ -39,13 +39,16 @@ class BestEpoch(TypedDict):
 class ClassifierModule(pl.LightningModule):
     """One classifier, one composed defense, one recipe (conf/recipe).
 
-    All randomness is derived from (seed, epoch, rank), so epochs can be resumed exactly. Of several processes
-    each trains on its share of every batch with random numbers of its own. Only if the defense
-    ``couples_images`` does each process defend, and compute the losses of, the whole batch, whose outputs are
-    gathered with their gradients.
+    All randomness is derived from (seed, epoch, rank), so epochs can be resumed exactly; what was drawn
+    inside one is told by the states of its generators. Of several processes each trains on its share of every
+    batch with random numbers of its own. Only if the defense ``couples_images`` does each process defend, and
+    compute the losses of, the whole batch, whose outputs are gathered with their gradients.
     """
 
     batches: EpochBatches
+    sums: dict[str, Tensor]  #: of what is reported of this epoch so far, weighted by the images
+    images: float  #: of this epoch so far; a whole number but for trainings that changed their processes
+    done: int  #: batches of this epoch so far; 0 between epochs
 
     def __init__(
         self,
@@ -70,6 +73,8 @@ class ClassifierModule(pl.LightningModule):
         self.taps = tuple(defense.taps(model))
         self.history: list[dict[str, float]] = []
         self.best: BestEpoch | None = None
+        self.done = 0
+        self._unfinished: dict[str, Any] | None = None  # epoch of a checkpoint from inside it
         names = defense.trainable(model)
         if names is not None:
             for name, parameter in model.named_parameters():
@@ -85,6 +90,19 @@ class ClassifierModule(pl.LightningModule):
         """Whether every process computes the losses of the whole batch."""
         return self.trainer.world_size > 1 and self.defense.couples_images
 
+    def on_train_start(self) -> None:
+        """Begin the epoch inside which an earlier attempt stopped once more: Lightning goes on without its
+        start.
+        """
+        if self._unfinished is not None:
+            self.on_train_epoch_start()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Take up where an earlier attempt stopped inside the epoch."""
+        if self._unfinished is not None:
+            self._continue_epoch(self._unfinished)
+            self._unfinished = None
+
     def on_train_epoch_start(self) -> None:
         """Seed everything for this epoch and let schedules act."""
         rank = self.trainer.global_rank
@@ -98,9 +116,10 @@ class ClassifierModule(pl.LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rates[self.current_epoch]
+        self.sums, self.images, self.done = {}, 0, 0
         self.defense.on_epoch(self.model, self.progress)
 
-    def training_step(self, step_input: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, step_input: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         """Augment, defend, classify, add up the losses."""
         if self.batches.epoch != self.current_epoch:
             raise RuntimeError(f"batches of epoch {self.batches.epoch} arrive in epoch {self.current_epoch}")
@@ -109,7 +128,8 @@ class ClassifierModule(pl.LightningModule):
         base, extras = self._losses(output, batch)
         total: Tensor = base + sum(extras.values()) if extras else base
         share = hits(output.logits.detach(), batch.labels).mean()
-        self._log({"loss": total.detach(), "train_acc": 100 * share, **_detached(extras)}, len(batch.labels))
+        self._add({"loss": total.detach(), "train_acc": 100 * share, **_detached(extras)}, len(batch.labels))
+        self.done = number + 1
         return total
 
     def _augment(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
@@ -168,8 +188,22 @@ class ClassifierModule(pl.LightningModule):
         share = hits(self.answer(to_float(images)).logits, labels).mean()
         self._log({"test_acc": 100 * share}, len(labels))
 
+    def _add(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Add what is reported of ``count`` images to the sums of the epoch, which Lightning would not keep
+        in a checkpoint.
+        """
+        for name, value in values.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), device=value.device)
+            self.sums[name] += value * count
+        self.images += count
+
+    def _means(self) -> dict[str, Tensor]:
+        count = torch.tensor(self.images, device=self.device)
+        return {name: total / count for name, total in self.sums.items()}
+
     def _log(self, values: Mapping[str, Tensor], batch_size: int) -> None:
-        """Means over the images of the epoch, of all processes."""
+        """Means over the images of an epoch, of all processes."""
         self.log_dict(
             dict(values),
             on_step=False,
@@ -183,7 +217,11 @@ class ClassifierModule(pl.LightningModule):
         """Keep the epoch's numbers, and the weights if they are the best so far and the recipe selects by
         test accuracy. Raises DivergedError, before a checkpoint is written, when the network has diverged.
         """
-        numbers = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        means = self._means()
+        self._log(means, 1)
+        self.done = 0
+        numbers = {name: float(self._of_all_ranks(mean).mean()) for name, mean in means.items()}
+        numbers["test_acc"] = float(self.trainer.callback_metrics["test_acc"])
         self._check_health(numbers)
         self.history.append({"epoch": float(self.current_epoch), **numbers})
         if self.recipe["select"] == "best_test" and (
@@ -193,8 +231,8 @@ class ClassifierModule(pl.LightningModule):
             self.best = {"test_acc": numbers["test_acc"], "epoch": self.current_epoch, "weights": weights}
 
     def _check_health(self, numbers: Mapping[str, float]) -> None:
-        """Raise DivergedError unless the means of the epoch and all weights are finite. The only look at them
-        in an epoch: one NaN among all steps makes a mean NaN.
+        """Raise DivergedError unless the means of the epoch so far and all weights are finite. Asked only
+        before something is kept: one NaN among all steps makes a mean NaN.
         """
         when = f"training diverged in epoch {self.current_epoch + 1} of {self.recipe['epochs']}"
         if broken := [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]:
@@ -205,15 +243,61 @@ class ClassifierModule(pl.LightningModule):
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
         """Plain containers only, so that the checkpoint loads without unpickling anything."""
         state["midre_exp"] = {
-            "next_epoch": self.current_epoch + 1,
+            "next_epoch": self.current_epoch + (self.done == 0),
             "history": self.history,
             "best": self.best,
+            "unfinished": self._epoch_so_far() if self.done else None,
         }
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         """Take up what an interrupted attempt had kept."""
         self.history = list(state["midre_exp"]["history"])
         self.best = state["midre_exp"]["best"]
+        self._unfinished = state["midre_exp"]["unfinished"]
+
+    def _epoch_so_far(self) -> dict[str, Any]:
+        """What the rest of the epoch depends on, besides weights and optimiser. Raises DivergedError instead
+        of keeping what has diverged.
+        """
+        self._check_health({name: float(mean) for name, mean in self._means().items()})
+        names = list(self.sums)
+        sums = torch.stack([self.sums[name] for name in names])
+        return {
+            "done": self.done,
+            "images": self.images,
+            "names": names,
+            "sums": self._of_all_ranks(sums),
+            "generators": [self._of_all_ranks(state) for state in self._generator_states()],
+        }
+
+    def _continue_epoch(self, saved: dict[str, Any]) -> None:
+        """Take up what ``_epoch_so_far`` gave; of another number of processes, whose generators are not
+        these, the means alone.
+        """
+        rank, share = self.global_rank, len(saved["sums"]) / self.trainer.world_size
+        sums = saved["sums"][rank] if share == 1 else saved["sums"].mean(0) * share
+        self.sums = dict(zip(saved["names"], sums.to(self.device).unbind(), strict=True))
+        self.done, self.images = saved["done"], saved["images"] * share
+        if share != 1:
+            return
+        states = [states[rank] for states in saved["generators"]]
+        self.generator.set_state(states[0])
+        self.defense_generator.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[3], self.device)
+
+    def _generator_states(self) -> list[Tensor]:
+        states = [self.generator.get_state(), self.defense_generator.get_state(), torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else states
+
+    def _of_all_ranks(self, value: Tensor) -> Tensor:
+        """The values of all processes [ranks, ...], on the CPU."""
+        if self.trainer.world_size == 1:
+            return value.detach()[None].cpu()
+        gathered = self.all_gather(value.detach().to(self.device))
+        assert isinstance(gathered, Tensor)
+        return gathered.cpu()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser over the parameters that train. Its learning rate is set at the start of
@@ -222,6 +306,12 @@ class ClassifierModule(pl.LightningModule):
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         node, kind = self.recipe["optimizer"], torch.optim.Optimizer
         return build(node, parameters, kind=kind, trusted=self.trusted)
+
+
+def next_batch(state: Mapping[str, Any]) -> tuple[int, int]:
+    """Epoch and batch, both from 0, with which the training of a checkpoint goes on."""
+    kept = state["midre_exp"]
+    return kept["next_epoch"], kept["unfinished"]["done"] if kept["unfinished"] else 0
 
 
 def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ from midre_exp.targets.predict import accuracy, answers
 from midre_exp.targets.training.batch import EpochBatches, Sampler, Share, Shuffled
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.launch import launch
-from midre_exp.targets.training.module import REMEDY, ClassifierModule
+from midre_exp.targets.training.module import REMEDY, ClassifierModule, next_batch
 from midre_exp.targets.training.trainer import CHECKPOINT, make_loggers, make_trainer, tracker_loggers
-from midre_exp.weights import checkpoint as checkpoints
+from midre_exp.weights.checkpointer import Checkpointer
 from midre_exp.weights.finite import require_finite
 
 SELECT = ("last", "best_test")
@@ -71,9 +71,9 @@ def train_classifier(
     """Train ``settings`` (a node of conf/target) on the private images under a composed defense, on
     ``runtime.devices`` devices.
 
-    Continues from ``work/last.ckpt`` if an earlier attempt left one, on one device to the same weights as an
-    unbroken training. Raises ConfigError for a recipe that cannot work, DivergedError when losses, weights or
-    answers stop being finite.
+    Continues from ``work/last.ckpt`` if an earlier attempt left one, also inside an epoch, on one device to
+    the same weights as an unbroken training. Raises ConfigError for a recipe that cannot work, DivergedError
+    when losses, weights or answers stop being finite.
     """
     training = Training(settings, data, defense, seed, work, runtime, title, trusted)
     train, test = data.load("train"), data.load("test")
@@ -133,11 +133,10 @@ class Training:
 
     def checkpoint(self) -> dict[str, Any] | None:
         """What an earlier attempt left, if it is intact."""
-        return checkpoints.load(self._checkpoint_path)
+        return self._checkpointer().load()
 
-    @property
-    def _checkpoint_path(self) -> Path:
-        return self.work / f"{CHECKPOINT}.ckpt"
+    def _checkpointer(self) -> Checkpointer:
+        return self.runtime.checkpoints(self.work / CHECKPOINT)
 
     def fit(
         self,
@@ -149,20 +148,30 @@ class Training:
     ) -> None:
         """Train ``module`` from where an earlier attempt stopped, on the share of ``rank``."""
         recipe, share = module.recipe, Share(rank, self.runtime.devices)
-        trainer = make_trainer(recipe, self.work, self.runtime, rank=rank, loggers=loggers, title=self.title)
+        checkpointer = self._checkpointer()
+        trainer = make_trainer(
+            recipe,
+            self.work,
+            self.runtime,
+            rank=rank,
+            loggers=loggers,
+            title=self.title,
+            checkpointer=checkpointer,
+        )
         train = self.defense.on_dataset(train, seed=self.seed)
         state = self.checkpoint()
-        next_epoch = 0 if state is None else state["midre_exp"]["next_epoch"]
-        module.batches = EpochBatches(self._sampler(train, recipe), next_epoch, share)
+        epoch, batch = (0, 0) if state is None else next_batch(state)
+        module.batches = EpochBatches(self._sampler(train, recipe), epoch, share, batch)
         test_batches = [share.of(batch) for batch in torch.arange(len(test)).split(int(recipe["batch_size"]))]
         device = trainer.strategy.root_device
         try:
-            trainer.fit(
-                module,
-                _loader(train, module.batches, device, self.runtime),
-                _loader(test, test_batches, device, self.runtime),
-                ckpt_path=None if state is None else self._checkpoint_path,
-            )
+            with checkpointer:
+                trainer.fit(
+                    module,
+                    _loader(train, module.batches, device, self.runtime),
+                    _loader(test, test_batches, device, self.runtime),
+                    ckpt_path=None if state is None else checkpointer.path,
+                )
         except SystemExit as leaving:  # Lightning's way to answer Ctrl-C, as if it were the whole program
             if trainer.interrupted and leaving.code == 1:
                 raise KeyboardInterrupt from None
@@ -198,7 +207,7 @@ def _train_on_several_devices(training: Training, module: ClassifierModule) -> N
     )
     state = training.checkpoint()
     if state is None:
-        raise RuntimeError(f"a training on several devices left no {CHECKPOINT}.ckpt in {training.work}")
+        raise RuntimeError(f"a training on several devices left no {CHECKPOINT} in {training.work}")
     module.on_load_checkpoint(state)
     module.load_state_dict(state["state_dict"])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
@@ -21,9 +21,12 @@ from pytorch_lightning.strategies import DDPStrategy
 from midre_exp.runtime import Runtime
 from midre_exp.tracking.tracker import WandbTracker
 from midre_exp.weights import checkpoint as checkpoints
+from midre_exp.weights.checkpointer import Checkpointer
 
 #: The name of the file in a training's folder that an interrupted training continues from.
-CHECKPOINT = "last"
+CHECKPOINT = "last.ckpt"
+#: Steps between two questions of several processes whether a checkpoint is due, which wait for all of them.
+_AGREE_EVERY = 50
 
 
 def make_trainer(
@@ -34,19 +37,15 @@ def make_trainer(
     rank: int = 0,
     loggers: list[Logger],
     title: str,
+    checkpointer: Checkpointer,
 ) -> pl.Trainer:
     """A trainer for ``recipe`` on ``runtime.devices`` devices from ``runtime.device`` on, in the process of
-    ``rank``.
+    ``rank``, which saves by ``checkpointer``.
     """
     _silence_lightning()
     on_gpu, several = runtime.device.type == "cuda", runtime.devices > 1
     first = runtime.device.index or 0
-    callbacks: list[Callback] = [
-        # without a monitored value the newest checkpoint replaces the one before
-        ModelCheckpoint(
-            dirpath=work, filename=CHECKPOINT, save_top_k=1, every_n_epochs=1, enable_version_counter=False
-        )
-    ]
+    callbacks: list[Callback] = [TimedCheckpoints(checkpointer)]
     if rank == 0 and (runtime.progress or runtime.log_every):
         callbacks.append(TrainingBar(title, runtime))
     return pl.Trainer(
@@ -58,7 +57,7 @@ def make_trainer(
         sync_batchnorm=several and on_gpu,  # torch has none for CPUs, whose processes normalise their shares
         use_distributed_sampler=False,  # ``Share`` divides the batches
         # the processes are there, whatever cluster they were started on: Lightning is not to look for its own
-        plugins=[VerifiedCheckpoints(), LightningEnvironment()],
+        plugins=[VerifiedCheckpoints(checkpointer), LightningEnvironment()],
         logger=loggers,
         callbacks=callbacks,
         enable_progress_bar=False,
@@ -95,7 +94,7 @@ def _silence_lightning() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*number of training batches.*smaller than the logging interval.*",
-        "Checkpoint directory .* exists and is not empty",  # ours: resuming
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # ``EpochBatches`` is told where
         ".*LeafSpec.*is deprecated.*",
         ".*`srun` command is available.*",
         "Grad strides do not match bucket view strides",
@@ -129,16 +128,57 @@ class ConnectionLogger(Logger):
         self.sender.send((metrics, step))
 
 
-class VerifiedCheckpoints(CheckpointIO):
-    """Lets Lightning write its checkpoints through ours: atomic, checked on reading, never executing
-    anything.
+class TimedCheckpoints(Checkpoint):
+    """A checkpoint when it is due, inside an epoch or after it, replacing the one before; after the last step
+    only where several processes have to hand on what they trained (or after every step).
     """
+
+    def __init__(self, checkpointer: Checkpointer):
+        self.checkpointer = checkpointer
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Inside an epoch; after its last batch comes its end, and its test images before."""
+        number = batch_idx + 1
+        if number < trainer.num_training_batches and self._is_due(trainer, number):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """After the module has looked at the numbers of the epoch."""
+        if trainer.current_epoch + 1 != trainer.max_epochs:
+            is_wanted = self._is_due(trainer)
+        else:
+            is_wanted = trainer.world_size > 1 or not self.checkpointer.seconds
+        if is_wanted:
+            self._save(trainer)
+
+    def _is_due(self, trainer: pl.Trainer, number: int = 0) -> bool:
+        """What rank 0 finds, for all; asked at few of the steps, whose ``number`` all processes know."""
+        if trainer.world_size == 1 or not self.checkpointer.seconds:
+            return self.checkpointer.due()
+        if number % _AGREE_EVERY:
+            return False
+        due: bool = trainer.strategy.broadcast(self.checkpointer.due())
+        return due
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.checkpointer.path)
+
+
+class VerifiedCheckpoints(CheckpointIO):
+    """Lets Lightning write its checkpoints through ours: behind its back, atomic, checked on reading, never
+    executing anything.
+    """
+
+    def __init__(self, checkpointer: Checkpointer):
+        self.checkpointer = checkpointer
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write one checkpoint."""
-        checkpoints.save(Path(path), checkpoint)
+        """Write one checkpoint, of the only path there is."""
+        self.checkpointer.save(checkpoint)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read one checkpoint, which the caller has found to be intact."""
@@ -159,7 +199,7 @@ class TrainingBar(Callback):
         """Open the bar at the step an interrupted attempt had reached."""
         steps = int(trainer.num_training_batches)
         total = steps * int(trainer.max_epochs or 1)
-        self.bar = self.runtime.shown(self.title, total, steps * trainer.current_epoch)
+        self.bar = self.runtime.shown(self.title, total, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any

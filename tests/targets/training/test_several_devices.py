@@ -44,7 +44,7 @@ RECIPE = {
     "select": "last",
 }
 SHIFT = {"_target_": "midre_exp.data.transforms.RandomShift", "pixels": 3}
-TWO = Runtime(quiet=True, devices=2)
+TWO = Runtime(quiet=True, devices=2, checkpoint_seconds=0)
 
 
 class Colours(Dataset):

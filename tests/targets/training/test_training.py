@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import itertools
+import time
 import warnings
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from defenses import Defense, NoDef, compose
+from defenses.composer import Composed
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.metrics.accuracy import topk_hits
@@ -14,7 +18,7 @@ from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.predict import hits, predicted_classes
 from midre_exp.targets.training.batch import Shuffled
-from midre_exp.targets.training.module import learning_rates
+from midre_exp.targets.training.module import learning_rates, next_batch
 from midre_exp.targets.training.train import train_classifier
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import not_finite
@@ -57,16 +61,21 @@ class StopAt(Defense):
             raise RuntimeError("killed")
 
 
-def train(work, defense=None, seed=0, numerics=None, **recipe):
+def train(work, defense=None, seed=0, numerics=None, seconds=0.0, clock=time.monotonic, **recipe):
     settings = {"name": "vgg16", "model": MODEL, "weights": None, "recipe": {**RECIPE, **recipe}}
     work.mkdir(exist_ok=True)
     return train_classifier(
         settings,
         Colours(),
-        compose(it=defense or NoDef()),
+        defense if isinstance(defense, Composed) else compose(it=defense or NoDef()),
         seed=seed,
         work=work,
-        runtime=Runtime(quiet=True, numerics=numerics or Numerics()),
+        runtime=Runtime(
+            quiet=True,
+            numerics=numerics or Numerics(),
+            checkpoint_seconds=seconds,
+            clock=clock,
+        ),
         title="t",
     )[:3]
 
@@ -100,6 +109,82 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
 
     resumed, _, again = train(tmp_path / "broken", Count(), scheduler=scheduler)
     assert seen == [3]  # the finished epochs are not repeated
+    assert torch.equal(weights(whole), weights(resumed))
+    assert history == again
+
+
+class StopIn(Defense):
+    """Interrupts training before a batch, counted from where it begins."""
+
+    def __init__(self, batch):
+        self.left = batch
+
+    def on_batch(self, batch, model, progress, generator):
+        if not self.left:
+            raise RuntimeError("killed")
+        self.left -= 1
+        return batch
+
+
+@dataclass
+class Noisy(Defense):
+    """Draws from every generator there is, on every batch; loses a term in odd epochs."""
+
+    def on_batch(self, batch, model, progress, generator):
+        noise = torch.rand(batch.images.shape, generator=generator) + torch.rand(batch.images.shape)
+        return replace(batch, images=0.8 * batch.images + 0.1 * noise)
+
+    def extra_losses(self, output, batch, progress):
+        return {} if progress.epoch % 2 else {"extra": 0.01 * output.logits.square().mean()}
+
+
+#: Four batches an epoch, the last one smaller; everything that a step may depend on.
+BUSY = {
+    "epochs": 3,
+    "batch_size": 6,
+    "drop_last": False,
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.002, "weight_decay": 0.01},
+    "select": "best_test",
+}
+
+
+@pytest.mark.parametrize("numerics", [Numerics(), Numerics(precision="bf16")], ids=["float32", "bf16"])
+def test_a_training_that_is_killed_inside_epochs_ends_with_the_same_bits(tmp_path, numerics):
+    busy = {**BUSY, "numerics": numerics}
+    whole, numbers, history = train(tmp_path / "whole", compose(noisy=Noisy()), seconds=1e9, **busy)
+    assert not (tmp_path / "whole" / "last.ckpt").exists()  # what ends well is published
+    work, steps, done = tmp_path / "broken", 4, 0
+    for batches in (1, 2, 1, 3, 4):  # inside an epoch, before its last batch, after it
+        with pytest.raises(RuntimeError, match="killed"):
+            train(work, compose(noisy=Noisy(), stop=StopIn(batches)), **busy)
+        done += batches
+        assert next_batch(checkpoint.load(work / "last.ckpt")) == divmod(done, steps)
+    resumed, again, later = train(work, compose(noisy=Noisy()), **busy)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert (numbers, history) == (again, later)
+
+
+def test_a_checkpoint_from_time_to_time_is_continued_from_as_well(tmp_path):
+    whole, _, history = train(tmp_path / "whole", compose(noisy=Noisy()), **BUSY)
+    saved = []
+
+    class Watching(StopIn):
+        def on_batch(self, batch, model, progress, generator):
+            state = checkpoint.load(tmp_path / "broken" / "last.ckpt")
+            saved.append(state and next_batch(state))
+            return super().on_batch(batch, model, progress, generator)
+
+    ticks = itertools.count()
+    with pytest.raises(RuntimeError, match="killed"):
+        train(
+            tmp_path / "broken",
+            compose(noisy=Noisy(), stop=Watching(10)),
+            seconds=3,
+            clock=lambda: float(next(ticks)),
+            **BUSY,
+        )
+    assert 1 < len(set(saved)) < 6  # not after every batch
+    resumed, _, again = train(tmp_path / "broken", compose(noisy=Noisy()), **BUSY)
     assert torch.equal(weights(whole), weights(resumed))
     assert history == again
 
@@ -197,14 +282,14 @@ def test_shuffled_batches_cover_everything_once_and_depend_on_the_epoch_alone():
 
 
 class OneNaN(Defense):
-    """The loss of one batch of an epoch is NaN."""
+    """The loss of the first batch of an epoch is NaN."""
 
     def __init__(self, epoch):
-        self.epoch, self.batches = epoch, 0
+        self.epoch, self.is_over = epoch, False
 
     def extra_losses(self, output, batch, progress):
-        self.batches += 1
-        is_broken = progress.epoch == self.epoch and self.batches % 2 == 0
+        is_broken = progress.epoch == self.epoch and not self.is_over
+        self.is_over |= is_broken
         return {"extra": 0 * output.logits.detach().sum() + (torch.nan if is_broken else 0.0)}
 
 
