@@ -9,10 +9,12 @@ compares keys, so a difference could not go unnoticed.
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -25,10 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.plan.answers import answer
+from midre_exp.plan.config import CONF_DIR, digest, own_configs, plain
 from midre_exp.plan.overrides import as_meant, readable
 from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.unread import check_read
+from midre_exp.store.files import known_sha256
 
 #: The group that depends on no other choice and on which no other choice depends; most jobs differ in it.
 _INDEPENDENT = "defense"
@@ -107,9 +111,33 @@ class Composer:
 
 def packaged_composer() -> Composer:
     """A composer of the packaged configs. Call and use inside ``packaged_configs``."""
-    return Composer(
-        lambda overrides: checked(compose("config", overrides)), GlobalHydra.instance().config_loader()
-    )
+    configs = _digest_of_configs()
+
+    def composed(overrides: list[str]) -> DictConfig:
+        def make() -> Any:
+            return OmegaConf.to_container(checked(compose("config", overrides)), resolve=False)
+
+        found = OmegaConf.create(answer(["composed", configs, overrides], make, (), keep=_is_json))
+        OmegaConf.set_struct(found, True)  # as Hydra's
+        assert isinstance(found, DictConfig)
+        return found
+
+    return Composer(composed, GlobalHydra.instance().config_loader())
+
+
+def _digest_of_configs() -> str:
+    """Of every file that a config may be composed of, the user's own too."""
+    folders = [Path(folder) for folder in (CONF_DIR, own_configs()) if folder is not None]
+    files = sorted(path for folder in folders for path in folder.rglob("*.yaml"))
+    return digest([[str(path), known_sha256(path)] for path in files])
+
+
+def _is_json(container: Any) -> bool:
+    """Whether a config comes back from a file as it is: keys are texts, and values plain."""
+    try:
+        return bool(json.loads(json.dumps(container)) == container)
+    except (TypeError, ValueError):
+        return False
 
 
 def checked(config: DictConfig) -> DictConfig:
