@@ -53,9 +53,8 @@ def test_training_continues_from_it_also_after_a_kill(tmp_path, name):
         images = public(40, SMALL[name]["image_size"])
         return prior.fit(images, victim(), seed=3, work=work, runtime=runtime)
 
-    every = 5
     start, whole = started(name, tmp_path / "start")
-    numbers = fit(whole, tmp_path / "whole", Runtime(checkpoint_every=every))
+    numbers = fit(whole, tmp_path / "whole", Runtime(checkpoint_seconds=0))
     anew = small(name)
     fit(anew, tmp_path / "anew", Runtime())
     assert not same(anew, whole)
@@ -63,8 +62,8 @@ def test_training_continues_from_it_also_after_a_kill(tmp_path, name):
     for prior in (broken, continued):
         prior.start_from(start.state_dict())
     with pytest.raises(KeyboardInterrupt):
-        fit(broken, tmp_path / "broken", Killed(checkpoint_every=every, at=every + 2))
-    assert fit(continued, tmp_path / "broken", Runtime(checkpoint_every=every)) == numbers
+        fit(broken, tmp_path / "broken", Killed(checkpoint_seconds=0, at=7))
+    assert fit(continued, tmp_path / "broken", Runtime(checkpoint_seconds=0)) == numbers
     assert same(continued, whole)
 
 
