@@ -80,7 +80,7 @@ class Loop:
         out would lose the state. ``saved_after``: the numbers of steps after which alone ``state`` is whole;
         None: any.
         """
-        checkpoints = self.runtime.checkpoints(self.path)
+        checkpoints = Checkpointer(self.path, self.runtime.checkpoint_seconds, self.runtime.clock)
         self.path = self.path.with_name(f"{self.path.name}+")
         done = self._restore(checkpoints, state)
         ended, finished = until(state) if until else False, done

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -19,7 +18,6 @@ from midre_exp.errors import ConfigError
 from midre_exp.machine.memory import free_host_memory
 from midre_exp.numerics import Numerics
 from midre_exp.store.progress import Progress, Values, configure, display_of, say
-from midre_exp.weights.checkpointer import Checkpointer
 
 T = TypeVar("T")
 
@@ -73,10 +71,6 @@ class Runtime:
         """Print one line on stderr without tearing a progress bar."""
         if not self.quiet:
             say(sentence)
-
-    def checkpoints(self, path: Path) -> Checkpointer:
-        """What saves the state of a loop in ``path``."""
-        return Checkpointer(path, self.checkpoint_seconds, self.clock)
 
     def bar(
         self,

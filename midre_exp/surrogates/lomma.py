@@ -26,6 +26,7 @@ from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.student import Student
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
+from midre_exp.weights.checkpointer import Checkpointer
 from midre_exp.weights.finite import require_finite
 from midre_exp.weights.state_dict import load_backbone, load_checkpoint, read_state_dict, require_usable
 
@@ -236,7 +237,7 @@ class LommaSurrogates(Surrogates):
         sgd = torch.optim.SGD(
             self.networks.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        checkpoints = runtime.checkpoints(file)
+        checkpoints = Checkpointer(file, runtime.checkpoint_seconds, runtime.clock)
         saved = checkpoints.load()
         if saved is None:
             start, recent = 0, torch.zeros(LOG_EVERY, len(students), device=device)

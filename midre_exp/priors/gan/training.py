@@ -21,6 +21,7 @@ from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
+from midre_exp.weights.checkpointer import Checkpointer
 from midre_exp.weights.checkpointer import State
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
@@ -178,7 +179,7 @@ def train(
     before it returned (zeros at first). ``samples`` gives the images [n, 3, h, w] in [0, 1] of a sample grid.
     Raises DivergedError, with ``remedy``, when a mean stops being finite.
     """
-    checkpoints = runtime.checkpoints(work / CHECKPOINT)
+    checkpoints = Checkpointer(work / CHECKPOINT, runtime.checkpoint_seconds, runtime.clock)
     saved = checkpoints.load()
     if saved is None:
         start, recent = 0, torch.zeros(LOG_EVERY, len(names), device=gan.device)

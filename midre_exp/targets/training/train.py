@@ -136,7 +136,7 @@ class Training:
         return self._checkpointer().load()
 
     def _checkpointer(self) -> Checkpointer:
-        return self.runtime.checkpoints(self.work / CHECKPOINT)
+        return Checkpointer(self.work / CHECKPOINT, self.runtime.checkpoint_seconds, self.runtime.clock)
 
     def fit(
         self,
