@@ -21,8 +21,7 @@ from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.runtime import Runtime
-from midre_exp.weights.checkpointer import Checkpointer
-from midre_exp.weights.checkpointer import State
+from midre_exp.weights.checkpointer import Checkpointer, State
 
 LOG_EVERY = 100  #: steps between reports: the only moments the host waits for the device
 SAMPLES_EVERY = 2000  #: steps between sample grids
