@@ -91,7 +91,8 @@ def test_what_is_stale_makes_stale_what_rests_on_it(ran, monkeypatch):
     settings, plan = ran
     change(monkeypatch, "evaluator")
     found = stale_stages(Store(settings["paths"]["store"]), plan)
-    assert list(found) == ["evaluator", "metrics"] and found["metrics"] == "rests on a stale evaluator"
+    assert list(found) == ["evaluator", "features", "metrics"]
+    assert found["metrics"] == "rests on a stale evaluator"
 
 
 @pytest.mark.parametrize(
