@@ -75,8 +75,10 @@ class Counter(TorchDispatchMode):
             return answer(*args, **kwargs)
         if packet in _MASKED:
             args = (args[0], [_places(one) for one in args[1]], *args[2:])
+        if packet is aten.cat:  # empty ones of any shape count for nothing, which fake tensors do not know
+            args = ([one for one in args[0] if one.numel()] or args[0], *args[1:])
         out = func(*args, **kwargs)
-        if _is_view(func):
+        if _is_view(func) or func.namespace == "prim":  # which asks for a property
             return out
         self._hold(out)
         if packet not in _FREE:
@@ -207,7 +209,14 @@ def _repeated(repeats: Tensor, *_: Any, output_size: int | None = None, **__: An
     return repeats.new_empty((output_size or repeats.numel(),))
 
 
+def _bincount(tensor: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """As many numbers as are known to occur."""
+    like = tensor if weights is None else weights
+    return like.new_empty((max(1, minlength),))
+
+
 _ANSWERS: dict[Any, Any] = {
+    aten.bincount: _bincount,
     aten.repeat_interleave: _repeated,
     aten._local_scalar_dense: _number,
     aten.nonzero: _nonzero,

@@ -69,6 +69,16 @@ def test_the_peak_is_that_of_the_tensors_that_live_together():
     assert found.bytes == 4000 + 8000 + 8000 + 24_000  # written; read and written thrice
 
 
+def test_a_batch_of_a_large_set_moves_the_batch_alone():
+    """Also where the program asks what device the set is on."""
+
+    def program() -> None:
+        images, rows = torch.empty(10**6, 1000, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+        images[rows.to(images.device)]
+
+    assert counted(program).bytes < 10_000
+
+
 def test_numbers_that_a_program_asks_for_are_given():
     def program() -> None:
         mask = torch.ones(6, dtype=torch.bool)
@@ -76,6 +86,8 @@ def test_numbers_that_a_program_asks_for_are_given():
         assert bool(mask.all()) and float(values.sum()) == 1.0
         assert len(values[mask]) == 6 and mask.nonzero().shape == (6, 1)
         values[mask] = 2.0
+        assert torch.bincount(torch.zeros(3, dtype=torch.int64), minlength=5).shape == (5,)
+        assert torch.cat((torch.empty(0, 0), torch.zeros(3, 2)), 1).shape == (3, 2)
 
     assert counted(program).kernels > 0
 
