@@ -18,6 +18,7 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
+from midre_exp.cost.forecast import read_measured
 from midre_exp.data import cache
 from midre_exp.errors import DataError, StoreError
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -32,7 +33,6 @@ from midre_exp.store.files import sha256
 from midre_exp.store.lock import BuildLock
 from midre_exp.store.store import Store
 from midre_exp.study.score import read_keys
-from midre_exp.sweep.estimate import rates
 from midre_exp.sweep.finished import failure_path, is_finished
 from midre_exp.sweep.job import Outcome, carry_out
 from midre_exp.weights import checkpoint
@@ -96,7 +96,7 @@ def test_a_changed_digit_of_a_record_is_never_taken_for_a_result(finished, capsy
     for reader in (lambda: read_record(path), lambda: needed(Path(settings["paths"]["results"]))):
         with pytest.raises(StoreError, match=r"is damaged .*; run its command again"):
             reader()
-    assert not rates(path.parent.parent)
+    assert not read_measured(path.parent.parent)
     with caplog.at_level(logging.WARNING):
         carry_out(settings)
     assert path.name in caplog.text and "damaged" in caplog.text
@@ -171,7 +171,7 @@ def test_a_plan_is_not_stopped_by_a_record_of_classes_that_are_not_there(finishe
     record = json.loads(path.read_text())
     record["config"]["attack"]["prior"]["_target_"] = "midre_exp.priors.gan.wgan.Gone"
     path.write_text(json.dumps(record))
-    assert ("prior", "wgan") not in rates(path.parent.parent)
+    assert not any(measured.stage == "prior" for measured in read_measured(path.parent.parent))
 
 
 def test_a_folder_where_a_report_of_failure_was_is_one_sentence(finished):

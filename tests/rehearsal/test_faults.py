@@ -13,7 +13,6 @@ import torch
 
 import attacks.gmi
 import defenses.midre
-from attacks.parts import final_selection
 from midre_exp import attack_run
 from midre_exp.priors import gmi, kedmi, plgmi
 from midre_exp.runtime import Runtime
@@ -84,22 +83,20 @@ TO, RUNTIME = ".to(device)", ".to(runtime.device)"
 NON_BLOCKING = ".to(batch.images.device, non_blocking=True)"
 STEP = module.ClassifierModule.training_step
 ON_EPOCH = module.ClassifierModule.on_train_epoch_start
-ROBUSTNESS = final_selection.FinalSelection.robustness
 ON_BATCH = defenses.midre.MIDRE.on_batch
 ON_DEVICE = 'generator(self.seed, "batches", self.current_epoch, *own)'
 #: What is done, under a change of which function, and what in it is replaced by what.
 MIXED = [
     (attack, attack_run._invert_chunk, "queries = items.labels[rows].to(device)", TO, ""),
     (attack, attack_run._invert_chunk, "items.rng[rows].to(device)", TO, ""),
-    (style_attack, attack_run._shared_rng, RUNTIME, RUNTIME, ""),
+    (style_attack, attack_run.shared_rng, RUNTIME, RUNTIME, ""),
     (style_attack, attack_run.run_shard, RUNTIME, RUNTIME, ""),
-    (style_attack, ROBUSTNESS, "codes = latents[first : first + part]", RUNTIME, ""),
     (training, ON_EPOCH, ON_DEVICE, ON_DEVICE, "torch.Generator(self.device)"),
     (training, ON_BATCH, "moved(part, batch.images.device)", "moved(part, batch.images.device)", "part"),
     (defended_step, ON_BATCH, NON_BLOCKING, NON_BLOCKING, ""),
     (prior, gmi.GMIPrior.fit, "self.training_images(public).to(device)", TO, ""),
     (prior, gmi.GMIPrior.fit, "latents = seeding.normal", ", device=device", ""),
-    (kedmi_prior, kedmi.KedMIPrior.fit, "answers = soft_labels", TO, ""),
+    (kedmi_prior, kedmi.KedMIPrior._train, "images, answers = images.to(device)", TO, ""),
     (plgmi_prior, plgmi.PLGMIPrior.fit, "images[selection.flatten()].to(device)", TO, ""),
     (prediction, predict.predict, "to_float(images[part].to(device))", TO, ""),
     (prediction, predict.predict, "model.to(device).eval()", TO, ""),
