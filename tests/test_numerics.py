@@ -316,7 +316,8 @@ def test_a_run_puts_target_and_prior_under_its_numerics(tiny, monkeypatch):
     own = ("attack.prior._target_=tests.plugins.TargetedPrior", "runtime.trusted_packages=[tests]")
     run(tiny("numerics.precision=bf16", *own))
     quick = Numerics(precision="bf16")
-    assert calls[:3] == [
+    assert calls[:4] == [
+        (quick, "VGG16", ("forward",)),  # the evaluator that looks at the private images
         (quick, "ResNet", ("forward",)),  # the target that the prior learns from
         (quick, "ResNet", ("forward",)),
         (quick, "TargetedPrior", PRIOR_CALLS),

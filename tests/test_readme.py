@@ -72,7 +72,7 @@ def test_the_notebook_of_the_readme_attacks_a_network_of_ones_own(tmp_path, monk
     public = ImageSet(images, torch.zeros(32, dtype=torch.long), ("anybody",))
     names = {"network": Network(), "evaluator": Network(), "public": public}
     exec(compile(text, "own_network.py", "exec"), names)
-    assert names["victim"].queries == 2 * len(names["found"].images) == 2 * 10 * 3
+    assert names["victim"].queries == 2 * len(names["found"].images) == 2 * 10 * 5
     assert capsys.readouterr().out.startswith("attack accuracy ")
 
 

@@ -94,10 +94,10 @@ def loop_at(folder, target, **options) -> Loop:
     return Loop(folder / "state.pt", "RLBMI", Runtime(**options), target)
 
 
-def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=ItemRNG) -> AttackResult:
+def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=ItemRNG, **options) -> AttackResult:
     target = target or victim()
     labels = torch.arange(3)[rows]
-    return rl.invert(target, Pixels(), labels, rng(3, kind)[rows], loop_at(folder, target))
+    return rl.invert(target, Pixels(), labels, rng(3, kind)[rows], loop_at(folder, target, **options))
 
 
 # reward, transition, identities
@@ -387,7 +387,7 @@ def test_where_checkpoints_fall_changes_no_number(tmp_path, monkeypatch):
 
 def test_a_checkpoint_holds_the_transitions_of_its_own_segment_only(tmp_path, monkeypatch):
     monkeypatch.setattr(attacks.rlbmi, "SEGMENT", 10)
-    invert(attack(episodes=25), tmp_path)
+    invert(attack(episodes=25), tmp_path, checkpoint_seconds=0)
     files = sorted(tmp_path.glob("state.pt*"))
     kept = [torch.load(_body(file))["state"]["replay.actions"] for file in files]
     assert [len(value[0]) for value in kept] == [10, 10, 5]

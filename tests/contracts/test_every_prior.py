@@ -144,7 +144,7 @@ def test_a_training_in_bf16_rounds_and_learns_alike(tmp_path, case):
     }
     assert numbers[0] != numbers[1]
     for name, value in numbers[0].items():
-        assert numbers[1][name] == pytest.approx(value, rel=0.05, abs=0.02), name
+        assert numbers[1][name] == pytest.approx(value, rel=0.05, abs=0.06), name
     latents, labels = latents_of(exact)
     with torch.no_grad():
         first, second = (prior.eval().generate(latents, labels) for prior in (exact, rounded))

@@ -85,7 +85,7 @@ def tiny_training(tmp_path: Path) -> SimpleNamespace:
             compose(**parts),
             seed=0,
             work=tmp_path / folder,
-            runtime=Runtime(quiet=True),
+            runtime=Runtime(quiet=True, checkpoint_seconds=0),
             title="t",
         )[:3]
 

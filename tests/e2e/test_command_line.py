@@ -49,6 +49,7 @@ def test_one_run_then_nothing_to_do(cli, tmp_path):
     assert [line.split()[0] for line in without_time(err).splitlines() if "ready" in line] == [
         "target",
         "evaluator",
+        "features",
         "prior",
         "attack",
         "metrics",
@@ -206,6 +207,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself():
             "sweep",
             "plan",
             "report",
+            "cost",
             "doctor",
             "store",
             "study",

@@ -31,12 +31,12 @@ def test_what_is_missing_is_told_in_one_sentence(patched, answer, told, monkeypa
 
 
 def test_a_wait_is_allowed_in_its_stage_alone():
-    assert complaints({("attack", "midre_exp/loop.py:_save", "copy to the host"): 3}) == []
-    (said,) = complaints({("prior", "midre_exp/loop.py:_save", "copy to the host"): 3})
+    assert complaints({("attack", "midre_exp/attack_run.py:_save_phase", "copy to the host"): 3}) == []
+    (said,) = complaints({("prior", "midre_exp/attack_run.py:_save_phase", "copy to the host"): 3})
     assert said.startswith(
-        "midre_exp/loop.py:_save waits for the device (copy to the host, 3 times in stage prior)"
+        "midre_exp/attack_run.py:_save_phase waits for the device (copy to the host, 3 times in stage prior)"
     )
-    assert complaints({("prior", "midre_exp/loop.py:_save", LARGE): 3}) == []
+    assert complaints({("prior", "midre_exp/attack_run.py:_save_phase", LARGE): 3}) == []
 
 
 def test_every_allowed_function_is_there_and_has_a_reason():

@@ -144,7 +144,7 @@ def test_a_run_takes_stages_of_another_store_under_the_same_keys_and_says_where(
     assert again["found_in"] == dict.fromkeys(record["artifacts"], str(lab))
     assert everything(lab) == before and not (tmp_path / "mine" / "target").exists()
     other = read_record(run(tiny("defense=midre", *overrides)))
-    assert set(other["found_in"]) == {"evaluator", "prior"}
+    assert set(other["found_in"]) == {"evaluator", "features", "prior"}
     assert everything(lab) == before
 
 

@@ -26,7 +26,14 @@ def test_shared_stages_are_named_once_with_the_number_of_runs_that_use_them(tmp_
     found = estimate([*jobs, jobs[0]])
     assert (found.planned, found.finished, found.repeated, found.to_do) == (4, 0, 1, 3)
     uses = {(entry.stage, len(entry.runs)) for entry in found.stages}
-    assert uses == {("target", 1), ("evaluator", 3), ("prior", 3), ("attack", 1), ("metrics", 1)}
+    assert uses == {
+        ("target", 1),
+        ("evaluator", 3),
+        ("features", 3),
+        ("prior", 3),
+        ("attack", 1),
+        ("metrics", 1),
+    }
     assert sum(entry.stage == "target" for entry in found.stages) == 3
     assert not any(entry.stored for entry in found.stages)
 
@@ -56,7 +63,7 @@ def test_times_are_medians_of_what_the_same_kind_took_at_the_same_scale(tmp_path
     found = estimate([(settings, plan)])
     text = "\n".join(lines(found))
     assert "together about 20 s" in text
-    assert "4 stages of kinds never measured" in text
+    assert "5 stages of kinds never measured" in text
     assert f"target      {plan['target'].key}     1 run  to build, about 20 s: resnet18 with midre" in text
 
 

@@ -208,7 +208,8 @@ class SynthesisLayer(nn.Module):
         """
         if self.activation not in SLOPES or (self.up == 2 and self.weight.shape[-1] == 1):
             return
-        self.squares = self.weight.square().sum((2, 3))
+        # whatever the layout from an earlier call: a sum in another order rounds differently
+        self.squares = self.weight.contiguous().square().sum((2, 3))
         if self.weight.device.type == "cpu":
             weight = self.weight.transpose(0, 1) if self.up == 2 else self.weight
             weight = weight.contiguous(memory_format=torch.channels_last)

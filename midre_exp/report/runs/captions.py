@@ -43,8 +43,8 @@ def provenance(records: Sequence[Record]) -> str:
 
 def rounding(record: Record) -> str:
     """How a run rounded and, on GPUs, what computed; empty where its record is from before that was told."""
-    node = record["config"].get("numerics")
-    asked = numerics_of(record["config"]) if isinstance(node, Mapping) else ""
+    config = record.get("config", {})
+    asked = numerics_of(config) if isinstance(config.get("numerics"), Mapping) else ""
     names = {"cuda": "CUDA", "cudnn": "cuDNN", "driver": "driver"}
     stages = record.get("numerics", {}).values()
     versions = [
