@@ -35,11 +35,10 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
         if isinstance(config.get(name), Mapping):
             config[name] = without(config[name], "defense_defaults")
-    if not data_folders:
-        config["data"] = {
-            name: _moved(node) if isinstance(node, Mapping) and not is_own_folder(node) else node
-            for name, node in settings["data"].items()
-        }
+    kept = without(settings["data"], "store")  # where decoded or rendered images are kept
+    config["data"] = {
+        name: _node(node, data_folders) if isinstance(node, Mapping) else node for name, node in kept.items()
+    }
     if isinstance(numerics := config.get("numerics"), Mapping):
         config["numerics"] = comparable_numerics(numerics)
     shared: dict[str, Any] = comparable(config)
@@ -77,6 +76,10 @@ def private_images(config: Mapping[str, Any], *, moved: bool = False) -> dict[st
 def is_own_folder(node: Mapping[str, Any]) -> bool:
     """Whether a data node is of a folder of the user's own: what is in it, its path alone tells."""
     return _class_name(node.get("_target_")) == "FaceFolder"
+
+
+def _node(node: Mapping[str, Any], data_folders: bool) -> dict[str, Any]:
+    return without(node, "store") if data_folders or is_own_folder(node) else _moved(node)
 
 
 def _moved(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,10 +94,10 @@ def loop_at(folder, target, **options) -> Loop:
     return Loop(folder / "state.pt", "RLBMI", Runtime(**options), target)
 
 
-def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=ItemRNG, **options) -> AttackResult:
+def invert(rl: RLBMI, folder, rows=slice(None), target=None, kind=ItemRNG) -> AttackResult:
     target = target or victim()
     labels = torch.arange(3)[rows]
-    return rl.invert(target, Pixels(), labels, rng(3, kind)[rows], loop_at(folder, target, **options))
+    return rl.invert(target, Pixels(), labels, rng(3, kind)[rows], loop_at(folder, target))
 
 
 # reward, transition, identities
@@ -387,7 +387,10 @@ def test_where_checkpoints_fall_changes_no_number(tmp_path, monkeypatch):
 
 def test_a_checkpoint_holds_the_transitions_of_its_own_segment_only(tmp_path, monkeypatch):
     monkeypatch.setattr(attacks.rlbmi, "SEGMENT", 10)
-    invert(attack(episodes=25), tmp_path, checkpoint_seconds=0)
+    target = victim()
+    loop = loop_at(tmp_path, target)
+    attack(episodes=25).invert(target, Pixels(), torch.arange(3), rng(3), loop)
+    loop.save_ends()
     files = sorted(tmp_path.glob("state.pt*"))
     kept = [torch.load(_body(file))["state"]["replay.actions"] for file in files]
     assert [len(value[0]) for value in kept] == [10, 10, 5]
