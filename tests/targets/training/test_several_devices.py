@@ -162,7 +162,7 @@ EQUAL = {
 #: What they train alike statistically: batch norm of shares, other random numbers, a last batch of 4 images.
 SIMILAR = {
     "erasing": {"model": "Normed", "defense": "midre", "augment": [SHIFT], "batch_size": 10, "epochs": 6},
-    "mixing": {"model": "Normed", "defense": "coupled", "augment": [SHIFT], "epochs": 12},
+    "mixing": {"model": "Normed", "defense": "coupled", "augment": [SHIFT], "epochs": 24},
 }
 
 
