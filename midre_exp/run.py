@@ -2,8 +2,7 @@
 
     private data ─────► target      (architecture + defense, trained)  ──► acc
     private data ─────► evaluator   (independent, undefended; sees the same identities at its own size)
-    public data  ─────► prior       (generator, for some attacks trained against the target,
-                                     perhaps from a start that all targets share)
+    public data  ─────► prior       (generator, for some attacks trained against the target)
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
 
@@ -43,8 +42,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         target = build(stages.target, parts.private, parts.defense)
         evaluator = build(stages.evaluator, parts.evaluation, parts.undefended)
         features = build(stages.features, parts.evaluation, evaluator)
-        start = build(stages.prior_start, parts.public)
-        prior = build(stages.prior, parts.public, target, start)
+        prior = build(stages.prior, parts.public, target)
         surrogates = build(stages.surrogates, parts.public, target)
         candidates = build(stages.candidates, prior)
         attack = build(stages.attack, target, prior, surrogates, candidates)

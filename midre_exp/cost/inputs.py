@@ -36,7 +36,6 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "target": {**target, "resolution": settings["resolution"]},
         "evaluator": {"evaluator": settings["evaluator"]},
-        "prior_start": {"prior": prior, **sizes},
         "prior": {
             "prior": prior,
             **({**target, **sizes} if uses_target(prior, trusted_packages(settings)) else {}),

@@ -35,7 +35,6 @@ from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
-from midre_exp.stages.prior_start import one_class
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -125,7 +124,6 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
     programs: dict[str, Callable[[_Run], Counted]] = {
         "target": lambda run: run.classifier("target"),
         "evaluator": lambda run: run.classifier("evaluator"),
-        "prior_start": _Run.prior_start,
         "prior": _Run.prior,
         "surrogates": _Run.surrogates,
         "attack": _Run.attack,
@@ -293,13 +291,6 @@ class _Run:
         runtime = self.runtime(rhythms=rhythms)
         with self.counter.phase("training"):
             prior.fit(self.images.public, victim, seed=0, work=Path(), runtime=runtime)
-        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(prior))
-
-    def prior_start(self) -> Counted:
-        """The training of a start for a single class."""
-        prior = one_class(self.settings["attack"]["prior"], self.trusted)
-        with self.counter.phase("training"):
-            prior.fit_start(self.images.public, seed=0, work=Path(), runtime=self.runtime())
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(prior))
 
     def surrogates(self) -> Counted:

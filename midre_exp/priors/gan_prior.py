@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate
 from midre_exp.plan.validate import require_counts
 from midre_exp.priors.base import Prior
 from midre_exp.priors.gan.training import require_optimiser
-from midre_exp.runtime import Runtime
 from midre_exp.weights.state_dict import load_checkpoint
 
 
@@ -67,33 +62,3 @@ class GanPrior(Prior):
         """Images float [n, 3, h, w] in (0, 1) of latents [n, latent_dim]; the labels play no part."""
         images: Tensor = self.generator(latents)
         return images
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class StartedPrior(GanPrior):
-    """Base of priors trained against the attacked target, one for each, that may begin from a start which all
-    targets share: the same GAN for a single class, to which every public image belongs.
-    """
-
-    start_steps: Count | None  # of the start, as ``steps`` counts them; None: random weights
-
-    def __post_init__(self) -> None:
-        """Check the options. Raises ConfigError naming the key."""
-        super().__post_init__()
-        require_counts("attack.prior", start_steps=self.start_steps)
-
-    @abstractmethod
-    def fit_start(
-        self, public: ImageSet | None, *, seed: int, work: Path, runtime: Runtime
-    ) -> dict[str, float]:
-        """Train a prior of one class in place for ``start_steps``, without a target; otherwise as ``fit``."""
-
-    @abstractmethod
-    def from_one_class(self, name: str, tensor: Tensor) -> Tensor:
-        """What the state dict's entry ``name`` begins with, given that of one class."""
-
-    def start_from(self, one_class: Mapping[str, Tensor]) -> None:
-        """Take over the weights that ``fit_start`` left in a prior of one class."""
-        with torch.no_grad():
-            for name, tensor in self.state_dict().items():
-                tensor.copy_(self.from_one_class(name, one_class[name]))

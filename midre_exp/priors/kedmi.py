@@ -4,7 +4,6 @@ answers.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from midre_exp.priors.gan.gmi_networks import GMIGenerator
 from midre_exp.priors.gan.kedmi_gan import discriminator_step, generator_step
 from midre_exp.priors.gan.kedmi_networks import KedMIDiscriminator
 from midre_exp.priors.gan.training import GanTraining, sample_latents, train
-from midre_exp.priors.gan_prior import StartedPrior
+from midre_exp.priors.gan_prior import GanPrior
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
@@ -37,7 +36,7 @@ _PASSES = (
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class KedMIPrior(StartedPrior):
+class KedMIPrior(GanPrior):
     """An inversion-specific GAN on public images, one for every target (Chen et al., ICCV 2021): with
     s = logsumexp of its logits, the discriminator descends CE(D(x), T(x)) + E softplus(s(x)) - E s(x) and
     E softplus(s(G(z))), half each; the generator |E f(G(z)) - E f(x)| + w · H(D(G(z))).
@@ -111,37 +110,15 @@ class KedMIPrior(StartedPrior):
         """
         if self.load_published():
             return {}
-        images = self.training_images(public)
-        if not isinstance(victim, WhiteBoxVictim):
-            raise ConfigError("KedMI's prior learns from the target's scores; use it with a white-box attack")
-        answers = soft_labels(victim, images, work / _SOFT_LABELS, runtime)
-        return self._train(images, answers, self.steps, seed=seed, work=work, runtime=runtime)
-
-    def fit_start(
-        self, public: ImageSet | None, *, seed: int, work: Path, runtime: Runtime
-    ) -> dict[str, float]:
-        """Train a prior of one class, which every image belongs to: what remains is an unconditional GAN."""
-        images = self.training_images(public)
-        answers = torch.ones(len(images), 1)
-        return self._train(images, answers, self.start_steps, seed=seed, work=work, runtime=runtime)
-
-    def from_one_class(self, name: str, tensor: Tensor) -> Tensor:
-        """The logit of the one class is shared out evenly, which leaves "real", logsumexp, what it was."""
-        if name == "discriminator.fc_layer.weight":
-            return tensor.expand(self.num_classes, -1)
-        if name == "discriminator.fc_layer.bias":
-            return tensor.expand(self.num_classes) - math.log(self.num_classes)
-        return tensor
-
-    def _train(
-        self, images: Tensor, answers: Tensor, steps: int | None, *, seed: int, work: Path, runtime: Runtime
-    ) -> dict[str, float]:
-        """Train on ``images`` uint8 [n, 3, h, w] and ``answers`` [n, k] to them."""
         device = runtime.device
+        images = self.training_images(public)
         batches = [
             Shuffled(len(images), self.batch_size, seed=seed, purpose=name, device=device) for name in _PASSES
         ]
-        images, answers = images.to(device), answers.to(device)
+        if not isinstance(victim, WhiteBoxVictim):
+            raise ConfigError("KedMI's prior learns from the target's scores; use it with a white-box attack")
+        answers = soft_labels(victim, images, work / _SOFT_LABELS, runtime).to(device)
+        images = images.to(device)
         gan = GanTraining(
             self.generator,
             self.discriminator,
@@ -173,7 +150,7 @@ class KedMIPrior(StartedPrior):
         numbers = train(
             gan,
             step,
-            steps=steps or self.epochs * batches[0].per_epoch,
+            steps=self.steps or self.epochs * batches[0].per_epoch,
             names=("supervised_loss", "unsupervised_loss", "generator_loss"),
             samples=lambda: self.generate(shown),
             remedy="lower attack.prior.lr",

@@ -10,7 +10,6 @@ from midre_exp.stages.graph import (
     make_plan,
     metrics,
     prior,
-    prior_start,
     surrogates,
     target,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "make_plan",
     "metrics",
     "prior",
-    "prior_start",
     "surrogates",
     "target",
 ]

@@ -19,14 +19,12 @@ from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.prior import PriorStage
-from midre_exp.stages.prior_start import PriorStartStage
 from midre_exp.stages.requirements import ROLES
 from midre_exp.stages.surrogates import SurrogatesStage
 
 target = Target()
 evaluator = Evaluator()
 features = FeaturesStage()
-prior_start = PriorStartStage()
 prior = PriorStage()
 surrogates = SurrogatesStage()
 candidates = CandidatesStage()
@@ -38,7 +36,6 @@ STAGES: tuple[Stage, ...] = (
     target,
     evaluator,
     features,
-    prior_start,
     prior,
     surrogates,
     candidates,

@@ -11,7 +11,6 @@ from midre_exp.plan.config import Settings, trusted_packages, without
 from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
-from midre_exp.stages.prior_start import PriorStartStage
 from midre_exp.stages.requirements import data_needs, file_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import VICTIM, load_victim
@@ -40,9 +39,7 @@ class PriorStage(Stage):
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        if uses_target(settings["attack"]["prior"], trusted_packages(settings)):
-            return ("target", "prior_start")
-        return ()
+        return ("target",) if uses_target(settings["attack"]["prior"], trusted_packages(settings)) else ()
 
     def check(self, settings: Settings, parts: Parts) -> None:
         node, trusted = settings["attack"]["prior"], trusted_packages(settings)
@@ -54,8 +51,8 @@ class PriorStage(Stage):
         else:
             make_once(partial(priors.initial_prior, node, trusted, num_classes=classes))
 
-    def make(self, job: Job, public: Dataset, target: Artifact | None, start: Artifact | None) -> None:
-        """Only a prior that declares it sees the ``target``; with a ``start`` it begins from its weights."""
+    def make(self, job: Job, public: Dataset, target: Artifact | None) -> None:
+        """Only a prior that declares it sees the ``target``."""
         node = job.settings["attack"]["prior"]
         images, alarms = None, list[str]()
         if not is_pretrained(node):
@@ -68,8 +65,6 @@ class PriorStage(Stage):
         prior = priors.initial_prior(
             node, job.trusted, num_classes=None if victim is None else victim.num_classes
         )
-        if start is not None:
-            PriorStartStage().begin(prior, start)
         numbers = prior.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
         if victim is not None:
             victim.check_answers()

@@ -67,7 +67,7 @@ def test_a_setup_can_be_planned_on_synthetic_faces(composer: Composer, name: str
         settings[part][file] is None for part in ("target", "evaluator") for file in ("weights", "checkpoint")
     )
     build_parts(settings)
-    assert set(make_plan(settings).stages) - {"surrogates", "prior_start", "candidates"} == set(STAGES)
+    assert set(make_plan(settings).stages) - {"surrogates", "candidates"} == set(STAGES)
 
 
 @pytest.mark.parametrize("name", NAMES)

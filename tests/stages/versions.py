@@ -30,7 +30,6 @@ SOURCES = {
     "target": (*_TRAINING, *_IMAGES),
     "evaluator": (*_TRAINING, *_IMAGES),
     "features": ("midre_exp/metrics", *_IMAGES),
-    "prior_start": ("midre_exp/priors", *_IMAGES),
     "prior": ("midre_exp/priors", *_IMAGES),
     "candidates": ("attacks/parts/initial_selection.py", "midre_exp/priors", *_IMAGES),
     "surrogates": ("midre_exp/surrogates", *_IMAGES),
