@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from midre_exp.attack import Attack, AttackResult, Reconstructions, V, apply, split_evenly, to_uint8
-from midre_exp.attack_work import Columns, Fitted, Unfinished, finished_items, fitted, gaps, keep_items
+from midre_exp.attack_work import Columns, Unfinished, finished_items, gaps, keep_items
 from midre_exp.errors import ConfigError, OutOfMemory, is_out_of_memory
 from midre_exp.loop import REMEDY, Loop, Trial, TrialOver
 from midre_exp.memory.batches import Shortage, attempt, in_batches
-from midre_exp.memory.footprint import planned
+from midre_exp.memory.chunk_size import ChunkSize, Divisible, too_little
 from midre_exp.priors.base import Prior
-from midre_exp.runtime import NoTracker, Runtime, free_memory
+from midre_exp.runtime import NoTracker, Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.threat import VICTIMS, Victim
 from midre_exp.tracking.provenance import device_name
@@ -224,7 +224,9 @@ def _phase(
     queries = job.victim.queries
     while isinstance(found := attempt(partial(compute, runtime), job.victim), Shortage):
         if runtime.chunk == 1 or found.is_final:
-            raise OutOfMemory(f"{type(job.attack).__name__} ({path.stem}): {_too_little(job, found)}")
+            raise OutOfMemory(
+                f"{type(job.attack).__name__} ({path.stem}): {too_little(job.runtime.device, found)}"
+            )
         runtime = replace(runtime, chunk=runtime.chunk // 2)
         job.runtime.say(f"out of memory ({path.stem}): once more with at most {runtime.chunk} items at once")
     return _save_phase(job, path, found, job.victim.queries - queries)
@@ -254,8 +256,12 @@ def _invert_in_chunks(job: _Job[V], items: _Items, start: Tensor | None) -> tupl
     for _, columns in blocks:
         job.victim.queries += int(columns["queries"].sum())
     free = list(gaps(items.numbers, [rows for rows, _ in blocks]))
-    unfinished = Unfinished(job.work, items.numbers, job.attack.group_size, job.runtime.say)
-    size = _ChunkSize(job, items, start, is_needed=bool(free))
+    attack = job.attack
+    unfinished = Unfinished(job.work, items.numbers, attack.group_size, job.runtime.say)
+    every = Divisible(type(attack).__name__, len(items), attack.group_size, attack.items_per_row)
+    size = ChunkSize(job.work, every, job.runtime, device_name(job.runtime.device))
+    if free:
+        size.plan(partial(_first_step, job, items, start), job.victim)
     while free:
         chunk = unfinished.next_chunk(free[0], size.items)
         work = partial(_invert_chunk, job, items, chunk, start, unfinished.path(chunk))
@@ -272,83 +278,21 @@ def _invert_in_chunks(job: _Job[V], items: _Items, start: Tensor | None) -> tupl
     return [columns for _, columns in sorted(blocks, key=lambda block: block[0].start)], size.runtime
 
 
-class _ChunkSize:
-    """How many items a chunk has: as the config says, planned by what some take, halved where it did not fit.
-    What was found is kept for the next attempt.
-    """
-
-    def __init__(self, job: _Job[V], items: _Items, start: Tensor | None, *, is_needed: bool):
-        self.job, attack = job, job.attack
-        rows = max(1, job.runtime.chunk * attack.items_per_row // attack.group_size) * attack.group_size
-        self.items = rows
-        self.device, self.free = device_name(job.runtime.device), free_memory(job.runtime.device) or 0
-        known = fitted(job.work, self.device, self.free)
-        if known is not None and (known.was_halved or job.runtime.is_planned):
-            self.items = min(rows, known.items)
-        elif is_needed and job.runtime.is_planned and len(items) > attack.group_size:
-            self.items = min(rows, _planned_chunk(job, items, start, rows))
-            self._keep(was_halved=False)
-            if self.items < min(rows, len(items)):
-                job.runtime.say(
-                    f"{self.items} reconstructions at once, by what a few take of the free memory"
-                )
-
-    @property
-    def runtime(self) -> Runtime:
-        """For what follows: rendering and scoring take no more at once than what is optimised together."""
-        optimised = self.items // self.job.attack.items_per_row
-        return replace(self.job.runtime, chunk=max(1, min(self.job.runtime.chunk, optimised)))
-
-    def halve(self, tried: int, shortage: Shortage) -> None:
-        """``tried`` items were too many. Raises OutOfMemory when they cannot be divided."""
-        group_size = self.job.attack.group_size
-        groups = -(-tried // group_size)
-        if groups < 2:
-            raise OutOfMemory(
-                f"{type(self.job.attack).__name__}: {tried} item(s), which cannot be divided further: "
-                f"{_too_little(self.job, shortage)}"
-            )
-        self.items = groups // 2 * group_size
-        self._keep(was_halved=True)
-        self.job.runtime.say(f"out of memory with {tried} items at once: going on with half of them")
-
-    def _keep(self, *, was_halved: bool) -> None:
-        Fitted(self.items, self.device, self.free, was_halved).save(self.job.work)
-
-
-def _too_little(job: _Job[V], shortage: Shortage) -> str:
-    place = (
-        "memory of this machine" if job.runtime.device.type == "cpu" else f"memory of {job.runtime.device}"
+def _first_step(job: _Job[V], items: _Items, start: Tensor | None, groups: int) -> None:
+    """The first step of the first ``groups`` of the items; nothing of it is kept."""
+    rows = slice(0, min(groups * job.attack.group_size, len(items)))
+    device = job.runtime.device
+    trial = Trial(
+        job.work / "trial",
+        type(job.attack).__name__,
+        replace(job.runtime, progress=False, log_every=0.0, tracker=NoTracker(), quiet=True),
+        job.victim,
+        start=None if start is None else start[rows].to(device),
+        shared_rng=job.shared_rng,
     )
-    return (
-        f"not enough {place} ({shortage.reason}); end other programs on it, or use a device with more memory"
-        + ("" if job.runtime.device.type == "cpu" else " or runtime.device=cpu")
-    )
-
-
-def _planned_chunk(job: _Job[V], items: _Items, start: Tensor | None, most: int) -> int:
-    """How many items, at most ``most``, will fit, by the first step of a few of them."""
-    group, attack = job.attack.group_size, job.attack
-
-    def first_step(groups: int) -> None:
-        rows = slice(0, min(groups * group, len(items)))
-        device = job.runtime.device
-        trial = Trial(
-            job.work / "trial",
-            type(attack).__name__,
-            replace(job.runtime, progress=False, log_every=0.0, tracker=NoTracker(), quiet=True),
-            job.victim,
-            start=None if start is None else start[rows].to(device),
-            shared_rng=job.shared_rng,
-        )
-        with suppress(TrialOver):
-            attack.invert(
-                job.victim, job.prior, items.labels[rows].to(device), items.rng[rows].to(device), trial
-            )
-
-    groups = -(-min(most, len(items)) // group)
-    fit = planned(first_step, groups, job.runtime.device, victim=job.victim)
-    return most if fit == groups else fit * group
+    labels, rng = items.labels[rows].to(device), items.rng[rows].to(device)
+    with suppress(TrialOver):
+        job.attack.invert(job.victim, job.prior, labels, rng, trial)
 
 
 def _invert_chunk(

@@ -1,8 +1,8 @@
-"""What an attack keeps in its work folder: finished items, the state of unfinished ones, how many fitted at
-once. Whatever the chunks were in which they were computed, an attempt with others goes on from there.
+"""What an attack keeps in its work folder: finished items and the state of unfinished ones. Whatever the
+chunks were in which they were computed, an attempt with others goes on from there.
 
 Items are numbered through the whole attack. ``items-<first>-<stop>.pt`` holds the columns of finished ones,
-``unfinished-<first>-<stop>`` the state of a chunk's loops, ``fitted.pt`` the last size and its device.
+``unfinished-<first>-<stop>`` the state of a chunk's loops.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,6 @@ Columns = dict[str, Tensor]  # by name, one row per item
 
 _FINISHED, _UNFINISHED = re.compile(r"items-(\d+)-(\d+)\.pt"), re.compile(r"unfinished-(\d+)-(\d+)")
 _STATE = re.compile(r"state\.pt\+*")
-_FITTED = "fitted.pt"
-#: So much more memory than when a size was remembered, and it is found anew.
-_MORE = 1.25
 
 
 def finished_items(folder: Path, items: range) -> list[tuple[range, Columns]]:
@@ -156,32 +152,6 @@ def share_of(saved: dict[str, Any], items: int, rows: slice, group_size: int) ->
             return None
     # clones: a view would be saved with all that it is a view of
     return {**saved, "queries": queries, "state": {name: value[own].clone() for name, value in state.items()}}
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """How many items fitted at once, on which device, and how many bytes were free there before."""
-
-    items: int
-    device: str
-    free: int
-    was_halved: bool  #: more did not fit; else it was planned
-
-    def save(self, folder: Path) -> None:
-        """For the next attempt."""
-        checkpoint.save(folder / _FITTED, vars(self).copy())
-
-
-def fitted(folder: Path, device: str, free: int) -> Fitted | None:
-    """What an earlier attempt found, if it holds for a device with ``free`` bytes too."""
-    saved = checkpoint.load(folder / _FITTED)
-    if (
-        saved is None
-        or saved["device"] != device
-        or not saved["free"] / _MORE <= free <= saved["free"] * _MORE
-    ):
-        return None
-    return Fitted(**saved)
 
 
 def _is_state(path: Path) -> bool:

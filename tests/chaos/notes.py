@@ -220,7 +220,7 @@ def study_key(ground: Ground, draw: random.Random) -> Case:
 
 def result(ground: Ground, draw: random.Random) -> Case:
     """What a job of submitit leaves for the process that waits for it."""
-    from midre_exp.sweep import submitit as cluster
+    from midre_exp.sweep import endings
 
     folder = ground.folder / "submitit"
     folder.mkdir(exist_ok=True)
@@ -233,13 +233,13 @@ def result(ground: Ground, draw: random.Random) -> Case:
     )
 
     def again() -> Said:
-        found = cluster.collect(
+        found = endings.collect(
             [job], lambda jobs: {"1_0": ("job 1_0 ended", "launch it again")}, poll_seconds=0
         )
         value = found[0]._return_value
         if isinstance(value, Outcome):
             return Said(0, "")
-        if not isinstance(value, cluster.ClusterError):
+        if not isinstance(value, endings.ClusterError):
             raise Violation(f"a job's result was taken for {value!r}")
         return Said(0, str(value).replace("1_0:", f"1_0: {path.name}:"))
 

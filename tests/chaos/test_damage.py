@@ -224,7 +224,7 @@ def test_a_job_that_left_something_else_is_lost_and_none_stops_the_others(tmp_pa
     pytest.importorskip(
         "hydra_plugins.hydra_submitit_launcher", reason="needs the extra: pip install '.[cluster]'"
     )
-    from midre_exp.sweep import submitit as cluster
+    from midre_exp.sweep import endings
 
     path = tmp_path / "1.pkl"
     job = SimpleNamespace(job_id="1", paths=SimpleNamespace(result_pickle=path, stderr=tmp_path / "1.err"))
@@ -232,11 +232,11 @@ def test_a_job_that_left_something_else_is_lost_and_none_stops_the_others(tmp_pa
         path.write_bytes(
             pickle.dumps(("success", JobReturn(status=JobStatus.COMPLETED, _return_value=value)))
         )
-        found = cluster.result_of(job)
-        assert found is not None and isinstance(found._return_value, cluster.ClusterError)
+        found = endings.result_of(job)
+        assert found is not None and isinstance(found._return_value, endings.ClusterError)
     path.unlink()
     path.mkdir()
-    assert cluster.result_of(job) is None
+    assert endings.result_of(job) is None
 
 
 @pytest.mark.slow

@@ -234,7 +234,9 @@ def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     defense = cutmix()
     defense.on_batch(batch, MODEL, CLOCK, generator)  # the first call may load kernels
     with never_waiting():
-        defense.on_batch(batch, MODEL, CLOCK, generator)
+        after = defense.on_batch(batch, MODEL, CLOCK, generator)
+    assert after.images.is_cuda and after.images.shape == batch.images.shape
+    assert not torch.equal(after.images, batch.images) and after.soft_labels is not None
 
 
 # -- with the rest --

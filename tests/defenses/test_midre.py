@@ -275,9 +275,11 @@ def test_a_step_on_the_gpu_never_waits_for_it() -> None:
     batch = replace(batch, images=batch.images.cuda())
     generator = torch.Generator().manual_seed(0)
     midre().on_batch(batch, model, CLOCK, generator)  # the first call may load kernels
+    erased = []
     with never_waiting():
         for area in ("uniform", "joint_rejection"):
-            midre(area=area).on_batch(batch, model, CLOCK, generator)
+            erased.append(midre(area=area).on_batch(batch, model, CLOCK, generator).images)
+    assert all(images.is_cuda and not torch.equal(images, batch.images) for images in erased)
 
 
 # -- mistakes, names and configs --

@@ -30,6 +30,13 @@ def cluster():
     return cluster
 
 
+@pytest.fixture
+def endings(cluster):
+    from midre_exp.sweep import endings
+
+    return endings
+
+
 def command(folder: Path, name: str, text: str) -> None:
     """A program that says ``text``."""
     (folder / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
@@ -86,18 +93,18 @@ def test_a_kill_for_memory_is_known_by_the_log_where_slurm_says_failed():
     assert "mem_gb" in slurm.remedy("OUT_OF_MEMORY") and "launch the same" in slurm.remedy("NODE_FAIL")
 
 
-def test_results_come_in_order_and_a_late_one_is_not_lost(cluster, tmp_path):
+def test_results_come_in_order_and_a_late_one_is_not_lost(endings, tmp_path):
     jobs = [job(tmp_path, name) for name in ("a", "b", "c")]
     leave(jobs[2], "success", done())
     looks = []
 
     def ended(waiting):
         looks.append([one.job_id for one in waiting])
-        if len(looks) == cluster.LOOKS:
+        if len(looks) == endings.LOOKS:
             leave(jobs[1], "success", done())  # on its way for as long as a job may be
         return {"a": ("SLURM ended job a (NODE_FAIL)", "again"), "b": ("ended", "again")}
 
-    results = cluster.collect(jobs, ended, poll_seconds=0)
+    results = endings.collect(jobs, ended, poll_seconds=0)
     assert [result.status for result in results] == [
         JobStatus.FAILED,
         JobStatus.COMPLETED,
@@ -109,7 +116,7 @@ def test_results_come_in_order_and_a_late_one_is_not_lost(cluster, tmp_path):
     assert looks == [["a", "b", "c"], ["a", "b"], ["a", "b"]]
 
 
-def test_a_requeued_job_and_a_silent_slurm_are_waited_for(cluster, tmp_path):
+def test_a_requeued_job_and_a_silent_slurm_are_waited_for(endings, tmp_path):
     one = job(tmp_path, "a")
     gone = {"a": ("ended", "again")}
     answers = [gone, gone, {}, gone, None, gone, None, None]  # never three looks in a row without a return
@@ -120,19 +127,19 @@ def test_a_requeued_job_and_a_silent_slurm_are_waited_for(cluster, tmp_path):
             return {}
         return answers.pop(0)
 
-    (result,) = cluster.collect([one], ended, poll_seconds=0)
+    (result,) = endings.collect([one], ended, poll_seconds=0)
     assert result.status is JobStatus.COMPLETED and not answers
 
 
-def test_a_slurm_that_stays_silent_is_told_of_once(cluster, tmp_path, capsys):
-    one, left = job(tmp_path, "a"), [None] * 3 * cluster.LOOKS
+def test_a_slurm_that_stays_silent_is_told_of_once(endings, tmp_path, capsys):
+    one, left = job(tmp_path, "a"), [None] * 3 * endings.LOOKS
 
     def ended(waiting):
         left.pop()
         if not left:
             leave(one, "success", done())
 
-    (result,) = cluster.collect([one], ended, poll_seconds=0)
+    (result,) = endings.collect([one], ended, poll_seconds=0)
     assert result.status is JobStatus.COMPLETED
     assert capsys.readouterr().err.count("does not answer") == 1
 
@@ -148,10 +155,10 @@ def test_a_slurm_that_stays_silent_is_told_of_once(cluster, tmp_path, capsys):
     ],
     ids=["an exception of submitit", "a damaged file"],
 )
-def test_a_result_that_is_none_is_one_sentence(cluster, tmp_path, content, said):
+def test_a_result_that_is_none_is_one_sentence(endings, tmp_path, content, said):
     one = job(tmp_path, "a")
     one.paths.result_pickle.write_bytes(content)
-    result = cluster.result_of(one)
+    result = endings.result_of(one)
     assert result.status is JobStatus.FAILED and said in str(result._return_value)
 
 
@@ -225,10 +232,10 @@ def test_the_queue_is_asked_for_reasons_too(programs):
     }
 
 
-def test_a_pending_reason_is_told_once_it_lasts_and_again_when_it_comes_back(cluster, capsys, monkeypatch):
+def test_a_pending_reason_is_told_once_it_lasts_and_again_when_it_comes_back(endings, capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("midre_exp.sweep.submitit.time.monotonic", lambda: now[0])
-    queue = cluster.SlurmQueue()
+    monkeypatch.setattr("midre_exp.sweep.endings.time.monotonic", lambda: now[0])
+    queue = endings.SlurmQueue()
 
     def look(seconds: float, *found: tuple[str, str]) -> list[str]:
         now[0] += seconds
@@ -249,9 +256,9 @@ def test_a_pending_reason_is_told_once_it_lasts_and_again_when_it_comes_back(clu
     assert look(60, ("PENDING", "Priority")) == look(60, ("PENDING", "Resources")) == []
 
 
-def test_a_squeue_in_the_path_is_read_and_its_reason_told(cluster, programs, capsys):
+def test_a_squeue_in_the_path_is_read_and_its_reason_told(endings, programs, capsys):
     command(programs, "squeue", "a PENDING QOSMaxWallDurationPerJobLimit")
-    queue = cluster.SlurmQueue(patience=0.0)
+    queue = endings.SlurmQueue(patience=0.0)
     assert queue([job(programs, "a")]) == {}
     assert "1 job is pending (QOSMaxWallDurationPerJobLimit)" in capsys.readouterr().err
     command(programs, "squeue", "a OUT_OF_MEMORY None")
