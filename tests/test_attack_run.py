@@ -325,15 +325,15 @@ def test_what_fitted_is_not_found_out_again(tmp_path, monkeypatch):
         made.at = at
         return made
 
-    monkeypatch.setattr("midre_exp.attack_run.free_memory", lambda device: 10**9)
+    monkeypatch.setattr("midre_exp.memory.chunk_size.free_memory", lambda device: 10**9)
     first, again = small((18, 0)), small()
     with pytest.raises(KeyboardInterrupt):
         carry_out(first, tmp_path, chunk=32)
     assert first.tried == [32, 16, 8, 8, 8]
-    monkeypatch.setattr("midre_exp.attack_run.free_memory", lambda device: 11 * 10**8)
+    monkeypatch.setattr("midre_exp.memory.chunk_size.free_memory", lambda device: 11 * 10**8)
     carry_out(again, tmp_path, chunk=32)
     assert again.tried == [8, 8, 4]
-    monkeypatch.setattr("midre_exp.attack_run.free_memory", lambda device: 10**10)
+    monkeypatch.setattr("midre_exp.memory.chunk_size.free_memory", lambda device: 10**10)
     for block in tmp_path.glob("items-*"):
         block.unlink()
     third = small()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from midre_exp.plan import code
-from midre_exp.plan.code import Sources, normalised, own_names
+from midre_exp.plan.code import Sources, own_names
+from midre_exp.plan.source import normalised
 from midre_exp.stages import make_plan
 
 

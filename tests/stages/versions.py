@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from midre_exp.plan.code import normalised
+from midre_exp.plan.source import normalised
 from midre_exp.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
