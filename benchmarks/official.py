@@ -9,6 +9,7 @@ needs as well; plgmi needs kornia. Nothing of them is part of this repository:
     gmi, kedmi   github.com/SCccc21/Knowledge-Enriched-DMI       plgmi   github.com/LetheSec/PLG-MI-Attack
     lomma_gmi    github.com/sutd-visual-computing-group/Re-thinking_MI
     ppa          github.com/LukasStruppek/Plug-and-Play-Attacks
+    rlbmi        github.com/HanGyojin/RLB-MI
 
 The released function is called as it is, with the published networks and random weights. ``.cuda()`` gives
 back what it is called on, packages that the program imports and that are not here are empty, and an
@@ -17,6 +18,9 @@ and ends the attack after --steps steps; the first is not counted. Every side ha
 one thread, and they take turns. A ratio is the median of the ratios of the rounds, with the lowest and the
 highest. Without --checkout nothing is said of the released programs; the other benchmarks compare with the
 pattern of the released code, as this project wrote it down.
+
+A step of rlbmi is an episode with its update, from a memory filled with zeros. The released program takes one
+identity at a time, whatever --batch is; ours takes all together.
 
 A machine with other work is refused, or with --busy-ok noted in the record.
 """
@@ -48,7 +52,11 @@ import torchvision
 from torch import nn
 
 CLASSES = {"ppa": 530}  # 1,000 for others
-VIEWS = {"plgmi": 2}  # how often a step asks the target, if not once
+CALLS = {
+    "plgmi": {"ours": 2, "official": 2},
+    "rlbmi": {"ours": 2, "official": 3},
+}  # a step's questions, if not 1
+ALONE = ("rlbmi",)  # the released program takes one identity at a time
 LOAD = 0.5  # a load average above this means other work
 HERE = Path(__file__).resolve()
 
@@ -198,12 +206,25 @@ def released_ppa(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]
     return target, lambda: optimisation.optimize(codes.clone(), labels, 1000)
 
 
+def released_rlbmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
+    """RLB-MI."""
+    attack, agents = import_module("attack"), import_module("SAC")
+    generator = import_module("generator").Generator(100).eval()
+    target = import_module("classify").VGG16(1000).eval()
+    agent = agents.Agent(100, 100, random_seed=42, hidden_size=256)
+    nothing = torch.zeros(1, 100)
+    for _ in range(agents.BATCH_SIZE):
+        agent.memory.add(nothing.numpy(), nothing[0], 0.0, nothing.numpy(), True)
+    return target, lambda: attack.inversion(agent, generator, target, 0.0)
+
+
 RELEASED: dict[str, Callable[[str, int], tuple[nn.Module, Callable[[], object]]]] = {
     "gmi": released_low,
     "kedmi": released_low,
     "lomma_gmi": released_lomma,
     "plgmi": released_plgmi,
     "ppa": released_ppa,
+    "rlbmi": released_rlbmi,
 }
 
 
@@ -216,28 +237,38 @@ def ours(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
     from attacks import build_attack
     from midre_exp.data.transforms import Resize
     from midre_exp.loop import Loop
+    from midre_exp.plan.choice import choice
     from midre_exp.priors import build_prior
     from midre_exp.runtime import Runtime
     from midre_exp.seeding import ItemRNG
+    from midre_exp.surrogates.base import initial_surrogates
     from midre_exp.targets import build_target
-    from midre_exp.threat import Threat, Victim
+    from midre_exp.threat import Victim
 
     classes, is_style = CLASSES.get(name, 1000), name == "ppa"
-    options: dict[str, object] = {"identities": batch, "steps": 100}
-    options |= {"group": batch} if name == "kedmi" else {"reference_batch": batch}
-    attack: Any = build_attack(name, restarts=1, **options, **({"kept": 1} if is_style else {}))
-    kind = {"ppa": "stylegan2", "lomma_gmi": "gmi"}.get(name, name)
+    options: dict[str, object] = {"steps": 1000, "reference_batch": batch}
+    options = {
+        "kedmi": {"steps": 1000, "group": batch},
+        "ppa": {**options, "kept": 1},
+        "rlbmi": {},
+    }.get(name, options)
+    attack: Any = build_attack(name, identities=batch, restarts=1, **options)
+    kind = "stylegan2" if is_style else {"kedmi": "kedmi", "plgmi": "plgmi"}.get(name, "gmi")
     prior: Any = build_prior(kind, num_classes=classes, image_size=64)
     if hasattr(prior, "freeze"):
         prior.freeze()
     else:  # a commit before there was one
         prior.eval().requires_grad_(False)
     attack.image_to_target = [Resize(size=224)] if is_style else []
-    target = build_target("resnet18" if is_style else "vgg16", num_classes=classes)
+    target: Any = build_target("resnet18" if is_style else "vgg16", num_classes=classes)
+    victim: Any = Victim.of(target, classes, attack.threat)
     if name == "lomma_gmi":
-        students = [build_target(f"efficientnet_b{n}", num_classes=classes) for n in range(3)]
-        attack.surrogates = [student.eval().requires_grad_(False) for student in students]
-    victim: Any = Victim.of(target, classes, Threat.WHITE_BOX)
+        attack.surrogates = initial_surrogates(choice("attack", name, scale="paper")["surrogates"], classes)
+        attack.surrogates.feature_mean = torch.zeros(target.fc_layer.in_features)
+        attack.surrogates.eval().requires_grad_(False)
+    if name == "rlbmi":  # as if a batch of episodes were behind it: the memory is there from the start
+        train = attack.train
+        attack.train = lambda *given: train(*given[:-1], given[-1] + attack.batch_size)
     labels, runtime = torch.arange(batch), Runtime(quiet=True)
     start = torch.randn(batch, 1, 512) if is_style else None
 
@@ -254,7 +285,7 @@ def ours(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
 
 
 def work(given: argparse.Namespace) -> None:
-    """The process of one side: for each line on stdin, the seconds of a step on stdout."""
+    """The process of one side: for each line on stdin, the seconds of an item's step on stdout."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     answers = sys.stdout
@@ -264,9 +295,12 @@ def work(given: argparse.Namespace) -> None:
             enter(checkout.resolve())
         make = RELEASED[given.attack] if given.side == "official" else ours
         target, attack = make(given.attack, given.batch)
-        meter = Meter(target, VIEWS.get(given.attack, 1), given.steps)
+        is_released = given.side == "official"
+        items = 1 if is_released and given.attack in ALONE else given.batch
+        calls = CALLS.get(given.attack, {}).get("official" if is_released else "ours", 1)
+        meter = Meter(target, calls, given.steps)
         for _ in sys.stdin:
-            print(meter.seconds(attack), file=answers, flush=True)
+            print(meter.seconds(attack) / items, file=answers, flush=True)
         os.chdir("/")
 
 
@@ -281,7 +315,7 @@ def start(side: str, root: Path, arguments: Sequence[str]) -> subprocess.Popen[s
 
 
 def ask(name: str, side: subprocess.Popen[str]) -> float:
-    """The seconds of a step, now. Ends the benchmark if the process has ended."""
+    """The seconds of an item's step, now. Ends the benchmark if the process has ended."""
     assert side.stdin is not None
     assert side.stdout is not None
     try:
@@ -343,7 +377,7 @@ def main() -> None:
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(1 + given.rounds):  # the first warms up
         for side, process in sides.items():
-            seconds = ask(side, process) / given.batch
+            seconds = ask(side, process)
             if number:
                 times[side].append(seconds)
     for process in sides.values():
