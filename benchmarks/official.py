@@ -9,6 +9,8 @@ needs as well; plgmi needs kornia. Nothing of them is part of this repository:
     gmi, kedmi   github.com/SCccc21/Knowledge-Enriched-DMI       plgmi   github.com/LetheSec/PLG-MI-Attack
     lomma_gmi    github.com/sutd-visual-computing-group/Re-thinking_MI
     ppa          github.com/LukasStruppek/Plug-and-Play-Attacks
+    ifgmi        github.com/final-solution/IF-GMI                mirror  github.com/njuaplusplus/mirror
+    brepmi       github.com/m-kahla/Label-Only-Model-Inversion-Attacks-via-Boundary-Repulsion
     rlbmi        github.com/HanGyojin/RLB-MI
 
 The released function is called as it is, with the published networks and random weights. ``.cuda()`` gives
@@ -19,8 +21,11 @@ one thread, and they take turns. A ratio is the median of the ratios of the roun
 highest. Without --checkout nothing is said of the released programs; the other benchmarks compare with the
 pattern of the released code, as this project wrote it down.
 
-A step of rlbmi is an episode with its update, from a memory filled with zeros. The released program takes one
-identity at a time, whatever --batch is; ours takes all together.
+What a step is: of ifgmi one of its third stage, which moves and projects features as well; of rlbmi an
+episode with its update, from a memory filled with zeros; of brepmi an estimate, of networks whose mean logits
+are 0, so that random weights tell classes apart, and with an evaluator that costs nothing. The released rlbmi
+and brepmi take one identity at a time, whatever --batch is; ours takes all together. StyleGAN2 is of 64
+pixels here, and crops of larger pictures are left out.
 
 A machine with other work is refused, or with --busy-ok noted in the record.
 """
@@ -51,12 +56,16 @@ import torch
 import torchvision
 from torch import nn
 
-CLASSES = {"ppa": 530}  # 1,000 for others
+CLASSES = {"ppa": 530, "ifgmi": 530}  # 1,000 for others
+STYLE = ("ppa", "mirror", "ifgmi")  # on a StyleGAN2, of a ResNet-18 at 224 pixels
 CALLS = {
     "plgmi": {"ours": 2, "official": 2},
     "rlbmi": {"ours": 2, "official": 3},
 }  # a step's questions, if not 1
-ALONE = ("rlbmi",)  # the released program takes one identity at a time
+ALONE = ("rlbmi", "brepmi")  # the released program takes one identity at a time
+POINTS = 32  # images of an estimate of brepmi, which other questions have fewer than
+STAGES = (0, 0, 1000)  # steps of ifgmi: the third stage alone
+RADII = (1000, 2000, 3000)  # of its L1 balls
 LOAD = 0.5  # a load average above this means other work
 HERE = Path(__file__).resolve()
 
@@ -66,14 +75,16 @@ class Enough(Exception):
 
 
 class Meter:
-    """Notes when a target is asked."""
+    """Notes when a target is asked for ``least`` images or more."""
 
-    def __init__(self, target: nn.Module, calls: int, steps: int):
-        self.calls, self.steps, self.times = calls, steps, [0.0][:0]
-        target.register_forward_pre_hook(lambda *_: self.note())
+    def __init__(self, target: nn.Module, calls: int, steps: int, least: int = 0):
+        self.calls, self.steps, self.least, self.times = calls, steps, least, [0.0][:0]
+        target.register_forward_pre_hook(lambda _, given: self.note(len(given[0])))
 
-    def note(self) -> None:
+    def note(self, images: int) -> None:
         """Called before each answer; raises Enough at the last."""
+        if images < self.least:
+            return
         self.times.append(time.process_time())
         if len(self.times) > self.calls * (1 + self.steps):
             raise Enough
@@ -128,7 +139,12 @@ def enter(folder: Path) -> None:
     def stay(self: Any, *_: object, **__: object) -> Any:
         return self
 
+    def to(self: Any, *where: Any, **options: Any) -> Any:
+        return self if where == ("cuda",) else move(self, *where, **options)
+
+    move = torch.Tensor.to
     torch.Tensor.cuda = nn.Module.cuda = stay  # type: ignore[method-assign, assignment]
+    torch.Tensor.to = to  # type: ignore[method-assign, assignment]
     torchvision.models.vgg16_bn = untrained(torchvision.models.vgg16_bn)
 
 
@@ -182,9 +198,20 @@ def released_plgmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], objec
 
 def released_ppa(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
     """Plug-and-Play-Attacks, on NVIDIA's StyleGAN2 of 64 pixels; the crop to 800 pixels is left out."""
+    generator, target, seen, config = style_parts(name)
+    generator.eval().requires_grad_(False)
+    optimisation = import_module("attacks.optimize").Optimization(
+        target, generator.synthesis, None, seen, generator.num_ws, config
+    )
+    codes, labels = torch.randn(batch, 1, 512), torch.arange(batch)
+    return target, lambda: optimisation.optimize(codes.clone(), labels, 1000)
+
+
+def style_parts(name: str) -> tuple[Any, nn.Module, Callable[..., Any], SimpleNamespace]:
+    """Generator, target, what it sees and the settings that ppa and ifgmi share."""
     networks = import_module("training.networks")
     sizes = {"channel_base": 32768, "channel_max": 512, "num_fp16_res": 4, "conv_clamp": 256}
-    generator = networks.Generator(512, 0, 512, 64, 3, synthesis_kwargs=sizes).eval().requires_grad_(False)
+    generator = networks.Generator(512, 0, 512, 64, 3, synthesis_kwargs=sizes)
     target = torchvision.models.resnet18(num_classes=CLASSES[name]).eval()
     views = torchvision.transforms
     seen = views.Compose(
@@ -195,15 +222,53 @@ def released_ppa(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]
     )
     config = SimpleNamespace(
         attack={"discriminator_loss_weight": 0, "clip": False},
+        intermediate={
+            "start": 0, "end": 8, "steps": STAGES, "max_radius_mid_vecor": RADII, "max_radius_w": RADII,
+        },
         create_optimizer=lambda params: torch.optim.Adam(params, lr=5e-3, betas=(0.1, 0.1)),
         create_lr_scheduler=lambda _: None,
         log_progress=False,
-    )
+    )  # fmt: skip
+    return generator, target, seen, config
+
+
+def released_ifgmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
+    """IF-GMI, whose generator collects gradients, as there."""
+    enter(Path(sys.path[0]) / "stylegan2_intermediate")
+    generator, target, seen, config = style_parts(name)
+    synthesis = nn.DataParallel(generator.synthesis)
     optimisation = import_module("attacks.optimize").Optimization(
-        target, generator.synthesis, None, seen, generator.num_ws, config
+        target, synthesis, seen, generator.num_ws, config
     )
     codes, labels = torch.randn(batch, 1, 512), torch.arange(batch)
-    return target, lambda: optimisation.optimize(codes.clone(), labels, 1000)
+    return target, lambda: optimisation.optimize(codes.clone(), labels)
+
+
+def released_mirror(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
+    """mirror. The generator's file and the codes of the bounds are made here; nothing is downloaded."""
+    helper, models = import_module("my_whitebox_mirror_helper"), import_module("genforce.models")
+    kind = "stylegan2_ffhq1024"
+    models.MODEL_ZOO[kind]["resolution"] = 64
+    Path("checkpoints").mkdir()
+    Path("images").mkdir()
+    weights = {"generator_smooth": models.build_generator("stylegan2", 64).state_dict()}
+    torch.save(weights, f"checkpoints/{kind}.pth")
+    torch.save(torch.randn(1000, 512), "codes.pt")
+    target = torchvision.models.resnet18(num_classes=1000).eval()
+    options: dict[str, Any] = {
+        "device": torch.device("cpu"), "bs": batch, "epochs": 20000, "lr": 0.25, "save_every": 20001,
+        "genforce_model": kind, "latent_space": "w", "trunc_psi": 0.7, "trunc_layers": 8, "p_std_ce": 1.0,
+        "loss_class_ce": 10.0, "loss_discri_ce": 0.0, "loss_l2_bound_latent_ce": 0.0, "do_flip": True,
+        "naive_clip_w_bound": 0.0, "energy": False, "to_truncate_z": False, "z_std_ce": 1.0,
+        "use_w_mean": False, "use_cache": False, "pre_samples_dir": "", "all_ws_pt_file": "codes.pt",
+        "arch_name": "cat_resnet18", "image_resolution": 224, "criterion": nn.CrossEntropyLoss(),
+        "tmp_img_dirname": ".", "final_img_dirname": ".",
+    }  # fmt: skip
+
+    def run() -> None:
+        helper.mirror_attack(SimpleNamespace(**options, targets=list(range(batch))), target, target)
+
+    return target, run
 
 
 def released_rlbmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
@@ -218,14 +283,45 @@ def released_rlbmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], objec
     return target, lambda: attack.inversion(agent, generator, target, 0.0)
 
 
+def released_brepmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
+    """BREP-MI."""
+    attack = import_module("brep_mi")
+    generator = import_module("generator").Generator(100).eval()
+    target = import_module("classify").VGG16(1000).eval()
+    centre(target, lambda images: target(images)[-1], generator)
+    point = torch.randn(100).clamp(-1.5, 1.5)
+    with torch.no_grad():
+        label = int(target(generator(point[None]))[-1].argmax())
+    how = {"sphere_points_count": POINTS, "current_sphere_radius": 2, "sphere_expansion_coeff": 1.3}
+    how |= {"point_clamp_min": -1.5, "point_clamp_max": 1.5, "max_iters_at_radius_before_terminate": 1000}
+    how |= {"repulsion_only": True}
+
+    def judge(images: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.zeros(len(images), 1000)]
+
+    networks = generator, target, judge
+    return target, lambda: attack.attack_single_target(
+        point, label, None, *networks, how, nn.CrossEntropyLoss(), "."
+    )
+
+
 RELEASED: dict[str, Callable[[str, int], tuple[nn.Module, Callable[[], object]]]] = {
     "gmi": released_low,
     "kedmi": released_low,
     "lomma_gmi": released_lomma,
     "plgmi": released_plgmi,
     "ppa": released_ppa,
+    "ifgmi": released_ifgmi,
+    "mirror": released_mirror,
     "rlbmi": released_rlbmi,
+    "brepmi": released_brepmi,
 }
+
+
+def centre(target: Any, logits: Callable[..., Any], generate: Callable[..., Any]) -> None:
+    """Give the target of either side mean logits 0 on generated images."""
+    with torch.no_grad():
+        target.fc_layer.bias -= logits(generate(torch.randn(64, 100).clamp(-1.5, 1.5))).mean(0)
 
 
 # ---- ours ----
@@ -245,12 +341,19 @@ def ours(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
     from midre_exp.targets import build_target
     from midre_exp.threat import Victim
 
-    classes, is_style = CLASSES.get(name, 1000), name == "ppa"
+    classes, is_style = CLASSES.get(name, 1000), name in STYLE
     options: dict[str, object] = {"steps": 1000, "reference_batch": batch}
+    phases = zip(STAGES, RADII, strict=True)
     options = {
         "kedmi": {"steps": 1000, "group": batch},
         "ppa": {**options, "kept": 1},
+        "mirror": {**options, "search": {"size": 1000}},
+        "ifgmi": {
+            "stages": [{"steps": n, "radius_features": r, "radius_w": r} for n, r in phases],
+            "reference_batch": batch,
+        },
         "rlbmi": {},
+        "brepmi": {"search_batch": POINTS // 2 * batch},
     }.get(name, options)
     attack: Any = build_attack(name, identities=batch, restarts=1, **options)
     kind = "stylegan2" if is_style else {"kedmi": "kedmi", "plgmi": "plgmi"}.get(name, "gmi")
@@ -259,7 +362,7 @@ def ours(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
         prior.freeze()
     else:  # a commit before there was one
         prior.eval().requires_grad_(False)
-    attack.image_to_target = [Resize(size=224)] if is_style else []
+    attack.image_to_target = attack.picture = [Resize(size=224)] if is_style else []
     target: Any = build_target("resnet18" if is_style else "vgg16", num_classes=classes)
     victim: Any = Victim.of(target, classes, attack.threat)
     if name == "lomma_gmi":
@@ -269,8 +372,10 @@ def ours(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
     if name == "rlbmi":  # as if a batch of episodes were behind it: the memory is there from the start
         train = attack.train
         attack.train = lambda *given: train(*given[:-1], given[-1] + attack.batch_size)
+    if name == "brepmi":
+        centre(target, lambda images: target(images).logits, prior.generate)
     labels, runtime = torch.arange(batch), Runtime(quiet=True)
-    start = torch.randn(batch, 1, 512) if is_style else None
+    start = torch.randn(batch, 512) if name == "mirror" else torch.randn(batch, 1, 512) if is_style else None
 
     def run() -> None:
         rng = ItemRNG(0, "attack", items=(labels, torch.zeros_like(labels)))
@@ -298,7 +403,7 @@ def work(given: argparse.Namespace) -> None:
         is_released = given.side == "official"
         items = 1 if is_released and given.attack in ALONE else given.batch
         calls = CALLS.get(given.attack, {}).get("official" if is_released else "ours", 1)
-        meter = Meter(target, calls, given.steps)
+        meter = Meter(target, calls, given.steps, POINTS * items if given.attack == "brepmi" else 0)
         for _ in sys.stdin:
             print(meter.seconds(attack) / items, file=answers, flush=True)
         os.chdir("/")
