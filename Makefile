@@ -66,7 +66,7 @@ chaos: setup     ## kill, race and damage sweeps at random, then compare with un
 smoke: setup     ## every setup of the paper, full networks on tiny files in the official layouts, a few steps. DEVICE=cuda, ARGS="S01 S27": some
 	@$(PY) -m midre_exp.doctor.smoke $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
-rehearse: setup  ## ten setups and every attack, defense, prior and target on a pretended GPU (20 minutes). ARGS="-k S01": some
+rehearse: setup  ## ten setups and every attack, defense, prior and target on a pretended GPU (13 minutes). ARGS="-k S01": some
 	@$(PY) -m tests.rehearsal $(ARGS)
 
 lint: setup      ## ruff and mypy

@@ -245,7 +245,10 @@ def released_ifgmi(name: str, batch: int) -> tuple[nn.Module, Callable[[], objec
 
 
 def released_mirror(name: str, batch: int) -> tuple[nn.Module, Callable[[], object]]:
-    """mirror. The generator's file and the codes of the bounds are made here; nothing is downloaded."""
+    """mirror. The generator's file, the codes of the bounds and a mask of no use here are made; nothing is
+    downloaded.
+    """
+    torch.save(torch.ones(1), "conf_mask.pt")
     helper, models = import_module("my_whitebox_mirror_helper"), import_module("genforce.models")
     kind = "stylegan2_ffhq1024"
     models.MODEL_ZOO[kind]["resolution"] = 64
