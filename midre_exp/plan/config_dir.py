@@ -21,7 +21,7 @@ from midre_exp.plan.config import own_configs
 from midre_exp.plan.trust import targets_of
 
 #: Folders of definitions that Hydra never composes.
-_NOT_COMPOSED = ("table", "figure", "dashboard")
+_NOT_COMPOSED = ("table", "figure", "dashboard", "card")
 #: Where a user's own choice of how jobs are launched lies; it is named on the command line.
 _LAUNCHER = "hydra/launcher"
 _PLUGINS = ("hydra_plugins", "hydra")

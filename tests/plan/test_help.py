@@ -12,8 +12,11 @@ from midre_exp.plan.compose import packaged_configs
 from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.plan.help import GROUPS, help_text
 
-#: Laid over a choice by a scale, or part of how Hydra works here: nobody types them.
-HIDDEN = ("scale/data", "scale/target", "scale/prior", "scale/attack", "scale/metrics", "hydra/sweeper")
+#: Laid over a choice by a scale, part of how Hydra works here, or no config at all: nobody types them.
+HIDDEN = (
+    *("scale/data", "scale/target", "scale/prior", "scale/attack", "scale/metrics", "hydra/sweeper"),
+    *("card/dataset", "card/weights"),
+)
 
 
 def printed() -> list[str]:

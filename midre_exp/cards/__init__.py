@@ -1,0 +1,16 @@
+"""Cards of the data sets and weight files that runs need and this project may not bring along: where they are
+published, under which terms, and how a copy is recognised. No torch, and nothing is fetched here.
+"""
+
+from midre_exp.cards.read import (
+    DatasetCard as DatasetCard,
+)
+from midre_exp.cards.read import (
+    WeightsCard as WeightsCard,
+)
+from midre_exp.cards.read import (
+    dataset_cards as dataset_cards,
+)
+from midre_exp.cards.read import (
+    weights_cards as weights_cards,
+)

@@ -1,0 +1,116 @@
+"""What a card says, and reading cards strictly: ``conf/card/dataset`` and ``conf/card/weights``, and the same
+folders below a config folder of the user's own (``--config-dir``).
+
+A card is plain yaml and no choice of a run: Hydra neither offers nor composes it. What is not known is null.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import OmegaConf
+
+from midre_exp.errors import ConfigError
+from midre_exp.plan.arguments import Keys, fault
+from midre_exp.plan.config import config_files
+from midre_exp.plan.ranges import Count, Positive, Text
+
+#: A parameter of an alignment: pixels, a factor, a name, or several.
+Value = str | int | float | bool | Sequence[int] | Sequence[float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCard(Keys):
+    """A data set as its publishers hand it out."""
+
+    name: str  #: the card's: its file without the ending
+    title: Text
+    page: Text  #: the official address
+    access: Text  #: the steps to a copy, in a sentence or two
+    licence: Text  #: in a word or two; the page says the rest
+    size_gb: Positive | None  #: of the download that is needed
+    identities: Count | None  #: in the whole set; null too where it has none
+    images: Mapping[str, Count | None]  #: by part: ``all``, ``train``, ``test``, ``public`` ...
+    alignment: Mapping[str, Value] | None  #: of the pixels that are used: the tool or crop and its parameters
+    used_by: Sequence[Text]  #: choices of conf/data/dataset
+    folder: Text  #: below paths.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsCard(Keys):
+    """A weight file as its publishers hand it out."""
+
+    name: str  #: the card's: its file without the ending
+    title: Text
+    publisher: Text
+    page: Text  #: the address it is found from
+    access: Text | None  #: the steps to a copy; null: the page says
+    file: Text  #: its name, or a glob where names vary
+    folder: Text  #: where it goes: below paths.weights, or ``torch hub``, ``hugging face hub`` for downloads
+    layout: Text  #: what the file holds
+    source: Text | None  #: the value of ``weights`` that means it, for the networks in ``used_by``
+    sha256: Text | None
+    bytes: Count | None
+    licence: Text | None
+    trained_on: Text | None
+    used_by: Sequence[Text]  #: choices of conf/target, attack/prior or attack/surrogates, or metrics
+    gives: Mapping[str, float] | None  #: what loading it must give, by metric: acc is percent of test images
+
+
+_Card = TypeVar("_Card", DatasetCard, WeightsCard)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def dataset_cards() -> dict[str, DatasetCard]:
+    """The cards of data sets by name. Raises ConfigError naming the file of one that is not as it must be."""
+    return _cards("dataset", DatasetCard)
+
+
+def weights_cards() -> dict[str, WeightsCard]:
+    """The cards of weight files by name. Raises ConfigError naming the file of one that is not as it must
+    be.
+    """
+    return _cards("weights", WeightsCard)
+
+
+def _cards(kind: str, made: type[_Card]) -> dict[str, _Card]:
+    """Every card of a kind, the packaged ones and the user's own under other names."""
+    files = config_files(f"card/{kind}")
+    return {name: _read(path, path.stat().st_mtime_ns, made) for name, path in files.items()}
+
+
+@cache  # a sweep asks for each of its runs
+def _read(path: Path, changed: int, made: type[_Card]) -> _Card:
+    """The card of a file, which last changed then."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # the readers of yaml raise what they stumble over
+        raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no keys; write it as a card of conf/card is written")
+    if "name" in content:
+        raise ConfigError(f"{path}: the name of a card is that of its file; leave name out")
+    values = {"name": path.stem, **{str(key): value for key, value in content.items()}}
+    found = fault(values, made, "")
+    if found is not None:
+        raise ConfigError(f"{path}: {str(found).replace('; give it as ++', '; write it as ')}")
+    card: _Card = made(**values)
+    _check_paths(path, card)
+    return card
+
+
+def _check_paths(path: Path, card: DatasetCard | WeightsCard) -> None:
+    """Raise ConfigError for a place outside of the folder it is below, and for a checksum that is none."""
+    places = {"folder": card.folder}
+    if isinstance(card, WeightsCard):
+        places["file"] = card.file
+        if card.sha256 is not None and not _SHA256.fullmatch(card.sha256):
+            raise ConfigError(f"{path}: sha256 is 64 digits of 0 to f, or null where it is not known")
+    for key, place in places.items():
+        if Path(place).is_absolute() or ".." in Path(place).parts or (key == "file" and "/" in place):
+            raise ConfigError(f"{path}: {key}={place} leads elsewhere; give a name below its folder")
