@@ -81,16 +81,20 @@ def weights_cards() -> dict[str, WeightsCard]:
 def _cards(kind: str, made: type[_Card]) -> dict[str, _Card]:
     """Every card of a kind, the packaged ones and the user's own under other names."""
     files = config_files(f"card/{kind}")
-    return {name: _read(path, path.stat().st_mtime_ns, made) for name, path in files.items()}
+    return {name: _read(path, made) for name, path in files.items()}
 
 
 @cache  # a sweep asks for each of its runs
-def _read(path: Path, changed: int, made: type[_Card]) -> _Card:
-    """The card of a file, which last changed then."""
+def _content(path: Path, changed: int) -> object:
+    """What a file held when it last changed, which was then."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception as error:  # the readers of yaml raise what they stumble over
         raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path, made: type[_Card]) -> _Card:
+    content = _content(path, path.stat().st_mtime_ns)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no keys; write it as a card of conf/card is written")
     if "name" in content:
