@@ -153,6 +153,7 @@ def test_a_sweep_that_is_disturbed_ends_equal_or_refuses(tmp_path, scene):
     assert counts[str(scene)] == 1 and counts["records"] == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_that_computed_with_edited_code_would_be_seen(tmp_path):
     """The edit is one that changes numbers: with it from the start, another record comes out."""
     checkout = sweeps.copy_of_the_code(tmp_path / "checkout")

@@ -65,6 +65,7 @@ def append(file: Path, text: str) -> None:
     file.write_text(file.read_text() + text)
 
 
+@pytest.mark.slow
 def test_code_that_changes_between_runs(checkout):
     (checkout.parent / "out").mkdir()
     first = commit(checkout) if (append(checkout / "defenses/midre.py", "\nONE = 1\n") or True) else ""
@@ -101,7 +102,7 @@ def test_code_that_changes_between_runs(checkout):
     assert call(checkout, "defense=midre", "runtime.stale=refuse").returncode == 0
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_an_edit_while_a_sweep_goes_is_refused(checkout, launcher):
     options = [f"hydra/launcher={launcher}", *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else [])]
     with subprocess.Popen(

@@ -61,6 +61,7 @@ def call(place: Path, module: str, *arguments: str, **environment: str) -> subpr
     )
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own_runs_on_workers_and_renders(place):
     done = call(
         place,

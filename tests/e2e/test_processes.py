@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import tiny_overrides, without_time
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,7 @@ def result(folder: Path) -> dict:
 LONGER = ("attack.prior.steps=120", "target.recipe.epochs=12", "attack.steps=60", "runtime.chunk=4")
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir(), broken.mkdir()
@@ -119,6 +122,7 @@ def test_sigterm_ends_soon_and_releases_its_locks(tmp_path):
     assert any((tmp_path / "store" / "work").iterdir())  # progress is kept
 
 
+@pytest.mark.slow
 def test_sigterm_to_a_table_ends_the_sweep_it_has_launched(tmp_path):
     table = start(tmp_path, "attack.prior.steps=100000", module="midre_exp.report", table="demo")
     until = time.monotonic() + 120

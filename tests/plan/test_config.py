@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import expand, packaged_configs, settings_of
-from midre_exp.plan.config import CONF_DIR, build, digest, plain
+from midre_exp.plan.config import build, digest, plain
 
 
 def test_a_target_outside_the_allowed_packages_is_never_imported(tmp_path: Path):
@@ -60,15 +60,6 @@ def test_a_digest_depends_on_content_and_not_on_order():
 def test_missing_values_are_named():
     with pytest.raises(ConfigError, match=r"data\.root"):
         plain(OmegaConf.create({"data": {"root": "???"}}))
-
-
-def test_every_choice_of_every_group_composes():
-    groups = ("data", "target", "evaluator", "defense", "attack", "metrics", "tracking", "scale")
-    with packaged_configs():
-        for group in groups:
-            for path in sorted((CONF_DIR / group).glob("*.yaml")):
-                job = [f"{group}={path.stem}", *(["data.root=x"] if path.stem == "folder" else [])]
-                assert settings_of(job)["setup"]["id"] == "custom", path
 
 
 def test_the_command_line_beats_scale_and_scale_beats_setup():

@@ -85,7 +85,10 @@ def test_without_waiting_the_builder_is_named(tmp_path):
     assert not list((tmp_path / "locks").iterdir())
 
 
-@pytest.mark.parametrize(("part", "evaluates"), [((), True), (("attack.shard=1/2",), False)])
+@pytest.mark.parametrize(
+    ("part", "evaluates"),
+    [((), True), pytest.param(("attack.shard=1/2",), False, marks=pytest.mark.slow)],
+)
 def test_a_run_trains_its_evaluator_while_another_process_trains_its_target(tmp_path, part, evaluates):
     finish(start(tmp_path))
     store = tmp_path / "store"
