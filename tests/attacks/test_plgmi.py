@@ -29,6 +29,7 @@ def attack(**changes) -> PLGMI:
 
 OFF = {
     "_target_": "midre_exp.data.transforms.RandomView",
+    "saturation": False,
     **dict.fromkeys(("brightness", "contrast", "jitter_p", "flip_p", "degrees", "rotation_p"), 0),
     "scale": [1, 1],
 }

@@ -34,7 +34,10 @@ class RandomView:
     # their own for each image, where the official code draws one per batch: the law of an image is the same
     brightness: NonNegative
     contrast: NonNegative
-    jitter_p: Probability  # probability of both factors, in [0, 1]
+    #: Kornia's jitter has a saturation as well, by a factor of 1 but with a clip to [0, 1], which comes
+    #: before both factors in a third of the orders (its hue, by nothing, changes nothing); False: left out.
+    saturation: bool
+    jitter_p: Probability  # probability of all of these, in [0, 1]
     flip_p: Probability  # probability of the flip, in [0, 1]
     #: Rotation by an angle from [-degrees, degrees], 0 to 180; corners are filled with 0.
     degrees: Annotated[float, Range(0, 180)]
@@ -61,7 +64,9 @@ class RandomView:
         images = crop_and_resize(images, *square_boxes(images.shape[-1], self.scale, share, top, left))
         brightness = 1 + self.brightness * (2 * light - 1)
         contrast = 1 + self.contrast * (2 * spread - 1)
-        changed = jitter(images, brightness, contrast, order < 0.5)
+        # three operations have six orders: of the three with brightness first, one begins with saturation
+        clipped = ((6 * order).floor() % 3 == 0) & self.saturation
+        changed = jitter(images, brightness, contrast, order < 0.5, clipped)
         images = torch.where((jittered < self.jitter_p)[:, None, None, None], changed, images)
         degrees = torch.where(rotated < self.rotation_p, self.degrees * (2 * turn - 1), 0.0)
         return flip_and_rotate(images, flipped < self.flip_p, degrees)
@@ -97,20 +102,28 @@ def crop_and_resize(images: Tensor, top: Tensor, left: Tensor, side: Tensor) -> 
     F.interpolate(align_corners=True).
     """
     height, width = images.shape[-2:]
-    rows = top[:, None] + (side - 1)[:, None] * torch.linspace(0, 1, height, device=images.device)
-    columns = left[:, None] + (side - 1)[:, None] * torch.linspace(0, 1, width, device=images.device)
+    down, right = (torch.linspace(0, 1, n, device=side.device, dtype=side.dtype) for n in (height, width))
+    rows = top[:, None] + (side - 1)[:, None] * down
+    columns = left[:, None] + (side - 1)[:, None] * right
     y = (2 * rows / (height - 1) - 1)[:, :, None].expand(-1, height, width)
     x = (2 * columns / (width - 1) - 1)[:, None, :].expand(-1, height, width)
     return _sample(images, torch.stack((x, y), -1))
 
 
-def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, brightness_first: Tensor) -> Tensor:
+def jitter(
+    images: Tensor,
+    brightness: Tensor,
+    contrast: Tensor,
+    brightness_first: Tensor,
+    clipped: Tensor,
+) -> Tensor:
     """Each image [n, 3, h, w] with its factors [n] of brightness (times) and contrast (about its mean grey),
     a clip to [0, 1] after each.
 
     ``brightness_first``: bool [n]. Both operations mix the image with its mean grey, brightness with none of
-    it.
+    it. ``clipped``: bool [n], a clip comes before both.
     """
+    images = torch.where(clipped[:, None, None, None], images.clamp(0, 1), images)
     none = torch.zeros_like(contrast)
     first = (
         torch.where(brightness_first, brightness, contrast),

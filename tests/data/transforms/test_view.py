@@ -18,6 +18,7 @@ from midre_exp.plan.config import build
 from midre_exp.seeding import ItemRNG
 from tests.data.distributions import same_law
 from tests.golden.fill import golden_images
+from tests.golden.loops.read import loop, uniform
 
 
 def view(**changes) -> RandomView:
@@ -26,6 +27,7 @@ def view(**changes) -> RandomView:
         "scale": [0.8, 1.0],
         "brightness": 0.2,
         "contrast": 0.2,
+        "saturation": True,
         "jitter_p": 0.5,
         "flip_p": 0.5,
         "degrees": 5,
@@ -71,7 +73,7 @@ def test_colours_are_those_of_torchvision_in_either_order(brightness_first):
         for change, factor in steps if brightness_first else reversed(steps):
             image = change(image, factor)
         expected.append(image)
-    found = jitter(images, brightness, contrast, torch.full((3,), brightness_first))
+    found = jitter(images, brightness, contrast, torch.full((3,), brightness_first), torch.ones(3) > 0)
     # torchvision's weight of red is 0.2989 instead of 0.299: up to 0.2 x 1e-4
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=3e-5)
 
@@ -103,10 +105,46 @@ def test_a_view_is_the_four_steps_in_order():
     draw = numbers(50)
     share, top, left, jittered, light, spread, order, flipped, rotated, turn = draw.unbind(1)
     expected = crop_and_resize(images, *square_boxes(16, (0.8, 1.0), share, top, left))
-    coloured = jitter(expected, 0.8 + 0.4 * light, 0.8 + 0.4 * spread, order < 0.5)
+    saturated = (order < 1 / 6) | ((order >= 3 / 6) & (order < 4 / 6))
+    coloured = jitter(expected, 0.8 + 0.4 * light, 0.8 + 0.4 * spread, order < 0.5, saturated)
     expected = torch.where((jittered < 0.5)[:, None, None, None], coloured, expected)
     expected = flip_and_rotate(expected, flipped < 0.5, torch.where(rotated < 0.5, 10 * turn - 5, 0.0))
     torch.testing.assert_close(view()(images, draw), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_views_are_those_of_the_official_chain_also_of_what_a_generator_draws_outside_of_images(where):
+    known = loop("plgmi_views")
+    pixels = uniform("plgviews/1/images", 6, 3, 16, 16).double()
+    images = pixels.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    if where == "outside":
+        images = 1.6 * images - 0.3
+    for call, order, expected in zip(known["parameters"], known["order"], known[where], strict=True):
+        top, left, side, jittered, light, spread, flipped, degrees = torch.from_numpy(call).double().unbind(1)
+        place = order.tolist().index  # 0 brightness, 1 contrast, 2 saturation
+        first = torch.full((6,), place(0) < place(1))
+        saturated = torch.full((6,), place(2) < min(place(0), place(1)))
+        seen = crop_and_resize(images, top, left, side)
+        seen = torch.where(
+            (jittered > 0)[:, None, None, None], jitter(seen, light, spread, first, saturated), seen
+        )
+        seen = flip_and_rotate(seen, flipped > 0, degrees)
+        torch.testing.assert_close(
+            seen[..., ::8, ::8], torch.from_numpy(expected).double(), rtol=0, atol=1e-6
+        )
+
+
+def test_what_is_outside_of_images_is_clipped_before_both_colours_in_a_third_of_the_orders():
+    images = golden_images(16, n=6) * 2 - 1
+    draw = numbers(6)
+    draw[:, 4:6], draw[:, 6] = 0.9, (torch.arange(6) + 0.5) / 6  # the factors, and the order
+    bright = view(**{**OFF, "jitter_p": 1, "contrast": 1})
+    changed = [
+        torch.allclose(bright(one, row), bright(one.clamp(0, 1), row), atol=1e-5)
+        for one, row in zip(images.split(1), draw.split(1), strict=True)
+    ]
+    # where brightness comes first, its own clip does the same to what is below 0
+    assert changed == [True, True, True, True, False, False]
 
 
 # properties
