@@ -33,6 +33,7 @@ from attacks.parts.l1_ball import near
 from attacks.parts.optimisers import adam_steps
 from attacks.parts.random_crops import RandomCrop
 from midre_exp.errors import ConfigError
+from midre_exp.metrics.phases import PhaseJudge
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate
 from midre_exp.priors.style_prior import StylePrior
 
@@ -92,7 +93,12 @@ class IFGMI(WhiteBoxAttack):
     #: Keep the images of all phases as detail ``stages``, uint8 [n, phases, 3, h, w]; False: phases after the
     #: reported one do not run.
     keep_stages: bool
+    #: Show the images of every phase, exact as they are, to the evaluator when the phase ends, for the record
+    #: alone; nothing of the attack knows what it says. Details ``stage_hits``, see ``metrics.PhaseJudge``.
+    judge_stages: bool = False
 
+    #: Who is asked then; the stage of the attack puts it here.
+    judge: PhaseJudge | None = field(default=None, init=False, repr=False)
     phases: list[Phase] = field(init=False, repr=False)
     reported: int = field(init=False, repr=False)
 
@@ -138,17 +144,18 @@ class IFGMI(WhiteBoxAttack):
         if loop.start is None:
             raise RuntimeError("IF-GMI starts from the codes that its initialise chose")
         style, queries = self._style(prior), victim.queries
-        phases = self.phases if self.keep_stages else self.phases[: self.reported + 1]
+        goes_on = self.keep_stages or self.judge is not None
+        phases = self.phases if goes_on else self.phases[: self.reported + 1]
         ends = list(itertools.accumulate(phase.steps for phase in phases))
         state = {"w": loop.start}
-        self._end_phases(style, phases, bisect.bisect_right(ends, 0), state)
+        self._end_phases(style, phases, bisect.bisect_right(ends, 0), state, labels)
         entered = -1
         for step in loop(ends[-1], state, saved_after=ends):
             number = bisect.bisect_right(ends, step)
             phase, first = phases[number], ends[number] - phases[number].steps
             if number != entered:
                 entered = number
-                self._end_phases(style, phases, number, state)
+                self._end_phases(style, phases, number, state, labels)
                 tail = GeneratorTail(style, number, state.get("image"))
                 start = {name: state[name] for name in state if name in ("w", "features")}
                 moments = [(torch.zeros_like(value), torch.zeros_like(value)) for value in start.values()]
@@ -166,18 +173,25 @@ class IFGMI(WhiteBoxAttack):
                 state[name] = near(moved, start[name], radii[name])
             if step + 1 == ends[number]:
                 if self.picture_of == "before_last_update":
-                    state |= self.outcome(images.detach(), number)
-                self._end_phases(style, phases, bisect.bisect_right(ends, step + 1), state)
-        self._end_phases(style, phases, len(phases), state)
+                    state |= self.outcome(images.detach(), number, labels)
+                self._end_phases(style, phases, bisect.bisect_right(ends, step + 1), state, labels)
+        self._end_phases(style, phases, len(phases), state, labels)
         details = {}
         if self.keep_stages:
             details["stages"] = torch.stack([state[f"picture {number}"] for number in range(len(phases))], 1)
+        if self.judge is not None:
+            details["stage_hits"] = torch.stack([state[f"hits {number}"] for number in range(len(phases))], 1)
         spent = split_evenly(victim.queries - queries, len(labels))
         return AttackResult(state["latents"], spent, details=details, images=state["images"])
 
     @torch.no_grad()
     def _end_phases(
-        self, style: StylePrior, phases: Sequence[Phase], count: int, state: dict[str, Tensor]
+        self,
+        style: StylePrior,
+        phases: Sequence[Phase],
+        count: int,
+        state: dict[str, Tensor],
+        labels: Tensor,
     ) -> None:
         """Make of the ``state`` at the end of a phase what the next starts from, until ``count`` phases have
         ended; they are several where some have no steps. Keeps what is wanted of their images.
@@ -187,7 +201,7 @@ class IFGMI(WhiteBoxAttack):
                 continue
             tail = GeneratorTail(style, number, state.pop("image", None))
             if f"picture {number}" not in state:
-                state |= self.outcome(tail.render(state), number)
+                state |= self.outcome(tail.render(state), number, labels)
             if number == self.reported:
                 state["latents"] = state["w"]
             if number + 1 < len(phases):
@@ -213,13 +227,19 @@ class IFGMI(WhiteBoxAttack):
         seen = self.view(apply(self.image_to_target, images), rng, shared_rng, "crop", step)
         return self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
 
-    def outcome(self, images: Tensor, number: int) -> dict[str, Tensor]:
+    def outcome(self, images: Tensor, number: int, labels: Tensor) -> dict[str, Tensor]:
         """What is kept of the images [n, 3, s, s] of phase ``number``: ``picture <number>``, 8 bits as the
-        evaluator gets them, and ``images``, all of them, if they are the result.
+        evaluator gets them, ``images``, all of them, if they are the result, and ``hits <number>``, what the
+        judge says of them.
         """
         transforms = self.image_to_target if self.picture is None else self.picture
-        whole = {"images": images} if number == self.reported else {}
-        return {f"picture {number}": to_uint8(apply(transforms, images)), **whole}
+        pictures = apply(transforms, images)
+        found = {f"picture {number}": to_uint8(pictures)}
+        if number == self.reported:
+            found["images"] = images
+        if self.judge is not None:
+            found[f"hits {number}"] = self.judge(pictures, labels).to(images.device)
+        return found
 
     def _style(self, prior: Prior) -> StylePrior:
         """``prior``, if it can be cut in as many places as there are phases. Raises ConfigError."""

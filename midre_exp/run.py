@@ -45,7 +45,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         prior = build(stages.prior, parts.public, target)
         surrogates = build(stages.surrogates, parts.public, target)
         candidates = build(stages.candidates, prior)
-        attack = build(stages.attack, target, prior, surrogates, candidates)
+        attack = build(stages.attack, target, prior, surrogates, candidates, evaluator)
         build(stages.metrics, attack, evaluator, parts.evaluation, features)
     if SHARD in plan.stages:  # a part of an attack leaves no record
         return build.artifacts[SHARD].path

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import pytest
 
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.records import (
+    best_epoch,
     checksum_path,
     diverged_path,
     make_record,
@@ -160,6 +161,11 @@ class Made(NamedTuple):
     store: Path
     seconds: float = 1.0
     manifest: Mapping[str, str] = {}
+    history: Sequence[Mapping[str, float]] = ()
+
+    def json(self, name: str) -> Sequence[Mapping[str, float]]:
+        """What a training keeps of its epochs."""
+        return {"history": self.history}[name]
 
 
 def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_none(tiny):
@@ -179,6 +185,12 @@ def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_n
     assert "alarms" not in make_record(
         settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc"
     )
+
+
+def test_the_best_epoch_on_the_test_images_stands_beside_the_last_as_official_programs_print_it():
+    history = [{"epoch": float(n), "test_acc": acc, "loss": 1.0} for n, acc in enumerate([50.0, 80, 80, 70])]
+    assert best_epoch(history) == {"accuracy_best_epoch_official": 80.0, "best_epoch_official": 1.0}
+    assert best_epoch([]) == {}  # of a classifier that was loaded
 
 
 def test_the_outcome_of_a_run_that_diverged_is_read_and_nothing_else_is_taken_for_one(tmp_path, caplog):

@@ -13,6 +13,7 @@ from midre_exp.plan.code import names_in, sources
 from midre_exp.plan.config import Settings, digest, trusted_packages, without
 from midre_exp.plan.keys import uses_target
 from midre_exp.stages import STAGES
+from midre_exp.stages.classifier import judges_phases
 
 #: Raised by one when counting gives other numbers of the same programs.
 _VERSION = 1
@@ -41,7 +42,12 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
             **({**target, **sizes} if uses_target(prior, trusted_packages(settings)) else {}),
         },
         "surrogates": {"surrogates": attack.get("surrogates"), **target, **sizes},
-        "attack": {"attack": without(attack, "shard"), **target, "resolution": settings["resolution"]},
+        "attack": {
+            "attack": without(attack, "shard"),
+            **target,
+            "resolution": settings["resolution"],
+            **({"evaluator": settings["evaluator"]} if judges_phases(settings) else {}),
+        },
         "features": {
             "metrics": settings["metrics"]["measure"],
             "evaluator": settings["evaluator"],

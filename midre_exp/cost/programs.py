@@ -29,12 +29,14 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.defense import Defense, compose_defenses
 from midre_exp.loop import Loop
 from midre_exp.metrics.extractors import extractors
+from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import is_pretrained, uses_target
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
+from midre_exp.stages.classifier import judges_phases
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -356,7 +358,12 @@ class _Run:
                 shared_rng=shared,
                 runtime=self.runtime(1),
             )
-        phases = (first, large, self.counter.phases.pop())
+        phases = [first, large, self.counter.phases.pop()]
+        if judges_phases(self.settings):
+            asked = (1 + _is_rebuilt(self._judge())) * len(self.settings["attack"]["stages"])
+            pixels = int(self.settings["evaluator"]["resolution"])
+            self._shown(self._judge(), pixels, asked * len(items), _BATCH, "judgement in passing")
+            phases.append(self.counter.phases.pop())
         disk = result_bytes(self.settings)
         return Counted(tuple(phase for phase in phases if phase.operators), disk)
 
@@ -402,11 +409,15 @@ class _Run:
             render(slice(0, at_once))
         return Counted(tuple(self.counter.phases), candidate_bytes(self.settings))
 
+    def _judge(self) -> Classifier:
+        """The evaluator."""
+        node, undefended = self.settings["evaluator"], compose_defenses({})
+        return targets.assemble.assemble(node, self.sizes.classes, undefended, seed=0, trusted=self.trusted)
+
     def features(self) -> Counted:
         """The evaluator's view of private images, and Inception's where a metric asks."""
         judge, private = self.settings["evaluator"], self._attacked_images()
-        undefended = compose_defenses({})
-        model = targets.assemble.assemble(judge, self.sizes.classes, undefended, seed=0, trusted=self.trusted)
+        model = self._judge()
         found = extractors(self.settings["metrics"]["measure"])
         if any(one.kind == "evaluator" for one in found):
             self._shown(model, int(judge["resolution"]), private, _BATCH, "judgement")
@@ -425,9 +436,7 @@ class _Run:
         node, attack = self.settings["metrics"], build_attack(self.settings["attack"], self.trusted)
         items = attack.identities * attack.restarts
         kept = getattr(attack, "kept", attack.restarts) * attack.identities
-        judge = self.settings["evaluator"]
-        undefended = compose_defenses({})
-        model = targets.assemble.assemble(judge, self.sizes.classes, undefended, seed=0, trusted=self.trusted)
+        judge, model = self.settings["evaluator"], self._judge()
         steps = [build(step, kind=Step, trusted=self.trusted) for step in node["image_to_evaluator"]]
         size = torch.empty(1, 3, int(self.settings["resolution"]), int(self.settings["resolution"]))
         for step in steps:
@@ -438,6 +447,11 @@ class _Run:
         if networks:
             inception = build(_INCEPTION, num_classes=1000, kind=Classifier)
             self._shown(inception, 299, len(networks) * kept, _BATCH, "Inception features")
+        names = [str(each["_target_"]).rpartition(".")[2] for each in node["measure"].values() if each]
+        if "StretchedKnnDistance" in names:
+            self._shown(model, pixels, kept, _BATCH, "judgement of stretched images")
+        if "RebuiltEvaluator" in names and _is_rebuilt(model):
+            self._shown(model, pixels, kept + self._attacked_images(), _BATCH, "judgement by the rebuilt one")
         return Counted(tuple(self.counter.phases))
 
 
@@ -450,6 +464,11 @@ class _Attacked:
     prior: Prior
     items: Tensor  # int64 [n], the identity of each
     shared_rng: ItemRNG
+
+
+def _is_rebuilt(judge: Classifier) -> bool:
+    """Whether official programs rebuild an evaluator as another (``Judge.rebuilt``)."""
+    return Judge(judge).rebuilt() is not None
 
 
 _INCEPTION = {"_target_": "midre_exp.targets.InceptionV3", "auxiliary": False, "transform_input": False}

@@ -24,9 +24,16 @@ from .face import VGGFACE2 as VGGFACE2
 from .face import FaceDistance as FaceDistance
 from .fid import EvaluatorFid as EvaluatorFid
 from .fid import Fid as Fid
+from .fid import OfficialFid as OfficialFid
 from .fid import frechet_distance as frechet_distance
+from .judge import Judge as Judge
+from .official import LastSeedAccuracy as LastSeedAccuracy
+from .official import RebuiltEvaluator as RebuiltEvaluator
+from .official import StretchedKnnDistance as StretchedKnnDistance
 from .phases import PhaseAccuracy as PhaseAccuracy
+from .phases import PhaseJudge as PhaseJudge
 from .prdc import Prdc as Prdc
 from .prdc import precision_recall_density_coverage as precision_recall_density_coverage
 from .private import PrivateFeatures as PrivateFeatures
 from .private import private_features as private_features
+from .tensorflow_inception import PYTORCH_FID as PYTORCH_FID

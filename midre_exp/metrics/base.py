@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from midre_exp.metrics.judge import Judge
 from midre_exp.numerics import Numerics
 from midre_exp.targets.predict import predicted_classes
 
@@ -45,7 +45,10 @@ class Evaluation:
     unfiltered: tuple[Tensor, Tensor] | None = None
     confidence: Tensor | None = None  # [n], the target's softmax of the label, in [0, 1]
     phases: Tensor | None = None  # uint8 [n, phases, 3, h', w'] after each phase, if the attack keeps them
-    classify: Callable[[Tensor], Tensor] | None = None  # logits [m, k] of uint8 images [m, 3, h', w']
+    #: Bool [n, phases, judges, 2], whether an attack that had its phases judged in passing was recognised
+    #: then, top-1 and top-5; of the evaluator and, if that is another, of it rebuilt (``Judge.rebuilt``).
+    phase_hits: Tensor | None = None
+    judge: Judge | None = None  # the evaluator behind ``logits``, to be asked about other images
     #: What metrics of one evaluation compute for each other, by a name of their own choice.
     shared: dict[object, Tensor] = field(default_factory=dict)
 

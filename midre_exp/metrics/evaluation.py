@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
-from midre_exp.memory.batches import AtOnce
 from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
 from midre_exp.metrics.base import Evaluation, Metric, Unavailable
 from midre_exp.metrics.distance import KnnDistance
 from midre_exp.metrics.extractors import Extractor, extractors
 from midre_exp.metrics.fid import EvaluatorFid
+from midre_exp.metrics.judge import Judge
 from midre_exp.metrics.private import PrivateFeatures
 from midre_exp.numerics import Numerics
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
-from midre_exp.targets.predict import Step, predict, predicted_classes
+from midre_exp.targets.predict import Step, predicted_classes
 from midre_exp.weights.finite import require_finite
 
 _BATCH = 256
@@ -127,10 +127,8 @@ def _measure(
     known: PrivateFeatures | None = None,
 ) -> Scores:
     shown = dict(reconstructions)
-    at_once = AtOnce(_BATCH)
-    shown["logits"], shown["features"] = predict(
-        evaluator, shown["images"], device, steps=steps, batch=at_once
-    )
+    judge = Judge(evaluator, steps, device, numerics or Numerics())
+    shown["logits"], shown["features"] = judge.look(shown["images"])
     require_finite(
         {name: shown[name] for name in ("logits", "features")},
         "the evaluator's view of reconstructions has",
@@ -154,9 +152,7 @@ def _measure(
     if private_features is None:
         # The images may be mapped from disk: a batch of them is in memory at a time.
         parts = rows.split(_BATCH) if EVALUATOR in looked_through else ()
-        seen = [
-            predict(evaluator, private.images[part], device, batch=at_once)[1] for part in parts if len(part)
-        ]
+        seen = [judge.look(private.images[part], as_they_are=True)[1] for part in parts if len(part)]
         private_features = torch.cat([shown["features"][:0], *seen])
     evaluation = Evaluation(
         images=shown["images"],
@@ -169,11 +165,12 @@ def _measure(
         private_images=private.images,
         private_rows=rows,
         device=device,
-        numerics=numerics or Numerics(),
+        numerics=judge.numerics,
         unfiltered=unfiltered,
         confidence=shown.get("confidence"),
         phases=shown.get("stages"),
-        classify=lambda images: predict(evaluator, images, device, steps=steps, batch=at_once)[0],
+        phase_hits=shown.get("stage_hits"),
+        judge=judge,
         shared=shared,
     )
     numbers: dict[str, float] = {}

@@ -12,9 +12,16 @@ _THROUGH: dict[str, Kind | None] = {
     "AttackAccuracy": None,
     "Confidence": None,
     "PhaseAccuracy": None,
+    "LastSeedAccuracy": None,
+    "RebuiltEvaluator": None,  # which looks at them itself
     "Fid": "inception",
+    "OfficialFid": "inception",
     "FaceDistance": "face",
 }
+
+
+#: Metrics that are Fréchet distances.
+_OF_CLOUDS = ("Fid", "EvaluatorFid", "OfficialFid")
 
 
 class Extractor(NamedTuple):
@@ -23,6 +30,7 @@ class Extractor(NamedTuple):
     kind: Kind
     weights: str | None = None  # of a published network
     official_range: bool = False  # of Inception, see ``InceptionFeatures``
+    program: str = ""  # of Inception: whose evaluation is repeated, see ``InceptionFeatures``
 
 
 def extractors(measure: Mapping[Any, Any]) -> list[Extractor]:
@@ -35,7 +43,7 @@ def extractors(measure: Mapping[Any, Any]) -> list[Extractor]:
 
 def of_clouds(measure: Mapping[str, Any]) -> list[Extractor]:
     """Those of which a Fréchet distance is taken."""
-    nodes = [node for node in measure.values() if node is not None and _name(node) in ("Fid", "EvaluatorFid")]
+    nodes = [node for node in measure.values() if node is not None and _name(node) in _OF_CLOUDS]
     return extractors(dict(enumerate(nodes)))
 
 
@@ -46,7 +54,10 @@ def _extractor(node: Mapping[str, Any]) -> Extractor | None:
     if kind is None or kind == "evaluator":
         return None if kind is None else Extractor(kind)
     weights = node.get("weights")
-    return None if weights is None else Extractor(kind, str(weights), bool(node.get("official_range", False)))
+    if weights is None:
+        return None
+    official_range, program = bool(node.get("official_range", False)), str(node.get("program", ""))
+    return Extractor(kind, str(weights), official_range, program)
 
 
 def _name(node: Mapping[str, Any]) -> str:

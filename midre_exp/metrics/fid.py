@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.extractors import Extractor
-from midre_exp.metrics.inception import InceptionFeatures
+from midre_exp.metrics.inception import InceptionFeatures, Program
 
 
 class Cloud(NamedTuple):
@@ -132,3 +132,43 @@ class Fid:
         fake = self.inception.fake(evaluation, rows)
         known = cloud(evaluation, self.inception.extractor, lambda: self.inception.private(evaluation))
         return {self.name: frechet_distance(fake, known)}
+
+
+@dataclass(kw_only=True, eq=False)
+class OfficialFid:
+    """The Fréchet distance as an official program computes it (``InceptionFeatures``), to stand beside its
+    published numbers: ``fid_ppa_official`` over all selected reconstructions, ``fid_lomma_official`` and
+    ``fid_plgmi_official`` over the successful ones. Not comparable with each other.
+    """
+
+    #: ppa, lomma: pytorch_fid, the release file of that project in the folder ``checkpoints`` of torch's hub
+    #: (``TORCH_HOME``), where it must be put by hand | its path. plgmi: imagenet, torchvision's, downloaded
+    #: once (104 MB) | a path. None: not measured
+    weights: str | None
+    program: Program  # ppa | lomma | plgmi
+
+    #: The config key that chooses the weights.
+    _KEYS: ClassVar[dict[str, str]] = {
+        "ppa": "fid_weights",
+        "lomma": "fid_weights",
+        "plgmi": "inception_weights",
+    }
+
+    def __post_init__(self) -> None:
+        if self.program not in self._KEYS:
+            known = ", ".join(filter(None, get_args(Program)))
+            raise ConfigError(f"metrics: OfficialFid program={self.program} is unknown; use one of {known}")
+        self.inception = InceptionFeatures(weights=self.weights, program=self.program)
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        """The distance. Raises Unavailable without weights and with fewer than 2 reconstructions that
+        count.
+        """
+        key = self._KEYS[self.program]
+        self.inception.check(f"metrics.measure.fid_{self.program}.weights ({key})")
+        rows = None if self.program == "ppa" else _enough(evaluation)
+        if rows is None and len(evaluation.labels) < 2:
+            raise Unavailable(f"it needs 2 reconstructions, there are {len(evaluation.labels)}")
+        fake = self.inception.fake(evaluation, rows)
+        known = cloud(evaluation, self.inception.extractor, lambda: self.inception.private(evaluation))
+        return {f"fid_{self.program}_official": frechet_distance(fake, known)}

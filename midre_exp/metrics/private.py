@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from midre_exp.metrics.base import Unavailable
 from midre_exp.metrics.extractors import Extractor, extractors, of_clouds
 from midre_exp.metrics.face import FaceDistance
 from midre_exp.metrics.fid import Cloud
-from midre_exp.metrics.inception import InceptionFeatures
+from midre_exp.metrics.inception import InceptionFeatures, Program
 from midre_exp.runtime import Runtime
 from midre_exp.targets.predict import predict
 
@@ -101,6 +101,10 @@ def _network(extractor: Extractor, evaluator: nn.Module, pixels: int, runtime: R
         at_once = AtOnce(_BATCH)
         return lambda images: predict(evaluator, images, device, batch=at_once)[1]
     if extractor.kind == "inception":
-        inception = InceptionFeatures(weights=extractor.weights, official_range=extractor.official_range)
+        inception = InceptionFeatures(
+            weights=extractor.weights,
+            official_range=extractor.official_range,
+            program=cast(Program, extractor.program),
+        )
         return inception.of_private(pixels, device, numerics)
     return FaceDistance(weights=extractor.weights).embedder(device, numerics)

@@ -223,6 +223,7 @@ class Run(Keys):
     defense_recipe: Literal["own", "shared"] = "shared"
     inception_weights: str | None = None
     face_weights: str | None = None
+    fid_weights: str | None = None
     others: ClassVar[Any] = Any
 
 

@@ -10,7 +10,7 @@ ever imported or built. ``diverged`` holds, for each run whose training diverged
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -91,6 +91,7 @@ def make_record(
         "metrics": {
             **{name: target[name] for name in ("acc", "train_acc") if name in target},
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
+            **best_epoch(artifacts["target"].json("history")),
             **without(metrics, "missing", "per_identity", "counts", "alarms"),
         },
         "per_identity": metrics["per_identity"],
@@ -130,6 +131,18 @@ def make_record(
     if any(alarms.values()):
         record["alarms"] = {name: [*map(_line, told)] for name, told in alarms.items() if told}
     return record
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """``accuracy_best_epoch_official``: the largest accuracy on the test images after any epoch, in percent,
+    which is what KedMI, LOMMA, BiDO and TL-DMI print of a target, and the earliest such epoch from 0,
+    ``best_epoch_official``. Nothing of ours is chosen by it. Nothing of a classifier that was loaded.
+    """
+    known = [(epoch["test_acc"], -epoch["epoch"]) for epoch in history if "test_acc" in epoch]
+    if not known:
+        return {}
+    accuracy, epoch = max(known)
+    return {"accuracy_best_epoch_official": accuracy, "best_epoch_official": -epoch}
 
 
 def _line(sentence: object) -> str:

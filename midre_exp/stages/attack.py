@@ -15,7 +15,7 @@ from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.candidates import CandidatesStage, Search
-from midre_exp.stages.classifier import Target
+from midre_exp.stages.classifier import Evaluator, Target, judges_phases
 from midre_exp.stages.preflight import size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
@@ -40,13 +40,16 @@ class AttackStage(Stage):
     highlights = {"target_confidence": "target confidence {:.2f}"}
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        steps = settings["metrics"]["image_to_evaluator"]
         return {
             "attack": without(settings["attack"], "prior", "surrogates", "shard"),
             "seed": settings["seed"],
+            **({"image_to_evaluator": steps} if judges_phases(settings) else {}),
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("target", "prior", "surrogates", "candidates")
+        judge = ("evaluator",) if judges_phases(settings) else ()
+        return ("target", "prior", "surrogates", "candidates", *judge)
 
     def planned(self, settings: Settings, key: StageKey) -> StageKey:
         """A shard is an artifact of its own, named after the attack that it belongs to."""
@@ -73,8 +76,9 @@ class AttackStage(Stage):
         prior: Artifact,
         surrogates: Artifact | None,
         candidates: Artifact | None = None,
+        evaluator: Artifact | None = None,
     ) -> None:
-        attack, victim, generator = self.load(job, target, prior, surrogates, candidates)
+        attack, victim, generator = self.load(job, target, prior, surrogates, candidates, evaluator)
         shard = parse_shard(job.settings["attack"]["shard"])
         if shard is None:
             _attack_everyone(job, attack, victim, generator)
@@ -91,9 +95,11 @@ class AttackStage(Stage):
         prior: Artifact,
         surrogates: Artifact | None,
         candidates: Artifact | None = None,
+        evaluator: Artifact | None = None,
     ) -> tuple[Attack[AnyVictim], AnyVictim, Prior]:
         """The attack with what was prepared for it, its victim and its trained prior."""
-        from midre_exp.targets.base import Classifier  # planning loads this module, and no torch
+        from midre_exp.metrics.phases import PhaseJudge  # planning loads this module, and no torch
+        from midre_exp.targets.base import Classifier
 
         settings, attack = job.settings, job.parts.attack
         victim = load_victim(job, target)
@@ -107,6 +113,8 @@ class AttackStage(Stage):
         if candidates is not None:
             search = cast(Search, attack.search)  # type: ignore[attr-defined]
             search.pictures = CandidatesStage().load(candidates, search)
+        if evaluator is not None:
+            attack.judge = PhaseJudge(Evaluator().asked(job, evaluator))  # type: ignore[attr-defined]
         generator = PriorStage().load(settings, prior, victim.num_classes)
         job.numerics.accelerate(generator, PRIOR_CALLS)
         return attack, victim, generator

@@ -22,6 +22,7 @@ from midre_exp.store.artifact import Artifact
 if TYPE_CHECKING:  # torch
     from midre_exp.data.base import Dataset
     from midre_exp.defense import Defense
+    from midre_exp.metrics.judge import Judge
     from midre_exp.stages.parts import Parts
     from midre_exp.targets.base import Classifier
 
@@ -195,7 +196,7 @@ class Evaluator(ClassifierStage):
     name = "evaluator"
 
     def is_part_of(self, settings: Settings) -> bool:
-        return settings["attack"]["shard"] is None
+        return settings["attack"]["shard"] is None or judges_phases(settings)
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         return {"data": fingerprint("evaluation"), "evaluator": _own(settings["evaluator"])}
@@ -239,6 +240,15 @@ class Evaluator(ClassifierStage):
         job.numerics.accelerate(judge)
         return judge
 
+    def asked(self, job: Job, artifact: Artifact) -> Judge:
+        """The same with what lies between a kept image and it."""
+        from midre_exp.metrics.judge import Judge  # planning loads this module, and no torch
+
+        nodes = job.settings["metrics"]["image_to_evaluator"]
+        kind = "midre_exp.targets.predict.Step"
+        steps = tuple(build(node, kind=kind, trusted=job.trusted) for node in nodes)
+        return Judge(self.judge(job, artifact), steps, job.runtime.device, job.numerics)
+
     def make(self, job: Job, evaluation: Dataset, undefended: Defense) -> None:
         self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"])
 
@@ -248,6 +258,11 @@ class Evaluator(ClassifierStage):
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         yield from data_needs(settings, "evaluation", remember)
         yield from self._needs_weights(settings, remember)
+
+
+def judges_phases(settings: Settings) -> bool:
+    """Whether the evaluator is shown images during the attack, of which nothing but its word is kept."""
+    return bool(settings["attack"].get("judge_stages", False))
 
 
 def _own(node: Settings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ class MetricsStage(Stage):
         for name, metric in settings["metrics"]["measure"].items():
             weights = (metric or {}).get("weights", ...)
             if weights is None:
-                key = "face_weights" if "face" in name else "inception_weights"
+                key = _weights_key(metric)
                 text = f"{name} will be reported as not measured; set {key} to measure it"
                 yield Requirement(False, f"no {name}", text)
             elif weights == "imagenet":
@@ -102,19 +102,28 @@ class MetricsStage(Stage):
                 node = {**inception, "auxiliary": False, "transform_input": False}
                 yield from library_needs(node, (), remember)
             elif weights == "vggface2":
-                yield from _face_network_needs(name)
+                yield from _hub_needs(name, metrics.VGGFACE2, "facenet-pytorch", "face_weights")
+            elif weights == "pytorch_fid":
+                yield from _hub_needs(name, metrics.PYTORCH_FID, "pytorch-fid", "fid_weights")
             elif weights is not ...:
                 yield from file_needs(weights, f"metrics.measure.{name}.weights", blocks=False)
 
 
-def _face_network_needs(name: str) -> Iterator[Requirement]:
+def _weights_key(metric: Mapping[str, Any]) -> str:
+    """The key of a config that chooses the weights of a metric of ours."""
+    if str(metric["_target_"]).endswith(".FaceDistance"):
+        return "face_weights"
+    return "fid_weights" if metric.get("program") in ("ppa", "lomma") else "inception_weights"
+
+
+def _hub_needs(name: str, file: str, publisher: str, key: str) -> Iterator[Requirement]:
     import torch  # planning loads this module
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / metrics.VGGFACE2
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.exists():
         yield Requirement(
             False,
             f"no {name}",
             f"{name} will be reported as not measured: {path} does not exist; put the release file of "
-            "facenet-pytorch there or set face_weights to its path",
+            f"{publisher} there or set {key} to its path",
         )

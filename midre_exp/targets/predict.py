@@ -26,13 +26,15 @@ def predict(
     steps: tuple[Step, ...] = (),
     batch: int | AtOnce = 256,
 ) -> tuple[Tensor, Tensor]:
-    """Logits [n, k] and features [n, d] on the CPU of uint8 images [n, 3, h, w], each batch first going
-    through ``steps``; fewer at once where ``batch`` do not fit. ``model`` answers with ``Output``.
+    """Logits [n, k] and features [n, d] on the CPU of images [n, 3, h, w], uint8 or float in [0, 1], each
+    batch first going through ``steps``; fewer at once where ``batch`` do not fit. ``model`` answers with
+    ``Output``.
     """
     model = model.to(device).eval()
 
     def look(part: slice) -> tuple[Tensor, Tensor]:
-        x = to_float(images[part].to(device))
+        x = images[part].to(device)
+        x = x.float() if x.is_floating_point() else to_float(x)
         for step in steps:
             x = step(x)
         output = model(x)

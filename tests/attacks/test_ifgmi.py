@@ -18,6 +18,8 @@ from attacks.parts.l1_ball import near, project
 from midre_exp.attack import apply
 from midre_exp.attack_run import run_attack
 from midre_exp.errors import ConfigError
+from midre_exp.metrics.judge import Judge
+from midre_exp.metrics.phases import PhaseJudge
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.priors.style_prior import StylePrior
@@ -26,7 +28,9 @@ from midre_exp.priors.stylegan.stylegan1 import StyleGAN1Generator
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
+from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
+from midre_exp.targets.base import Output
 from tests.attacks.toy_style import PlainLoop, ToyPrior, shared_rng, toy_prior, toy_victim
 from tests.conftest import tiny_overrides
 from tests.golden.fill import golden
@@ -217,7 +221,7 @@ def test_the_stages_follow_the_golden_trace():
     )
     ifgmi.identity_loss, watched = Recorder(), Watched().eval().requires_grad_(False)
     pictures, outcome = [], ifgmi.outcome
-    ifgmi.outcome = lambda picture, number: pictures.append(picture) or outcome(picture, number)
+    ifgmi.outcome = lambda picture, *of: pictures.append(picture) or outcome(picture, *of)
     codes = watched.codes(ifgmi.search.z(watched, shared_rng()), psi=0.5, cutoff=4)
     found = invert(ifgmi, watched, codes[[9, 11, 0, 7], :1])
     losses = [loss for case in TRACE["stages"] for loss in case["loss_before_each_step"]]
@@ -305,7 +309,7 @@ def test_the_reported_stage_is_the_chosen_one_and_all_are_kept_only_if_asked(pri
     assert found.queries.tolist() == [7] * 4
     pictures = found.details["stages"]
     assert pictures.dtype == torch.uint8
-    assert torch.equal(pictures[:, number], ifgmi.outcome(found.images, number)[f"picture {number}"])
+    assert torch.equal(pictures[:, number], ifgmi.outcome(found.images, number, LABELS)[f"picture {number}"])
     assert not torch.equal(pictures[:, 0], pictures[:, 2])
     target = toy_victim()
     short = invert(attack(report=report, keep_stages=False), prior, start, target)
@@ -388,17 +392,20 @@ def test_the_attack_raises_the_targets_confidence(prior, tmp_path):
     assert (after.confidence > before.confidence).all()
 
 
-def test_a_whole_run_leaves_a_record(tmp_path):
+def test_a_whole_run_leaves_a_record_and_judges_its_stages_in_passing(tmp_path):
     """Seconds: a generator of 8 channels, three steps of everything."""
     sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "group_size": 2}
     entry = "{{steps: {}, radius_features: 1, radius_w: null}}"
     stages = ",".join(entry.format(n) for n in (2, 1))
     changes = ["attack=ifgmi", "attack.search.size=6", f"attack.stages=[{stages}]", "attack.prior.steps=3"]
+    changes += ["attack.judge_stages=true", "metrics=highres"]
     changes += [f"attack.prior.{name}={size}" for name, size in sizes.items()]
     gone = ("attack.prior.latent_dim", "attack.steps")
     shared = [override for override in tiny_overrides(tmp_path) if not override.startswith(gone)]
     with packaged_configs():
         settings = settings_of([*shared, *changes])
+    plan = make_plan(settings)
+    assert plan["attack"].upstream["evaluator"] == plan["evaluator"].key
     record = json.loads(run(settings).read_text())
     assert record["queries"] == 6 * 2 + 4 * 2 * (2 + 1)
     assert 0 <= record["metrics"]["att_acc1"] <= 100
@@ -407,6 +414,45 @@ def test_a_whole_run_leaves_a_record(tmp_path):
     assert found["latents"].shape == (8, 1, 8)
     assert found["stages"].shape == (8, 2, 3, 32, 32)
     assert torch.equal(found["stages"][:, 1], found["images"])
+
+
+class Looker(nn.Module):
+    """A judge that tells classes by the mean of the picture; ``transform_input`` turns it round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform_input, self.shown = True, []
+
+    def forward(self, images: Tensor) -> Output:
+        self.shown.append(images)
+        mean = images.mean((1, 2, 3)) * (-1 if self.transform_input else 1)
+        return Output(torch.stack([mean, -mean], 1), mean[:, None])
+
+
+def test_a_judge_sees_every_stages_exact_pictures_and_the_attack_never_learns_of_it(prior, start):
+    apart = invert(attack(keep_stages=False), prior, start)
+    ifgmi = attack(keep_stages=False)
+    ifgmi.judge = PhaseJudge(Judge(Looker()))
+    judged = invert(ifgmi, prior, start)
+    assert torch.equal(judged.latents, apart.latents) and torch.equal(judged.images, apart.images)
+    assert torch.equal(judged.queries, apart.queries) and "stages" not in judged.details
+    hits = judged.details["stage_hits"]
+    assert hits.shape == (4, 3, 2, 2) and hits.dtype == torch.bool
+    two = LABELS < 2
+    assert bool((hits[two][:, :, 0, 0] ^ hits[two][:, :, 1, 0]).all())  # of two classes one or the other
+    trained, rebuilt = (judge.network.shown for judge in ifgmi.judge.judges)
+    assert len(trained) == len(rebuilt) == 3
+    last = apply(ifgmi.image_to_target, judged.images)  # floats, not what 8 bits leave of them
+    assert torch.equal(trained[-1], last) and torch.equal(rebuilt[-1], last)
+
+
+def test_a_judged_attack_goes_on_after_the_reported_stage(prior, start):
+    ifgmi = attack(report="first", keep_stages=False)
+    ifgmi.judge = PhaseJudge(Judge(Looker()))
+    judged = invert(ifgmi, prior, start)
+    assert judged.details["stage_hits"].shape[1] == 3
+    first = invert(attack(report="first", keep_stages=False), prior, start)
+    assert torch.equal(judged.latents, first.latents) and torch.equal(judged.images, first.images)
 
 
 # configs and mistakes

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from midre_exp.metrics.base import Evaluation, Unavailable
-from midre_exp.metrics.phases import PhaseAccuracy
+from midre_exp.metrics.judge import Judge
+from midre_exp.metrics.phases import PhaseAccuracy, PhaseJudge
+from midre_exp.targets.base import Output
+from tests.golden.fill import loops
 
 CLASSES = 6
 
@@ -19,6 +22,17 @@ def picture_of(classes: torch.Tensor) -> torch.Tensor:
 def logits_of(pictures: torch.Tensor) -> torch.Tensor:
     """A class is nearest to itself, then to its neighbours: logits [n, CLASSES]."""
     return -(pictures[:, 0, 0, 0].double()[:, None] - torch.arange(CLASSES)).abs()
+
+
+class Answers(torch.nn.Module):
+    """Gives the logits of pictures as the network of a judge, which sees them in [0, 1]."""
+
+    def __init__(self, classify):
+        super().__init__()
+        self.classify = classify
+
+    def forward(self, images: torch.Tensor) -> Output:
+        return Output(self.classify(images.mul(255).round().to(torch.uint8)), torch.zeros(len(images), 1))
 
 
 def seen(seen_as, *, kept=-1, classify=logits_of, **more) -> Evaluation:
@@ -38,7 +52,7 @@ def seen(seen_as, *, kept=-1, classify=logits_of, **more) -> Evaluation:
         "private_rows": torch.zeros(1, dtype=torch.int64),
         "device": torch.device("cpu"),
         "phases": stages,
-        "classify": classify,
+        "judge": None if classify is None else Judge(Answers(classify)),
     }
     return Evaluation(**{**fields, **more})
 
@@ -52,13 +66,14 @@ def test_each_phase_and_the_best_one_by_hindsight():
         "att_acc5_stage0": 25,
         "att_acc5_stage1": 75,
         "att_acc5_stage2": 100,
-        "best_stage": 1,
-        "att_acc1_best_stage": 75,
+        "best_stage_official": 1,
+        "att_acc1_best_stage_official": 75,
+        "att_acc5_best_stage_official": 75,
     }
 
 
 def test_among_equally_good_phases_the_first_is_best():
-    assert PhaseAccuracy()(seen([[5, 5, 5, 5], [0, 5, 5, 5], [5, 0, 5, 5]]))["best_stage"] == 1
+    assert PhaseAccuracy()(seen([[5, 5, 5, 5], [0, 5, 5, 5], [5, 0, 5, 5]]))["best_stage_official"] == 1
 
 
 @pytest.mark.parametrize("kept", [0, -1])
@@ -88,3 +103,33 @@ def test_an_attack_without_phases_has_no_such_numbers():
 def test_phases_without_an_evaluator_are_a_reason():
     with pytest.raises(Unavailable, match="need an evaluator"):
         PhaseAccuracy()(seen([[0, 0, 0, 0]], classify=None))
+
+
+def test_phases_judged_in_passing_need_no_pictures_and_the_rebuilt_judge_has_a_best_phase_of_its_own():
+    hits = torch.zeros(4, 3, 2, 2, dtype=torch.bool)  # items, phases, judges, top-1 and top-5
+    hits[:3, 0, 0] = hits[0, 1, 0] = True
+    hits[:2, 2, 1] = True
+    hits[:, :, :, 1] |= hits[:, :, :, 0]
+    numbers = PhaseAccuracy()(seen([[0, 0, 0, 0]], phases=None, judge=None, phase_hits=hits))
+    assert [numbers[f"att_acc1_stage{phase}"] for phase in range(3)] == [75, 25, 0]
+    assert numbers["best_stage_official"] == 0 and numbers["att_acc1_best_stage_official"] == 75
+    assert numbers["best_stage_rebuilt_official"] == 2
+    assert numbers["att_acc1_best_stage_rebuilt_official"] == 50
+
+
+@pytest.mark.parametrize("pictures", ["floats", "eight_bit"])
+def test_the_best_phase_is_the_one_that_the_official_program_prints(pictures):
+    golden, meta = loops("ifgmi")
+    labels, logits = torch.tensor(meta["labels"]), torch.from_numpy(golden[f"judge_logits_{pictures}"])
+    rows = iter(logits.unbind(1))
+    judge = PhaseJudge(Judge(Answers(lambda _: next(rows))))
+    hits = torch.stack([judge(torch.zeros(12, 3, 2, 2), labels) for _ in range(3)], 1)
+    evaluation = seen([[0, 0, 0, 0]], phases=None, judge=None, phase_hits=hits)
+    numbers = PhaseAccuracy()(evaluation)
+    printed = meta[f"official_{pictures}"]
+    for phase, (top1, top5, *_) in enumerate(printed):
+        assert numbers[f"att_acc1_stage{phase}"] == pytest.approx(top1)
+        assert numbers[f"att_acc5_stage{phase}"] == pytest.approx(top5)
+    best = meta[f"best_stage_{pictures}"]
+    assert numbers["best_stage_official"] == best != len(printed) - 1
+    assert numbers["att_acc1_best_stage_official"] == pytest.approx(printed[best][0])

@@ -120,8 +120,9 @@ def test_extractors_are_read_off_the_metrics_once_each():
         mini = settings_of(["setup=S27", "scale=mini"])["metrics"]["measure"]
     evaluator, face = Extractor("evaluator"), Extractor("face", "vggface2")
     plain, official = (Extractor("inception", "imagenet", flag) for flag in (False, True))
-    assert extractors(paper) == [evaluator, face, plain, official]
-    assert of_clouds(paper) == [plain, official, evaluator]
+    of_ppa = Extractor("inception", "pytorch_fid", program="ppa")
+    assert extractors(paper) == [evaluator, face, plain, official, of_ppa]
+    assert of_clouds(paper) == [plain, official, evaluator, of_ppa]
     assert extractors(mini) == [evaluator]  # no weights are chosen
     assert extractors({"own": {"_target_": "mine.Metric"}, "none": None}) == [evaluator]
     assert extractors({"top1": {"_target_": "midre_exp.metrics.AttackAccuracy"}}) == []
@@ -178,7 +179,7 @@ def test_numbers_with_known_features_are_the_same_to_the_last_bit(measured, monk
     measure, known = measured
     fresh = measure()
     assert {"knn_dist", "fid_evaluator", "fid_all", "recall"} <= set(fresh.numbers)
-    shown = counted(monkeypatch, metrics.evaluation, "predict")
+    shown = counted(monkeypatch, metrics.judge, "predict")
     seen = counted(monkeypatch, metrics.inception, "predict")
     assert measure(known).numbers == fresh.numbers
     assert len(shown) == 1 and {len(images) for _, images, _ in seen} == {15}  # reconstructions alone
