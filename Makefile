@@ -9,7 +9,7 @@ ARGS ?=
 TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 
-.PHONY: help setup demo all $(TABLES) $(FIGURES) grid claims doctor test test-slurm chaos smoke rehearse lint benchmarks clean
+.PHONY: help setup demo all $(TABLES) $(FIGURES) grid claims doctor test test-slurm fidelity chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -59,6 +59,9 @@ test-slurm: setup   ## sweeps on a SLURM of its own, disturbed in every way (ten
 		echo "installing slurm-wlm and munge"; \
 		apt-get -qq update && apt-get -qq install --yes --no-install-recommends slurm-wlm munge >/dev/null || true; fi
 	@$(PY) -m pytest -m slurm -rs tests/slurm
+
+fidelity: setup  ## whole loops against recorded runs of the official programs, training against plain loops. ARGS="-k ppa": some
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m fidelity -n auto --dist worksteal tests/fidelity $(ARGS)
 
 chaos: setup     ## kill, race and damage sweeps at random, then compare with undisturbed ones (an hour). ARGS='--kills 20 --only kills': less
 	@$(PY) -m tests.chaos $(ARGS)
