@@ -4,7 +4,7 @@
     python benchmarks/official.py ATTACK --before DIR
 
 DIR of --checkout holds the authors' repository, and of --stylegan NVIDIA's stylegan2-ada-pytorch, which ppa
-needs as well; plgmi needs kornia. Nothing of them is part of this repository:
+needs as well; plgmi needs kornia 0.6.6. Nothing of them is part of this repository:
 
     gmi, kedmi   github.com/SCccc21/Knowledge-Enriched-DMI       plgmi   github.com/LetheSec/PLG-MI-Attack
     lomma_gmi    github.com/sutd-visual-computing-group/Re-thinking_MI
@@ -472,6 +472,10 @@ def main() -> None:
         return
     if given.checkout is None and given.before is None:
         parser.error("give --checkout, --before or both: there is nothing to compare with")
+    if given.checkout and given.attack == "plgmi" and importlib.util.find_spec("kornia") is None:
+        parser.error("plgmi augments by kornia, which is not installed: pip install kornia==0.6.6")
+    if given.checkout and given.attack == "ppa" and given.stylegan is None:
+        parser.error("ppa needs --stylegan, a checkout of NVIDIA's stylegan2-ada-pytorch")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     if load is not None and load > LOAD and not given.busy_ok:
         parser.error(f"the load average is {load:.1f}: wait until the machine is idle, or give --busy-ok")
