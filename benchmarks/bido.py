@@ -13,18 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from measuring import fastest
 from torch.nn import functional as F
 
 from defenses import Batch, Defense, NoDef, TrainingProgress
 from defenses.bido import BiDO
 from midre_exp.targets import build_target
+from midre_exp.tracking.provenance import device_name
 
 BATCH, CLASSES, THREADS = 64, 1000, 2
 STEPS, LOSSES = 3, 20  # repeats; a step takes seconds, BiDO's share of it little
@@ -87,25 +88,6 @@ def contestants() -> tuple[dict[str, Callable[[], None]], dict[str, Callable[[],
     )
 
 
-def fastest(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """The shortest time of each call in milliseconds."""
-    milliseconds = dict.fromkeys(calls, float("inf"))
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            milliseconds[name] = min(milliseconds[name], 1000 * (time.perf_counter() - start))
-    return milliseconds
-
-
-def cpu_model() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Measure, print, and write the record if a path is given."""
     parser = argparse.ArgumentParser(
@@ -135,7 +117,7 @@ def main() -> None:
             "taps": TAPS,
             "repeats": {"step": STEPS, "losses alone": LOSSES},
             "statistic": "minimum",
-            "cpu": cpu_model(),
+            "cpu": device_name(torch.device("cpu")),
             "cpu_threads": THREADS,
             "versions": {"python": platform.python_version(), "torch": version("torch")},
             "measured": measured,

@@ -12,16 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from measuring import fastest
 from torch import Tensor
 from torchvision.transforms import RandomErasing
 
 from defenses import erase_squares, sample_squares
+from midre_exp.tracking.provenance import device_name
 
 SHAPE = (128, 3, 64, 64)
 SCALE = (0.1, 0.4)
@@ -58,27 +59,6 @@ def contestants(images: Tensor) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def fastest(calls: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
-    """The shortest time of each call in milliseconds."""
-    milliseconds = dict.fromkeys(calls, float("inf"))
-    for repeat in range(WARM_UP + REPEATS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            elapsed = 1000 * (time.perf_counter() - start)
-            if repeat >= WARM_UP:
-                milliseconds[name] = min(milliseconds[name], elapsed)
-    return milliseconds
-
-
-def cpu_model() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Measure, print, and write the record if a path is given."""
     parser = argparse.ArgumentParser(
@@ -91,7 +71,7 @@ def main() -> None:
     images, all_threads, measured = torch.rand(SHAPE), torch.get_num_threads(), []
     for threads in sorted({1, all_threads}):
         torch.set_num_threads(threads)
-        times = fastest(contestants(images))
+        times = fastest(contestants(images), REPEATS, WARM_UP)
         baseline = times["torchvision, per image"]
         for name, milliseconds in times.items():
             measured.append(
@@ -113,7 +93,7 @@ def main() -> None:
             "scale": SCALE,
             "repeats": REPEATS,
             "statistic": "minimum",
-            "cpu": cpu_model(),
+            "cpu": device_name(torch.device("cpu")),
             "cpu_threads": all_threads,
             "versions": {
                 "python": platform.python_version(),

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from erasing import cpu_model
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -35,7 +34,7 @@ from torchvision import transforms
 from midre_exp.data.base import to_float
 from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.data.transforms import Augmentation, ColorJitter, HorizontalFlip, RandomResizedCrop
-from midre_exp.tracking.provenance import git_commit
+from midre_exp.tracking.provenance import device_name, git_commit
 
 CORES = 2
 BATCH = 128
@@ -216,7 +215,7 @@ def main() -> None:
             "batch": BATCH,
             "epochs": EPOCHS,
             "statistic": "best epoch",
-            "cpu": cpu_model(),
+            "cpu": device_name(torch.device("cpu")),
             "cpu_threads": CORES,
             "load_average_before": load,
             "commit": git_commit(),

@@ -19,16 +19,15 @@ import copy
 import json
 import os
 import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import SWITCHES, numerics_with, seconds
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
@@ -155,42 +154,6 @@ def released(case: Case) -> Callable[[], Tensor]:
         return results
 
     return run
-
-
-#: What may be switched on, one by one or together.
-SWITCHES: dict[str, dict[str, Any]] = {
-    "bf16": {"precision": "bf16"},
-    "channels_last": {"channels_last": True},
-    "compile": {"compile": True},
-}
-
-
-def numerics_with(switches: Sequence[str], device: torch.device) -> Numerics:
-    """Plain numerics but for ``switches``. Raises ConfigError for what ``device`` cannot do."""
-    values = {name: value for switch in switches for name, value in SWITCHES[switch].items()}
-    numerics = Numerics(**values)
-    numerics.check(device)
-    return numerics
-
-
-def seconds(calls: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> dict[str, float]:
-    """The median time of each call, taken in turns after a first of each that warms up and compiles."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(1 + repeats):
-        for name, call in calls.items():
-            wait(device)
-            start = time.perf_counter()
-            call()
-            wait(device)
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(value) for name, value in times.items()}
-
-
-def wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def measure(name: str, given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:

@@ -20,24 +20,22 @@ import copy
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import SWITCHES, numerics_with, seconds
 from torch import Tensor
 
 from attacks.losses import poincare
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import NUMBERS, shared_crop
 from midre_exp.data.transforms import Resize
-from midre_exp.numerics import Numerics
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator, SynthesisNetwork
 from midre_exp.runtime import choose_device
 from midre_exp.targets import build_target
@@ -82,42 +80,6 @@ def attack_step(network: SynthesisNetwork, target: Classifier, codes: Tensor, fu
     (gradient,) = torch.autograd.grad(loss, latents)
     moments = torch.zeros_like(gradient), torch.zeros_like(gradient)
     adam_step(latents.detach(), moments, gradient, 0, lr=5e-3, betas=(0.1, 0.1))
-
-
-#: What may be switched on, one by one or together.
-SWITCHES: dict[str, dict[str, Any]] = {
-    "bf16": {"precision": "bf16"},
-    "channels_last": {"channels_last": True},
-    "compile": {"compile": True},
-}
-
-
-def numerics_with(switches: Sequence[str], device: torch.device) -> Numerics:
-    """Plain numerics but for ``switches``. Raises ConfigError for what ``device`` cannot do."""
-    values = {name: value for switch in switches for name, value in SWITCHES[switch].items()}
-    numerics = Numerics(**values)
-    numerics.check(device)
-    return numerics
-
-
-def seconds(calls: dict[Any, Callable[[], None]], repeats: int, device: torch.device) -> dict[Any, float]:
-    """The median time of each call, taken in turns after a first of each that warms up and compiles."""
-    times: dict[Any, list[float]] = {name: [] for name in calls}
-    for repeat in range(1 + repeats):
-        for name, call in calls.items():
-            wait(device)
-            start = time.perf_counter()
-            call()
-            wait(device)
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(value) for name, value in times.items()}
-
-
-def wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
