@@ -23,6 +23,9 @@ FORMER_NAMES = {
 GONE_OPTIONS = {"precision": "32-true"}
 #: Options that came after records were written, with the value under which everything is as before.
 LATER_OPTIONS = {"floor": "chance", "unreadable": "refuse", "split": "auto", "order": "alphabetical"}
+#: Metrics that came after records were written and change none of the others: without such a number a record
+#: is of the same thing, and a table says that it was not measured.
+LATER_METRICS = ("LastSeedAccuracy", "OfficialFid", "RebuiltEvaluator", "StretchedKnnDistance")
 
 
 def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False) -> dict[str, Any]:
@@ -42,6 +45,9 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     if isinstance(numerics := config.get("numerics"), Mapping):
         config["numerics"] = comparable_numerics(numerics)
     shared: dict[str, Any] = comparable(config)
+    measure = shared.get("metrics", {}).get("measure", {})
+    for name in [name for name, node in measure.items() if node.get("_target_") in LATER_METRICS]:
+        del measure[name]
     return shared
 
 

@@ -48,7 +48,7 @@ def settings(*overrides):
 def test_a_setup_with_its_data_is_ready_and_downloads_are_remarks(celeba):
     (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu"], "paper")
     assert one.ready, one.requirements
-    assert set(named(one.requirements, blocks=False)) == {"download", "no GPU"}
+    assert set(named(one.requirements, blocks=False)) == {"download", "no fid_lomma", "no GPU"}
     assert any("vgg16_bn-6c64b313.pth" in finding.text for finding in one.requirements)
 
 

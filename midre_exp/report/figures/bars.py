@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from midre_exp.report.figures.marks import Mark, display_name, mark_of
+from midre_exp.report.figures.marks import OFFICIAL_MARK, Mark, display_name, mark_of, official_handle
 from midre_exp.report.figures.points import (
     absence,
     as_csv,
@@ -22,6 +22,8 @@ from midre_exp.report.figures.points import (
     derived,
     error_bars,
     from_paper,
+    has_official,
+    likenesses,
     measured,
     not_run,
     select,
@@ -64,8 +66,11 @@ class Bars(Plot):
                 _drops(axes, list(setups), paper)
             else:
                 axes.set_ylim(0, 103)
-        figure.legend(handles=_handles(defenses, paper), loc="outside lower center", ncols=5)
+        handles = [*_handles(defenses, paper), *([official_handle()] if has_official(ours) else [])]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5)
         notes = ["Bars about the ends are 95 % intervals.", *derived(paper)]
+        if len(paper):
+            notes += likenesses(runs, ours, str(runs[-1].settings["scale"]), ("acc", "att_acc1"))
         if len(paper):
             notes.append(
                 "The paper prints drops alone, not for which range of MIDRE; an arrow: it says that the drop "
@@ -108,6 +113,8 @@ def _panel(
                 [x], rows[metric].to_numpy(float), 0.9 * width, yerr=error_bars(rows, metric),
                 ecolor="0.25", **_fill(mark),
             )  # fmt: skip
+            if rows[f"{metric}_official"].notna().all():
+                axes.plot([x], rows[f"{metric}_official"], color="black", **OFFICIAL_MARK)
     if metric == "att_acc1_change":
         axes.axhline(0, color="black", linewidth=0.8)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from midre_exp.report.figures.marks import OFFICIAL_MARK, official_handle
 from midre_exp.report.figures.points import (
     as_csv,
     attack_and_target,
@@ -17,6 +18,8 @@ from midre_exp.report.figures.points import (
     error_bars,
     filter_defenses,
     from_paper,
+    has_official,
+    likenesses,
     measured,
     not_run,
     select,
@@ -64,8 +67,11 @@ class Curves(Plot):
         for axes, (setup, own) in zip(every, setups.items(), strict=True):
             self._panel(axes, select(ours, setup), select(paper, setup))
             title_panel(axes, self._title(setup, own), not_run(own))
-        figure.legend(handles=_handles(paper), loc="outside lower center", ncols=4)
+        handles = [*_handles(paper), *([official_handle()] if has_official(ours) else [])]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
         notes = ["Bars are 95 % intervals.", *derived(paper)]
+        if len(paper):
+            notes += likenesses(runs, ours, str(runs[-1].settings["scale"]), ("acc", "att_acc1"))
         if any(setup in self.stand_ins for setup in setups):
             notes.append("*: the paper does not name the setup of this panel; ours stands in for it.")
         return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
@@ -82,6 +88,8 @@ class Curves(Plot):
                 rows["share"], rows[metric].to_numpy(float), error_bars(rows, metric),
                 marker=marker, linestyle=line, color=colour, linewidth=1.2, elinewidth=0.8,
             )  # fmt: skip
+            if rows[f"{metric}_official"].notna().any():
+                axes.plot(rows["share"], rows[f"{metric}_official"], color=colour, **OFFICIAL_MARK)
             axes.plot(_percent(paper), paper[metric].to_numpy(float), **_hollow(marker, colour))
 
 

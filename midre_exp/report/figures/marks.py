@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.lines import Line2D
 
 from midre_exp.report.runs.defense_names import DefenseName
 
@@ -17,6 +20,14 @@ class Mark:
     hatch: str
 
 
+#: Of a number of ours as an official program would print it, beside ours.
+OFFICIAL_MARK: dict[str, Any] = {
+    "marker": "+",
+    "markersize": 7,
+    "markeredgewidth": 1.4,
+    "linestyle": "none",
+    "zorder": 4,
+}
 _WIDE = 0.6  # from this share on a range is the wide one of the paper's two
 _MARKS: Mapping[tuple[str, ...], Mark] = {
     (): Mark("o", "#000000", ""),
@@ -37,6 +48,11 @@ def mark_of(defense: DefenseName, others: Sequence[DefenseName] = ()) -> Mark:
         return _MARKS[defense.names]
     place = list(others).index(defense) if defense in others else 0
     return Mark(_OTHERS[place % len(_OTHERS)], "0.4", "oo")
+
+
+def official_handle() -> Line2D:
+    """Of a legend."""
+    return Line2D([], [], color="black", label="ours, as the official program prints", **OFFICIAL_MARK)
 
 
 def display_name(defense: DefenseName) -> str:

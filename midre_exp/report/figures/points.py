@@ -19,6 +19,7 @@ from midre_exp.report.claims.intervals import (
     is_measured,
 )
 from midre_exp.report.figures.marks import display_name
+from midre_exp.report.runs.as_published import explained, is_told, like_published, official_value
 from midre_exp.report.runs.defense_names import DefenseName
 from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult
@@ -26,10 +27,19 @@ from midre_exp.report.runs.published import PublishedResult
 OURS = "this project"
 METRICS = ("acc", "att_acc1")
 COLUMNS = [
-    "source", "setup", "attack", "target", "defense", "name",
+    "source",
+    "setup",
+    "attack",
+    "target",
+    "defense",
+    "name",
     *(f"{metric}{end}" for metric in (*METRICS, "att_acc1_change") for end in ("", "_low", "_high")),
-    "n", "seeds", "note",
-]  # fmt: skip
+    "n",
+    "seeds",
+    "note",
+]
+#: What the paper's points are like where our own differ on purpose; only in figures that have some.
+OFFICIAL = ("acc_official", "att_acc1_official", "att_acc1_change_official")  # fmt: skip
 
 
 def measured(runs: Sequence[PlannedRun]) -> tuple[pd.DataFrame, list[Record]]:
@@ -45,7 +55,8 @@ def measured(runs: Sequence[PlannedRun]) -> tuple[pd.DataFrame, list[Record]]:
     records = [record for group in groups for defense in group.defenses for record in defense.records]
     order = {setup: place for place, setup in enumerate(dict.fromkeys(run.setup for run in runs))}
     rows.sort(key=lambda row: order[row["setup"]])
-    return pd.DataFrame(rows, columns=COLUMNS), records
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *OFFICIAL])
+    return table.astype(dict.fromkeys(OFFICIAL, float)), records
 
 
 def _row(group: ComparisonGroup, defense: DefenseRuns) -> dict[str, Any]:
@@ -60,7 +71,10 @@ def _row(group: ComparisonGroup, defense: DefenseRuns) -> dict[str, Any]:
         "seeds": len(defense.seeds),
         "note": "",
     }
+    configs = [record["config"] for record in defense.records]
     for metric in METRICS:
+        if any(like_published(config, metric) for config in configs):
+            row[f"{metric}_official"] = official_value(defense.records, metric)
         low, high = np.clip(np.quantile(group.draws(defense, metric), [0.025, 0.975]), 0, 100)
         row |= {metric: defense.mean(metric), f"{metric}_low": low, f"{metric}_high": high}
     undefended = group.with_defense()
@@ -70,7 +84,35 @@ def _row(group: ComparisonGroup, defense: DefenseRuns) -> dict[str, Any]:
         low, high = np.quantile(change, [0.025, 0.975])
         row["att_acc1_change"] = defense.mean("att_acc1") - base.mean("att_acc1")
         row |= {"att_acc1_change_low": low, "att_acc1_change_high": high}
+        before, after = (official_value(each.records, "att_acc1") for each in (base, defense))
+        if row.get("att_acc1_official") is not None and before is not None and after is not None:
+            row["att_acc1_change_official"] = after - before
     return row
+
+
+def likenesses(runs: Sequence[PlannedRun], ours: pd.DataFrame, scale: str, drawn: Sequence[str]) -> list[str]:
+    """What must be said of a figure with the paper's points where those are like other numbers than ours: of
+    which, and where these were not measured. ``drawn``: the metrics whose official numbers it draws.
+    """
+    records = [run.record for run in runs if run.record is not None]
+    if not records or not is_told([run.settings for run in runs], records, scale):
+        return []
+    headings = {"acc": "Official accuracy", "att_acc1": "official attack accuracy"}
+    told = explained([record["config"] for record in records], {m: headings[m] for m in drawn})
+    lacking = [
+        str(record["setup"]["id"])
+        for record in records
+        for metric in drawn
+        if like_published(record["config"], metric) and official_value([record], metric) is None
+    ]
+    marks = ["Crosses: ours as the official programs would print it, which the paper's are like."]
+    gone = [f"It was not measured in {', '.join(dict.fromkeys(lacking))}."] if lacking else []
+    return [" ".join([*(marks if has_official(ours) else []), *told, *gone])] if told else []
+
+
+def has_official(ours: pd.DataFrame) -> bool:
+    """Whether there is a number as an official program would print it that differs from ours on purpose."""
+    return bool(ours[list(OFFICIAL)].notna().any().any())
 
 
 def from_paper(rows: Sequence[PublishedResult], setups: Sequence[str]) -> pd.DataFrame:
@@ -100,7 +142,8 @@ def place_of(table: str) -> str:
 def as_csv(*parts: pd.DataFrame) -> pd.DataFrame:
     """All rows as they are written: the paper's name in the column ``arm``, its share in two."""
     rows = [row for part in parts for row in part.to_dict("records")]
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    official = [name for name in OFFICIAL if any(name in part and part[name].notna().any() for part in parts)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *official])
     shares = [name.share or (None, None) for name in table["name"]]
     return table.assign(
         name=[str(name) for name in table["name"]],

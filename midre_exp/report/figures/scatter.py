@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from midre_exp.report.figures.marks import display_name, mark_of
+from midre_exp.report.figures.marks import OFFICIAL_MARK, display_name, mark_of, official_handle
 from midre_exp.report.figures.points import (
     as_csv,
     attack_and_target,
@@ -19,6 +19,8 @@ from midre_exp.report.figures.points import (
     derived,
     error_bars,
     from_paper,
+    has_official,
+    likenesses,
     measured,
     not_run,
     select,
@@ -59,8 +61,11 @@ class Scatter(Plot):
         for axes, (setup, own) in zip(every, setups.items(), strict=True):
             _panel(axes, select(ours, setup), select(paper, setup), defenses)
             title_panel(axes, f"{setup}: {attack_and_target(own)}", not_run(own))
-        figure.legend(handles=_handles(defenses, paper), loc="outside lower center", ncols=5)
+        handles = [*_handles(defenses, paper), *([official_handle()] if has_official(ours) else [])]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5)
         notes = ["Bars are 95 % intervals.", *derived(paper)]
+        if len(paper):
+            notes += likenesses(runs, ours, str(runs[-1].settings["scale"]), ("acc", "att_acc1"))
         if paper["acc"].isna().any():
             notes.append(
                 "Lines: of these the paper prints the attack accuracy alone, or a bound of it "
@@ -80,6 +85,9 @@ def _panel(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame, others: Sequence
             error_bars(row, "att_acc1"), error_bars(row, "acc"),
             **_style(mark.marker, mark.colour), elinewidth=0.6,
         )  # fmt: skip
+        if has_official(row):
+            official = [row[f"{m}_official"].fillna(row[m]) for m in ("acc", "att_acc1")]
+            axes.plot(*official, color=mark.colour, **OFFICIAL_MARK)
     for row in paper.to_dict("records"):
         mark = mark_of(row["name"], others)
         limit = bound_of(row["note"])

@@ -24,6 +24,7 @@ from midre_exp.report.tables.with_published import (
     mark_missing,
     printable_with_published,
     with_missing_rows,
+    with_official,
     with_published,
 )
 
@@ -33,6 +34,11 @@ PAPER_COLUMNS = {
     False: "Columns named paper: as printed there, for licensed data and full-size networks; "
     "at this scale compare directions, not values.",
 }
+#: What the reader of official numbers beside ours must know.
+OFFICIAL_COLUMNS = (
+    "Columns named official: ours as the official programs would print it, which those named paper are like "
+    "(footnotes)."
+)
 
 
 def render_table(
@@ -90,10 +96,12 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     notes: list[str] = []
     shown = mark_missing(printable(table), table, runs)
     if definition.published is not None:
+        table, likenesses = with_official(table, runs, scale)
         table = with_published(table, runs, table_rows(definition.published))
         shown = printable_with_published(shown, table)
-        text = f"{text} {PAPER_COLUMNS[scale == 'paper']}"
-        notes = footnotes(table, definition.inconsistencies)
+        official = [OFFICIAL_COLUMNS] if likenesses else []
+        text = " ".join([text, *official, PAPER_COLUMNS[scale == "paper"]])
+        notes = [*likenesses, *footnotes(table, definition.inconsistencies)]
     remarks = remarks_of(runs)
     rows = [remarks.get(row, []) for row in table[KEYS].itertuples(index=False, name=None)]
     shown, table, numbered = with_remarks(shown, table, rows)

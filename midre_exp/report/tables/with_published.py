@@ -1,4 +1,6 @@
-"""The paper's numbers beside ours: every planned row, a column "paper" next to each of our own, footnotes."""
+"""The paper's numbers beside ours: every planned row, a column "paper" next to each of our own and, where
+official programs print another number than ours, a column "official" between the two; footnotes.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from midre_exp.records import Record
+from midre_exp.report.runs.as_published import (
+    NOT_MEASURED,
+    explained,
+    is_told,
+    like_published,
+    official_value,
+)
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult, recomputed
+from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables.comparison import KEYS, rounded
 
 #: The paper's columns: name in the CSV, heading, digits, our heading that it follows.
@@ -19,6 +30,12 @@ PAPER = (
     ("paper_att_acc1_std", "paper ±", 2, "paper AttAcc"),
     ("paper_delta", "paper Δ", 2, "Δ"),
 )
+#: Columns of what the paper's are like: name in the CSV, heading.
+OFFICIAL = {
+    "acc": ("acc_official", "official Acc"),
+    "att_acc1": ("att_acc1_official", "official AttAcc"),
+    "delta": ("delta_official", "official Δ"),
+}
 JOINED = (*(name for name, *_ in PAPER), "paper_delta_recomputed", "inconsistencies")
 
 
@@ -81,6 +98,56 @@ def _columns(row: PublishedResult, delta: float | str | None) -> dict[str, float
     }
 
 
+def with_official(
+    table: pd.DataFrame, runs: Sequence[PlannedRun], scale: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The comparison with what the paper's numbers are like (``as_published``), and a footnote for each kind;
+    as it is where our own are like them, and at a reduced scale whose records have no other.
+
+    ``acc_official`` and ``att_acc1_official`` are numbers, ours where the official program prints the same,
+    or ``not measured``; ``delta_official`` follows from them.
+    """
+    settings = [run.settings for run in runs]
+    if not is_told(settings, [run.record for run in runs if run.record is not None], scale):
+        return table, []
+    by_row: dict[tuple[str, ...], list[PlannedRun]] = {}
+    for run in runs:
+        by_row.setdefault(tuple(run.row.values()), []).append(run)
+    rows = list(table[KEYS].itertuples(index=False, name=None))
+    found = {
+        metric: [_official(by_row.get(row, []), metric) for row in rows]
+        for metric in ("acc", "att_acc1")
+        if any(like_published(config, metric) for config in settings)
+    }
+    own = {m: list(table[m]) if m in table else [None] * len(rows) for m in ("acc", "att_acc1")}
+    pairs = list(zip(*(found.get(metric, values) for metric, values in own.items()), strict=True))
+    undefended = {
+        (setup, attack, target): pair
+        for (setup, attack, target, defense), pair in zip(rows, pairs, strict=True)
+        if defense == "NoDef"
+    }
+    found["delta"] = [
+        None if row[-1] == "NoDef" else _delta(pair, undefended.get((row[0], row[1], row[2])))
+        for row, pair in zip(rows, pairs, strict=True)
+    ]
+    columns = {OFFICIAL[metric][0]: values for metric, values in found.items()}
+    headings = {metric: OFFICIAL[metric][1] for metric in ("acc", "att_acc1")}
+    return table.assign(**columns), explained(settings, headings)
+
+
+def _official(runs: Sequence[PlannedRun], metric: str) -> float | str | None:
+    records: list[Record] = [run.record for run in runs if run.record is not None]
+    if not records:
+        return None
+    value = official_value(records, metric)
+    return NOT_MEASURED if value is None else value
+
+
+def _delta(own: Sequence[object], base: Sequence[object] | None) -> float | str | None:
+    numbers = [value for value in (*own, *(base or ())) if isinstance(value, float) and not np.isnan(value)]
+    return trade_off(*numbers) if len(numbers) == 4 else None
+
+
 def printable_with_published(shown: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The printable table with the paper's columns (those the paper prints at all) and the letters of its
     footnotes.
@@ -91,6 +158,10 @@ def printable_with_published(shown: pd.DataFrame, table: pd.DataFrame) -> pd.Dat
             shown.insert(
                 _place(shown, heading, after), heading, [rounded(value, digits) for value in table[name]]
             )
+    for name, heading in OFFICIAL.values():
+        if name in table:
+            place = _before(shown, heading)
+            shown.insert(place, heading, [rounded(value, 2) for value in table[name]])
     letters = footnote_letters(table)
     if letters:
         shown["Notes"] = [
@@ -107,6 +178,12 @@ def _place(shown: pd.DataFrame, heading: str, after: str) -> int:
         if ours in columns:
             return columns.index(ours) + 1
     return len(columns)
+
+
+def _before(shown: pd.DataFrame, heading: str) -> int:
+    """Before the paper's number of the same name; else after ours."""
+    columns, own = list(shown.columns), heading.removeprefix("official ")
+    return columns.index(f"paper {own}") if f"paper {own}" in columns else columns.index(own) + 1
 
 
 def footnote_letters(table: pd.DataFrame) -> dict[int, str]:
