@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from midre_exp import __version__
+from midre_exp.data.commands import COMMANDS
 
 #: What Hydra composes: the flag each stands for, and what it does.
 _HYDRA = {
@@ -30,11 +31,7 @@ _PROGRAMS = {
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
     "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
     "smoke": ("midre_exp.doctor.smoke", "every setup with full networks on tiny files, a few steps"),
-    "data inspect": ("midre_exp.data.readers.inspect", "what a folder of images holds, and how to use it"),
-    "data make-fixture": (
-        "midre_exp.data.readers.make_fixture",
-        "tiny files in the official layout of a data set",
-    ),
+    **{f"data {name}": command for name, command in COMMANDS.items()},
 }
 #: Flags that are told of; and those of Hydra that are handed on, each with whether a value follows it.
 _OWN_FLAGS = ("-m", "--plan", "--count", "--config-dir", "--cfg", "--help", "--version")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,12 @@ class DatasetCard(Keys):
     alignment: Mapping[str, Value] | None  #: of the pixels that are used: the tool or crop and its parameters
     used_by: Sequence[Text]  #: choices of conf/data/dataset
     folder: Text  #: below paths.data
+    pixels: Sequence[Count] | None = None  #: width and height of every file that is read; null: any
+    downloads: Mapping[str, Text] = field(default_factory=dict)  #: by file: addresses open to everybody
+    unpack: Mapping[str, Text] = field(default_factory=dict)  #: by archive: where below ``folder``
+    md5: Mapping[str, Text] = field(default_factory=dict)  #: by file, as its publishers hand it out
+    #: by part: SHA-256 of the rows of the literature's split (midre_exp/downloads/splits.py)
+    splits: Mapping[str, Text] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,7 @@ class WeightsCard(Keys):
 
 
 _Card = TypeVar("_Card", DatasetCard, WeightsCard)
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -111,6 +118,14 @@ def _read(path: Path, made: type[_Card]) -> _Card:
 def _check_paths(path: Path, card: DatasetCard | WeightsCard) -> None:
     """Raise ConfigError for a place outside of the folder it is below, and for a checksum that is none."""
     places = {"folder": card.folder}
+    if isinstance(card, DatasetCard):
+        places |= {f"unpack of {archive}": into for archive, into in card.unpack.items()}
+        for key, sums, kind in (("md5", card.md5, _MD5), ("splits", card.splits, _SHA256)):
+            for name, value in sums.items():
+                if not kind.fullmatch(value):
+                    raise ConfigError(
+                        f"{path}: {key}.{name} is no checksum of its kind; leave unknown ones out"
+                    )
     if isinstance(card, WeightsCard):
         places["file"] = card.file
         if card.sha256 is not None and not _SHA256.fullmatch(card.sha256):

@@ -102,7 +102,29 @@ class CelebA(FileListDataset):
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """As for every listed dataset, and which split it is."""
-        return {**super().fingerprint(role), "split": self._kind}
+        return {**super().fingerprint(role), "split": self.used_split}
+
+    def shown_identities(self) -> list[set[int]] | None:
+        """The numbers of the identities that the private images of each label show; None without the identity
+        file.
+        """
+        if self._identity_file is None:
+            return None
+        identity = dict(self._rows)
+        shown: dict[int, set[int]] = {}
+        for part in PARTS["private"]:
+            for stem, label in self._splits[part]:
+                shown.setdefault(label, set()).update({identity[stem]} if stem in identity else ())
+        return [shown[label] for label in sorted(shown)]
+
+    def everybody(self) -> list[int]:
+        """The identity number of every image in the identity file, in its order; empty without the file."""
+        return [] if self._identity_file is None else [number for _, number in self._rows]
+
+    def absent(self) -> list[str]:
+        """The images of the identity file that are not here, whether or not a split uses them."""
+        stems = [] if self._identity_file is None else [stem for stem, _ in self._rows]
+        return [stem for stem in stems if stem not in self._images]
 
     @cached_property
     def _folder(self) -> Path:
@@ -114,7 +136,7 @@ class CelebA(FileListDataset):
         places = [f"{base}{name}" for base in ("", "celeba/", "Img/", "celeba/Img/") for name in names]
         found = first_existing(self.root, places)
         wanted = [] if found else ["the folder img_align_celeba or img_align_celeba_png"]
-        if self._kind != "lists" and self._identity_file is None:
+        if self.used_split != "lists" and self._identity_file is None:
             wanted.append(IDENTITIES)
         require(self.root, wanted, title=self.title, layout=LAYOUT)
         if self.split == "ppa" and found is not None and not found.match(f"*/{RECROPPED}"):
@@ -150,8 +172,8 @@ class CelebA(FileListDataset):
         return {part: path for part, path in found.items() if path is not None}
 
     @cached_property
-    def _kind(self) -> str:
-        """The split in effect."""
+    def used_split(self) -> str:
+        """The split in effect: lists, derived or ppa."""
         require(self.root, [], title=self.title, layout=LAYOUT)
         if self.split == "lists" or (self.split == "auto" and (self._list_files or self.lists is not None)):
             absent = [f"celeba_{name}" for part, name in LISTS.items() if part not in self._list_files]
@@ -193,14 +215,14 @@ class CelebA(FileListDataset):
     @cached_property
     def _numbers(self) -> list[int] | None:
         """The identity number behind every label, where the split knows them."""
-        identities = [identity for _, identity in self._rows] if self._kind != "lists" else []
-        if self._kind == "derived":
+        identities = [identity for _, identity in self._rows] if self.used_split != "lists" else []
+        if self.used_split == "derived":
             return frequent_by_number(identities, self.identities, self.least_images)
-        return most_frequent(identities, self.identities) if self._kind == "ppa" else None
+        return most_frequent(identities, self.identities) if self.used_split == "ppa" else None
 
     @cached_property
     def _splits(self) -> Splits:
-        splits = {"lists": self._listed, "derived": self._derived, "ppa": self._ppa}[self._kind]()
+        splits = {"lists": self._listed, "derived": self._derived, "ppa": self._ppa}[self.used_split]()
         private = {stem for part in PARTS["private"] for stem, _ in splits[part]}
         if both := sorted(private & {stem for stem, _ in splits["public"]}):
             raise DataError(
