@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp import stages
+from midre_exp.cards.named import with_files
 from midre_exp.executor import Executor
 from midre_exp.plan.shards import SHARD
 from midre_exp.records import make_record, record_path, update_record
@@ -37,8 +38,9 @@ def run(settings: Mapping[str, Any]) -> Path:
     building what the run needs.
     """
     plan = stages.make_plan(settings)
-    parts = make_parts(settings)  # a mistake in one of them is told here
-    with Executor(settings, plan, parts) as build:
+    found = with_files(settings)
+    parts = make_parts(found)  # a mistake in one of them is told here
+    with Executor(found, plan, parts) as build:
         target = build(stages.target, parts.private, parts.defense)
         evaluator = build(stages.evaluator, parts.evaluation, parts.undefended)
         features = build(stages.features, parts.evaluation, evaluator)

@@ -54,9 +54,9 @@ class WeightsCard(Keys):
     name: str  #: the card's: its file without the ending
     title: Text
     publisher: Text
-    page: Text  #: the address it is found from
+    page: Text | None  #: the address it is found from
     access: Text | None  #: the steps to a copy; null: the page says
-    file: Text  #: its name, or a glob where names vary
+    file: Text | None  #: its name, or a glob where names vary
     folder: Text  #: where it goes: below paths.weights, or ``torch hub``, ``hugging face hub`` for downloads
     layout: Text  #: what the file holds
     source: Text | None  #: the value of ``weights`` that means it, for the networks in ``used_by``
@@ -65,6 +65,7 @@ class WeightsCard(Keys):
     licence: Text | None
     trained_on: Text | None
     used_by: Sequence[Text]  #: choices of conf/target, attack/prior or attack/surrogates, or metrics
+    data: Sequence[Text] = ()  #: choices of conf/data whose private images a classifier in it was trained on
     gives: Mapping[str, float] | None  #: what loading it must give, by metric: acc is percent of test images
 
 
@@ -75,33 +76,35 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def dataset_cards() -> dict[str, DatasetCard]:
     """The cards of data sets by name. Raises ConfigError naming the file of one that is not as it must be."""
-    return _cards("dataset", DatasetCard)
+    return {name: _dataset(path, _changed(path)) for name, path in config_files("card/dataset").items()}
 
 
 def weights_cards() -> dict[str, WeightsCard]:
     """The cards of weight files by name. Raises ConfigError naming the file of one that is not as it must
     be.
     """
-    return _cards("weights", WeightsCard)
+    return {name: _weights(path, _changed(path)) for name, path in config_files("card/weights").items()}
 
 
-def _cards(kind: str, made: type[_Card]) -> dict[str, _Card]:
-    """Every card of a kind, the packaged ones and the user's own under other names."""
-    files = config_files(f"card/{kind}")
-    return {name: _read(path, made) for name, path in files.items()}
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
-@cache  # a sweep asks for each of its runs
-def _content(path: Path, changed: int) -> object:
-    """What a file held when it last changed, which was then."""
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # the readers of yaml raise what they stumble over
-        raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+@cache  # a sweep asks for each of its runs; ``changed``: when the file last was
+def _dataset(path: Path, changed: int) -> DatasetCard:
+    return _read(path, DatasetCard)
+
+
+@cache
+def _weights(path: Path, changed: int) -> WeightsCard:
+    return _read(path, WeightsCard)
 
 
 def _read(path: Path, made: type[_Card]) -> _Card:
-    content = _content(path, path.stat().st_mtime_ns)
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # the readers of yaml raise what they stumble over
+        raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no keys; write it as a card of conf/card is written")
     if "name" in content:
@@ -127,7 +130,7 @@ def _check_paths(path: Path, card: DatasetCard | WeightsCard) -> None:
                         f"{path}: {key}.{name} is no checksum of its kind; leave unknown ones out"
                     )
     if isinstance(card, WeightsCard):
-        places["file"] = card.file
+        places["file"] = card.file or ""
         if card.sha256 is not None and not _SHA256.fullmatch(card.sha256):
             raise ConfigError(f"{path}: sha256 is 64 digits of 0 to f, or null where it is not known")
     for key, place in places.items():

@@ -24,7 +24,7 @@ def scaled(scale: str, group: str, choice: str) -> str:
     lists lead to; without any, what they would be called.
     """
     values = config_files(f"scale/{group}")
-    for name in _lineage(group, choice):
+    for name in lineage(group, choice):
         if f"{scale}_{name}" in values:
             return f"{scale}_{name}"
     return f"{scale}_{choice}"
@@ -61,7 +61,7 @@ def _reduces(scale: str, group: str) -> bool:
     return all(f"{scale}_{name}" in values for name in choices)
 
 
-def _lineage(group: str, choice: str) -> Iterator[str]:
+def lineage(group: str, choice: str) -> Iterator[str]:
     """A choice and, but for attacks, those that its yaml is made from, nearest first."""
     seen: set[str] = set()
     waiting = [choice]

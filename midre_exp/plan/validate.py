@@ -166,6 +166,7 @@ class Paths(Keys):
 
     store: Text | Annotated[Sequence[Text], NotEmpty()]  # of several the first is written
     data: Text
+    weights: Text
     runs: Text
     results: Text
 

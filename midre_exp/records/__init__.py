@@ -19,6 +19,7 @@ from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.validate import is_line
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
+from midre_exp.records.starts import starts
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
 from midre_exp.store.store import Artifact, Store, versions
 from midre_exp.tracking.provenance import git_commit
@@ -101,6 +102,7 @@ def make_record(
             for stage in ("target", "prior", "attack", "metrics")
             for name, count in artifacts[stage].metrics["counts"].items()
         },
+        "start": starts(settings, artifacts),
         "queries": attack["queries"],
         "queries_per_identity": attack["queries_per_identity"],
         "threat": attack["threat"],

@@ -28,6 +28,15 @@ class CodeEntry(TypedDict):
     packages: dict[str, dict[str, str | None]]  # commit and digest of each package of the user's own
 
 
+class StartEntry(TypedDict):
+    """What a classifier started from, or what was loaded in its place."""
+
+    source: str  # random | imagenet | a named source or card, e.g. ms1m | file: one given by its path
+    file: str | None  # its name
+    sha256: str | None
+    trained: bool  # here, from that start; false: it is the file as it is
+
+
 class Record(TypedDict, total=False):
     """What a run leaves. Percent are 0 to 100, times are seconds."""
 
@@ -46,6 +55,7 @@ class Record(TypedDict, total=False):
     missing: dict[str, str]  # why a metric could not be computed
     alarms: dict[str, list[str]]  # by stage, what puts its numbers in doubt, a sentence each; only if any
     counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
+    start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
     queries: int  # of the target during the attack
     queries_per_identity: dict[str, float]  # mean, min, max
     threat: str  # what the attack saw: white_box, scores or labels
@@ -102,6 +112,11 @@ _CODE = _Kind(
     "what made a stage, with its commit or null",
 )
 
+_START = _Kind(
+    lambda value: isinstance(value, dict) and is_line(value.get("source")) and "trained" in value,
+    "what a classifier started from",
+)
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -127,6 +142,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "per_identity": _each(_each(_NUMBER, list), dict),
     "missing": _each(_Kind(lambda value: isinstance(value, str), "a reason"), dict),
     "alarms": _each(_each(_LINE, list), dict),
+    "start": _each(_START, dict),
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
     "threat": _LINE,

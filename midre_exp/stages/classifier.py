@@ -7,14 +7,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midre_exp import __version__, targets
+from midre_exp.cards.named import card_of_file
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
-from midre_exp.stages.requirements import data_needs, file_needs, library_needs
+from midre_exp.stages.requirements import data_needs, file_needs, library_needs, named_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.trained_with import check_trained_with, is_unknown
 from midre_exp.store.artifact import Artifact
@@ -25,6 +27,12 @@ if TYPE_CHECKING:  # torch
     from midre_exp.metrics.judge import Judge
     from midre_exp.stages.parts import Parts
     from midre_exp.targets.base import Classifier
+
+
+#: Points of percent by which the accuracy of a published classifier may differ from its card before its
+#: numbers are doubted: rounding, another decoder of JPEGs, and that official loaders leave out the last
+#: incomplete batch of test images come to a tenth of it.
+ACCURACY_TOLERANCE = 0.5
 
 
 class ClassifierStage(Stage):
@@ -46,6 +54,7 @@ class ClassifierStage(Stage):
         from midre_exp.data.duplicates import private_duplicates  # planning loads this module, and no torch
 
         node = job.settings[self.name]
+        self._note_start(job.settings)
         train = dataset.load("train")
         alarms = private_duplicates(dataset, job.store.root) + dataset.alarms("private")
         loads = partial(targets.published_classifier, role=self.name)
@@ -76,6 +85,7 @@ class ClassifierStage(Stage):
             told = targets.likely_order(predicted, test.labels, test.classes, key)
             if told is not None:
                 alarms.append(f"{self.name} {node['name']} ({node['checkpoint']}): {told}")
+        alarms += self._beside_published(job.settings, numbers["acc"])
         if alarms:
             job.work.metrics["alarms"] = alarms
         left_out = dataset.left_out("private")
@@ -89,6 +99,31 @@ class ClassifierStage(Stage):
                 **({"private_left_out": left_out} if left_out else {}),
             },
         )
+
+    def _note_start(self, settings: Settings) -> None:
+        """Let the manifest say which published file it starts from; what a library brings notes itself."""
+        from midre_exp.weights.published import note_weights  # planning loads this module, and no torch
+
+        path = settings[self.name]["checkpoint"] or settings[self.name]["weights"]
+        if path in (None, "imagenet"):
+            return
+        card = card_of_file(path, settings["paths"]["weights"])
+        if card is not None:
+            note_weights(card.source or card.name, weights=card.title, source=card.publisher, path=Path(path))
+
+    def _beside_published(self, settings: Settings, accuracy: float) -> list[str]:
+        """A sentence where a published classifier does not do here what it does at its publishers'."""
+        node = settings[self.name]
+        if node["checkpoint"] is None:
+            return []
+        card = card_of_file(node["checkpoint"], settings["paths"]["weights"])
+        published = None if card is None or card.gives is None else card.gives.get("acc")
+        if card is None or published is None or abs(accuracy - published) <= ACCURACY_TOLERANCE:
+            return []
+        return [
+            f"{self.name} {node['name']} ({card.name}) recognises {accuracy:.2f} % of the test images and "
+            f"{published:.2f} % as published: other images, another split or crop, or another file"
+        ]
 
     def _describes(self, job: Job, classes: int) -> dict[str, str]:
         """What the file of weights says of itself, wherever it is taken."""
@@ -143,6 +178,7 @@ class ClassifierStage(Stage):
 
     def _needs_weights(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         node = settings[self.name]
+        yield from named_needs(settings, self.name)
         if node["checkpoint"] is not None:
             yield from file_needs(node["checkpoint"], f"{self.name}.checkpoint")
         elif node["weights"] == "imagenet":

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from midre_exp.cards.named import with_files
 from midre_exp.numerics import in_key
 from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
@@ -52,6 +53,7 @@ def make_plan(settings: Settings) -> Plan:
     """
     check_settings(settings)
     check_names(settings, trusted_packages(settings))
+    settings = with_files(settings)
     nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
 
     @cache

@@ -11,7 +11,7 @@ from midre_exp.plan.config import Settings, trusted_packages, without
 from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
-from midre_exp.stages.requirements import data_needs, file_needs
+from midre_exp.stages.requirements import data_needs, file_needs, named_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import VICTIM, load_victim
 from midre_exp.store.artifact import Artifact
@@ -97,6 +97,7 @@ class PriorStage(Stage):
         node = settings["attack"]["prior"]
         if reads_public(settings["attack"]):
             yield from data_needs(settings, "public", remember)
+        yield from named_needs(settings, "attack.prior")
         if is_pretrained(node):
             named = node["pretrained"]
             for path in named.values() if isinstance(named, Mapping) else [named]:

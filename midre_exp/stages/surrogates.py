@@ -12,7 +12,7 @@ from midre_exp import surrogates
 from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
-from midre_exp.stages.requirements import data_needs
+from midre_exp.stages.requirements import data_needs, named_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import VICTIM, load_victim
 from midre_exp.store.artifact import Artifact
@@ -79,3 +79,4 @@ class SurrogatesStage(Stage):
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         yield from data_needs(settings, "public", remember)
+        yield from named_needs(settings, "attack.surrogates")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from midre_exp.cards.named import with_files
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.plan.digests import first_difference
@@ -25,7 +26,7 @@ def check_trained_with(settings: Settings) -> None:
     """Raise ConfigError for a target's checkpoint that was trained with another defense than the chosen, and
     for a chosen defense that nobody says it was trained with.
     """
-    node, chosen = settings["target"], settings["defense"]
+    node, chosen = with_files(settings)["target"], settings["defense"]
     path, stated = node["checkpoint"], _stated(settings)
     if path is None:
         if stated is not None:
@@ -77,7 +78,7 @@ def label_before_a_run(settings: Settings) -> str:
 
 def is_unknown(settings: Settings) -> bool:
     """Whether the target is loaded and nobody says what it was trained with."""
-    path = settings["target"].get("checkpoint")
+    path = with_files(settings)["target"].get("checkpoint")
     if path is None or _names(settings["defense"]) or _stated(settings) not in (None, UNKNOWN):
         return False
     return defense_of(Path(str(path)).expanduser()) is None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from midre_exp.cards.named import missing
 from midre_exp.cost.forecast import UNKNOWN, Asked, Forecast, described, forecasts, read_measured
 from midre_exp.cost.sizes import sizes_of
 from midre_exp.numerics import explained
@@ -253,6 +254,7 @@ def show(jobs: Sequence[Sequence[str]], *, counting: float | None = 0) -> None:
         limit = next((minutes for minutes in limits if minutes is not None), None)
         text = lines(estimate(plans, counting=counting, time_limit=limit))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
+        told.update(dict.fromkeys(text for settings in every for text in missing(settings)))
         told = {**dict.fromkeys(explained(settings["numerics"]) for settings in every), **told}
         print("\n".join([*text, *(["", *told] if told else [])]))
 

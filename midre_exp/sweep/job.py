@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from midre_exp.cards.named import check_named
 from midre_exp.errors import ConfigError, DivergedError, StoreError, UserError
 from midre_exp.plan.config import plain, use_own_packages
 from midre_exp.plan.digests import first_difference
@@ -129,6 +130,7 @@ def carry_out(settings: Mapping[str, Any]) -> str:
 
 
 def _carry_out(settings: Mapping[str, Any]) -> str:
+    check_named(settings)
     plan = make_plan(settings)
     code = take_snapshot(plan.stages.values())
     check_frozen(settings, plan, code)

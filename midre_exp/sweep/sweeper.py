@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
+from midre_exp.cards.named import check_named
 from midre_exp.errors import ConfigError, DivergedError, UserError
 from midre_exp.numerics import explained
 from midre_exp.plan.compose import Composer, checked, expand
@@ -159,7 +160,7 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planne
     every = [
         (list(job), settings, make_plan(settings))
         for job in jobs
-        for settings in [settings_of_job(composer, job)]
+        for settings in [_usable(settings_of_job(composer, job))]
     ]
     codes, commit = _Codes(), git_commit()
     requests = _rebuild_requests(every, codes)
@@ -194,6 +195,12 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planne
             f"{next(iter(stale.values()))}; runtime.stale=rebuild makes them anew"
         )
     return list(todo.values()), [file for _, file in requests.values()]
+
+
+def _usable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a job, if the weight files that they call by name are here."""
+    check_named(settings)
+    return settings
 
 
 class _Codes:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from midre_exp.cards.named import published_accuracy
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
+from midre_exp.records.starts import RANDOM
 
 #: Counts that a table's rows should share for their numbers to be comparable.
 _COUNTS = ("private_identities", "private_train", "public", "private_left_out", "public_left_out")
@@ -94,9 +96,26 @@ def _circumstances(records: Sequence[Record]) -> str:
         f"{first['data']['name']} at {first['data']['resolution']} px, "
         f"{counts['private_identities']} private identities ({counts['private_train']} training images), "
         f"{counts['public']} public images{_left_out(counts)}; {_budgets(records)}, "
-        f"judged by {_joined(record['evaluator'] for record in records)} "
-        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %)"
+        f"judged by {_joined(record['evaluator'] + _start(record, 'evaluator') for record in records)} "
+        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %{_published(first)})"
     )
+
+
+def _start(record: Record, role: str) -> str:
+    """What a classifier started from; nothing where its record is from before that was told."""
+    start = record.get("start", {}).get(role)
+    if start is None:
+        return ""
+    source = start["file"] if start["source"] == "file" else start["source"]
+    if not start["trained"]:
+        return f" as published ({source})"
+    return " from random weights" if source == RANDOM else f" from {source}"
+
+
+def _published(record: Record) -> str:
+    """What the published evaluator reaches on the same data, where that is known."""
+    accuracy = published_accuracy(record["evaluator"], record["data"]["name"])
+    return "" if accuracy is None else f", published {accuracy:.1f} %"
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
@@ -112,7 +131,7 @@ def _budgets(records: Sequence[Record]) -> str:
     for record in records:
         counts = record["counts"]
         attacks.setdefault((counts["identities"], counts["restarts"]), []).append(record["attack"])
-    targets = _joined(record["target"] for record in records)
+    targets = _joined(f"{record['target']}{_start(record, 'target')}" for record in records)
     budgets = [
         (_joined(names), f"{identities} identities x {restarts} restarts")
         for (identities, restarts), names in attacks.items()
