@@ -157,7 +157,7 @@ def test_figure_7_puts_the_best_stage_beside_the_papers_drop_and_says_so():
     )
     acc, attacked, change = crosses(drawing)
     assert acc == [] and [y for _, y in attacked] == [70.0, 45.0] and [y for _, y in change] == [-25.0]
-    (told,) = [note for note in drawing.notes if "official attack accuracy" in note]
+    (told,) = [note for note in drawing.notes if "Official attack accuracy" in note]
     assert "stage that the evaluator likes best" in told and told.endswith("It was not measured in S37.")
     table = drawing.tables[""]
     assert list(table["att_acc1_official"].dropna()) == [70.0, 45.0]

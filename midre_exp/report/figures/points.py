@@ -97,7 +97,7 @@ def likenesses(runs: Sequence[PlannedRun], ours: pd.DataFrame, scale: str, drawn
     records = [run.record for run in runs if run.record is not None]
     if not records or not is_told([run.settings for run in runs], records, scale):
         return []
-    headings = {"acc": "Official accuracy", "att_acc1": "official attack accuracy"}
+    headings = {"acc": "Official accuracy", "att_acc1": "Official attack accuracy"}
     told = explained([record["config"] for record in records], {m: headings[m] for m in drawn})
     lacking = [
         str(record["setup"]["id"])
