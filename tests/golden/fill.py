@@ -25,13 +25,6 @@ def golden(name: str) -> Any:
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def loops(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of the golden file tests/golden/loops/<name>.npz, and its ``meta``."""
-    with np.load(HERE / "loops" / f"{name}.npz", allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
-    return arrays, json.loads(str(arrays.pop("meta")))
-
-
 def official_shapes(name: str) -> dict[str, list[int]]:
     """Official keys, in order, and shapes of a network: tests/golden/state_dicts/<name>.json."""
     shapes: dict[str, list[int]] = json.loads((HERE / "state_dicts" / f"{name}.json").read_text())

@@ -9,7 +9,7 @@ from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.judge import Judge
 from midre_exp.metrics.phases import PhaseAccuracy, PhaseJudge
 from midre_exp.targets.base import Output
-from tests.golden.fill import loops
+from tests.golden.loops.read import loop
 
 CLASSES = 6
 
@@ -119,8 +119,9 @@ def test_phases_judged_in_passing_need_no_pictures_and_the_rebuilt_judge_has_a_b
 
 @pytest.mark.parametrize("pictures", ["floats", "eight_bit"])
 def test_the_best_phase_is_the_one_that_the_official_program_prints(pictures):
-    golden, meta = loops("ifgmi")
-    labels, logits = torch.tensor(meta["labels"]), torch.from_numpy(golden[f"judge_logits_{pictures}"])
+    golden = loop("ifgmi")
+    meta, logits = golden["meta"], torch.from_numpy(golden[f"judge_logits_{pictures}"])
+    labels = torch.tensor(meta["labels"])
     rows = iter(logits.unbind(1))
     judge = PhaseJudge(Judge(Answers(lambda _: next(rows))))
     hits = torch.stack([judge(torch.zeros(12, 3, 2, 2), labels) for _ in range(3)], 1)
