@@ -24,7 +24,6 @@ from attacks.base import (
     WhiteBoxVictim,
     apply,
     split_evenly,
-    to_uint8,
 )
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, one_of
@@ -76,6 +75,8 @@ class IFGMI(WhiteBoxAttack):
     Starts are the target's most confident candidates of ``search``, one w each; the features of phase k are
     those that the result of phase k - 1 gives. Latents are w after the reported phase.
     """
+
+    latents_suffice = False  # images come of features of the generator, up to 34 MB each, as well
 
     search: InitialSelection  # items start from its codes that the target is most confident of
     #: Phase by phase steps, radius_features and radius_w; at most one less than the generator has blocks.
@@ -232,9 +233,8 @@ class IFGMI(WhiteBoxAttack):
         evaluator gets them, ``images``, all of them, if they are the result, and ``hits <number>``, what the
         judge says of them.
         """
-        transforms = self.image_to_target if self.picture is None else self.picture
-        pictures = apply(transforms, images)
-        found = {f"picture {number}": to_uint8(pictures)}
+        pictures = self.pictures(images)
+        found = {f"picture {number}": self.in_eight_bits(pictures)}
         if number == self.reported:
             found["images"] = images
         if self.judge is not None:

@@ -171,9 +171,9 @@ class Mirror(WhiteBoxAttack):
         best = torch.where(lower[:, None], state["w"], state["best"])
         return best, torch.where(lower, losses, state["lowest"])
 
-    def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
-        """Images as the target gets them, of codes as they are, [n, num_ws, w_dim]."""
-        return apply(self.image_to_target, self.search.clip(prior.generate(latents, labels)))
+    def generated(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images of codes as they are, [n, num_ws, w_dim]."""
+        return self.search.clip(prior.generate(latents, labels))
 
     @torch.no_grad()
     def select(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.base import AttackResult, ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim, apply
+from attacks.base import AttackResult, ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim
 from attacks.parts.checks import at_least_one, in_unit_interval, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.p_space import Constraint, ConstraintEstimator, Energy, from_p, spread, to_p
@@ -176,9 +176,9 @@ class MirrorGenetic(ScoreAttack):
         own = list(in_batches(ask, len(flat), at_once, what="codes", victim=victim))
         return fitness(torch.cat(own).view(codes.shape[:2]))
 
-    def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
-        """Images as the target gets them, of codes as they are, [n, num_ws, w_dim]."""
-        return apply(self.image_to_target, self.search.clip(prior.generate(latents, labels)))
+    def generated(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images of codes as they are, [n, num_ws, w_dim]."""
+        return self.search.clip(prior.generate(latents, labels))
 
 
 def fitness(probabilities: Tensor) -> Tensor:

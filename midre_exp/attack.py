@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -30,8 +30,11 @@ from midre_exp.threat import AnyVictim, LabelVictim, ScoreVictim, Threat, Victim
 V = TypeVar("V", bound=Victim)
 Transforms = Sequence[Callable[[Tensor], Tensor]]
 
-#: Keys of a config node under ``attack`` that are no options of the attack itself.
-NOT_OPTIONS = ("prior", "surrogates", "name", "shard")
+EightBits = Literal["rounded", "truncated"]
+
+#: Keys of a config node under ``attack`` that are no options of the attack itself: made by others, or read by
+#: them (``judged``: by the metrics; ``crop``: by steps of its own yaml).
+NOT_OPTIONS = ("prior", "surrogates", "name", "shard", "judged", "crop")
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,19 @@ class Attack(ABC, Generic[V]):
     """Base of all attacks on a victim ``V``: a description of hyperparameters without state."""
 
     threat: ClassVar[Threat]
+    #: Whether latents alone give the images again (``generated``).
+    latents_suffice: ClassVar[bool] = True
 
     identities: Count  # how many private classes are attacked: labels 0 to identities - 1
     restarts: Count  # reconstructions per identity
     image_to_target: Transforms = ()  # between generator and target, e.g. crop and resize
     picture: Transforms | None = None  # between generator and the stored 8-bit image; None: image_to_target
+    #: How 8 bits are made of floats: "rounded", or "truncated" as the official evaluations of GMI, KedMI,
+    #: LOMMA, BREP-MI and RLB-MI do it (PIL's conversion of 255 x).
+    eight_bits: EightBits = "truncated"
+    #: Keep the pictures as floats besides (detail ``floats``, float32 [n, 3, h, w], four times their bytes),
+    #: for a judge that sees floats: of an attack whose latents alone do not give them again.
+    keep_floats: bool = False
     #: What was prepared against this target besides the prior (``attack.surrogates``), if anything.
     surrogates: Surrogates | None = field(default=None, init=False, repr=False)
 
@@ -81,6 +92,8 @@ class Attack(ABC, Generic[V]):
             raise ConfigError(
                 f"attack.identities={self.identities} and attack.restarts={self.restarts} must be at least 1"
             )
+        if self.eight_bits not in get_args(EightBits):
+            raise ConfigError(f"attack.eight_bits={self.eight_bits} is unknown; use rounded or truncated")
         self.image_to_target = tuple(self.image_to_target)
         self.picture = None if self.picture is None else tuple(self.picture)
 
@@ -144,9 +157,24 @@ class Attack(ABC, Generic[V]):
         """
         return {}
 
+    def generated(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
+        """What ``invert`` left as images [n, 3, h, w] of stored ``latents``, before any transform: again, in
+        floats, for a judge that sees floats. An attack that returned ``AttackResult.images`` says here how
+        they come of its latents, or keeps its floats (``keep_floats``).
+        """
+        return prior.generate(latents, labels)
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """Generated images as they are kept, in floats and not clamped."""
+        return apply(self.image_to_target if self.picture is None else self.picture, images)
+
+    def in_eight_bits(self, images: Tensor) -> Tensor:
+        """Float images as they are kept, uint8."""
+        return to_uint8(images, self.eight_bits)
+
     def render(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images float [n, 3, h, w] in [0, 1] as the target gets them."""
-        return apply(self.image_to_target, prior.generate(latents, labels))
+        return apply(self.image_to_target, self.generated(prior, latents, labels))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -192,8 +220,7 @@ def split_evenly(total: int, items: int) -> Tensor:
     return total // items + (torch.arange(items) < total % items).long()
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [0, 1] as 8 bit, truncated like the evaluation code of the low-resolution attacks (PIL
-    conversion of 255 x).
-    """
-    return (images.clamp(0, 1) * 255).to(torch.uint8)
+def to_uint8(images: Tensor, eight_bits: EightBits = "truncated") -> Tensor:
+    """Float images as 8 bit, clamped to [0, 1] first."""
+    levels = images.clamp(0, 1) * 255
+    return (levels.round() if eight_bits == "rounded" else levels).to(torch.uint8)

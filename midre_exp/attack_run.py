@@ -16,7 +16,7 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from midre_exp.attack import Attack, AttackResult, Reconstructions, V, apply, split_evenly, to_uint8
+from midre_exp.attack import Attack, AttackResult, Reconstructions, V, apply, split_evenly
 from midre_exp.attack_work import Columns, Unfinished, finished_items, gaps, keep_items
 from midre_exp.errors import ConfigError, OutOfMemory, is_out_of_memory
 from midre_exp.loop import REMEDY, Loop, Trial, TrialOver
@@ -342,14 +342,16 @@ def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> C
         images = job.prior.generate(latents, theirs) if found.images is None else found.images[part]
         job.require_finite({"images": images}, where)  # 8 bits cannot tell
         exact = apply(attack.image_to_target, images)
-        seen = to_uint8(exact)
-        picture = seen if attack.picture is None else to_uint8(apply(attack.picture, images))
+        seen = attack.in_eight_bits(exact)
+        shown = exact if attack.picture is None else attack.pictures(images)
+        picture = seen if attack.picture is None else attack.in_eight_bits(shown)
+        floats = {"floats": shown.float().cpu()} if attack.keep_floats else {}
         del images  # of the generator's size
         before = job.victim.queries
         examined = attack.examine(job.victim, exact, theirs, shared_rng=job.shared_rng, runtime=job.runtime)
         spent = split_evenly(job.victim.queries - before, len(theirs)).to(found.queries.device)
         confidence = job.victim.confidence(seen.float() / 255, theirs)  # not a query of the attack
-        columns = {**examined, "confidence": confidence, "queries": found.queries[part] + spent}
+        columns = {**examined, **floats, "confidence": confidence, "queries": found.queries[part] + spent}
         return picture.cpu(), columns
 
     at_once = min(len(labels), job.runtime.chunk)

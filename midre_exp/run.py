@@ -48,7 +48,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         surrogates = build(stages.surrogates, parts.public, target)
         candidates = build(stages.candidates, prior)
         attack = build(stages.attack, target, prior, surrogates, candidates, evaluator)
-        build(stages.metrics, attack, evaluator, parts.evaluation, features)
+        build(stages.metrics, attack, evaluator, parts.evaluation, features, prior)
     if SHARD in plan.stages:  # a part of an attack leaves no record
         return build.artifacts[SHARD].path
     return write_record(settings, build)

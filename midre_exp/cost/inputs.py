@@ -14,6 +14,7 @@ from midre_exp.plan.config import Settings, digest, trusted_packages, without
 from midre_exp.plan.keys import uses_target
 from midre_exp.stages import STAGES
 from midre_exp.stages.classifier import judges_phases
+from midre_exp.stages.judging import judging
 
 #: Raised by one when counting gives other numbers of the same programs.
 _VERSION = 1
@@ -58,6 +59,7 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
             "metrics": settings["metrics"],
             "evaluator": settings["evaluator"],
             "attack": {name: attack.get(name) for name in ("identities", "restarts", "kept", "picture")},
+            **({"prior": prior, "judged": attack["judged"]} if judging(settings).rendered else {}),
             "resolution": settings["resolution"],
         },
     }[stage]

@@ -33,10 +33,12 @@ from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import is_pretrained, uses_target
 from midre_exp.priors.base import Prior
+from midre_exp.priors.style_prior import StylePrior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.stages.classifier import judges_phases
+from midre_exp.stages.judging import judging
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -437,11 +439,14 @@ class _Run:
         items = attack.identities * attack.restarts
         kept = getattr(attack, "kept", attack.restarts) * attack.identities
         judge, model = self.settings["evaluator"], self._judge()
-        steps = [build(step, kind=Step, trusted=self.trusted) for step in node["image_to_evaluator"]]
+        judged = judging(self.settings)
+        steps = [build(step, kind=Step, trusted=self.trusted) for step in judged.steps]
         size = torch.empty(1, 3, int(self.settings["resolution"]), int(self.settings["resolution"]))
         for step in steps:
             size = step(size)
         pixels = max(int(size.shape[-1]), int(judge["resolution"]))
+        if judged.rendered:
+            self._rendered_again(attack, items)
         self._shown(model, pixels, items, _BATCH, "judgement")
         networks = [one for one in extractors(node["measure"]) if one.kind == "inception"]
         if networks:
@@ -453,6 +458,17 @@ class _Run:
         if "RebuiltEvaluator" in names and _is_rebuilt(model):
             self._shown(model, pixels, kept + self._attacked_images(), _BATCH, "judgement by the rebuilt one")
         return Counted(tuple(self.counter.phases))
+
+    def _rendered_again(self, attack: Attack[AnyVictim], items: int) -> None:
+        """Reconstructions rendered from their latents, to be judged as floats."""
+        prior = self.untrained_prior()
+        prior.eval().requires_grad_(False)
+        at_once, made = min(items, 8), prior.latent_dim
+        latents, labels = torch.zeros(at_once, made), torch.zeros(at_once, dtype=torch.long)
+        if isinstance(prior, StylePrior):
+            latents = prior.codes(latents)
+        with self.counter.phase("rendering"), self.counter.repeated(items / at_once), torch.no_grad():
+            attack.pictures(attack.generated(prior, latents, labels))
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def picture_bytes(attack: Settings, resolution: int) -> int:
         (step["size"] for step in reversed(attack.get("picture") or []) if "size" in step), resolution
     )
     kept = 1 + len(attack["stages"]) if attack.get("keep_stages") else 1
+    kept += 4 if attack.get("keep_floats") else 0
     return kept * int(attack["identities"]) * int(attack["restarts"]) * 3 * int(size) ** 2
 
 

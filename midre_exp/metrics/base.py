@@ -27,7 +27,7 @@ class Evaluation:
     An attack that selects is evaluated by what it selected: all n items are of these.
     """
 
-    images: Tensor  # uint8 [n, 3, h, w]
+    images: Tensor  # uint8 [n, 3, h, w] or, where floats are judged, float32, nominally in [0, 1]
     labels: Tensor  # int64 [n], the attacked identities
     restarts: Tensor  # int64 [n], 0, 1, .. within each identity
     logits: Tensor  # [n, k] of the evaluator

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
+from midre_exp.errors import ConfigError
+from midre_exp.memory.batches import in_batches
 from midre_exp.metrics.accuracy import AttackAccuracy, Confidence
 from midre_exp.metrics.base import Evaluation, Metric, Unavailable
 from midre_exp.metrics.distance import KnnDistance
@@ -24,6 +26,12 @@ from midre_exp.targets.predict import Step, predicted_classes
 from midre_exp.weights.finite import require_finite
 
 _BATCH = 256
+#: How many of 255 levels floats may lie from the stored 8 bits, in the mean over a picture: rounding is less.
+_LEVELS = 3.0
+_OTHER = (
+    "the attack's latents give other pictures than it stored ({what}), so they cannot be judged as floats; "
+    "let the attack say how its images come of latents (generated), or use metrics.pictures=eight_bit"
+)
 EVALUATOR = Extractor("evaluator")
 
 
@@ -35,6 +43,13 @@ class Scores(NamedTuple):
     predicted: Tensor  # int64 [n], the class the evaluator sees in each reconstruction, selected or not
 
 
+class Floats(NamedTuple):
+    """Reconstructions in floats, not clamped, as official programs of some attacks judge them."""
+
+    of: Callable[[slice], Tensor]  # float [m, 3, h, w] of some of the stored rows, on any device
+    at_once: int  # rows to begin with; fewer once memory is short
+
+
 def evaluate(
     images: Tensor,
     labels: Tensor,
@@ -44,20 +59,22 @@ def evaluate(
     metrics: Mapping[str, Metric] | None = None,
     restarts: Tensor | None = None,
     image_to_evaluator: Iterable[Step] = (),
+    pictures: Literal["eight_bit", "floats"] = "eight_bit",
     device: torch.device | str = "cpu",
 ) -> Scores:
     """All ``metrics`` of reconstructions by an evaluator of one's own.
 
-    ``images`` uint8 or float in [0, 1] (cut to 8 bits) [n, 3, h, w] of the identities ``labels`` int64
-    [n]; ``evaluator``: images in [0, 1] to logits [n, k] or ``Output``. ``private``: the training images of
-    these identities as the evaluator sees them, for metrics that compare with them. ``metrics`` None: top-1
-    and top-5 accuracy and confidence, with ``private`` also the KNN and the Fréchet distance in the
-    evaluator's features. ``restarts`` int64 [n] None: in the order of the images of an identity.
-    ``image_to_evaluator``: steps between the two, a resize for example.
+    ``images`` uint8 or float [n, 3, h, w] of the identities ``labels`` int64 [n]; ``evaluator``: images in
+    [0, 1] to logits [n, k] or ``Output``. ``private``: the training images of these identities as the
+    evaluator sees them, for metrics that compare with them. ``metrics`` None: top-1 and top-5 accuracy and
+    confidence, with ``private`` also the KNN and the Fréchet distance in the evaluator's features.
+    ``restarts`` int64 [n] None: in the order of the images of an identity. ``image_to_evaluator``: steps
+    between the two, a resize for example. ``pictures``: whether floats are cut to 8 bits, clamped to [0, 1]
+    and rounded, or judged as they are.
     """
     require_finite({"images": images}, "these reconstructions", "attack again")
-    if images.is_floating_point():
-        images = images.clamp(0, 1).mul(255).to(torch.uint8)  # as an attack stores them
+    if images.is_floating_point() and pictures == "eight_bit":
+        images = images.clamp(0, 1).mul(255).round().to(torch.uint8)
     images, labels = images.cpu(), labels.cpu()
     if metrics is None:
         metrics = {name: AttackAccuracy(k=k, group=60) for name, k in (("top1", 1), ("top5", 5))}
@@ -85,6 +102,7 @@ def evaluate_stored(
     numerics: Numerics | None = None,
     trusted: tuple[str, ...] = (),
     known: PrivateFeatures | None = None,
+    floats: Floats | None = None,
 ) -> Scores:
     """The metrics of ``settings.measure`` (of conf/metrics; null: left out) on the reconstructions an attack
     has stored.
@@ -93,7 +111,9 @@ def evaluate_stored(
     ``private_train`` is what the evaluator was trained on, at its resolution, and goes in as it is. Of an
     attack that marks its results as ``selected`` bool [n], these are measured. ``numerics``: of networks that
     metrics bring; the evaluator has its own already. ``known``: what was computed of
-    private images before, for this evaluator and these metrics; what it lacks is computed now.
+    private images before, for this evaluator and these metrics; what it lacks is computed now. ``floats``:
+    what the evaluator and all metrics see in place of the stored images; raises ConfigError where the two are
+    not the same pictures.
     """
     steps = tuple(build(step, kind=Step, trusted=trusted) for step in settings["image_to_evaluator"])
     metrics = (  # one at a time: some hold a network
@@ -112,6 +132,7 @@ def evaluate_stored(
         numerics,
         looked_through=looked_through,
         known=known,
+        floats=floats,
     )
 
 
@@ -125,10 +146,17 @@ def _measure(
     numerics: Numerics | None = None,
     looked_through: Sequence[Extractor] = (EVALUATOR,),
     known: PrivateFeatures | None = None,
+    floats: Floats | None = None,
 ) -> Scores:
     shown = dict(reconstructions)
+    shown.pop("floats", None)
     judge = Judge(evaluator, steps, device, numerics or Numerics())
-    shown["logits"], shown["features"] = judge.look(shown["images"])
+    exact: Tensor | None = None
+    if floats is None:
+        shown["logits"], shown["features"] = judge.look(shown["images"])
+    else:
+        shown["logits"], shown["features"], exact = _look_at_floats(judge, floats, reconstructions)
+        shown.pop("images")
     require_finite(
         {name: shown[name] for name in ("logits", "features")},
         "the evaluator's view of reconstructions has",
@@ -142,6 +170,8 @@ def _measure(
     if "selected" in shown:
         unfiltered = shown["logits"], shown["labels"]
         shown = only_selected(shown)
+    if exact is not None:
+        shown["images"] = exact
     if not len(shown["labels"]):
         return Scores({}, {name: "the attack selected no reconstruction" for name, _ in metrics}, predicted)
     rows = torch.isin(private.labels, shown["labels"]).nonzero().squeeze(1)
@@ -184,6 +214,35 @@ def _measure(
         except Unavailable as reason:
             missing[name] = str(reason)
     return Scores(numbers, missing, predicted)
+
+
+def _look_at_floats(
+    judge: Judge, floats: Floats, reconstructions: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and features of all reconstructions, and the pictures of those that count, on the CPU: of the
+    others, which may be many times as many, none is kept.
+    """
+    stored = reconstructions["images"]
+    counted = reconstructions.get("selected", torch.ones(len(stored))).bool()
+    pictures = torch.empty(int(counted.sum()), *stored.shape[1:])
+    places = counted.cumsum(0) - 1
+
+    def look(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        images = floats.of(part)
+        if images.shape[1:] != stored.shape[1:]:
+            raise ConfigError(_OTHER.format(what=f"they are of {images.shape[-1]} px"))
+        levels = images.clamp(0, 1) * 255 - stored[part].to(images.device)
+        apart = levels.abs().mean((1, 2, 3)).cpu()
+        logits, features = judge.look(images)
+        rows = counted[part]
+        pictures[places[part][rows]] = images.cpu()[rows]
+        return logits, features, apart
+
+    looks = list(in_batches(look, len(stored), floats.at_once, what="reconstructions"))
+    logits, features, apart = (torch.cat(each) for each in zip(*looks, strict=True))
+    if bool((apart > _LEVELS).any()):
+        raise ConfigError(_OTHER.format(what=f"they are {float(apart.max()):.0f} of 255 levels apart"))
+    return logits, features, pictures
 
 
 class _Evaluator(nn.Module):

@@ -70,7 +70,24 @@ Prior = Annotated[
 Surrogates = Annotated[
     Mapping[str, Any], Node("midre_exp.surrogates.base.Surrogates", own=("num_classes",), beside=_PREPARED)
 ]
-_BESIDE = {"name": str, "prior": Prior, "surrogates": Surrogates | None, "shard": str | None}
+
+
+@dataclass
+class Judged(Keys):
+    """What an attack's official program hands its evaluator (``attack.judged``)."""
+
+    pictures: Literal["floats", "eight_bit"]
+    image_to_evaluator: Sequence[Step] | None = None
+
+
+_BESIDE = {
+    "name": str,
+    "prior": Prior,
+    "surrogates": Surrogates | None,
+    "shard": str | None,
+    "judged": Judged | None,
+    "crop": Count | None,
+}
 Attack = Annotated[Mapping[str, Any], Node("midre_exp.attack.Attack", beside=_BESIDE)]
 
 
@@ -128,6 +145,7 @@ class Metrics(Keys):
 
     image_to_evaluator: Sequence[Step]
     measure: Mapping[str, Metric | None]
+    pictures: Literal["official", "eight_bit"] = "eight_bit"
 
 
 @dataclass

@@ -93,7 +93,7 @@ def make_record(
             **{name: target[name] for name in ("acc", "train_acc") if name in target},
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
             **best_epoch(artifacts["target"].json("history")),
-            **without(metrics, "missing", "per_identity", "counts", "alarms"),
+            **without(metrics, "missing", "per_identity", "counts", "alarms", "judged"),
         },
         "per_identity": metrics["per_identity"],
         "missing": metrics.get("missing", {}),
@@ -126,6 +126,8 @@ def make_record(
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }
+    if "judged" in metrics:  # which older artifacts do not tell
+        record["judged"] = metrics["judged"]
     own = Store(settings["paths"]["store"]).root
     if found_in := {name: str(a.store) for name, a in artifacts.items() if a.store != own}:
         record["found_in"] = found_in

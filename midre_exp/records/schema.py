@@ -53,6 +53,8 @@ class Record(TypedDict, total=False):
     metrics: dict[str, float]
     per_identity: dict[str, list[float]]  # percent of each attacked identity's reconstructions, by metric
     missing: dict[str, str]  # why a metric could not be computed
+    #: What evaluator and metrics saw: pictures, floats or eight_bit; image_to_evaluator, names of steps
+    judged: dict[str, Any]
     alarms: dict[str, list[str]]  # by stage, what puts its numbers in doubt, a sentence each; only if any
     counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
@@ -143,6 +145,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "missing": _each(_Kind(lambda value: isinstance(value, str), "a reason"), dict),
     "alarms": _each(_each(_LINE, list), dict),
     "start": _each(_START, dict),
+    "judged": _NODE,
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
     "threat": _LINE,

@@ -42,7 +42,7 @@ class AttackStage(Stage):
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         steps = settings["metrics"]["image_to_evaluator"]
         return {
-            "attack": without(settings["attack"], "prior", "surrogates", "shard"),
+            "attack": without(settings["attack"], "prior", "surrogates", "shard", "judged"),
             "seed": settings["seed"],
             **({"image_to_evaluator": steps} if judges_phases(settings) else {}),
         }

@@ -8,18 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midre_exp import metrics
-from midre_exp.plan.config import Settings, build, trusted_packages
+from midre_exp.errors import ConfigError
+from midre_exp.numerics import PRIOR_CALLS
+from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
 from midre_exp.stages.features import FeaturesStage
+from midre_exp.stages.judging import judging
 from midre_exp.stages.preflight import make_once, size_after
+from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import file_needs, library_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
+    from torch import Tensor
+
     from midre_exp.data.base import Dataset
+    from midre_exp.metrics.evaluation import Floats
+    from midre_exp.priors.base import Prior
     from midre_exp.stages.parts import Parts
+
+#: Pictures that are rendered at once, and their pixels, until memory is short: a generator of 1024 px takes
+#: about 2 GB for each.
+_RENDERED, _PIXELS = 256, 8 * 1024**2
 
 
 class MetricsStage(Stage):
@@ -35,16 +47,27 @@ class MetricsStage(Stage):
         return settings["attack"]["shard"] is None
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
-        return {"data": fingerprint("evaluation"), "metrics": settings["metrics"]}
+        judged = judging(settings)
+        shown = {"image_to_evaluator": judged.steps, **({"pictures": "floats"} if judged.floats else {})}
+        return {
+            "data": fingerprint("evaluation"),
+            "metrics": {**without(settings["metrics"], "pictures"), **shown},
+        }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("attack", "evaluator", "features")
+        rendered = ("prior",) if judging(settings).rendered else ()
+        return ("attack", "evaluator", "features", *rendered)
 
     def check(self, settings: Settings, parts: Parts) -> None:
         """Weights of networks that metrics look through may be missing: the record then says so."""
-        node, trusted = settings["metrics"], trusted_packages(settings)
+        node, trusted, judged = settings["metrics"], trusted_packages(settings), judging(settings)
+        if judged.rendered and not parts.attack.latents_suffice:
+            raise ConfigError(
+                f"attack {settings['attack']['name']} is to be judged by floats, which its latents alone do "
+                "not give again; use attack.keep_floats=true, or metrics.pictures=eight_bit"
+            )
         kind = "midre_exp.targets.predict.Step"
-        steps = [build(step, kind=kind, trusted=trusted) for step in node["image_to_evaluator"]]
+        steps = [build(step, kind=kind, trusted=trusted) for step in judged.steps]
         seen = size_after(steps, int(settings["resolution"]))
         if seen != settings["evaluator"]["resolution"]:
             Evaluator().check_size(settings, seen, "metrics.image_to_evaluator", parts.undefended)
@@ -59,17 +82,25 @@ class MetricsStage(Stage):
         evaluator: Artifact,
         evaluation: Dataset,
         features: Artifact | None = None,
+        prior: Artifact | None = None,
     ) -> None:
         reconstructions = finite_tensors(attack, "reconstructions")
+        judged = judging(job.settings)
+        model, train = Evaluator().judge(job, evaluator), evaluation.load("train")
+        floats = None
+        if judged.floats:
+            generator = None if prior is None else PriorStage().load(job.settings, prior, train.num_classes)
+            floats = _floats(job, reconstructions, generator)
         numbers, missing, predicted = metrics.evaluate_stored(
-            job.settings["metrics"],
+            {**job.settings["metrics"], "image_to_evaluator": judged.steps},
             reconstructions,
-            Evaluator().judge(job, evaluator),
-            evaluation.load("train"),
+            model,
+            train,
             device=job.runtime.device,
             numerics=job.numerics,
             trusted=job.trusted,
             known=None if features is None else FeaturesStage().load(job.settings, features),
+            floats=floats,
         )
         if missing:
             job.runtime.say(f"metrics not measured: {', '.join(missing)}; the record says why")
@@ -80,6 +111,10 @@ class MetricsStage(Stage):
             missing=missing,
             per_identity={"att_acc1": metrics.hits_by_identity(reconstructions, predicted)},
             counts={"counted": len(predicted) if counted is None else int(counted.sum())},
+            judged={
+                "pictures": "floats" if judged.floats else "eight_bit",
+                "image_to_evaluator": [str(step["_target_"]).rpartition(".")[2] for step in judged.steps],
+            },
         )
 
     def memory_remedy(self, settings: Settings) -> str:
@@ -107,6 +142,28 @@ class MetricsStage(Stage):
                 yield from _hub_needs(name, metrics.PYTORCH_FID, "pytorch-fid", "fid_weights")
             elif weights is not ...:
                 yield from file_needs(weights, f"metrics.measure.{name}.weights", blocks=False)
+
+
+def _floats(job: Job, reconstructions: Mapping[str, Tensor], prior: Prior | None) -> Floats:
+    """The reconstructions in floats, as the attack kept them or, with its ``prior``, rendered again."""
+    import torch  # planning loads this module
+
+    from midre_exp.metrics.evaluation import Floats
+
+    device, attack = job.runtime.device, job.parts.attack
+    if prior is None:
+        return Floats(lambda part: reconstructions["floats"][part].to(device), _RENDERED)
+    job.numerics.accelerate(prior, PRIOR_CALLS)
+    prior.to(device).freeze()
+
+    @torch.no_grad()
+    def rendered(part: slice) -> Tensor:
+        latents, labels = (reconstructions[name][part].to(device) for name in ("latents", "labels"))
+        pictures: Tensor = attack.pictures(attack.generated(prior, latents, labels)).float()
+        return pictures
+
+    made = int(job.settings["attack"]["prior"].get("image_size", job.settings["resolution"]))
+    return Floats(rendered, max(1, min(_RENDERED, _PIXELS // made**2)))
 
 
 def _weights_key(metric: Mapping[str, Any]) -> str:

@@ -47,30 +47,32 @@ class Crop(Transform):
 class CenterCrop(Transform):
     """The central square of ``size`` pixels; margins are rounded as torchvision rounds them."""
 
-    size: Count  # px of a side
+    size: Count | None  # px of a side; None: nothing is cropped
 
     def __post_init__(self) -> None:
-        require_pixels(self, self.size)
+        if self.size is not None:
+            require_pixels(self, self.size)
 
     def on_picture(self, picture: Image.Image) -> Image.Image:
         """Cut the square out."""
+        if self.size is None:
+            return picture
         if self.size > min(picture.size):
             raise DataError(
                 f"a center crop of {self.size} px exceeds a picture of {picture.width}x{picture.height} px; "
                 "is this the official download?"
             )
-        left, top = self._margin(picture.width), self._margin(picture.height)
+        left, top = (round((length - self.size) / 2) for length in picture.size)
         return picture.crop((left, top, left + self.size, top + self.size))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Cut the square out of each image."""
+        if self.size is None:
+            return images
         height, width = images.shape[-2:]
         if self.size > min(height, width):
             raise ConfigError(
                 f"CenterCrop size={self.size} exceeds the image of {height}x{width}; lower the size"
             )
-        top, left = self._margin(height), self._margin(width)
+        top, left = (round((length - self.size) / 2) for length in (height, width))
         return images[..., top : top + self.size, left : left + self.size]
-
-    def _margin(self, length: int) -> int:
-        return round((length - self.size) / 2)

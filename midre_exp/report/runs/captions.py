@@ -97,7 +97,7 @@ def _circumstances(records: Sequence[Record]) -> str:
         f"{counts['private_identities']} private identities ({counts['private_train']} training images), "
         f"{counts['public']} public images{_left_out(counts)}; {_budgets(records)}, "
         f"judged by {_joined(record['evaluator'] + _start(record, 'evaluator') for record in records)} "
-        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %{_published(first)})"
+        f"(accuracy {first['metrics']['evaluator_acc']:.1f} %{_published(first)}){_pictures(records)}"
     )
 
 
@@ -116,6 +116,20 @@ def _published(record: Record) -> str:
     """What the published evaluator reaches on the same data, where that is known."""
     accuracy = published_accuracy(record["evaluator"], record["data"]["name"])
     return "" if accuracy is None else f", published {accuracy:.1f} %"
+
+
+def _pictures(records: Sequence[Record]) -> str:
+    """Which pictures were judged, where records tell; by attack where they differ."""
+    words = {"floats": "on floats as generated", "eight_bit": "on 8-bit images"}
+    attacks: dict[str, list[str]] = {}
+    for record in records:
+        told = str(record.get("judged", {}).get("pictures"))
+        attacks.setdefault(words.get(told, "on pictures of unknown kind"), []).append(record["attack"])
+    if not any("judged" in record for record in records):
+        return ""
+    if len(attacks) == 1:
+        return f" {next(iter(attacks))}"
+    return f" {'; '.join(f'{kind}: {_joined(names)}' for kind, names in attacks.items())}"
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
