@@ -66,7 +66,7 @@ def make_case(name: str, given: argparse.Namespace, device: torch.device) -> Cas
     node = plain(OmegaConf.load(CONF_DIR / "attack" / f"{name}.yaml"))
     sizes = {"identities": given.identities, "restarts": given.restarts, "steps": given.steps}
     batch = min(60, given.identities)
-    attack = build({**without(node, "defaults", "name"), **sizes, "reference_batch": batch})
+    attack = build({**without(node, "defaults", "name", "judged"), **sizes, "reference_batch": batch})
     prior_node = OmegaConf.load(CONF_DIR / "attack" / "prior" / f"{name}.yaml")
     prior_node.image_size = PIXELS
     if "image_to_target" in prior_node:

@@ -43,7 +43,9 @@ SHARED = 0.5  # a load average above this before the start means other jobs
 def official() -> RLBMI:
     """The attack of conf/attack/rlbmi.yaml."""
     attack: RLBMI = build(
-        without(plain(OmegaConf.load(CONF_DIR / "attack" / "rlbmi.yaml")), "defaults", "name")
+        without(
+            plain(OmegaConf.load(CONF_DIR / "attack" / "rlbmi.yaml")), "defaults", "name", "judged", "crop"
+        )
     )
     return attack
 

@@ -29,7 +29,7 @@ def attack(**changes) -> BREPMI:
     """The attack of conf/attack/brepmi.yaml on 3 requested identities, in small."""
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "brepmi.yaml"))
     small = {"identities": 3, "choice": "requested", "search_batch": 8, "search_batches": 20, "patience": 6}
-    return build({**without(node, "defaults", "name"), **small, **changes})
+    return build({**without(node, "defaults", "name", "judged"), **small, **changes})
 
 
 def draw(key: str, *shape: int) -> Tensor:

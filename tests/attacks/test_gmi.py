@@ -21,7 +21,7 @@ from tests.golden.fill import fill, golden
 def attack(kind: type[GMI] = GMI, **changes) -> GMI:
     """The attack of conf/attack/gmi.yaml, on 2 identities, as an object of ``kind``."""
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "gmi.yaml"))
-    made = build({**without(node, "defaults", "name"), "identities": 2, "restarts": 1, **changes})
+    made = build({**without(node, "defaults", "name", "judged"), "identities": 2, "restarts": 1, **changes})
     made.__class__ = kind
     return made
 

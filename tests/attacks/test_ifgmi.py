@@ -72,7 +72,7 @@ def attack(**changes: Any) -> IFGMI:
         "picture": None,
     }
     node = OmegaConf.load(CONF_DIR / "attack" / "ifgmi.yaml")
-    return build(without(plain(OmegaConf.merge(node, toy, changes)), "defaults", "name"))
+    return build(without(plain(OmegaConf.merge(node, toy, changes)), "defaults", "name", "judged"))
 
 
 class Small(StylePrior):
@@ -481,7 +481,7 @@ def test_at_full_scale_the_stages_are_the_released_ones():
 def test_at_every_scale_stages_fit_the_generator_and_images_the_target(scale):
     with packaged_configs():
         settings = settings_of(["setup=S36", f"scale={scale}"])
-    ifgmi = build(without(settings["attack"], "prior", "name", "shard"))
+    ifgmi = build(without(settings["attack"], "prior", "name", "shard", "judged"))
     size = settings["attack"]["prior"]["image_size"]
     blocks = size.bit_length() - 2
     assert 1 < len(ifgmi.phases) < blocks

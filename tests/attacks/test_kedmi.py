@@ -24,7 +24,7 @@ def attack(**changes) -> KedMI:
     """The attack of conf/attack/kedmi.yaml, on a few identities."""
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "kedmi.yaml"))
     small = {"identities": 5, "restarts": 2, "steps": 6, "group": 2, **changes}
-    return build({**without(node, "defaults", "name"), **small})
+    return build({**without(node, "defaults", "name", "judged"), **small})
 
 
 def prior() -> KedMIPrior:

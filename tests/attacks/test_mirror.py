@@ -46,7 +46,7 @@ RUNTIME = Runtime(checkpoint_seconds=0)
 
 def made(name: str, changes: dict[str, Any]) -> Any:
     node = OmegaConf.load(CONF_DIR / "attack" / f"{name}.yaml")
-    return build(without(plain(OmegaConf.merge(node, TOY, changes)), "defaults", "name"))
+    return build(without(plain(OmegaConf.merge(node, TOY, changes)), "defaults", "name", "judged", "crop"))
 
 
 def attack(**changes: Any) -> Mirror:

@@ -23,8 +23,8 @@ from tests.golden.fill import golden
 
 def attack(**changes) -> PLGMI:
     """The attack of conf/attack/plgmi.yaml, on 2 identities."""
-    node = plain(OmegaConf.load(CONF_DIR / "attack" / "plgmi.yaml"))
-    return build({**without(node, "defaults", "name"), "identities": 2, **changes})
+    node = plain(without(OmegaConf.load(CONF_DIR / "attack" / "plgmi.yaml"), "defaults", "name", "judged"))
+    return build({**node, "identities": 2, **changes})
 
 
 OFF = {

@@ -45,7 +45,7 @@ def attack(**changes) -> PPA:
     """
     node = OmegaConf.load(CONF_DIR / "attack" / "ppa.yaml")
     node = OmegaConf.merge(
-        without(node, "defaults", "name", "picture"),
+        without(node, "defaults", "name", "picture", "judged"),
         {"identities": 3, "restarts": 4, "kept": 2, "search": SEARCH, "image_to_target": []},
         changes,
     )
@@ -374,7 +374,7 @@ def test_the_official_and_the_dogs_budgets_differ_from_midres_where_they_say_so(
 def test_every_scale_composes_into_an_attack_whose_images_fit_target_and_judge(name, scale):
     with packaged_configs():
         settings = settings_of(["evaluator=inception_v3", f"attack={name}", f"scale={scale}"])
-    ppa = build(without(settings["attack"], "prior", "name", "shard"))
+    ppa = build(without(settings["attack"], "prior", "name", "shard", "judged"))
     size = settings["attack"]["prior"]["image_size"]
     images = torch.rand(1, 3, size, size)
     seen = apply(ppa.image_to_target, images)

@@ -35,7 +35,7 @@ def attack(kind: type[RLBMI] = RLBMI, agent=None, **changes) -> RLBMI:
     node = plain(OmegaConf.load(CONF_DIR / "attack" / "rlbmi.yaml"))
     node["agent"] = {**node["agent"], **SMALL, **(agent or {})}
     small = {"identities": 3, "episodes": 30, "batch_size": 8, "log_every": 5, "draws": "own"}
-    made = build({**without(node, "defaults", "name"), **small, **changes})
+    made = build({**without(node, "defaults", "name", "judged"), **small, **changes})
     made.__class__ = kind
     return made
 

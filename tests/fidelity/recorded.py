@@ -209,7 +209,14 @@ def conf(*path: str) -> dict[str, Any]:
 def attack(name: str, **changes: Any) -> Any:
     """The attack of conf/attack/NAME.yaml with changes, without steps between generator and target."""
     node = conf("attack", name)
-    return build({**without(node, "defaults", "name"), "picture": None, "image_to_target": [], **changes})
+    return build(
+        {
+            **without(node, "defaults", "name", "judged", "crop"),
+            "picture": None,
+            "image_to_target": [],
+            **changes,
+        }
+    )
 
 
 #: Rows int64 [n] of the items that ask, the draw's name, its shape, its step; gives [n, *shape].

@@ -73,8 +73,8 @@ INCONSISTENCIES: Mapping[int, str] = {
     27: "Sec. 3.3 cites the VGG paper for ResNet18.",
     28: "RLBMI sees probabilities and BREPMI labels only; the introduction lists both as one kind.",
     29: (
-        "Sec. 4.4 says the ranges are used during the attack as well, not for which rows nor how; here the "
-        "attacker does not erase."
+        'Sec. 4.4 uses the ranges "to train MIDRE and during attack", not saying for which rows nor how; the '
+        "released attack does not erase, nor does an attacker here."
     ),
     30: "MIRROR on Inception-V1 was at 116 px and is at 160 px in later versions.",
     31: (

@@ -17,8 +17,8 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
 from midre_exp.seeding import ItemRNG
 from tests.data.distributions import same_law
+from tests.fidelity.recorded import Recording, enlarged, unif
 from tests.golden.fill import golden_images
-from tests.golden.loops.read import loop, uniform
 
 
 def view(**changes) -> RandomView:
@@ -114,13 +114,12 @@ def test_a_view_is_the_four_steps_in_order():
 
 @pytest.mark.parametrize("where", ["inside", "outside"])
 def test_views_are_those_of_the_official_chain_also_of_what_a_generator_draws_outside_of_images(where):
-    known = loop("plgmi_views")
-    pixels = uniform("plgviews/1/images", 6, 3, 16, 16).double()
-    images = pixels.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    run = Recording.of("plgmi_views")
+    images = enlarged(unif(f"{run.tag}/images", 6, 3, 16, 16).double(), 4)
     if where == "outside":
         images = 1.6 * images - 0.3
-    for call, order, expected in zip(known["parameters"], known["order"], known[where], strict=True):
-        top, left, side, jittered, light, spread, flipped, degrees = torch.from_numpy(call).double().unbind(1)
+    for call, order, expected in zip(run["parameters"], run["order"], run[where], strict=True):
+        top, left, side, jittered, light, spread, flipped, degrees = call.unbind(1)
         place = order.tolist().index  # 0 brightness, 1 contrast, 2 saturation
         first = torch.full((6,), place(0) < place(1))
         saturated = torch.full((6,), place(2) < min(place(0), place(1)))
@@ -129,9 +128,7 @@ def test_views_are_those_of_the_official_chain_also_of_what_a_generator_draws_ou
             (jittered > 0)[:, None, None, None], jitter(seen, light, spread, first, saturated), seen
         )
         seen = flip_and_rotate(seen, flipped > 0, degrees)
-        torch.testing.assert_close(
-            seen[..., ::8, ::8], torch.from_numpy(expected).double(), rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(seen[..., ::8, ::8], expected, rtol=0, atol=1e-6)
 
 
 def test_what_is_outside_of_images_is_clipped_before_both_colours_in_a_third_of_the_orders():

@@ -1,0 +1,54 @@
+"""How each attack is judged under ``metrics.pictures``."""
+
+from __future__ import annotations
+
+import pytest
+
+from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.config import config_files
+from midre_exp.stages import make_plan
+from midre_exp.stages.judging import judging
+
+FLOATS = {"ppa", "ppa_dogs", "ppa_official", "ifgmi", "mirror", "mirror_genetic", "plgmi"}
+
+
+def settings(*job: str):
+    with packaged_configs():
+        return settings_of(job)
+
+
+def steps(node):
+    return [step["_target_"].rpartition(".")[2] for step in node]
+
+
+@pytest.mark.parametrize("attack", sorted(config_files("attack")))
+def test_at_paper_scale_an_attack_is_judged_as_by_its_own_program(attack):
+    metrics = "highres" if attack.startswith(("ppa", "ifgmi", "mirror")) else "lowres"
+    found = judging(settings(f"attack={attack}", "scale=paper", f"metrics={metrics}"))
+    assert found.floats == (attack in FLOATS)
+    assert found.rendered == (attack in FLOATS - {"ifgmi"})  # whose floats are kept
+    family = "Resize" if metrics == "highres" else "EightBitResize"
+    assert steps(found.steps) == ["AlignedResize" if attack == "plgmi" else family]
+
+
+@pytest.mark.parametrize("scale", ["mini", "synth"])
+def test_elsewhere_the_kept_images_are_judged_by_the_steps_of_the_metrics(scale):
+    found = judging(settings("attack=plgmi", f"scale={scale}"))
+    assert found == (False, found.steps, False) and steps(found.steps) == ["EightBitResize"]
+
+
+def test_only_the_metrics_of_attacks_judged_by_floats_get_another_key():
+    def keys(attack, pictures):
+        plan = make_plan(settings(f"attack={attack}", f"metrics.pictures={pictures}"))
+        return {name: stage.key for name, stage in plan.stages.items()}
+
+    assert keys("gmi", "official") == keys("gmi", "eight_bit")
+    official, kept = keys("plgmi", "official"), keys("plgmi", "eight_bit")
+    assert {name for name in kept if kept[name] != official[name]} == {"metrics"}
+
+
+def test_a_prior_is_no_part_of_metrics_that_look_at_kept_images():
+    plan = make_plan(settings("attack=plgmi"))
+    assert "prior" not in plan.stages["metrics"].upstream
+    plan = make_plan(settings("attack=plgmi", "metrics.pictures=official"))
+    assert plan.stages["metrics"].upstream["prior"] == plan.stages["prior"].key
