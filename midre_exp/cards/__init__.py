@@ -2,6 +2,15 @@
 published, under which terms, and how a copy is recognised. No torch, and nothing is fetched here.
 """
 
+from midre_exp.cards.datasets import (
+    card_of as card_of,
+)
+from midre_exp.cards.datasets import (
+    steps as steps,
+)
+from midre_exp.cards.datasets import (
+    usual_images as usual_images,
+)
 from midre_exp.cards.read import (
     DatasetCard as DatasetCard,
 )

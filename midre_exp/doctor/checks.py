@@ -11,18 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from midre_exp.cards import DatasetCard, card_of, usual_images
 from midre_exp.doctor import requirements
 from midre_exp.doctor.environment import main_memory
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest
-from midre_exp.plan.keys import reads_public
+from midre_exp.plan.keys import nodes_of, reads_public
 from midre_exp.runtime import choose_device
 from midre_exp.stages import STAGES, Requirement, candidates
 from midre_exp.stages.candidates import PICTURES, candidate_bytes
-from midre_exp.stages.requirements import Images, images_of
+from midre_exp.stages.requirements import ROLES, Images, images_of
 from midre_exp.store.artifact import readable
 from midre_exp.store.store import Store
 
@@ -66,10 +65,12 @@ class Checks:
             self._known[name] = look()
         return self._known[name]
 
-    def _images(self, settings: Settings) -> list[Images]:
-        """Every data set the run reads."""
+    def _bytes_of_images(self, settings: Settings) -> int:
+        """Bytes of every data set the run reads, decoded; of one that is not here, by its card."""
         names = ["private", "evaluation", *(["public"] if reads_public(settings["attack"]) else [])]
-        return [images_of(settings, name, self.remember) for name in names]
+        nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
+        found = [(images_of(settings, name, self.remember), card_of(nodes[name])) for name in names]
+        return sum(requirements.image_bytes(_count(each, card) or 0, each.pixels) for each, card in found)
 
     def _device(self, settings: Settings) -> Iterator[Requirement]:
         try:
@@ -92,28 +93,6 @@ class Checks:
                     else "use a machine with an NVIDIA GPU, or scale=mini; runtime.device=cpu if you mean it"
                 ),
             )
-            return
-        free, total = torch.cuda.mem_get_info(device)
-        resolution = int(settings["resolution"])
-        wanted = {
-            f"training {settings['target']['name']}": requirements.training_memory(
-                settings["target"], resolution
-            ),
-            f"training {settings['evaluator']['name']}": requirements.training_memory(
-                settings["evaluator"], int(settings["evaluator"]["resolution"])
-            ),
-            "the attack": requirements.attack_memory(settings["attack"]),
-        }
-        for what, amount in wanted.items():
-            if amount is not None and amount > free:
-                yield Requirement(
-                    amount > total,
-                    "GPU memory",
-                    f"{what} takes about {readable(int(amount))} of GPU memory (estimate) and "
-                    f"{readable(free)} of {readable(total)} are "
-                    "free; use a larger GPU, or a smaller target.recipe.batch_size, which changes the "
-                    "training",
-                )
 
     def _memory(self, settings: Settings) -> Iterator[Requirement]:
         wanted = requirements.host_memory(settings["attack"], int(settings["resolution"]))
@@ -144,11 +123,7 @@ class Checks:
         decoded = self.remember(["decoded", str(places)], lambda: _size_of(places, "images/*/pixels.u8"))
         rendered = candidate_bytes(settings) if candidates.is_part_of(settings) else 0
         there = self.remember(["rendered", str(places)], lambda: _size_of(places, f"candidates/*/{PICTURES}"))
-        images = sum(
-            requirements.image_bytes(count, each.pixels)
-            for each in self._images(settings)
-            if (count := _count(each))
-        )
+        images = self._bytes_of_images(settings)
         wanted = requirements.result_bytes(settings["attack"], int(settings["resolution"]))
         wanted += max(0, images - decoded) + max(0, rendered - there)
         free = shutil.disk_usage(_existing(store)).free
@@ -166,11 +141,12 @@ class Checks:
             )
 
 
-def _count(images: Images) -> int | None:
+def _count(images: Images, card: DatasetCard | None) -> int | None:
     """How many images a data set has: as found, else those of a complete download."""
     if images.error is None:
         return images.count
-    return requirements.COUNTS.get((images.title, images.role))
+    known = None if card is None else usual_images(card, images.role)
+    return requirements.USUAL.get(images.title) if known is None else known
 
 
 def _existing(path: Path) -> Path:

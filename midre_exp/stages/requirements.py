@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from midre_exp.cards import weights_cards
+from midre_exp.cards import card_of, steps, weights_cards
 from midre_exp.cards.named import named_files
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import Settings, Trusted, build, trusted_packages
@@ -80,7 +81,29 @@ def data_needs(settings: Settings, name: str, remember: Remember) -> Iterator[Re
     """A data set that is not here, or that cannot be used."""
     images = images_of(settings, name, remember)
     if images.error is not None:
-        yield Requirement(True, f"{images.title} data", str(images.error))
+        node = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))[name]
+        yield Requirement(True, f"{images.title} data", _with_card(str(images.error), node))
+
+
+def _with_card(text: str, node: Mapping[str, Any]) -> str:
+    """What is wrong with a data set, and below it what its card says and the layout that is expected."""
+    card = card_of(node)
+    if card is None:
+        return text
+    sentence, expected, layout = text.partition(" Expected:\n")
+    lines = [sentence]
+    for word, told in steps(card, str(node["root"])).items():
+        lines += textwrap.wrap(
+            told,
+            116,
+            initial_indent=f"    {word:8}",
+            subsequent_indent=" " * 12,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    if expected:
+        lines += ["    layout", *(f"    {line}" for line in layout.splitlines())]
+    return "\n".join(lines)
 
 
 def named_needs(settings: Settings, place: str) -> Iterator[Requirement]:

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from midre_exp.cards import card_of, dataset_cards
+from midre_exp.cost.forecast import Forecast
+from midre_exp.cost.runs import RunCost
 from midre_exp.data.readers.make_fixture import WRITERS
 from midre_exp.data.readers.vggface2 import VGGFace2
 from midre_exp.doctor import __main__ as doctor
@@ -13,8 +16,9 @@ from midre_exp.doctor import checks, requirements
 from midre_exp.doctor.__main__ import diagnose, main
 from midre_exp.doctor.checks import Checks
 from midre_exp.doctor.environment import environment
+from midre_exp.doctor.smoke import setup_names
 from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.plan.config import build
+from midre_exp.plan.config import build, config_files
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +66,7 @@ def test_weights_in_the_cache_are_not_told_as_downloads(celeba, tmp_path):
 
 
 def test_each_problem_is_told_once_with_its_setups_and_remedy(capsys):
-    assert main(["S01", "S02", "S27"]) == 1
+    assert main(["S01", "S02", "S27"]) == 0
     text = capsys.readouterr().out
     assert text.count("CelebA is incomplete in") == 1
     assert "CelebA data (S01-S02)" in text
@@ -110,7 +114,7 @@ def test_mistakes_and_surprises_become_lines(monkeypatch):
 def test_json_holds_everything(capsys):
     code = main(["S01", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert code == 1 and found["ready"] is False and found["scale"] == "paper"
+    assert code == 0 and found["ready"] is False and found["scale"] == "paper"
     (entry,) = found["setups"]
     assert entry["setup"] == "S01" and {"blocks", "name", "text"} == set(entry["requirements"][0])
     assert set(found["machine"]) >= {"versions", "device", "disk", "numerics.compile", "W&B", "SLURM"}
@@ -157,30 +161,81 @@ def test_images_that_are_decoded_already_need_no_room(monkeypatch, tmp_path):
     assert "disk space" not in named(Checks().requirements(chosen))
 
 
-def test_too_small_a_gpu_is_told_with_the_estimate(monkeypatch):
-    import torch
-
+def test_too_small_a_gpu_is_told_with_what_was_counted(monkeypatch):
     chosen = settings("setup=S29", "scale=paper")
-    monkeypatch.setattr("midre_exp.doctor.checks.choose_device", lambda name: SimpleNamespace(type="cuda"))
-    memory = [8 * 10**9, 12 * 10**9]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: tuple(memory))
-    found = [f for f in Checks().requirements(chosen) if f.name == "GPU memory"]
-    assert any("training resnet152 takes about 25" in f.text and f.blocks for f in found)
+    monkeypatch.setattr(doctor, "choose_device", lambda name: SimpleNamespace(type="cuda"))
+    memory = [8 * 10**9, 24 * 10**9]
+    monkeypatch.setattr(doctor.torch.cuda, "mem_get_info", lambda device: tuple(memory))
+    stages = {"target": 23.6e9, "evaluator": 25e9, "attack": 7e9, "prior": None}
+    cost = RunCost("A100", {name: Forecast("counted", 1.0, amount) for name, amount in stages.items()})
+    found = doctor._gpu_memory(chosen, cost)
+    assert [(one.name, one.blocks) for one in found] == [("GPU memory", False), ("GPU memory", True)]
+    assert "the target takes about 23.6 GB of GPU memory (counted) and 8.0 GB of 24.0 GB" in found[0].text
+    assert "a smaller evaluator.recipe.batch_size" in found[1].text
     memory[:] = [75 * 10**9, 80 * 10**9]
-    assert "GPU memory" not in named(Checks().requirements(chosen))
+    assert doctor._gpu_memory(chosen, cost) == []
 
 
-def test_memory_grows_with_batch_and_area():
-    node = settings("setup=S29", "scale=paper")["target"]
-    fixed = requirements.training_memory({**node, "recipe": {"batch_size": 0}}, 224)
-    one = requirements.training_memory({**node, "recipe": {"batch_size": 1}}, 224) - fixed
-    assert one == pytest.approx(177.4e6)
-    assert requirements.training_memory({**node, "recipe": {"batch_size": 2}}, 112) - fixed == pytest.approx(
-        one / 2
-    )
-    assert requirements.training_memory({**node, "name": "mine"}, 224) is None
-    stylegan = settings("setup=S29", "scale=paper")["attack"]
-    assert requirements.attack_memory(stylegan) == pytest.approx(3.2e9)
+@pytest.mark.parametrize(
+    ("words", "setups"),
+    [
+        (["S02"], ["S02"]),
+        (["setup=S02"], ["S02"]),
+        (["S02", "setup=S02"], ["S02"]),
+        (["setup=S01,S13", "data=folder"], ["S01", "S13a", "S13b"]),
+        ([], doctor.SETUPS),
+    ],
+)
+def test_a_setup_is_named_as_a_word_or_as_a_key(words, setups, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(doctor, "diagnose", lambda *given: asked.append(given) or [])
+    assert main(words) == 0
+    ((named_setups, overrides, scale),) = asked
+    assert list(named_setups) == list(setups)
+    assert overrides == [word for word in words if word.startswith("data=")] and scale == "paper"
+
+
+def test_the_list_has_every_setup_of_the_paper_in_every_variant():
+    assert list(doctor.SETUPS) == setup_names()
+
+
+def test_the_exit_code_says_whether_it_could_tell(celeba, capsys):
+    assert main(["S01", "--strict"]) == 1
+    assert main(["S01", *celeba, "runtime.device=cpu", "--strict"]) == 0
+    assert main(["S99"]) == 2
+    assert main(["S01", "no.such.key=1"]) == 2
+    assert "no.such.key" in capsys.readouterr().out
+
+
+def test_missing_data_is_told_with_its_card(capsys):
+    assert main(["S27", "S33", "S34"]) == 0
+    text = capsys.readouterr().out
+    titles = {"facescrub": "FaceScrub", "vggface2": "VGGFace2", "stanford_dogs": "Stanford Dogs"}
+    for folder, title in titles.items():
+        assert text.count(f"    what    {title} (") == 1
+        assert f"data/{folder}; then midre-exp data verify {folder} --root data/{folder}" in text
+    assert text.count("    page    ") == text.count("    access  ") == text.count("    layout\n") == 5
+    assert "what    FFHQ, 1024 px (89.1 GB" in text and "what    AFHQ, dogs (size unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "card"),
+    [
+        (["setup=S01"], "celeba"),
+        (["data=celeba_hd_ffhq"], "celeba_hd"),
+        (["data=celeba_facescrub", "data.private.root=/elsewhere"], "celeba"),
+        (["setup=S27"], "facescrub"),
+        (["setup=demo"], None),
+    ],
+)
+def test_a_data_set_has_the_card_of_its_choice(overrides, card):
+    found = card_of(settings("scale=paper", *overrides)["data"]["private"])
+    assert (found and found.name) == card
+
+
+def test_every_choice_of_data_has_one_card():
+    cards = [choice for card in dataset_cards().values() for choice in card.used_by]
+    assert sorted(cards) == list(config_files("data/dataset"))
 
 
 def test_a_slurm_launcher_without_slurm_is_told(celeba):
