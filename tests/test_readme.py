@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from midre_exp.cards.table import table
 from midre_exp.data.base import ImageSet
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
@@ -74,6 +75,10 @@ def test_the_notebook_of_the_readme_attacks_a_network_of_ones_own(tmp_path, monk
     exec(compile(text, "own_network.py", "exec"), names)
     assert names["victim"].queries == 2 * len(names["found"].images) == 2 * 10 * 5
     assert capsys.readouterr().out.startswith("attack accuracy ")
+
+
+def test_the_table_of_data_sets_is_that_of_the_cards():
+    assert table() in README, f"put this into README.md:\n{table()}"
 
 
 def commands() -> list[str]:

@@ -32,7 +32,11 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def celeba(tmp_path):
-    return [*WRITERS["celeba"](tmp_path / "celeba", lists=True), "attack.identities=2"]
+    return [
+        *WRITERS["celeba"](tmp_path / "celeba", lists=True),
+        "attack.identities=2",
+        "evaluator.weights=null",
+    ]
 
 
 def named(findings, *, blocks=True):
