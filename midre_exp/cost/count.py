@@ -1,7 +1,8 @@
 """Counting on tensors without content: what a program would compute, move, launch and hold if it ran.
 
-``Counter`` sees every operator below autograd. Its tensors are torch's fake ones, which have shapes and no
-memory, so a network of any size is counted in seconds. Where a program asks for a number, it gets one.
+``Counter`` sees every operator below autograd. Whatever a program makes within it lies on torch's meta
+device, whose tensors have shapes and no memory, so a network of any size is counted in a second. Where a
+program asks for a number, it gets one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from midre_exp.cost.counted import Operator, Phase, gathered
 
 aten = torch.ops.aten
 
+_META = torch.device("meta")
 #: From so many channels in a group on, tensor cores serve a grouped convolution.
 _WIDE_GROUP = 16
 #: Read or written in part: as many bytes as what comes out, or what goes in.
@@ -47,6 +50,7 @@ class Counter(TorchDispatchMode):
         self._operators: list[Operator] = []
         self._live: dict[int, int] = {}
         self._watched: dict[int, weakref.ref[Any]] = {}
+        self._shapes: dict[Any, list[Any]] = {}
         self.held = self.peak = 0  #: bytes
 
     @contextmanager
@@ -69,16 +73,18 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
         packet = func.overloadpacket
+        args, kwargs = _without_content(args), _on_meta(func, kwargs or {})
         if (answer := _ANSWERS.get(packet)) is not None:
             return answer(*args, **kwargs)
+        if packet is aten._to_copy and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
+            return args[0].detach()  # of another place, where everything is
         if packet in _MASKED:
             args = (args[0], [_places(one) for one in args[1]], *args[2:])
         if packet is aten.cat:  # empty ones of any shape count for nothing, which fake tensors do not know
             args = ([one for one in args[0] if one.numel()] or args[0], *args[1:])
-        out = func(*args, **kwargs)
-        if _is_view(func) or func.namespace == "prim":  # which asks for a property
+        out = self._called(func, args, kwargs)
+        if _is_view(func):
             return out
         self._hold(out)
         if packet not in _FREE:
@@ -86,6 +92,21 @@ class Counter(TorchDispatchMode):
             moved, kernels = _traffic(packet, args, kwargs, out)
             self._operators.append(Operator(kind, flops, moved, kernels, self.times))
         return out
+
+    def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the operator returns. Where it makes new tensors, those of an earlier call with the like."""
+        if not _makes_new(func):
+            return func(*args, **kwargs)
+        key = func, _like(args), _like(tuple(sorted(kwargs.items())))
+        if key not in self._shapes:
+            out = func(*args, **kwargs)
+            self._shapes[key] = [_layout(one) for one in (out if isinstance(out, tuple | list) else [out])]
+            return out
+        made = [
+            None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device=_META)
+            for one in self._shapes[key]
+        ]
+        return made[0] if len(func._schema.returns) == 1 and not _returns_list(func) else made
 
     def mark(self) -> int:
         """Where counting is now, for ``since``."""
@@ -115,6 +136,71 @@ class Counter(TorchDispatchMode):
         self._watched.pop(name, None)
 
 
+def _without_content(args: Any) -> Any:
+    """The same, with tensors of the meta device in place of others."""
+    if isinstance(args, Tensor):
+        if args.is_meta:
+            return args
+        return torch.empty_strided(args.shape, args.stride(), dtype=args.dtype, device="meta")
+    if isinstance(args, list | tuple) and any(isinstance(one, Tensor | list | tuple) for one in args):
+        return type(args)(_without_content(one) for one in args)
+    return args
+
+
+def _on_meta(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a call that makes its tensors on the meta device and draws nothing."""
+    makes = _makes_tensors(func)
+    if not kwargs and not makes:
+        return kwargs
+    found = {name: _without_content(value) for name, value in kwargs.items()}
+    if "device" in found or makes:
+        found["device"] = _META
+    if "generator" in found:
+        found["generator"] = None
+    found.pop("pin_memory", None)
+    return found
+
+
+@cache
+def _makes_tensors(func: Any) -> bool:
+    """Whether it makes a tensor of none, on a device that is named."""
+    given = func._schema.arguments
+    return any(one.name == "device" for one in given) and not any("Tensor" in str(one.type) for one in given)
+
+
+def _like(value: Any) -> Any:
+    """What of an argument decides what an operator returns, to be compared."""
+    if isinstance(value, Tensor):
+        return _layout(value)
+    if isinstance(value, tuple | list):
+        return tuple(map(_like, value))
+    return type(value), value
+
+
+def _layout(tensor: Tensor | None) -> tuple[Any, ...] | None:
+    return None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype)
+
+
+@cache
+def _makes_new(func: Any) -> bool:
+    """Whether all that it returns is new and of a shape that follows from shapes."""
+    returns = func._schema.returns
+    kinds = {str(one.type) for one in returns}
+    return (
+        bool(returns)
+        and kinds <= {"Tensor", "List[Tensor]", "Optional[Tensor]"}
+        and not func._schema.is_mutable
+        and all(one.alias_info is None for one in returns)
+        and func.overloadpacket is not aten._unsafe_view
+    )
+
+
+@cache
+def _returns_list(func: Any) -> bool:
+    return str(func._schema.returns[0].type) == "List[Tensor]"
+
+
+@cache
 def _is_view(func: Any) -> bool:
     """Whether what it returns is what it was given, unchanged."""
     returns = func._schema.returns
@@ -130,13 +216,8 @@ def _arithmetic(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out:
         image, weight, transposed, groups = args[0], args[1], args[6], args[8]
         return _convolution(image if transposed else out, weight), _conv_kind(weight, groups)
     if packet is aten.convolution_backward:
-        gradient, image, weight, transposed, groups, wanted = (
-            args[0],
-            args[1],
-            args[2],
-            *args[7:8],
-            *args[9:11],
-        )
+        gradient, image, weight = args[:3]
+        transposed, groups, wanted = args[7], args[9], args[10]
         both = int(wanted[0]) + int(wanted[1])
         return both * _convolution(image if transposed else gradient, weight), _conv_kind(weight, groups)
     name = packet.__name__
@@ -180,7 +261,7 @@ def _size(tensor: Tensor) -> int:
     return own * tensor.element_size()
 
 
-def _number(tensor: Tensor) -> Any:
+def number_of(tensor: Tensor) -> Any:
     """A number of a tensor that has none: true, or one."""
     return True if tensor.dtype == torch.bool else 1.0 if tensor.is_floating_point() else 1
 
@@ -218,7 +299,7 @@ def _bincount(tensor: Tensor, weights: Tensor | None = None, minlength: int = 0)
 _ANSWERS: dict[Any, Any] = {
     aten.bincount: _bincount,
     aten.repeat_interleave: _repeated,
-    aten._local_scalar_dense: _number,
+    aten._local_scalar_dense: number_of,
     aten.nonzero: _nonzero,
     aten.equal: lambda *_: False,
     aten._unique2: _unique,

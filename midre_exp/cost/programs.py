@@ -7,34 +7,29 @@ and batches, and ``runtime.bar``, through which every long loop goes, says how o
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from midre_exp import priors, stages, surrogates, targets
 from midre_exp.attack import Attack, AttackResult, apply, build_attack, to_uint8
 from midre_exp.cost.count import Counter
-from midre_exp.cost.counted import Counted, Operator, Phase
+from midre_exp.cost.counted import Counted, Phase
+from midre_exp.cost.sampling import FEW, SampledLoop, SampledRuntime, without_content
 from midre_exp.cost.sizes import Sizes, result_bytes
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.defense import Defense, compose_defenses
-from midre_exp.loop import Loop
 from midre_exp.metrics.extractors import extractors
 from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import is_pretrained, uses_target
 from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
-from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.stages.classifier import judges_phases
@@ -44,14 +39,9 @@ from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
 from midre_exp.targets.training.module import ClassifierModule
 from midre_exp.threat import AnyVictim, Victim, WhiteBoxVictim
-from midre_exp.weights import checkpoint
 
-T = TypeVar("T")
-
-_FEW = 2  #: rounds of a loop that are run
 #: Estimates per identity of BREP-MI, which ends by its patience: that, and half as much until then.
 _BEYOND_PATIENCE = 1.5
-_SEARCHED = 100  #: rounds of a search that ends when it has found all
 _ROOM = 16e9  #: bytes: a chunk that is counted takes no more, so that it is one that a device can hold
 LARGEST_CHUNK = 512  #: where the config leaves it to the machine
 _BATCH = 256  #: images that a trained classifier is shown at once
@@ -59,68 +49,6 @@ _BATCH = 256  #: images that a trained classifier is shown at once
 _RHYTHMS = ("critic_steps", "gp_every", "r1_every", "path_every")
 #: Bytes of weights and checkpoints for each parameter: float32, kept once and, while it trains, three times.
 _KEPT_PER_PARAMETER = 16
-
-
-@dataclass(frozen=True)
-class SampledRuntime(Runtime):
-    """Runs few rounds from the middle of every loop and counts them as all."""
-
-    counter: Counter = field(default_factory=Counter)
-    few: int = _FEW
-    #: Periods of a loop in which some rounds do more: those that are alike are run once.
-    rhythms: tuple[int, ...] = ()
-
-    def bar(
-        self, steps: Iterable[T], title: str, total: int | None = None, done: int = 0, values: Any = None
-    ) -> Iterator[T]:
-        """Some of the steps."""
-        rounds: Sequence[Any] = steps if isinstance(steps, range) else list(steps)
-        for number, stands_for in self._chosen(len(rounds)):
-            with self.counter.repeated(stands_for):
-                yield rounds[number]
-
-    def _chosen(self, rounds: int) -> list[tuple[int, float]]:
-        """Which rounds are run, and for how many each stands."""
-        period = max(self.few, math.lcm(*self.rhythms))
-        if rounds < period:
-            return [(number, 1.0) for number in range(rounds)]
-        first = (rounds - period) // 2 // period * period
-        if not any(rhythm > 1 for rhythm in self.rhythms):
-            return [(first + number, rounds / period) for number in range(period)]
-        alike: dict[object, list[int]] = {}
-        for number in range(period):
-            strikes = tuple((number % each == 0, (number + 1) % each == 0) for each in self.rhythms)
-            alike.setdefault(strikes, []).append(first + number)
-        return [(numbers[0], len(numbers) * rounds / period) for numbers in alike.values()]
-
-
-class SampledLoop(Loop):
-    """The loop of an attack, sampled, which saves and logs nothing."""
-
-    endless: int = 1  #: rounds of a loop that says no number
-    _known: dict[object, tuple[Operator, ...]]
-
-    def __call__(
-        self,
-        steps: int | None,
-        state: dict[str, Tensor],
-        until: Callable[[dict[str, Tensor]], bool] | None = None,
-        saved_after: Collection[int] | None = None,
-    ) -> Iterator[int]:
-        """Some of the steps, of each part of a loop that is saved between its parts alone; none of a loop
-        like one before, which costs the same.
-        """
-        assert isinstance(self.runtime, SampledRuntime)
-        counter, self._known = self.runtime.counter, getattr(self, "_known", {})
-        rounds = self.endless if steps is None else min(steps, _SEARCHED) if until else steps
-        kind = rounds, until is None, tuple((name, value.shape) for name, value in state.items())
-        if kind in self._known:
-            counter.again(self._known[kind])
-            return
-        begin = counter.mark()
-        for first, end in itertools.pairwise(sorted({0, rounds, *(saved_after or ())})):
-            yield from self.runtime.bar(range(first, end), self.title)
-        self._known[kind] = counter.since(begin)
 
 
 def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
@@ -135,33 +63,9 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "candidates": _Run.candidates,
         "metrics": _Run.metrics,
     }
-    with _nothing_moved(), FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
-        images = _Images.of(settings, sizes)
-        counter = Counter()
-        with counter:
-            return programs[name](_Run(settings, sizes, images, counter))
-
-
-@contextmanager
-def _nothing_moved() -> Iterator[None]:
-    """Without checkpoints, whose tensors would have nothing to write, and without moves between devices,
-    which tensors without memory cannot make.
-    """
-    places: list[tuple[Any, str, Any]] = [
-        (checkpoint, "save", lambda *_, **__: None),
-        (checkpoint, "load", lambda *_, **__: None),
-        (torch.nn.Module, "to", lambda module, *_, **__: module),
-        (torch.nn.Module, "cpu", lambda module: module),
-        (torch.Tensor, "__deepcopy__", lambda tensor, _: tensor.detach().clone()),
-    ]
-    before = [getattr(place, name) for place, name, _ in places]
-    try:
-        for place, name, instead in places:
-            setattr(place, name, instead)
-        yield
-    finally:
-        for (place, name, _), own in zip(places, before, strict=True):
-            setattr(place, name, own)
+    counter, images = Counter(), _Images.of(settings, sizes)
+    with without_content(counter), torch.random.fork_rng(devices=[]), counter:
+        return programs[name](_Run(settings, sizes, images, counter))
 
 
 @dataclass(frozen=True)
@@ -185,8 +89,8 @@ class _Images:
 
 
 def _images(count: int, pixels: int, classes: int) -> ImageSet:
-    images = torch.empty(count, 3, pixels, pixels, dtype=torch.uint8)
-    labels = torch.zeros(count, dtype=torch.int64)
+    images = torch.empty(count, 3, pixels, pixels, dtype=torch.uint8, device="meta")
+    labels = torch.empty(count, dtype=torch.int64, device="meta")
     return ImageSet(images, labels, tuple(map(str, range(classes))))
 
 
@@ -199,7 +103,7 @@ class _Run:
     images: _Images
     counter: Counter
 
-    def runtime(self, few: int = _FEW, rhythms: tuple[int, ...] = ()) -> SampledRuntime:
+    def runtime(self, few: int = FEW, rhythms: tuple[int, ...] = ()) -> SampledRuntime:
         return SampledRuntime(
             counter=self.counter,
             few=few,
