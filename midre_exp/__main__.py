@@ -34,7 +34,7 @@ _PROGRAMS = {
     **{f"data {name}": command for name, command in COMMANDS.items()},
 }
 #: Flags that are told of; and those of Hydra that are handed on, each with whether a value follows it.
-_OWN_FLAGS = ("-m", "--plan", "--count", "--config-dir", "--cfg", "--help", "--version")
+_OWN_FLAGS = ("-m", "--plan", "--count", "--device", "--config-dir", "--cfg", "--help", "--version")
 _FLAGS = {
     **dict.fromkeys(("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "-sc"), False),
     **dict.fromkeys(("--shell-completion", "--version"), False),
@@ -78,7 +78,8 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "--plan --count counts what no run has measured, for its time; takes minutes, once.",
+            "--plan at scale paper needs no data or weights, and counts what no run has measured",
+            "(at other scales with --count); --device A100, H200, ... names the GPU it is for.",
             "--rebuild target,attack makes these and all that rests on them anew (run, sweep, report).",
             "midre-exp --help lists every choice and key of a run; COMMAND --help explains a command.",
         ]
@@ -102,7 +103,7 @@ def _hydra(arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from midre_exp.errors import UserError, is_out_of_memory
+    from midre_exp.errors import ConfigError, UserError, is_out_of_memory
     from midre_exp.plan.answers import kept_answers
     from midre_exp.plan.config import CONF_DIR, use_own_configs
     from midre_exp.plan.config_dir import check_command
@@ -119,6 +120,8 @@ def _hydra(arguments: list[str]) -> None:
     try:
         with sigterm_as_exit(), kept_answers():  # the first: so that locks are released and trackers closed
             own, rest = _own_flags(names_as_text(arguments))
+            if own.device and not own.plan:
+                raise ConfigError("--device goes with --plan; what a run uses is runtime.device")
             use_own_configs(own.config_dir)
             check_command(rest)
             flags, typed = _flags_first(rest)
@@ -134,7 +137,7 @@ def _hydra(arguments: list[str]) -> None:
                 from midre_exp.plan.compose import expand
                 from midre_exp.sweep.estimate import show
 
-                show(expand(values), counting=None if own.count else 0)
+                show(expand(values), count=own.count, device=own.device)
             else:
                 from midre_exp.sweep.job import Task
 
@@ -175,6 +178,7 @@ def _own_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--count", action="store_true")
+    parser.add_argument("--device", metavar="KIND")
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--rebuild", metavar="STAGE,...")
     return parser.parse_known_args(arguments)

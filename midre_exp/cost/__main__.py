@@ -6,20 +6,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from midre_exp.cost.accelerators import ACCELERATORS, GB, RESERVED, accelerator, seconds
+from midre_exp.cost.accelerators import ACCELERATORS, GB, RESERVED, Accelerator, known, seconds
 from midre_exp.cost.counted import Counted
 from midre_exp.cost.forecast import chunk_of, described, precision_of
 from midre_exp.cost.remembered import Wanted, count_all, refused, remembered
-from midre_exp.cost.runs import with_published
+from midre_exp.cost.runs import once, with_published
 from midre_exp.cost.sizes import sizes_of
 from midre_exp.errors import UserError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import CONF_DIR, Settings, digest
+from midre_exp.plan.config import CONF_DIR, Settings
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.store.progress import log_to_stderr, say
 
@@ -44,6 +43,11 @@ _HEADERS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["calibrate"]:
+        from midre_exp.cost.calibrate import main as calibrate  # torch
+
+        return calibrate(words[1:])
     parser = argparse.ArgumentParser(prog="python -m midre_exp.cost", description=__doc__)
     parser.add_argument(
         "words", nargs="*", metavar="SETUP|OVERRIDE", help="S01 ... S37, none: all; KEY=VALUE"
@@ -51,17 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [kind.name for kind in ACCELERATORS]
     parser.add_argument("--device", default="A100", help=f"{', '.join(names)}; A100 is the default")
     parser.add_argument("--scale", default="paper", help="paper (default), synth or mini")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(words)
     log_to_stderr()
-    kind = accelerator(options.device)
-    if kind is None:
-        print(
-            f"midre_exp: --device {options.device} is unknown; use one of {', '.join(names)}", file=sys.stderr
-        )
-        return 2
     overrides = [word for word in options.words if "=" in word]
     setups = [word for word in options.words if "=" not in word] or _setups()
     try:
+        kind = known(options.device)
         with packaged_configs(), fingerprints_once():
             composer = packaged_composer()
             every = {
@@ -74,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"midre_exp: {error}", file=sys.stderr)
         return 2
     rows = [_row(setup, every[setup], stages, kind) for setup, stages in wanted.items()]
+    print(f"{kind.assumption}\n")
     print(tabulate(rows, headers=_HEADERS, tablefmt="pipe", disable_numparse=True))
     failed = {
         (one.stage, why) for stages in wanted.values() for one in stages.values() if (why := refused(one))
@@ -90,22 +90,14 @@ def _setups() -> list[str]:
 
 
 def _wanted(settings: Settings) -> dict[str, Wanted]:
-    known: dict[str, Any] = {}
-
-    def remember(key: object, look: Callable[[], Any]) -> Any:
-        name = digest(key)
-        if name not in known:
-            known[name] = look()
-        return known[name]
-
-    sizes = sizes_of(settings, remember)
+    sizes = sizes_of(settings, once())
     if sizes is None:
         return {}
     taken = with_published(settings)
     return {stage: Wanted.of(stage, taken, sizes) for stage in described(taken)}
 
 
-def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Any) -> list[str]:
+def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accelerator) -> list[str]:
     counted = {name: found for name, one in stages.items() if (found := remembered(one)) is not None}
     chunk, own = chunk_of(settings), precision_of(settings)
 

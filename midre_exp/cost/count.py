@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from midre_exp.cost.counted import Operator, Phase, gathered
@@ -50,7 +49,6 @@ class Counter(TorchDispatchMode):
         self._operators: list[Operator] = []
         self._live: dict[int, int] = {}
         self._watched: dict[int, weakref.ref[Any]] = {}
-        self._shapes: dict[Any, list[Any]] = {}
         self.held = self.peak = 0  #: bytes
 
     @contextmanager
@@ -81,32 +79,22 @@ class Counter(TorchDispatchMode):
             return args[0].detach()  # of another place, where everything is
         if packet in _MASKED:
             args = (args[0], [_places(one) for one in args[1]], *args[2:])
-        if packet is aten.cat:  # empty ones of any shape count for nothing, which fake tensors do not know
+        if packet is aten.cat:  # empty ones of any shape count for nothing, which meta tensors do not know
             args = ([one for one in args[0] if one.numel()] or args[0], *args[1:])
-        out = self._called(func, args, kwargs)
         if _is_view(func):
-            return out
+            return func(*args, **kwargs)
+        key = func, _like(args), _like(tuple(kwargs.items()))
+        known = _KNOWN.get(key)
+        is_new = _makes_new(func)
+        out = _made(func, known[0]) if known is not None and is_new else func(*args, **kwargs)
+        if known is None:
+            layouts = [_layout(one) for one in _tensors(out)] if is_new else []
+            flops, kind = _arithmetic(packet, args, kwargs, out)
+            known = _KNOWN[key] = layouts, (kind, flops, *_traffic(packet, args, kwargs, out))
         self._hold(out)
         if packet not in _FREE:
-            flops, kind = _arithmetic(packet, args, kwargs, out)
-            moved, kernels = _traffic(packet, args, kwargs, out)
-            self._operators.append(Operator(kind, flops, moved, kernels, self.times))
+            self._operators.append(Operator(*known[1], self.times))
         return out
-
-    def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the operator returns. Where it makes new tensors, those of an earlier call with the like."""
-        if not _makes_new(func):
-            return func(*args, **kwargs)
-        key = func, _like(args), _like(tuple(sorted(kwargs.items())))
-        if key not in self._shapes:
-            out = func(*args, **kwargs)
-            self._shapes[key] = [_layout(one) for one in (out if isinstance(out, tuple | list) else [out])]
-            return out
-        made = [
-            None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device=_META)
-            for one in self._shapes[key]
-        ]
-        return made[0] if len(func._schema.returns) == 1 and not _returns_list(func) else made
 
     def mark(self) -> int:
         """Where counting is now, for ``since``."""
@@ -121,8 +109,8 @@ class Counter(TorchDispatchMode):
         self._operators += [one._replace(times=one.times * self.times) for one in operators]
 
     def _hold(self, out: Any) -> None:
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
+        for tensor in _tensors(out):
+            if tensor is not None:
                 storage = tensor.untyped_storage()
                 name = storage._cdata
                 if name not in self._live:
@@ -166,6 +154,29 @@ def _makes_tensors(func: Any) -> bool:
     """Whether it makes a tensor of none, on a device that is named."""
     given = func._schema.arguments
     return any(one.name == "device" for one in given) and not any("Tensor" in str(one.type) for one in given)
+
+
+#: Of calls that were counted, by operator and what its arguments are like: the layouts of the tensors that it
+#: makes, and what an ``Operator`` says but how often. Networks repeat themselves, and so do stages.
+_KNOWN: dict[Any, tuple[list[Any], tuple[str, float, float, int]]] = {}
+
+
+def _made(func: Any, layouts: Sequence[Any]) -> Any:
+    """Tensors as the operator makes them."""
+    made = [
+        None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device=_META)
+        for one in layouts
+    ]
+    return made[0] if len(func._schema.returns) == 1 and not _returns_list(func) else made
+
+
+def _tensors(values: Any) -> list[Tensor | None]:
+    """Those among arguments or results, of lists too; None where one was left out."""
+    if values is None or isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, tuple | list):
+        return [one for value in values for one in _tensors(value)]
+    return []
 
 
 def _like(value: Any) -> Any:
@@ -241,8 +252,8 @@ def _conv_kind(weight: Tensor, groups: int) -> str:
 
 def _traffic(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[float, int]:
     """Bytes that a call reads and writes, and the kernels it launches."""
-    given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-    made = [one for one in tree_leaves(out) if isinstance(one, Tensor)]
+    given = [one for one in _tensors((*args, *kwargs.values())) if one is not None]
+    made = [one for one in _tensors(out) if one is not None]
     written = sum(map(_size, made))
     if packet in _GATHERS:
         return 2.0 * written, 1

@@ -61,6 +61,7 @@ class Forecast(NamedTuple):
     seconds: float | None = None
     memory: float | None = None  #: bytes on the device at the peak
     disk: float = 0.0
+    flops: float | None = None  #: floating-point operations, where they were counted
 
 
 UNKNOWN = Forecast("")
@@ -82,11 +83,12 @@ def this_device(settings: Settings) -> str:
     """The name that a record of a run would give its device; torch is not asked."""
     wanted = str(settings["runtime"]["device"])
     gpus = [] if wanted == "cpu" else visible_gpus()
-    return gpus[0].name if gpus else f"{_processor()}, {settings['runtime']['threads'] or 1} threads"
+    return gpus[0].name if gpus else f"{processor_name()}, {settings['runtime']['threads'] or 1} threads"
 
 
 @cache
-def _processor() -> str:
+def processor_name() -> str:
+    """As the operating system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return str(names[0]) if names else platform.processor() or platform.machine()
@@ -212,10 +214,10 @@ class _Case(NamedTuple):
         own = self.own
         counted = None if own is None else remembered(own)
         memory = None if counted is None else self._memory(counted)
-        disk = 0.0 if counted is None else counted.disk
+        disk, flops = (0.0, None) if counted is None else (counted.disk, counted.flops)
         same = [one.seconds for one in self.exact if one.device in ("", self.device)]
         if same:
-            return Forecast("measured", median(same), memory, disk)
+            return Forecast("measured", median(same), memory, disk, flops)
         if counted is None and not self.exact and (longer := self._of_other_length()):
             return Forecast("scaled", median(longer))
         if counted is None:
@@ -227,8 +229,8 @@ class _Case(NamedTuple):
             ratio = median(known) if known else None
         predicted = self.predicted(counted, self.device)
         if ratio is None:
-            return Forecast("counted", predicted, memory, disk)
-        return Forecast("scaled", ratio * predicted, memory, disk)
+            return Forecast("counted", predicted, memory, disk, flops)
+        return Forecast("scaled", ratio * predicted, memory, disk, flops)
 
     def _of_other_length(self) -> list[float]:
         """What stages took that differ in the length of their loop alone, made as long as this one."""

@@ -17,9 +17,15 @@ from midre_exp.stages.classifier import judges_phases
 from midre_exp.stages.judging import judging
 
 #: Raised by one when counting gives other numbers of the same programs.
-_VERSION = 1
+_VERSION = 2
 #: Numbers to which the time of a stage is proportional.
 _LENGTHS = {"training": ("epochs", "steps"), "attack": ("steps", "episodes", "identities"), "metrics": ()}
+#: The sizes that matter to a stage.
+_SIZES = {
+    **dict.fromkeys(("target", "evaluator", "features", "metrics"), ("train", "test", "classes")),
+    **dict.fromkeys(("prior", "surrogates"), ("public", "classes")),
+    **dict.fromkeys(("attack", "candidates"), ("classes",)),
+}
 #: What of the numerics changes how fast, with what runs had before there was a choice.
 _PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
 #: What does not change how much there is to do.
@@ -75,7 +81,8 @@ def count_key(stage: str, settings: Settings, sizes: Sizes) -> str:
     makers = next(one.makers for one in STAGES if one.name == stage)
     code = sources().code({*names_in([inputs], trusted), *makers}, trusted)
     chunk = settings["runtime"]["chunk"] if stage == "attack" else None
-    return digest([_VERSION, stage, inputs, sizes.as_json(), chunk, code])
+    counts = {name: count for name, count in sizes.as_json().items() if name in _SIZES[stage]}
+    return digest([_VERSION, stage, inputs, counts, chunk, code])
 
 
 def more_of_the_same(stage: str, one: Any, other: Any) -> float | None:

@@ -9,11 +9,13 @@ from typing import Any
 from midre_exp.cost.accelerators import REFERENCE
 from midre_exp.cost.forecast import Asked, Forecast, Measured, described, forecasts, this_device
 from midre_exp.cost.sizes import sizes_of
-from midre_exp.plan.config import Settings
+from midre_exp.plan.config import Settings, digest
 from midre_exp.stages.base import Remember
 
 #: Hours from which a run is worth a second thought.
 MANY_HOURS = 100.0
+#: The scales of full networks and budgets.
+FULL_SCALES = ("paper", "synth")
 #: Pixels from which a StyleGAN2 is taken as published: training one takes several GPUs for days.
 _LARGE = 512
 
@@ -81,7 +83,7 @@ def run_costs(
 def device_of(settings: Settings) -> str:
     """The device of this machine; of a run of full size, where that is a CPU, the GPU of reference."""
     own = this_device(settings)
-    return REFERENCE.name if own.endswith("threads") and settings["scale"] in ("paper", "synth") else own
+    return REFERENCE.name if own.endswith("threads") and settings["scale"] in FULL_SCALES else own
 
 
 def with_published(settings: Settings) -> Settings:
@@ -91,6 +93,19 @@ def with_published(settings: Settings) -> Settings:
     if prior["name"] != "stylegan2" or prior.get("pretrained") is not None or prior["image_size"] < _LARGE:
         return settings
     return {**settings, "attack": {**attack, "prior": {**prior, "pretrained": "published.pkl"}}}
+
+
+def once() -> Remember:
+    """What is looked at once, by what it is the answer to."""
+    known: dict[str, Any] = {}
+
+    def remember(key: object, look: Callable[[], Any]) -> Any:
+        name = digest(key)
+        if name not in known:
+            known[name] = look()
+        return known[name]
+
+    return remember
 
 
 def remedy(settings: Settings, cost: RunCost) -> str:

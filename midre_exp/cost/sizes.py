@@ -1,31 +1,33 @@
-"""How many images and identities a run has, also where its data is not on this machine."""
+"""How many images and identities a run has; where its data is not on this machine, by the data set's card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from midre_exp.cards import DatasetCard, dataset_cards
 from midre_exp.errors import UserError
-from midre_exp.plan.config import Settings
+from midre_exp.plan.config import Settings, config_files
 from midre_exp.plan.keys import reads_public
 from midre_exp.stages.base import Remember
 from midre_exp.stages.requirements import dataset_of, images_of
 
-#: Images in a complete download as it is used here, where the data is not on this machine to be counted.
-IMAGES = {
-    ("CelebA", "private"): 30_027,
-    ("CelebA", "public"): 30_000,
-    ("FaceScrub", "private"): 37_900,
-    ("FaceScrub", "public"): 37_900,
+#: Images of complete downloads where there is no card, or it cannot say; of FaceScrub, of which copies
+#: differ, those that PPA had.
+_USUAL = {
+    ("FaceScrub", "private"): 37_878,
     ("VGGFace2", "private"): 3_141_890,
     ("Stanford Dogs", "private"): 20_580,
     ("FFHQ", "public"): 70_000,
     ("AFHQ-Dogs", "public"): 4_739,
 }
-#: Private identities of the same, of those that have another number than the config says.
-IDENTITIES = {"CelebA": 1000, "FaceScrub": 530, "VGGFace2": 8631, "Stanford Dogs": 120}
-_TRAINED_ON = 0.9  #: of private images, where the data does not say; the splits of the literature
+#: Private identities where data and config do not say.
+_IDENTITIES = {"CelebA": 1000, "FaceScrub": 530, "VGGFace2": 8631, "Stanford Dogs": 120}
+_TRAINED_ON = 0.9  #: of private images, where neither data nor card says; the splits of the literature
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,57 @@ def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     if classes is not None and public is not None and "train_per_identity" in node:
         train, test = (int(node[f"{part}_per_identity"]) for part in ("train", "test"))
         return Sizes(train * classes, test * classes, public, classes)
-    private = _images(settings, "private", remember)
-    if private is None or public is None or classes is None:
+    private, card = images_of(settings, "private", remember), _card_of(node)
+    if classes is None or public is None:
         return None
-    train = int(private * _TRAINED_ON)
-    return Sizes(train, private - train, public, classes)
+    if private.count is None and card is not None:
+        train, test = card.images.get("train"), card.images.get("test")
+        if train is not None and test is not None:
+            return Sizes(train, test, public, classes)
+    count = private.count if private.count is not None else _of_card(card, "private", private.title)
+    if count is None:
+        return None
+    train = int(count * _TRAINED_ON)
+    return Sizes(train, count - train, public, classes)
 
 
-def count_of(title: str, role: str, counted: int | None) -> int | None:
-    """As found, else that of a complete download."""
-    return counted if counted is not None else IMAGES.get((title, role))
+def _of_card(card: DatasetCard | None, role: str, title: str) -> int | None:
+    """Images of a complete download."""
+    found = None
+    if card is not None:
+        everything, public = card.images.get("all"), card.images.get("public")
+        found = public if role == "public" else everything - (public or 0) if everything else None
+    return found if found is not None else _USUAL.get((title, role))
+
+
+def _card_of(node: Mapping[str, Any]) -> DatasetCard | None:
+    """The card of a data set: of those whose choice of conf/data/dataset names its reader, the one with most
+    values alike.
+    """
+    found: list[tuple[int, str]] = []
+    cards = dataset_cards()
+    for name, card in cards.items():
+        for choice in card.used_by:
+            known = _choice(choice)
+            if known.get("_target_") == node["_target_"]:
+                found.append((sum(known[key] == node.get(key) for key in known), name))
+    return cards[max(found)[1]] if found else None
+
+
+@cache
+def _choice(name: str) -> Mapping[str, Any]:
+    """A choice of conf/data/dataset as its file says it; empty where there is none."""
+    file = config_files("data/dataset").get(name)
+    read = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file is not None else {}
+    return {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
 
 
 def _images(settings: Settings, name: str, remember: Remember) -> int | None:
-    if (stated := settings["data"][name].get("public_images")) is not None:  # of synthetic ones
+    node = settings["data"][name]
+    if (stated := node.get("public_images")) is not None:  # of synthetic ones
         return int(stated)
     images = images_of(settings, name, remember)
-    return count_of(images.title, images.role, images.count)
+    return images.count if images.count is not None else _of_card(_card_of(node), images.role, images.title)
 
 
 def _classes(settings: Settings, remember: Remember) -> int | None:
@@ -77,7 +113,7 @@ def _classes(settings: Settings, remember: Remember) -> int | None:
     except UserError:
         found = None
     stated = settings["data"]["private"].get("identities")
-    return found or (int(stated) if stated else IDENTITIES.get(title))
+    return found or (int(stated) if stated else _IDENTITIES.get(title))
 
 
 def picture_bytes(attack: Settings, resolution: int) -> int:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from midre_exp.errors import DataError
 from midre_exp.plan.answers import answer
 from midre_exp.plan.code import names_in, sources, sources_once
 from midre_exp.plan.config import build, digest
@@ -71,6 +72,7 @@ class Plan:
 
 #: What ``fingerprints_once`` remembers; None outside of it.
 _known: ContextVar[dict[str, Mapping[str, object]] | None] = ContextVar("fingerprints", default=None)
+_absent_allowed: ContextVar[bool] = ContextVar("absent_allowed", default=False)
 
 
 def stage_key(
@@ -124,6 +126,18 @@ def fingerprints_once() -> Iterator[None]:
         _known.reset(token)
 
 
+@contextmanager
+def absent_data_allowed() -> Iterator[None]:
+    """Within, data sets that are not here, or damaged, have a fingerprint too, which is nobody's: for telling
+    what runs would take. Their keys name nothing in a store.
+    """
+    token = _absent_allowed.set(True)
+    try:
+        yield
+    finally:
+        _absent_allowed.reset(token)
+
+
 def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> Mapping[str, object]:
     """What a dataset tells of the images that a role has: plain values that change whenever these would.
     Those of a class outside of our packages change with its code.
@@ -140,7 +154,12 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
         return told
 
     # without a file that might change, the node alone decides
-    found = answer(["fingerprint", node, role], look, trusted, lambda found: asked == [True])
+    try:
+        found = answer(["fingerprint", node, role], look, trusted, lambda found: asked == [True])
+    except DataError:
+        if not _absent_allowed.get():
+            raise
+        found = {"absent": name}  # which no data set says of itself
     if own := sources().own_code(node, trusted):
         found = {**found, "code": own}
     if known is not None:

@@ -10,19 +10,21 @@ without those, what its operators would take by the data sheet of the device, co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from midre_exp.cards.named import missing
+from midre_exp.cost.accelerators import REFERENCE, accelerator, known
 from midre_exp.cost.forecast import UNKNOWN, Asked, Forecast, described, forecasts, read_measured
+from midre_exp.cost.runs import FULL_SCALES, device_of, once, with_published
 from midre_exp.cost.sizes import sizes_of
 from midre_exp.numerics import explained
 from midre_exp.plan.compose import packaged_composer, packaged_configs
-from midre_exp.plan.config import digest, trusted_packages
+from midre_exp.plan.config import trusted_packages
 from midre_exp.plan.explain import settings_of_job
-from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
+from midre_exp.plan.keys import Plan, StageKey, absent_data_allowed, fingerprints_once
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.stages import STAGES, make_plan, stale
@@ -66,6 +68,7 @@ class Estimate:
     stages: list[Needed]
     stale: int = 0  # of the finished runs
     time_limit: float | None = None  # minutes that a cluster gives an attempt
+    devices: tuple[str, ...] = ()  # of which the times are
 
     @property
     def to_do(self) -> int:
@@ -78,21 +81,15 @@ def estimate(
     *,
     counting: float | None = 0,
     time_limit: float | None = None,
+    device: str | None = None,
 ) -> Estimate:
     """The estimate of jobs, given as resolved settings and plans; what was never measured is counted for at
-    most ``counting`` seconds (None: until all is).
+    most ``counting`` seconds (None: until all is). ``device``: the kind it is for, None: each run's own.
     """
     seen: set[str] = set()
     found: dict[tuple[str, str], Needed] = {}
     asked: list[tuple[Needed, Asked, Path]] = []
-    known: dict[str, Any] = {}
-
-    def remember(key: object, look: Callable[[], Any]) -> Any:
-        name = digest(key)
-        if name not in known:
-            known[name] = look()
-        return known[name]
-
+    remember = once()
     planned = finished = repeated = outdated = 0
     commit = git_commit()
     for settings, plan in jobs:
@@ -136,23 +133,27 @@ def estimate(
                 if not entry.stored:
                     each = "attack" if stage.name == SHARD else stage.name
                     sizes = sizes_of(settings, remember)
-                    asked.append((entry, Asked(each, what, settings, sizes), results))
+                    asked.append((entry, Asked(each, what, with_published(settings), sizes), results))
             entry.runs.append(plan.key)
-    _foresee(asked, counting)
+    devices = _foresee(asked, counting, device)
     order = {stage: number for number, stage in enumerate(_ORDER)}
     stages = sorted(found.values(), key=lambda entry: order[entry.stage])
-    return Estimate(planned, finished, repeated, stages, outdated, time_limit)
+    return Estimate(planned, finished, repeated, stages, outdated, time_limit, devices)
 
 
-def _foresee(asked: Sequence[tuple[Needed, Asked, Path]], counting: float | None) -> None:
-    """Put into each stage what it takes, by the records of its scale."""
-    for results in dict.fromkeys(place for _, _, place in asked):
-        here = [(entry, one) for entry, one, place in asked if place == results]
+def _foresee(
+    asked: Sequence[tuple[Needed, Asked, Path]], counting: float | None, device: str | None
+) -> tuple[str, ...]:
+    """Put into each stage what it takes, by the records of its scale; returns the devices that this is of."""
+    cases = [(place, device or device_of(one.settings)) for _, one, place in asked]
+    for results, name in dict.fromkeys(cases):
+        here = [pair[:2] for pair, case in zip(asked, cases, strict=True) if case == (results, name)]
         trusted = trusted_packages(here[0][1].settings)
         measured = read_measured(results, trusted)
-        found = forecasts([one for _, one in here], measured, limit=counting, say=say)
+        found = forecasts([one for _, one in here], measured, device=name, limit=counting, say=say)
         for (entry, _), takes in zip(here, found, strict=True):
             entry.takes = takes
+    return tuple(dict.fromkeys(name for _, name in cases))
 
 
 def runs_to_do(plan: Estimate) -> dict[str, float]:
@@ -174,15 +175,21 @@ def lines(plan: Estimate) -> list[str]:
     ]
     if not plan.stages:
         return text
-    text += ["", f"{'stage':<12}{'distinct':>9}{'uses':>7}{'stored':>8}{'to build':>10}  time"]
+    text += [
+        "",
+        f"{'stage':<12}{'distinct':>9}{'uses':>7}{'stored':>8}{'to build':>10}{'EFLOP':>9}{'memory':>10}"
+        f"{'disk':>10}  time",
+    ]
     for stage in dict.fromkeys(entry.stage for entry in plan.stages):
         entries = [entry for entry in plan.stages if entry.stage == stage]
         build = [entry for entry in entries if not entry.stored]
         uses = sum(len(entry.runs) for entry in entries)
         text.append(
-            f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}  "
-            f"{_sum(build)}"
+            f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}"
+            f"{_amounts(build)}  {_sum(build)}"
         )
+    every = [entry for entry in plan.stages if not entry.stored]
+    text.append(f"{'in total':<12}{'':>25}{len(every):>10}{_amounts(every)}  {_sum(every)}")
     return text + _together(plan) + _each(plan)
 
 
@@ -192,13 +199,27 @@ def _sum(build: Sequence[Needed]) -> str:
     return f"{duration(sum(known)) if known else '-'}{more}"
 
 
+def _amounts(build: Sequence[Needed]) -> str:
+    """Three columns: operations together, the most memory of one, disk together."""
+    flops = [entry.takes.flops for entry in build if entry.takes.flops is not None]
+    memory = [entry.takes.memory for entry in build if entry.takes.memory is not None]
+    disk = sum(entry.takes.disk for entry in build)
+    columns = (
+        f"{sum(flops) / 1e18:.3g}" if flops else "-",
+        readable(int(max(memory))) if memory else "-",
+        readable(int(disk)) if flops else "-",
+    )
+    return f"{columns[0]:>9}{columns[1]:>10}{columns[2]:>10}"
+
+
 def _together(plan: Estimate) -> list[str]:
     """The sums over all that is to build."""
     build = [entry for entry in plan.stages if not entry.stored]
     known = [entry.takes for entry in build if entry.takes.seconds is not None]
     total = sum(takes.seconds or 0.0 for takes in known)
     counted = [takes for takes in known if takes.basis != "measured"]
-    text = f"together about {duration(total)} of one device, by the records of this scale"
+    device = " or ".join(plan.devices) or "device"
+    text = f"together about {duration(total)} of one {device}, by the records of this scale"
     if counted:
         share = sum(takes.seconds or 0.0 for takes in counted)
         text += f" ({duration(share)} of it by counting what {len(counted)} stages compute)"
@@ -219,6 +240,9 @@ def _together(plan: Estimate) -> list[str]:
             f"the longest run takes {attempts} attempts of {plan.time_limit:g} minutes "
             "(hydra.launcher.timeout_min)"
         )
+    if counted:
+        kinds = [accelerator(name) or REFERENCE for name in plan.devices]
+        found += [f"assumed of {kind.assumption}" for kind in kinds]
     return found
 
 
@@ -240,11 +264,15 @@ def _line(entry: Needed) -> str:
     return f"{entry.stage:<12}{entry.key}  {runs:>8}  {state}: {entry.what}"
 
 
-def show(jobs: Sequence[Sequence[str]], *, counting: float | None = 0) -> None:
-    """Print the estimate of jobs, each given as its overrides; ``counting`` as in ``estimate``. Raises what
-    composing and planning raise.
+def show(jobs: Sequence[Sequence[str]], *, count: bool = False, device: str | None = None) -> None:
+    """Print the estimate of jobs, each given as its overrides, for a kind of device (None: this machine's, at
+    full scale the one of reference where this is a CPU). Data and weights need not be here: what is missing
+    is told. ``count``: also what nobody has measured at reduced scale. Raises what composing and planning
+    raise otherwise.
     """
-    with packaged_configs(), fingerprints_once():
+    if device is not None:
+        known(device)
+    with packaged_configs(), fingerprints_once(), absent_data_allowed():
         composer = packaged_composer()
         every = [
             settings_of_job(composer, [part for part in job if not part.startswith("hydra")]) for job in jobs
@@ -252,11 +280,31 @@ def show(jobs: Sequence[Sequence[str]], *, counting: float | None = 0) -> None:
         plans = [(settings, make_plan(settings)) for settings in every]
         limits = [_time_limit(job) for job in jobs]
         limit = next((minutes for minutes in limits if minutes is not None), None)
-        text = lines(estimate(plans, counting=counting, time_limit=limit))
+        is_full = any(settings["scale"] in FULL_SCALES for settings in every)
+        counting = None if count or is_full else 0
+        text = lines(estimate(plans, counting=counting, time_limit=limit, device=device))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
-        told.update(dict.fromkeys(text for settings in every for text in missing(settings)))
         told = {**dict.fromkeys(explained(settings["numerics"]) for settings in every), **told}
+        missed = missing_here(every) if is_full else [text for one in every for text in missing(one)]
+        told.update(dict.fromkeys(missed))
         print("\n".join([*text, *(["", *told] if told else [])]))
+
+
+def missing_here(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for everything that the runs need and that is not here, with the setups that need it."""
+    found: dict[str, dict[str, None]] = {}
+    remember = once()
+    for settings in every:
+        for stage in STAGES:
+            if stage.is_part_of(settings):
+                for need in stage.needs(settings, remember):
+                    line = f"{need.name}: {need.text.splitlines()[0]}"
+                    found.setdefault(line, {})[str(settings["setup"]["id"])] = None
+    return [f"missing here, for {_few(list(setups))}: {line}" for line, setups in found.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _time_limit(job: Sequence[str]) -> float | None:
