@@ -56,9 +56,9 @@ def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     if classes is None or public is None:
         return None
     if private.count is None and card is not None:
-        train, test = card.images.get("train"), card.images.get("test")
-        if train is not None and test is not None:
-            return Sizes(train, test, public, classes)
+        shown, held_out = card.images.get("train"), card.images.get("test")
+        if shown is not None and held_out is not None:
+            return Sizes(shown, held_out, public, classes)
     count = private.count if private.count is not None else _of_card(card, "private", private.title)
     if count is None:
         return None
