@@ -90,6 +90,12 @@ def with_files(settings: Settings) -> dict[str, Any]:
     return found
 
 
+def is_named(value: object) -> bool:
+    """Whether a value of a config is the name of a weight file with a card, or of a source of such files."""
+    cards = weights_cards()
+    return value in cards or any(value == card.source for card in cards.values() if card.source)
+
+
 def card_called(name: object, networks: tuple[str, ...]) -> WeightsCard | None:
     """The card that a name means for the first of ``networks`` that it has a file for; None for what is no
     name: null, paths, what libraries bring. Raises ConfigError for a source without a file for any of them.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from midre_exp.cards.named import is_named
 from midre_exp.errors import CheckpointError, ConfigError, UserError
 from midre_exp.plan.config import Trusted
 from midre_exp.plan.paths import wants_file
@@ -37,9 +38,11 @@ def size_after(steps: Iterable[Callable[[Any], Any]], pixels: int) -> int:
 
 
 def check_files(place: str, node: Any) -> None:
-    """Raise CheckpointError for a value below the key ``place`` that names a weight file which is missing."""
+    """Raise CheckpointError for a value below the key ``place`` that is the path of a weight file which is
+    missing; those with a card were looked for before (midre_exp/cards/named.py).
+    """
     for key, value in _texts(place, node):
-        if wants_file(key, value) and not Path(value).expanduser().is_file():
+        if wants_file(key, value) and not is_named(value) and not Path(value).expanduser().is_file():
             raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")
 
 

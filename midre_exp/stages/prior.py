@@ -112,6 +112,6 @@ class PriorStage(Stage):
                 "StyleGAN2 weights",
                 f"attack.prior.pretrained is null, so StyleGAN2 at {node['image_size']} px would be trained "
                 f"from scratch on {images:,} images{effort} reads the public data; give "
-                "attack.prior.pretrained=PATH of published weights (ffhq.pkl, afhqdog.pkl), which need "
+                "attack.prior.pretrained=ffhq (afhqdog, the PATH of published weights), which needs "
                 "neither",
             )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from midre_exp.cards import card_of, steps, weights_cards
-from midre_exp.cards.named import named_files
+from midre_exp.cards import card_of, steps
+from midre_exp.cards.named import is_named, named_files
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import Settings, Trusted, build, trusted_packages
 from midre_exp.plan.keys import nodes_of
@@ -115,7 +115,7 @@ def named_needs(settings: Settings, place: str) -> Iterator[Requirement]:
 
 def file_needs(path: Any, key: str, *, blocks: bool = True) -> Iterator[Requirement]:
     """A weight file whose path is named but that is not there; of what has a card ``named_needs`` tells."""
-    if is_card(path):
+    if is_named(path):
         return
     file = Path(str(path)).expanduser()
     if not file.is_file() or file.stat().st_size == 0:
@@ -123,12 +123,6 @@ def file_needs(path: Any, key: str, *, blocks: bool = True) -> Iterator[Requirem
         yield Requirement(
             blocks, f"{key} file", f"{key}={path} {state}; put the file there or correct the path"
         )
-
-
-def is_card(value: object) -> bool:
-    """Whether a value of a config is the name of a weight file with a card, or of a source of such files."""
-    cards = weights_cards()
-    return value in cards or any(value == card.source for card in cards.values() if card.source)
 
 
 def library_needs(model: Mapping[str, Any], trusted: Trusted, remember: Remember) -> Iterator[Requirement]:

@@ -60,6 +60,13 @@ def test_a_setup_with_its_data_is_ready_and_downloads_are_remarks(celeba):
     assert any("vgg16_bn-6c64b313.pth" in finding.text for finding in one.requirements)
 
 
+def test_weights_to_be_got_by_hand_are_told_with_their_place(celeba):
+    (one,) = diagnose(["S01"], [*celeba, "runtime.device=cpu", "evaluator.weights=ms1m"], "paper")
+    assert named(one.requirements) == ["evaluator.weights file"]
+    told = text_of(one.requirements, "evaluator.weights file")
+    assert "face.evoLVe" in told and "weights/ms1m/backbone_ir50_ms1m_epoch120.pth" in told
+
+
 def test_weights_in_the_cache_are_not_told_as_downloads(celeba, tmp_path):
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -88,7 +95,10 @@ def test_mini_needs_nothing(capsys):
 def test_published_generator_weights_make_public_images_unnecessary(tmp_path):
     data = WRITERS["facescrub"](tmp_path / "facescrub")
     here = [*data, "runtime.device=cpu", "attack.identities=2"]
-    (without,) = diagnose(["S27"], here, "paper")
+    (absent,) = diagnose(["S27"], here, "paper")
+    assert named(absent.requirements) == ["attack.prior.pretrained file"]
+    assert "stylegan2/ffhq.pkl" in text_of(absent.requirements, "attack.prior.pretrained file")
+    (without,) = diagnose(["S27"], [*here, "attack.prior.pretrained=null"], "paper")
     assert named(without.requirements) == ["FFHQ data", "StyleGAN2 weights"]
     assert "days of eight GPUs" in text_of(without.requirements, "StyleGAN2 weights")
     path = tmp_path / "ffhq.pkl"
