@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from midre_exp.attack import NOT_OPTIONS
 from midre_exp.plan.config import CONF_DIR, build, without
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.style_prior import StylePrior
@@ -207,16 +208,15 @@ def conf(*path: str) -> dict[str, Any]:
 
 
 def attack(name: str, **changes: Any) -> Any:
-    """The attack of conf/attack/NAME.yaml with changes, without steps between generator and target."""
-    node = conf("attack", name)
-    return build(
-        {
-            **without(node, "defaults", "name", "judged", "crop"),
-            "picture": None,
-            "image_to_target": [],
-            **changes,
-        }
-    )
+    """The attack of conf/attack/NAME.yaml with changes, without steps between generator and target unless
+    these are given.
+    """
+    steps = {key: changes.pop(key, None) for key in ("image_to_target", "picture")}
+    others = ("defaults", *NOT_OPTIONS, *steps)
+    node = {**without(conf("attack", name), *others), **changes}
+    made = build(node)
+    made.image_to_target, made.picture = tuple(steps["image_to_target"] or ()), steps["picture"]
+    return made
 
 
 #: Rows int64 [n] of the items that ask, the draw's name, its shape, its step; gives [n, *shape].

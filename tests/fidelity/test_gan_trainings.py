@@ -10,7 +10,10 @@ from tests.fidelity.recorded import Recording
 pytestmark = pytest.mark.fidelity
 
 
-@pytest.mark.parametrize("name", ["gan_gmi", "gan_kedmi", "gan_plgmi"])
+NAMES = ["gan_gmi", "gan_kedmi", "gan_plgmi"]
+
+
+@pytest.mark.parametrize("name", NAMES + [f"{name}_long" for name in NAMES])
 def test_a_gan_is_trained_as_officially(name: str):
     """Losses before every update, weights and pictures after the last, in float64."""
     run = Recording.of(name)

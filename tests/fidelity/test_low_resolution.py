@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attacks import SAC
+from midre_exp.data.base import ImageSet
 from midre_exp.data.transforms import AlignedResize, EightBitResize, RandomView
-from midre_exp.metrics import AttackAccuracy
+from midre_exp.metrics import AttackAccuracy, KnnDistance
 from midre_exp.metrics.evaluation import Scores, evaluate
+from midre_exp.metrics.fid import frechet_distance
 from midre_exp.surrogates import LommaSurrogates
 from midre_exp.threat import Threat, Victim
 from tests.fidelity.recorded import (
@@ -27,8 +29,10 @@ from tests.fidelity.recorded import (
     enlarged,
     filled,
     gan_prior,
+    ints,
     near,
     pick,
+    state_of,
     unif,
 )
 
@@ -424,3 +428,55 @@ def test_plgmi(where: str):
     hits = logits.argmax(1) == labels.repeat_interleave(restarts)
     assert float(hits.double().mean()) == pytest.approx(accuracy)
     assert top5 == 1
+
+
+# the protocol of KedMI, LOMMA and PLG-MI
+
+
+def test_the_protocol_of_evaluation():
+    """Accuracies with their deviations, KNN and Fréchet distance of 150 pictures of 30 identities."""
+    run = Recording.of("lowres_metrics")
+    meta = run.meta
+    classes, restarts = meta["classes"], meta["restarts"]
+    drawn = ints(f"{run.tag}/pictures", 256, classes * restarts, 3, 8, 8)
+    images = enlarged(drawn, 8).to(torch.uint8)[run["order"]]
+    private = enlarged(ints(f"{run.tag}/private", 256, 6 * classes, 3, 8, 8), 14).to(torch.uint8)
+    labels = torch.arange(classes).repeat_interleave(restarts)
+    judge = classifier(run, "E", "bias_judge")
+    people = ImageSet(private, torch.arange(classes).repeat_interleave(6), ())
+    steps = (EightBitResize(size=112),)
+    group = meta["group"]
+    metrics = {
+        "top1": AttackAccuracy(k=1, group=group),
+        "top5": AttackAccuracy(k=5, group=group),
+        "knn": KnnDistance(),
+    }
+    ours = evaluate(images, labels, judge, private=people, metrics=metrics, image_to_evaluator=steps)
+    assert torch.equal(ours.predicted, run["judged"])
+    found = ours.numbers
+    assert found["att_acc1"] == pytest.approx(meta["accuracy"], abs=1e-4)
+    assert found["att_acc1_batch_std"] == pytest.approx(meta["deviation"], abs=1e-4)
+    assert found["att_acc5"] == pytest.approx(meta["top5_of_all"], abs=1e-4)
+    assert found["att_acc5_batch_std"] == pytest.approx(meta["top5_deviation_of_all"], abs=1e-4)
+    assert found["knn_dist"] == pytest.approx(meta["knn"], rel=1e-5)
+
+    with torch.no_grad():
+        seen = judge(steps[0](images.float() / 255)).features
+        real = judge(private.float() / 255).features
+    near(seen[:, :8], run["features"], 1e-5, "features")
+    near(real[:, :8], run["private_features"], 1e-5, "features of private pictures")
+    hits, few = ours.predicted == labels, meta["frechet_dimensions"]
+    assert int(hits.sum()) == meta["successful"]
+    distance = frechet_distance(seen[hits][:, :few], real[:, :few])
+    assert distance == pytest.approx(meta["frechet_successful"], rel=1e-5)
+
+
+def test_the_frechet_distance_of_normal_clouds():
+    run = Recording.of("lowres_metrics")
+
+    def normal(name: str, *shape: int) -> Tensor:
+        return torch.from_numpy(state_of(f"{run.tag}/frechet.{name}").standard_normal(shape))
+
+    first = normal("a", 300, 24) @ normal("A", 24, 24)
+    second = normal("b", 200, 24) @ normal("B", 24, 24) + 0.3
+    assert frechet_distance(first, second) == pytest.approx(run.meta["frechet_normal"], rel=1e-6)
