@@ -213,6 +213,9 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself():
             "study",
             "smoke",
             "data inspect",
+            "data get",
+            "data prepare",
+            "data verify",
             "data make-fixture",
         )
     ]
@@ -227,7 +230,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself():
     [
         (["dcotor"], "dcotor is no command; did you mean doctor? commands: run, sweep, plan"),
         (["data", "fixture"], "data fixture is no command; did you mean data make-fixture?"),
-        (["data"], "data is no command; commands: data inspect, data make-fixture"),
+        (["data"], "data is no command; commands: data inspect, data get, data prepare, data verify"),
         (["setup"], "setup is no command; did you mean sweep? commands: run"),
     ],
 )
