@@ -42,9 +42,11 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     config["data"] = {
         name: _node(node, data_folders) if isinstance(node, Mapping) else node for name, node in kept.items()
     }
-    if settings["metrics"].get("pictures", "eight_bit") == "eight_bit":  # the kept images, as before
-        config["metrics"] = without(settings["metrics"], "pictures")
-        config["attack"] = without(settings["attack"], "judged")
+    metrics, attack = config.get("metrics"), config.get("attack")
+    if isinstance(metrics, Mapping) and metrics.get("pictures", "eight_bit") == "eight_bit":
+        config["metrics"] = without(metrics, "pictures")  # the kept images are judged, as before
+        if isinstance(attack, Mapping):
+            config["attack"] = without(attack, "judged")
     if isinstance(numerics := config.get("numerics"), Mapping):
         config["numerics"] = comparable_numerics(numerics)
     shared: dict[str, Any] = comparable(config)
