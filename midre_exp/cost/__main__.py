@@ -17,6 +17,7 @@ from midre_exp.cost.remembered import Wanted, count_all, refused, remembered
 from midre_exp.cost.runs import once, with_published
 from midre_exp.cost.sizes import sizes_of
 from midre_exp.errors import UserError
+from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR, Settings
 from midre_exp.plan.keys import fingerprints_once
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setups = [word for word in options.words if "=" not in word] or _setups()
     try:
         kind = known(options.device)
-        with packaged_configs(), fingerprints_once():
+        with kept_answers(), packaged_configs(), fingerprints_once():
             composer = packaged_composer()
             every = {
                 setup: composer.settings([f"setup={setup}", f"scale={options.scale}", *overrides])
