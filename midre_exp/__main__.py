@@ -91,7 +91,7 @@ def _unknown(arguments: list[str]) -> str:
     given, known = arguments[0], [*_HYDRA, *_PROGRAMS]
     if given == "data":
         given, known = " ".join(arguments[:2]), [name for name in known if name.startswith("data ")]
-    close = difflib.get_close_matches(given, known, n=1)
+    close = [] if arguments == ["data"] else difflib.get_close_matches(given, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{given} is no command; {hint}commands: {', '.join(known)}; an override has the form KEY=VALUE"
 
