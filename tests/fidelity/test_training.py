@@ -180,6 +180,28 @@ def test_nls():
     same(ours(ADAM, nls=build_defense("nls")), plain(ADAM, loss=smoothed))
 
 
+def test_mid():
+    """The released bottleneck and penalty on the same noise; its logarithm is written otherwise, so that the
+    weights agree to rounding.
+    """
+    mid = build_defense("mid")
+
+    def bottleneck(model: Any, images: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        state = torch.get_rng_state()
+        features = model(images).features
+        torch.set_rng_state(state)
+        mu, raw = model.head.statistics(features).chunk(2, 1)
+        std = F.softplus(raw - 5)
+        logits = model.head.classifier(mu + std * torch.randn(mu.shape))
+        kl = -0.5 * (1 + 2 * std.log() - mu.square() - std.square()).sum(1).mean()
+        return F.cross_entropy(logits, labels) + mid.beta * kl
+
+    first, second = ours(SGD, mid=mid), plain(SGD, loss=bottleneck, defense=build_defense("mid"))
+    assert list(first) == list(second)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_training_whose_rate_falls_an_epoch_later_differs():
     """What makes these comparisons worth something: they see a single step of the schedule."""
     later = {**ADAM, "scheduler": {**ADAM["scheduler"], "milestones": [5, 6]}}
