@@ -128,8 +128,10 @@ SHARED = ("scale", "resolution", "data", "target", "evaluator", "attack", "speed
 
 
 def _rules(config: Mapping[str, Any]) -> dict[str, Any]:
-    shared = comparable_config({name: config[name] for name in SHARED if name in config})
-    return {**shared, "image_to_evaluator": config["metrics"]["image_to_evaluator"]}
+    shown = ("image_to_evaluator", "pictures")
+    metrics = {name: config["metrics"][name] for name in shown if name in config["metrics"]}
+    kept = {name: config[name] for name in SHARED if name in config}
+    return comparable_config({**kept, "metrics": metrics})
 
 
 def _defenses(records: Sequence[Record]) -> tuple[DefenseRuns, ...]:
