@@ -36,13 +36,17 @@ def _choice(name: str) -> dict[str, Any]:
 
 
 def usual_images(card: DatasetCard, role: str) -> int | None:
-    """How many images of a role a complete download has, as they are used; None where copies differ."""
+    """How many images of a role a complete download has, as they are used; where copies differ, how many that
+    of the literature had. None where neither is known.
+    """
     if role == "public":
         return card.images.get("public")
     train, test, every = (card.images.get(part) for part in ("train", "test", "all"))
     if train is not None and test is not None:
         return train + test
-    return None if every is None else every - (card.images.get("public") or 0)
+    if every is None:
+        return card.images.get("literature")
+    return every - (card.images.get("public") or 0)
 
 
 def steps(card: DatasetCard, root: str) -> dict[str, str]:

@@ -35,7 +35,9 @@ class DatasetCard(Keys):
     licence: Text  #: in a word or two; the page says the rest
     size_gb: Positive | None  #: of the download that is needed
     identities: Count | None  #: in the whole set; null too where it has none
-    images: Mapping[str, Count | None]  #: by part: ``all``, ``train``, ``test``, ``public`` ...
+    images: Mapping[
+        str, Count | None
+    ]  #: by part: ``all``, ``train``, ``test``, ``public``; where copies differ that of the ``literature``
     alignment: Mapping[str, Value] | None  #: of the pixels that are used: the tool or crop and its parameters
     used_by: Sequence[Text]  #: choices of conf/data/dataset
     folder: Text  #: below paths.data

@@ -22,7 +22,11 @@ def table() -> str:
 
 def _row(card: DatasetCard) -> tuple[str, ...]:
     every = card.images.get("all")
-    images = [f"{part} {count:,}" for part, count in card.images.items() if part != "all" and count]
+    images = [
+        f"{part} {count:,}"
+        for part, count in card.images.items()
+        if part not in ("all", "literature") and count
+    ]
     if every is not None and not card.images.get("train"):
         images.insert(0, f"{every:,}")
     found = ", ".join(images) or "as many as still answer"

@@ -312,6 +312,6 @@ _ANSWERS: dict[Any, Any] = {
     aten.repeat_interleave: _repeated,
     aten._local_scalar_dense: number_of,
     aten.nonzero: _nonzero,
-    aten.equal: lambda *_: False,
+    aten.equal: lambda *_: True,  # whatever is repeated until nothing changes has arrived
     aten._unique2: _unique,
 }

@@ -88,6 +88,8 @@ class SampledLoop(Loop):
         if kind in self._known:
             counter.again(self._known[kind])
             return
+        if until is not None:
+            until(state)  # which may prepare what the steps use
         begin = counter.mark()
         for first, end in itertools.pairwise(sorted({0, rounds, *(saved_after or ())})):
             yield from self.runtime.bar(range(first, end), self.title)
@@ -100,6 +102,7 @@ def without_content(counter: Counter) -> Iterator[None]:
     of numbers are done without it, all is float32, fused optimisers take such tensors as a GPU's, of equal
     batches one is done and counted as all.
     """
+    sampled, own_batches = partial(_in_batches, counter), batches.in_batches
     places: list[tuple[Any, str, Any]] = [
         (checkpoint, "save", lambda *_, **__: None),
         (checkpoint, "load", lambda *_, **__: None),
@@ -110,7 +113,7 @@ def without_content(counter: Counter) -> Iterator[None]:
         (torch, "is_autocast_enabled", lambda *_: False),
         (torch, "autocast", lambda *_, **__: nullcontext()),
         *((place, "_device_dtype_check_for_fused", lambda *_, **__: None) for place in (adam, sgd)),
-        *((place, "in_batches", partial(_in_batches, counter)) for place in _users_of_batches()),
+        *((place, "in_batches", sampled) for place in _users_of_batches(own_batches)),
     ]
     before = [getattr(place, name) for place, name, _ in places]
     try:
@@ -120,12 +123,13 @@ def without_content(counter: Counter) -> Iterator[None]:
     finally:
         for (place, name, _), own in zip(places, before, strict=True):
             setattr(place, name, own)
+        for module in _users_of_batches(sampled):  # imported meanwhile
+            vars(module)["in_batches"] = own_batches
 
 
-def _users_of_batches() -> list[ModuleType]:
-    """The modules that work in batches, each of which knows the function by itself."""
-    own = batches.in_batches
-    return [module for module in list(sys.modules.values()) if vars(module).get("in_batches") is own]
+def _users_of_batches(function: object) -> list[ModuleType]:
+    """The modules that work in batches by this function, each of which knows it by itself."""
+    return [module for module in list(sys.modules.values()) if vars(module).get("in_batches") is function]
 
 
 def _in_batches(

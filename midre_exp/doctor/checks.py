@@ -145,8 +145,7 @@ def _count(images: Images, card: DatasetCard | None) -> int | None:
     """How many images a data set has: as found, else those of a complete download."""
     if images.error is None:
         return images.count
-    known = None if card is None else usual_images(card, images.role)
-    return requirements.USUAL.get(images.title) if known is None else known
+    return None if card is None else usual_images(card, images.role)
 
 
 def _existing(path: Path) -> Path:

@@ -15,8 +15,6 @@ GB = 10**9
 
 _LIBRARY = 1.5 * GB  # torch itself
 
-#: Private images of data sets of which copies differ, so that their cards cannot say: PPA's copy.
-USUAL = {"FaceScrub": 37_878}
 _NETWORKS_ON_DISK = 3 * GB  # weights and checkpoints of all stages of one run
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from midre_exp.cost.count import Counter
 from midre_exp.cost.counted import Counted, Operator, Phase
 from midre_exp.cost.programs import count_stage
 from midre_exp.cost.sizes import Sizes
+from midre_exp.memory import batches
 from midre_exp.plan.compose import packaged_configs, settings_of
 from tests.conftest import TINY
 
@@ -92,8 +95,9 @@ def test_numbers_that_a_program_asks_for_are_given():
 
 
 def settings(*more: str):
+    tiny = [part for part in TINY if "attack=brepmi" not in more or not part.startswith("attack.steps")]
     with packaged_configs():
-        return settings_of(["setup=demo", *TINY, *more])
+        return settings_of(["setup=demo", *tiny, *more])
 
 
 def test_training_grows_with_epochs_and_costs_what_a_real_step_does():
@@ -136,3 +140,23 @@ def test_the_slowest_of_arithmetic_traffic_and_launches_decides():
     assert of("other", 0.0, 2.04e12 * 0.75, 1, 2.0) == pytest.approx(2)
     assert of("other", 0.0, 0.0, 2, 1.0) == pytest.approx(12e-6)
     assert accelerator("AMD EPYC, 2 threads") is not None and accelerator("Unknown 9000") is None
+
+
+def test_a_loop_until_nothing_changes_ends():
+    def program() -> None:
+        value = torch.ones(3)
+        while not torch.equal(value, value / 2):
+            value = value / 2
+
+    assert counted(program).kernels > 0
+
+
+def test_a_walk_that_asks_who_has_ended_is_counted():
+    found = count_stage("attack", settings("attack=brepmi"), SIZES)
+    assert found.flops > 0
+
+
+def test_what_is_imported_during_a_count_works_as_before_afterwards(monkeypatch):
+    monkeypatch.delitem(sys.modules, "attacks.brepmi", raising=False)
+    count_stage("attack", settings("attack=brepmi"), SIZES)
+    assert importlib.import_module("attacks.brepmi").in_batches is batches.in_batches
