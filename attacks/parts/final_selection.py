@@ -53,13 +53,14 @@ class FinalSelection:
         """
         at_once = min(self.batch, runtime.chunk)
         part = min(_VIEWED_AT_ONCE * at_once, runtime.chunk)
-        means = []
-        for first in runtime.bar(range(0, len(labels), part), "final selection, batches"):
-            shown, wanted = images[first : first + part], labels[first : first + part]
-            total = torch.zeros(len(wanted), device=images.device)
-            for view in range(self.views):
-                numbers = shared_rng.uniform("selection", NUMBERS, step=view)
-                seen = random_crop(shown, numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
-                total += victim.confidence(seen, wanted)
-            means.append(total / self.views)
-        return torch.cat(means)
+        total = torch.zeros(len(labels), device=images.device)
+        batches = -(-len(labels) // part)
+        for number in runtime.bar(range(batches * self.views), "final selection, views"):
+            rows, view = (
+                slice(number // self.views * part, (number // self.views + 1) * part),
+                number % self.views,
+            )
+            numbers = shared_rng.uniform("selection", NUMBERS, step=view)
+            seen = random_crop(images[rows], numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
+            total[rows] += victim.confidence(seen, labels[rows])
+        return total / self.views

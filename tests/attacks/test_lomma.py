@@ -10,11 +10,12 @@ from attacks.gmi import GMI
 from attacks.kedmi import KedMI
 from attacks.lomma import LogitLoss
 from attacks.losses import feature_regulariser, logit_identity
+from midre_exp.attack import NOT_OPTIONS
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import CheckpointError, ConfigError, DivergedError, UserError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.plan.config import CONF_DIR, build, plain
+from midre_exp.plan.config import CONF_DIR, build, plain, without
 from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
@@ -403,7 +404,7 @@ def test_each_variant_is_its_attack_with_another_identity_loss(scale, name, kind
     differing = {key for key in {*plainly, *lomma} if plainly.get(key) != lomma.get(key)}
     own = {"clip"} if name == "kedmi" else {"steps"} if scale == "mini" else set()
     assert differing == {"name", "identity_loss", "surrogates"} | own
-    made = build({k: v for k, v in lomma.items() if k not in ("name", "prior", "surrogates", "shard")})
+    made = build(without(lomma, *NOT_OPTIONS))
     assert isinstance(made, kind) and isinstance(made.identity_loss, LogitLoss)
     assert made.clip == 1.0
 

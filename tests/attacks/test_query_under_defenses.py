@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from defenses.mid import Bottleneck
-from midre_exp.attack import Reconstructions
+from midre_exp.attack import NOT_OPTIONS, Reconstructions
 from midre_exp.attack_run import run_attack
 from midre_exp.defense import compose_defenses
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -72,7 +72,7 @@ def defended(defense: str) -> nn.Module:
 def attacked(attack: str, model: nn.Module, work, **changes) -> tuple[Reconstructions, int]:
     """What the attack leaves, and how many images the network was really shown by it."""
     node = settings(attack)["attack"]
-    made = build({**without(node, "prior", "surrogates", "name", "shard"), **changes})
+    made = build({**without(node, *NOT_OPTIONS), **changes})
     prior = initial_prior(node["prior"], (), num_classes=CLASSES)
     shown = []
     model.register_forward_hook(lambda module, inputs, output: shown.append(len(inputs[0])))
@@ -98,9 +98,7 @@ def test_the_head_of_mid_answers_one_question_in_many_ways():
     model = defended("mid")
     nn.init.constant_(model.head.statistics.bias[model.head.statistics.out_features // 2 :], 7.0)
     images = torch.full((2, 3, 32, 32), 0.5)
-    scores = Victim.of(
-        model, CLASSES, build(without(settings("rlbmi")["attack"], "prior", "name", "shard")).threat
-    )
+    scores = Victim.of(model, CLASSES, build(without(settings("rlbmi")["attack"], *NOT_OPTIONS)).threat)
     assert isinstance(model.head, Bottleneck)
     assert not torch.allclose(scores.scores(images), scores.scores(images))
 

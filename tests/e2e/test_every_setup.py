@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from midre_exp.attack import NOT_OPTIONS
 from midre_exp.doctor.smoke import Ground, setup_names
 from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs
 from midre_exp.plan.config import build, without
@@ -48,7 +49,7 @@ def build_parts(settings: dict[str, Any]) -> None:
     """Attack, prior, target and evaluator, each distinct one once."""
     attack, prior = settings["attack"], settings["attack"]["prior"]
     parts = [
-        (without(attack, "prior", "surrogates", "name", "shard"), False),
+        (without(attack, *NOT_OPTIONS), False),
         (without(prior, "seed", "name"), uses_target(prior)),
         *((settings[part]["model"], True) for part in ("target", "evaluator")),
     ]

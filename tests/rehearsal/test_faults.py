@@ -96,7 +96,7 @@ MIXED = [
     (defended_step, ON_BATCH, NON_BLOCKING, NON_BLOCKING, ""),
     (prior, gmi.GMIPrior.fit, "self.training_images(public).to(device)", TO, ""),
     (prior, gmi.GMIPrior.fit, "latents = seeding.normal", ", device=device", ""),
-    (kedmi_prior, kedmi.KedMIPrior._train, "images, answers = images.to(device)", TO, ""),
+    (kedmi_prior, kedmi.KedMIPrior.fit, "images = images.to(device)", TO, ""),
     (plgmi_prior, plgmi.PLGMIPrior.fit, "images[selection.flatten()].to(device)", TO, ""),
     (prediction, predict.predict, "to_float(images[part].to(device))", TO, ""),
     (prediction, predict.predict, "model.to(device).eval()", TO, ""),

@@ -18,7 +18,9 @@ UNKNOWN = "checkpoint (trained with unknown)"
 
 
 def settings(path: Path | None, defense, trained_with=None):
-    return {"target": {"checkpoint": path and str(path), "trained_with": trained_with}, "defense": defense}
+    target = {"checkpoint": path and str(path), "trained_with": trained_with}
+    others = {"evaluator": {}, "attack": {}, "paths": {"weights": "weights"}}
+    return {"target": target, "defense": defense, **others}
 
 
 @pytest.fixture
