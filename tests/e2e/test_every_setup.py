@@ -48,6 +48,8 @@ def can_be_built(node: str) -> None:
 def build_parts(settings: dict[str, Any]) -> None:
     """Attack, prior, target and evaluator, each distinct one once."""
     attack, prior = settings["attack"], settings["attack"]["prior"]
+    if isinstance(prior.get("pretrained"), str):  # a published file, which is not there
+        prior = {**prior, "pretrained": None}
     parts = [
         (without(attack, *NOT_OPTIONS), False),
         (without(prior, "seed", "name"), uses_target(prior)),
