@@ -8,6 +8,7 @@ which a run and ``--plan`` tell at a scale that reduces everything else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,14 @@ def lineage(group: str, choice: str) -> Iterator[str]:
         if group != "attack":
             for chosen_by in _CHOSEN_BY[group]:
                 path = config_files(chosen_by).get(name)
-                waiting += [] if path is None else _made_from(path)
+                waiting += [] if path is None else _made_from(path, path.stat().st_mtime_ns)
 
 
-def _made_from(path: Path) -> list[str]:
-    """The choices of its own kind in a yaml's defaults list: ``NAME`` or ``/target@_here_: NAME``."""
+@cache  # a sweep asks for each of its runs
+def _made_from(path: Path, changed: int) -> list[str]:
+    """The choices of its own kind in a yaml's defaults list: ``NAME`` or ``/target@_here_: NAME``;
+    ``changed``: when the file last was.
+    """
     found = []
     content = OmegaConf.load(path)
     for entry in (OmegaConf.select(content, "defaults") or []) if OmegaConf.is_dict(content) else []:

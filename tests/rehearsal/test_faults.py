@@ -98,7 +98,7 @@ MIXED = [
     (prior, gmi.GMIPrior.fit, "latents = seeding.normal", ", device=device", ""),
     (kedmi_prior, kedmi.KedMIPrior.fit, "images = images.to(device)", TO, ""),
     (plgmi_prior, plgmi.PLGMIPrior.fit, "images[selection.flatten()].to(device)", TO, ""),
-    (prediction, predict.predict, "to_float(images[part].to(device))", TO, ""),
+    (prediction, predict.predict, "x = images[part].to(device)", TO, ""),
     (prediction, predict.predict, "model.to(device).eval()", TO, ""),
 ]
 #: What is done, under a change of which function, before which line of it what is put.
