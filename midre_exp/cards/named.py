@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from midre_exp.cards.read import WeightsCard, weights_cards
 from midre_exp.errors import CheckpointError, ConfigError
-from midre_exp.plan.config import Settings
+from midre_exp.plan.config import Settings, texts_below
 from midre_exp.plan.scale import lineage
 from midre_exp.store.files import known_sha256
 
@@ -165,7 +165,7 @@ def _named(settings: Settings) -> Iterator[NamedFile]:
         for part in place:
             node = node.get(part) if isinstance(node, Mapping) else None
         owner = settings[place[0]] if len(place) == 2 else settings[place[0]].get(place[1]) or {}
-        for key, name in _texts(".".join(place), node):
+        for key, name in texts_below(".".join(place), node):
             networks = tuple(lineage("prior" if "prior" in place else "target", str(owner.get("name"))))
             card = card_called(name, networks)
             if card is not None:
@@ -179,14 +179,6 @@ def _lies_at(card: WeightsCard, file: Path, folder: str | Path) -> bool:
 
 def _folder_of(card: WeightsCard, folder: str | Path) -> Path:
     return _hub() if card.folder == HUB else Path(folder).expanduser() / card.folder
-
-
-def _texts(key: str, node: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(node, str):
-        yield key, node
-    elif isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _texts(f"{key}.{name}", value)
 
 
 def _without(key: str) -> str:

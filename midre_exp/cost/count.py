@@ -11,7 +11,7 @@ import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -117,9 +117,9 @@ class Counter(TorchDispatchMode):
                     self._live[name] = storage.nbytes()
                     self.held += self._live[name]
                     self.peak = max(self.peak, self.held)
-                    self._watched[name] = weakref.ref(storage, lambda _, name=name: self._release(name))  # type: ignore[misc]
+                    self._watched[name] = weakref.ref(storage, partial(self._release, name))
 
-    def _release(self, name: int) -> None:
+    def _release(self, name: int, _: object = None) -> None:
         self.held -= self._live.pop(name, 0)
         self._watched.pop(name, None)
 

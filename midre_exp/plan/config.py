@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -149,3 +149,12 @@ Settings = Mapping[str, Any]
 def trusted_packages(settings: Settings) -> Trusted:
     """The packages of the user's own whose classes a config may name."""
     return tuple(settings["runtime"]["trusted_packages"])
+
+
+def texts_below(place: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Every text in a plain mapping below the key ``place``, with its own key."""
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from texts_below(f"{place}.{key}", value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from midre_exp.cards.named import is_named
 from midre_exp.errors import CheckpointError, ConfigError, UserError
-from midre_exp.plan.config import Trusted
+from midre_exp.plan.config import Trusted, texts_below
 from midre_exp.plan.paths import wants_file
 from midre_exp.plan.trust import check_targets, named_class
 
@@ -41,7 +41,7 @@ def check_files(place: str, node: Any) -> None:
     """Raise CheckpointError for a value below the key ``place`` that is the path of a weight file which is
     missing; those with a card were looked for before (midre_exp/cards/named.py).
     """
-    for key, value in _texts(place, node):
+    for key, value in texts_below(place, node):
         if wants_file(key, value) and not is_named(value) and not Path(value).expanduser().is_file():
             raise CheckpointError(f"{key}={value} is no file; correct the path, or use null for none")
 
@@ -54,12 +54,3 @@ def check_arguments(node: Mapping[str, Any], own: Mapping[str, Any], kind: str, 
         inspect.signature(named_class(node["_target_"], kind, trusted)).bind(**given, **own)
     except TypeError as error:
         raise ConfigError(f"cannot build {node['_target_']}: {error}") from error
-
-
-def _texts(place: str, node: Any) -> Iterator[tuple[str, str]]:
-    """Every text with its key."""
-    if isinstance(node, str):
-        yield place, node
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _texts(f"{place}.{key}", value)
