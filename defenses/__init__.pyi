@@ -13,6 +13,7 @@ from .bido import nhsic as nhsic
 from .composer import Composed as Composed
 from .composer import compose as compose
 from .cutmix import CutMix as CutMix
+from .early_stopping import EarlyStopping as EarlyStopping
 from .ee import LeaveOut as LeaveOut
 from .factory import build_defense as build_defense
 from .fe import FixedErasing as FixedErasing

@@ -71,6 +71,11 @@ class Composed(Defense):
             recipe = part.recipe(recipe)
         return recipe
 
+    def trained_epochs(self, epochs: int) -> int:
+        for part in self.parts.values():
+            epochs = part.trained_epochs(epochs)
+        return epochs
+
     def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         for part in self.parts.values():
             part.on_epoch(model, progress)

@@ -80,6 +80,10 @@ class Defense:
         """
         return recipe
 
+    def trained_epochs(self, epochs: int) -> int:
+        """How many of the recipe's ``epochs`` are trained, from 1 to all; schedules stay those of all."""
+        return epochs
+
     def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Set what a schedule changes in the model, called before the first batch of each epoch and once
         before resuming inside one.

@@ -132,7 +132,7 @@ class _Run:
             self._training(model, defense, recipe, images)
         pixels = int(self.settings["resolution"] if role == "target" else node["resolution"])
         batch = int(recipe["batch_size"]) if trains else _BATCH
-        looks = int(recipe["epochs"]) + 1 if trains else 1
+        looks = defense.trained_epochs(int(recipe["epochs"])) + 1 if trains else 1
         self._shown(model, pixels, looks * self.sizes.test, batch, "validation")
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(model))
 
@@ -145,7 +145,7 @@ class _Run:
         for group in optimizer.param_groups:
             if "foreach" in group:
                 group["foreach"] = not group.get("fused")  # as on a GPU
-        epochs = int(recipe["epochs"])
+        epochs = defense.trained_epochs(int(recipe["epochs"]))
         when = epochs // 2
         trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=when, optimizers=[optimizer])
         module._trainer = cast(Any, trainer)

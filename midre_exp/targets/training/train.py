@@ -99,7 +99,7 @@ def train_classifier(
         "train_acc": module.history[-1]["train_acc"],
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "parameters_trained": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),
-        "epochs": float(module.recipe["epochs"]),
+        "epochs": float(len(module.history)),
         "selected_epoch": float(last_epoch if module.best is None else module.best["epoch"]),
     }
     return TrainedClassifier(model, numbers, module.history)
@@ -150,7 +150,7 @@ class Training:
         recipe, share = module.recipe, Share(rank, self.runtime.devices)
         checkpointer = self._checkpointer()
         trainer = make_trainer(
-            recipe,
+            self.defense.trained_epochs(int(recipe["epochs"])),
             self.work,
             self.runtime,
             rank=rank,

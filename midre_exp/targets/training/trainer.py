@@ -30,7 +30,7 @@ _AGREE_EVERY = 50
 
 
 def make_trainer(
-    recipe: Mapping[str, Any],
+    epochs: int,
     work: Path,
     runtime: Runtime,
     *,
@@ -39,7 +39,7 @@ def make_trainer(
     title: str,
     checkpointer: Checkpointer,
 ) -> pl.Trainer:
-    """A trainer for ``recipe`` on ``runtime.devices`` devices from ``runtime.device`` on, in the process of
+    """A trainer of ``epochs`` on ``runtime.devices`` devices from ``runtime.device`` on, in the process of
     ``rank``, which saves by ``checkpointer``.
     """
     _silence_lightning()
@@ -49,7 +49,7 @@ def make_trainer(
     if rank == 0 and (runtime.progress or runtime.log_every):
         callbacks.append(TrainingBar(title, runtime))
     return pl.Trainer(
-        max_epochs=recipe["epochs"],
+        max_epochs=epochs,
         accelerator="gpu" if on_gpu else "cpu",
         devices=list(range(first, first + runtime.devices)) if on_gpu else runtime.devices,
         # a defense may leave parameters without a gradient in some epochs

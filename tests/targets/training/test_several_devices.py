@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from defenses import MID, MIDRE, BiDO, CutMix, Defense, compose
+from defenses import MID, MIDRE, BiDO, CutMix, Defense, EarlyStopping, compose
 from midre_exp import runtime as runtimes
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.errors import ConfigError
@@ -133,6 +133,7 @@ def defend(name):
         "midre": lambda: compose(
             midre=MIDRE(a_l=0.1, a_h=0.2, **erase), watching=Watching(), double=Double()
         ),
+        "early": lambda: compose(early=EarlyStopping(share=0.6), double=Double()),
         "bido": lambda: compose(bido=BiDO(**bido), double=Double()),
         "coupled": lambda: compose(
             cutmix=CutMix(alpha=1.0, p=0.9, per_batch=False),
@@ -158,6 +159,7 @@ def task(work, model="Plain", defense="none", runtime=TWO, **recipe):
 EQUAL = {
     "plain": {"select": "best_test"},
     "coupled losses": {"defense": "bido"},
+    "stopped early": {"defense": "early", "epochs": 3},
 }
 #: What they train alike statistically: batch norm of shares, other random numbers, a last batch of 4 images.
 SIMILAR = {
@@ -232,6 +234,8 @@ def test_two_processes_compute_the_losses_and_gradients_of_the_whole_batch(root,
     assert_same_training(one, two)
     if name == "coupled losses":
         assert {"bido/x_bent", "bido/y_bent"} < one["midre_exp"]["history"][0].keys()
+    if name == "stopped early":
+        assert len(two["midre_exp"]["history"]) == 2
 
 
 @pytest.mark.parametrize("name", SIMILAR)
