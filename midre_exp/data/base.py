@@ -14,7 +14,9 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 #: ``train`` and ``test`` hold the private identities (labels 0..k-1); ``public`` holds other identities, for
-#: the attacker.
+#: the attacker. Images to pre-train on are a data set of their own: the private one with what
+#: ``data.pretraining`` has different, of which readers understand ``pool: pretraining``. Its ``train`` and
+#: ``test`` hold identities that are not private, in place of those that are.
 Part = Literal["train", "test", "public"]
 #: Who uses the images: ``private`` is train and test together.
 Role = Literal["private", "public"]

@@ -17,11 +17,11 @@ from midre_exp.doctor.environment import main_memory
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest
-from midre_exp.plan.keys import nodes_of, reads_public
+from midre_exp.plan.keys import node_of, reads_public
 from midre_exp.runtime import choose_device
 from midre_exp.stages import STAGES, Requirement, candidates
 from midre_exp.stages.candidates import PICTURES, candidate_bytes
-from midre_exp.stages.requirements import ROLES, Images, images_of
+from midre_exp.stages.requirements import Images, images_of
 from midre_exp.store.artifact import readable
 from midre_exp.store.store import Store
 
@@ -68,8 +68,8 @@ class Checks:
     def _bytes_of_images(self, settings: Settings) -> int:
         """Bytes of every data set the run reads, decoded; of one that is not here, by its card."""
         names = ["private", "evaluation", *(["public"] if reads_public(settings["attack"]) else [])]
-        nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
-        found = [(images_of(settings, name, self.remember), card_of(nodes[name])) for name in names]
+        data = settings["data"]
+        found = [(images_of(settings, name, self.remember), card_of(node_of(data, name))) for name in names]
         return sum(requirements.image_bytes(_count(each, card) or 0, each.pixels) for each, card in found)
 
     def _device(self, settings: Settings) -> Iterator[Requirement]:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from midre_exp.errors import DataError
+from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.answers import answer
 from midre_exp.plan.code import names_in, sources, sources_once
 from midre_exp.plan.config import build, digest
@@ -22,6 +22,9 @@ from midre_exp.plan.public_names import by_public_name
 from midre_exp.plan.shards import SHARD
 from midre_exp.plan.trust import named_class
 from midre_exp.store.store import Places
+
+#: The word of ``target.weights`` and ``evaluator.weights`` for a start from public identities.
+PUBLIC = "public"
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,23 @@ def stage_key(
     return StageKey(name, digest(whole), content, keys, frozenset(names), tuple(makers), tuple(trusted))
 
 
-def nodes_of(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The dataset nodes of a run: private and public images, and the private images as the evaluator sees
-    them.
+def node_of(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The dataset node behind some images of a run: ``private``, ``public``, private ones as the evaluator
+    sees them (``evaluation``), those to pre-train the target on (``pretraining``) or the evaluator.
 
-    The last is the first with what ``data.evaluation`` has different, so that both always hold the same
-    identities.
+    All but the public ones are the private node with what other nodes have different, so that target and
+    evaluator always know the same identities. Raises ConfigError for data without images to pre-train on.
     """
-    return dict(data["private"]), dict(data["public"]), {**data["private"], **data["evaluation"]}
+    if name in ("private", "public"):
+        return dict(data[name])
+    pool = data.get("pretraining")
+    if pool is None and name != "evaluation":
+        raise ConfigError(
+            f"data={data['name']} has no identities to pre-train on (data.pretraining); start from other "
+            "weights than public: null, imagenet, or those of a file"
+        )
+    seen = {} if name == "pretraining" else data["evaluation"]
+    return {**data["private"], **seen, **({} if name == "evaluation" else pool or {})}
 
 
 @contextmanager
@@ -165,6 +177,13 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
     if known is not None:
         known[name] = found
     return found
+
+
+def is_pretrained_here(classifier: Mapping[str, Any]) -> bool:
+    """Whether a node of conf/target or conf/evaluator starts from its own network as a run pre-trains it
+    (``weights: public``).
+    """
+    return classifier.get("weights") == PUBLIC and classifier.get("checkpoint") is None
 
 
 def uses_target(prior: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:

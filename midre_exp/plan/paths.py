@@ -16,7 +16,7 @@ from typing import Any
 PATH_KEYS: Mapping[str, tuple[str, ...]] = {
     "checkpoint": (),
     "pretrained": (),
-    "weights": ("imagenet", "vggface2", "pytorch_fid"),
+    "weights": ("imagenet", "public", "vggface2", "pytorch_fid"),
     "face_weights": ("vggface2",),
     "inception_weights": ("imagenet",),
     "fid_weights": ("pytorch_fid",),

@@ -136,6 +136,7 @@ class Data(Keys):
     public: Dataset
     evaluation: Mapping[str, Any]
     name: str
+    pretraining: Mapping[str, Any] | None = None
     others: ClassVar[Any] = Any
 
 
@@ -279,8 +280,10 @@ def _first_fault(settings: Mapping[str, Any], trusted: tuple[str, ...]) -> Fault
             def fits(name: str = name, faults: list[Fault] = faults) -> bool:
                 found = fault(settings[name], known[name].hint, name)
                 if found is None and name == "data":
-                    data = settings["data"]
-                    found = fault({**data["private"], **data["evaluation"]}, Dataset, "data.evaluation")
+                    private = settings["data"]["private"]
+                    for other in ("evaluation", "pretraining"):
+                        node = {**private, **(settings["data"].get(other) or {})}
+                        found = found or fault(node, Dataset, f"data.{other}")
                 faults += [] if found is None else [found]
                 return found is None
 

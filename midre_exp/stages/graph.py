@@ -10,7 +10,7 @@ from typing import Any
 from midre_exp.cards.named import with_files
 from midre_exp.numerics import in_key
 from midre_exp.plan.config import Settings, digest, trusted_packages
-from midre_exp.plan.keys import Plan, StageKey, fingerprint, nodes_of, stage_key
+from midre_exp.plan.keys import Plan, StageKey, fingerprint, node_of, stage_key
 from midre_exp.plan.trust import check_names
 from midre_exp.plan.validate import check_settings
 from midre_exp.stages.attack import AttackStage
@@ -54,11 +54,10 @@ def make_plan(settings: Settings) -> Plan:
     check_settings(settings)
     check_names(settings, trusted_packages(settings))
     settings = with_files(settings)
-    nodes = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))
 
     @cache
     def images(name: str) -> Mapping[str, object]:
-        return fingerprint(nodes[name], ROLES[name], trusted_packages(settings))
+        return fingerprint(node_of(settings["data"], name), ROLES[name], trusted_packages(settings))
 
     planned: dict[str, StageKey] = {}
     for stage in STAGES:
@@ -68,7 +67,7 @@ def make_plan(settings: Settings) -> Plan:
             def fingerprint_of(
                 name: str, seen: dict[str, Mapping[str, Any]] = looked_at
             ) -> Mapping[str, object]:
-                seen[name] = nodes[name]
+                seen[name] = node_of(settings["data"], name)
                 return images(name)
 
             inputs = {**stage.inputs(settings, fingerprint_of), "numerics": in_key(settings["numerics"])}

@@ -9,20 +9,23 @@ from midre_exp.data.base import Dataset
 from midre_exp.defense import Defense, compose_defenses
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, build, trusted_packages
-from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.keys import is_pretrained_here, node_of
 from midre_exp.plan.validate import is_line
 from midre_exp.threat import AnyVictim
 
 
 @dataclass(frozen=True)
 class Parts:
-    """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), the
-    composed ``defense``, the composition of none (``undefended``), and the ``attack``.
+    """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), those
+    that target and evaluator are pre-trained on, None where they are not, the composed ``defense``, the
+    composition of none (``undefended``), and the ``attack``.
     """
 
     private: Dataset
     public: Dataset
     evaluation: Dataset
+    pretraining: Dataset | None
+    evaluator_pretraining: Dataset | None
     defense: Defense
     undefended: Defense
     attack: Attack[AnyVictim]
@@ -31,9 +34,11 @@ class Parts:
 def make_parts(settings: Settings) -> Parts:
     """The parts of a run. Raises UserError for one that its config cannot make."""
     trusted = trusted_packages(settings)
-    private, public, evaluation = (
-        build(node, kind=Dataset, trusted=trusted) for node in nodes_of(settings["data"])
-    )
+
+    def images(name: str) -> Dataset:
+        made: Dataset = build(node_of(settings["data"], name), kind=Dataset, trusted=trusted)
+        return made
+
     defense = compose_defenses(settings["defense"], trusted)
     if not is_line(defense.label):
         raise ConfigError(
@@ -41,9 +46,13 @@ def make_parts(settings: Settings) -> Parts:
             "table; let it be one line of text"
         )
     return Parts(
-        private=private,
-        public=public,
-        evaluation=evaluation,
+        private=images("private"),
+        public=images("public"),
+        evaluation=images("evaluation"),
+        pretraining=images("pretraining") if is_pretrained_here(settings["target"]) else None,
+        evaluator_pretraining=(
+            images("evaluator_pretraining") if is_pretrained_here(settings["evaluator"]) else None
+        ),
         defense=defense,
         undefended=compose_defenses({}),
         attack=build_attack(settings["attack"], trusted),

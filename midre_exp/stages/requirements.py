@@ -12,7 +12,7 @@ from midre_exp.cards import card_of, steps
 from midre_exp.cards.named import is_named, named_files
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import Settings, Trusted, build, trusted_packages
-from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.keys import node_of
 from midre_exp.plan.trust import named_class
 from midre_exp.stages.base import Remember, Requirement
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:  # torch
     from midre_exp.data.base import Dataset
 
 #: The images of a run, each with the role that its reader knows them by.
-ROLES = {"private": "private", "public": "public", "evaluation": "private"}
+ROLES = {
+    "private": "private",
+    "public": "public",
+    "evaluation": "private",
+    "pretraining": "private",  # of a data set of their own
+    "evaluator_pretraining": "private",
+}
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,16 @@ class Images:
 
 
 def images_of(settings: Settings, name: str, remember: Remember) -> Images:
-    """The ``private``, ``public`` or ``evaluation`` images of a run, looked at once."""
-    node = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))[name]
+    """Some images of a run, by their name in ``ROLES``, looked at once. Raises ConfigError for images to
+    pre-train on where there are none.
+    """
+    node = node_of(settings["data"], name)
     return _Look(node, ROLES[name], trusted_packages(settings), remember).images()
 
 
 def dataset_of(settings: Settings, name: str, remember: Remember) -> Dataset:
     """The data set itself, made once, because it remembers what it has listed. Raises UserError."""
-    node = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))[name]
+    node = node_of(settings["data"], name)
     return _Look(node, ROLES[name], trusted_packages(settings), remember).dataset()
 
 
@@ -81,7 +89,7 @@ def data_needs(settings: Settings, name: str, remember: Remember) -> Iterator[Re
     """A data set that is not here, or that cannot be used."""
     images = images_of(settings, name, remember)
     if images.error is not None:
-        node = dict(zip(ROLES, nodes_of(settings["data"]), strict=True))[name]
+        node = node_of(settings["data"], name)
         yield Requirement(True, f"{images.title} data", _with_card(str(images.error), node))
 
 

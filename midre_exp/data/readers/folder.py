@@ -152,6 +152,10 @@ class FaceFolder(Dataset):
     # a file cannot be decoded: leave_out, with a warning and a list on disk | refuse
     unreadable: Policy = "leave_out"
     duplicates: Literal["tell", "refuse"] = "tell"  # files with the same content: told, or refused
+    # whose images are train and test: the private identities' | pretraining: of those public identities who
+    # have at least ``pretraining_min_images``, ``test_share`` of each held out
+    pool: Literal["private", "pretraining"] = "private"
+    pretraining_min_images: Count = 2
     store: Places | None = None  # the artifact store, where what files hold is remembered
 
     def __post_init__(self) -> None:
@@ -168,6 +172,13 @@ class FaceFolder(Dataset):
             raise ConfigError(f"data.test_folder={self.test_folder} is unknown; use test, val or null")
         if self.min_images is not None and self.min_images < 1:
             raise ConfigError(f"data.min_images={self.min_images} must be at least 1, or null")
+        if self.pool not in ("private", "pretraining"):
+            raise ConfigError(f"data.*.pool={self.pool} is unknown; use private or pretraining")
+        if self.pretraining_min_images < 2:
+            raise ConfigError(
+                f"data.pretraining_min_images={self.pretraining_min_images} must be at least 2, one image to "
+                "train on and one to test on"
+            )
         check_policy(self.unreadable)
         if self.duplicates not in ("tell", "refuse"):
             raise ConfigError(f"data.*.duplicates={self.duplicates} is unknown; use tell or refuse")
@@ -192,7 +203,7 @@ class FaceFolder(Dataset):
             role: Role = "public" if part == "public" else "private"
             keep_inventory(
                 self.store,
-                title=f"folder ({role})",
+                title=f"folder ({self._who(role)})",
                 root=self.root,
                 files=self.files_digest(role),
                 contents=partial(self.file_contents, role),
@@ -215,7 +226,7 @@ class FaceFolder(Dataset):
         }
         if role == "private":
             found["classes"] = digest(self.class_names())
-            found |= {"seed": self.seed, "test_share": self.test_share} if not self._tested_on else {}
+            found |= {"seed": self.seed, "test_share": self.test_share} if not self._parts(role) else {}
         return found
 
     def files_digest(self, role: Role) -> str:
@@ -227,7 +238,7 @@ class FaceFolder(Dataset):
         """The SHA-256 of every file of a role; "" for one that cannot be opened."""
         below = len(str(self.root)) + 1
         names = [str(row.file.path)[below:] for row in self._rows(role)]
-        held = content_hashes(self.root, names, self.store, title=f"{self.root.name} ({role})")
+        held = content_hashes(self.root, names, self.store, title=f"{self.root.name} ({self._who(role)})")
         return [content or "" for content in held]
 
     def source_files(self, role: Role) -> list[SourceFile]:
@@ -258,15 +269,17 @@ class FaceFolder(Dataset):
         return len(self._rows(role))
 
     def num_identities(self) -> int:
-        """The private identities."""
-        return len(self._private_names)
+        """The private identities, or those to pre-train on."""
+        return len(self._private_names if self.pool == "private" else self._pretraining_names)
 
     def public_names(self) -> tuple[str, ...]:
         """The public identities, in natural order: their labels mean nothing."""
         return tuple(name for name in self._found.files if name not in self._private_names)
 
     def class_names(self) -> tuple[str, ...]:
-        """The private identities in the order of their labels."""
+        """The private identities in the order of their labels; those to pre-train on in natural order."""
+        if self.pool == "pretraining":
+            return self._pretraining_names
         names, order = self._private_names, str(self.order)
         if order == "natural":
             return tuple(sorted(names, key=natural))
@@ -385,6 +398,21 @@ class FaceFolder(Dataset):
             "the share or add identities"
         )
 
+    @cached_property
+    def _pretraining_names(self) -> tuple[str, ...]:
+        """The public identities with enough images. Raises DataError where they are fewer than two."""
+        public, least = self.public_names(), self.pretraining_min_images
+        counts = {name: self._found.count(name) for name in public}
+        found = tuple(name for name in public if counts[name] >= least)
+        if len(found) < 2:
+            raise DataError(
+                f"{self.root} has no identities with enough images to pre-train on: {len(found)} of the "
+                f"{len(public)} public ones have data.pretraining_min_images={least}, and two are needed; "
+                f"lower it (the most are {max(counts.values())}), or start from other weights than public: "
+                "null, imagenet, or those of a file"
+            )
+        return found
+
     def _named(self, private: Sequence[str | int | float | bool | None] | str | Path) -> set[str]:
         """The private identities the user names, checked against those there are."""
         key = "data.private_identities"
@@ -427,7 +455,13 @@ class FaceFolder(Dataset):
 
     def _parts(self, role: Role) -> tuple[Split, ...]:
         """The folders of a split that a role uses, none for all images."""
-        return ("train", self._tested_on) if role == "private" and self._tested_on else ()
+        if role == "public" or self.pool == "pretraining":
+            return ()
+        return ("train", self._tested_on) if self._tested_on else ()
+
+    def _who(self, role: Role) -> str:
+        """How the identities of a role are called."""
+        return "pretraining" if role == "private" and self.pool == "pretraining" else role
 
     def _require(self, role: Role, rows: Sequence[_Row]) -> None:
         """Raise DataError naming identities with too few images, in a folder of a split or altogether."""
@@ -441,9 +475,8 @@ class FaceFolder(Dataset):
                 remedy = "add images or remove the folder"
                 if few := sum(self._found.count(name) < least for name in self._found.files):
                     remedy += f", or leave out the {few:,} who have fewer: data.min_images={least}"
-                raise DataError(
-                    f"{self.root}: {role} identity {abbreviate(short)} needs at least {need}; {remedy}"
-                )
+                who = f"{self._who(role)} identity {abbreviate(short)}"
+                raise DataError(f"{self.root}: {who} needs at least {need}; {remedy}")
 
     def _read(self, role: Role) -> tuple[ImageSet, list[_Row]]:
         """All readable images of a role, and what is known of each."""
@@ -451,7 +484,7 @@ class FaceFolder(Dataset):
         images, reasons = read([row.file for row in rows], size=self.size, crop=self.crop)
         if reasons:
             named = {rows[row].file.name: why for row, why in reasons.items()}
-            tell = f"{self.root.name} ({role})", len(rows), named, self.store
+            tell = f"{self.root.name} ({self._who(role)})", len(rows), named, self.store
             if self.unreadable == "refuse":
                 raise refusal(*tell)
             warn_left_out(*tell)
@@ -464,7 +497,7 @@ class FaceFolder(Dataset):
     def _private(self) -> tuple[ImageSet, list[_Row], Tensor]:
         """All private images, what is known of each, and which are for testing, bool [n]."""
         every, rows = self._read("private")
-        if self._tested_on:
+        if self._parts("private"):
             test = torch.tensor([row.split != "train" for row in rows])
         else:
             scores = [derive(self.seed, "folder", "test", row.file.name) for row in rows]

@@ -1,5 +1,5 @@
-"""Synthetic faces: any number of identities, any number of photographs of each, private and public identities
-disjoint by construction.
+"""Synthetic faces: any number of identities, any number of photographs of each; private identities, public
+ones and those to pre-train on are disjoint by construction.
 
 They stand in for licensed face data at the scales ``mini`` and ``synth``; ``python -m
 midre_exp.data.synthetic.synthfaces FILE.png`` draws a sheet of them. What a face looks like is in ``traits``,
@@ -35,6 +35,8 @@ from midre_exp.store.store import Places
 
 #: Private identities are 0, 1, ..; public ones start here, as do test photographs of a private one.
 OFFSET = 1_000_000
+#: The first identity of each pool.
+_FIRST = {"private": 0, "public": OFFSET, "pretraining": 2 * OFFSET}
 
 #: What paints them: with its code, stored images are of this art and no other.
 _ART = ("midre_exp.data.synthetic.renderer", "midre_exp.data.synthetic.traits")
@@ -89,7 +91,9 @@ def render_into(
 
 @dataclass(kw_only=True, eq=False)
 class SynthFaces(Dataset):
-    """Private identities and, disjoint from them, public ones, who share the public images evenly."""
+    """Private identities and, disjoint from them, public ones, who share the public images evenly. With
+    ``pool: pretraining`` others, who are neither, stand in place of the private ones.
+    """
 
     size: Count  # px of a side, 16 to 1024
     identities: Count  # private ones
@@ -101,6 +105,7 @@ class SynthFaces(Dataset):
     # CelebA
     source: Literal["same", "other"] = "same"
     seed: Seed = 0  # of all identities and photographs
+    pool: Literal["private", "pretraining"] = "private"  # whose photographs are train and test
     #: The artifact store, where images are kept and mapped into memory by every run; None: rendered anew at
     #: every load, into main memory.
     store: Places | None = None
@@ -120,6 +125,8 @@ class SynthFaces(Dataset):
             )
         if self.source not in SOURCES:
             raise ConfigError(f"public_source={self.source} is unknown; use same or other")
+        if self.pool not in ("private", "pretraining"):
+            raise ConfigError(f"data.*.pool={self.pool} is unknown; use private or pretraining")
 
     def load(self, part: Part) -> ImageSet:
         """Labels 0, 1, .. in order; no part changes with the size of another. Rendered once for a store.
@@ -127,14 +134,14 @@ class SynthFaces(Dataset):
         """
         source, start = "same", 0
         if part == "public":
-            identities, source = OFFSET + torch.arange(self.public_identities), self.source
+            identities, source = _FIRST["public"] + torch.arange(self.public_identities), self.source
             labels = torch.arange(self.public_images) * self.public_identities // self.public_images
         elif part in ("train", "test"):
             start, count = (
                 (0, self.train_per_identity) if part == "train" else (OFFSET, self.test_per_identity)
             )
-            identities = torch.arange(self.identities)
-            labels = identities.repeat_interleave(count)
+            identities = _FIRST[self.pool] + torch.arange(self.identities)
+            labels = torch.arange(self.identities).repeat_interleave(count)
         else:
             raise ConfigError(f"part {part!r} is unknown; use train, test or public")
         index = start + torch.arange(len(labels)) - torch.searchsorted(labels, labels)
@@ -176,15 +183,20 @@ class SynthFaces(Dataset):
             names=[f"{classes[k]}/{i}" for k, i in zip(labels.tolist(), index.tolist(), strict=True)],
             labels=labels.tolist(),
             render=some,
-            title=f"synthetic faces ({part}, {self.size} px)",
+            title=f"synthetic faces ({self._who(part)}, {self.size} px)",
             config={**content, "part": part},
         )
+
+    def _who(self, part: Part) -> str:
+        """How the photographs of a part are called."""
+        return f"pretraining {part}" if self.pool == "pretraining" and part != "public" else part
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """The arguments that matter to the role, and the version of the art."""
         names = ["size", "seed"]
         if role == "private":
             names += ["identities", "train_per_identity", "test_per_identity"]
+            names += ["pool"] if self.pool != "private" else []
         else:
             names += ["public_identities", "public_images", "source"]
         return {"dataset": "synthfaces", "renderer": RENDERER_VERSION} | {
@@ -202,7 +214,8 @@ class SynthFaces(Dataset):
 
     def class_names(self) -> tuple[str, ...]:
         """Numbers."""
-        return tuple(f"synth-{identity:04d}" for identity in range(self.identities))
+        first = _FIRST[self.pool]
+        return tuple(f"synth-{identity:04d}" for identity in range(first, first + self.identities))
 
 
 @cache

@@ -677,3 +677,37 @@ def test_synthetic_faces_config_resolves_for_both_roles(tmp_path: Path) -> None:
     private, public = plain(config.data.private), plain(config.data.public)
     assert private == public
     assert (private["identities"], private["size"], private["source"]) == (7, 32, "other")
+
+
+def test_those_to_pretrain_on_are_public_identities_with_enough_images(tree: Path) -> None:
+    for few in ("s7", "s8"):
+        for file in sorted((tree / few).iterdir())[3:]:
+            file.unlink()
+    data = faces(tree, private=["s1", "s2"], pool="pretraining", pretraining_min_images=4)
+    train, test = data.load("train"), data.load("test")
+    assert train.classes == ("s3", "s4", "s5", "s6", "s9", "s10", "s11", "s12")  # neither private nor few
+    assert data.num_identities() == 8 and data.count_images("private") == 80
+    assert train.labels.bincount().tolist() == [8] * 8 and test.labels.bincount().tolist() == [2] * 8
+    seen = {int(pixel) for part in (train, test) for pixel in part.images[:, 0, 0, 0]}
+    assert seen == {shade(i, n) for i in (3, 4, 5, 6, 9, 10, 11, 12) for n in range(1, 11)}
+
+
+def test_a_folder_without_enough_images_to_pretrain_on_says_so(tree: Path) -> None:
+    data = faces(tree, private=["s1", "s2"], pool="pretraining", pretraining_min_images=11)
+    with pytest.raises(DataError, match=r"no identities with enough images to pre-train on.*the most are 10"):
+        data.load("train")
+
+
+def test_fingerprints_of_private_images_do_not_know_of_a_pretraining(tree: Path) -> None:
+    plain_, other = (faces(tree, private=["s1"], **more) for more in ({}, {"pretraining_min_images": 5}))
+    pool = faces(tree, private=["s1"], pool="pretraining")
+    assert plain_.fingerprint("private") == other.fingerprint("private") != pool.fingerprint("private")
+    assert plain_.fingerprint("public") == pool.fingerprint("public")
+
+
+def test_a_split_by_folders_is_no_split_of_those_to_pretrain_on(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        make_tree(tmp_path / part, identities=4, images=3)
+    data = faces(tmp_path, private=["s1", "s2"], pool="pretraining")
+    assert data.load("train").labels.bincount().tolist() == [5, 5]  # of six images, from both folders
+    assert data.load("test").labels.bincount().tolist() == [1, 1]

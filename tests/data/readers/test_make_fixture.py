@@ -12,7 +12,7 @@ from midre_exp.data.readers.file_list import FileListDataset
 from midre_exp.data.readers.make_fixture import WRITERS, main
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
-from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.keys import node_of
 
 #: Arguments, the choice of data that reads them, and how many images each part then has.
 CASES = [
@@ -39,7 +39,8 @@ def test_the_printed_overrides_read_the_fixture(
     overrides = shlex.split(capsys.readouterr().out.strip().split("\n")[-1])
     fixed = [f"data={data}", "resolution=24", "evaluator.resolution=32", f"paths.store={tmp_path / 'store'}"]
     with packaged_configs():
-        private, public, judged = nodes_of(settings_of([*fixed, *overrides])["data"])
+        found = settings_of([*fixed, *overrides])["data"]
+        private, public, judged = (node_of(found, name) for name in ("private", "public", "evaluation"))
     read: dict[str, FileListDataset] = {}
     for part, count in counts.items():
         read[part] = build(public if part == "public" else private)

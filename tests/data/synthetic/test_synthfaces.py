@@ -315,3 +315,27 @@ def test_the_contact_sheet_is_written(tmp_path, monkeypatch, capsys):
         assert image.size == (192, 128)
     assert synthfaces.main([]) == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_those_to_pretrain_on_are_neither_private_nor_public():
+    private, pool = dataset(), dataset(pool="pretraining", identities=3)
+    public = {*private.load("public").classes}
+    assert not {*pool.class_names()} & {*private.class_names(), *public}
+    train, test = pool.load("train"), pool.load("test")
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and len(test) == 9
+    assert train.classes == test.classes == pool.class_names() and pool.num_identities() == 3
+    ours = {image.numpy().tobytes() for part in ("train", "test") for image in pool.load(part).images}
+    theirs = {
+        image.numpy().tobytes() for p in ("train", "test", "public") for image in private.load(p).images
+    }
+    assert len(ours) == 21 and not ours & theirs
+
+
+def test_a_fingerprint_tells_private_identities_from_those_to_pretrain_on():
+    assert dataset().fingerprint("private") != dataset(pool="pretraining").fingerprint("private")
+    assert "pool" not in dataset().fingerprint("private")  # keys from before there were any stay
+
+
+def test_an_unknown_pool_is_refused():
+    with pytest.raises(ConfigError, match="pool=publik"):
+        dataset(pool="publik")
