@@ -14,7 +14,7 @@ from midre_exp.stages.base import Remember
 from midre_exp.stages.requirements import dataset_of, images_of
 
 #: Private identities where data and config do not say.
-_IDENTITIES = {"CelebA": 1000, "FaceScrub": 530, "VGGFace2": 8631, "Stanford Dogs": 120}
+_IDENTITIES = {"CelebA": 1000, "FaceScrub": 530, "VGGFace2": 8631, "Stanford Dogs": 120, "LFW": 62}
 _TRAINED_ON = 0.9  #: of private images, where neither data nor card says; the splits of the literature
 
 

@@ -10,6 +10,7 @@ from .readers.celeba import CelebA as CelebA
 from .readers.facescrub import FaceScrub as FaceScrub
 from .readers.ffhq import FFHQ as FFHQ
 from .readers.folder import FaceFolder as FaceFolder
+from .readers.lfw import LFW as LFW
 from .readers.stanford_dogs import StanfordDogs as StanfordDogs
 from .readers.vggface2 import VGGFace2 as VGGFace2
 from .synthetic.synthfaces import SynthFaces as SynthFaces

@@ -148,6 +148,7 @@ def _spread(workers: int) -> Iterator[Callable[[Callable[[_Piece], str], list[_P
 _CUTTERS = {"celeba_hd": _hd_celeba, "facescrub": _facescrub}
 #: What is made of data sets when they are read.
 _WHEN_READ = {
+    "lfw": "its square of 125 px is cut out when it is read",
     "celeba": "its crop of 108 px is made when it is read",
     "vggface2": "its authors' crop (the box enlarged by 0.3, shorter side 256) is made when it is read, by "
     "data.private.box_margin=0.3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,9 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from midre_exp.data.readers.fixtures import write_lfw
+from midre_exp.downloads import prepare, verify
 from midre_exp.downloads.download import download
 from midre_exp.downloads.get import main
 from midre_exp.errors import DataError
+from tests.data.trees import dataset
 from tests.downloads.own_cards import own_card
 
 CONTENT = bytes(range(256)) * 40
@@ -150,3 +154,33 @@ def test_an_unknown_name_is_told_with_the_known_ones(capsys):
     assert "did you mean celeba?" in capsys.readouterr().err
     assert main([]) == 2
     assert "NAME" in capsys.readouterr().err
+
+
+def test_lfw_is_fetched_unpacked_and_found_whole(server, tmp_path, capsys):
+    """The archives as they are handed out, tiny: get, prepare, verify, and the reader on what they leave."""
+    write_lfw(tmp_path / "made", identities=2, images=4)
+    with tarfile.open(tmp_path / "lfw.tgz", "w:gz") as packed:
+        packed.add(tmp_path / "made" / "lfw", "lfw")
+    server.content = (tmp_path / "lfw.tgz").read_bytes()
+    md5 = {"lfw.tgz": hashlib.md5(server.content, usedforsecurity=False).hexdigest()}
+    images = {"all": 16, "train": 7, "test": 2, "public": 7}
+    own = own_card(
+        tmp_path / "conf",
+        "faces",
+        card="lfw",
+        reader="lfw",
+        expect={"min_images": 4},
+        downloads={"lfw.tgz": server.url},
+        md5=md5,
+        images=images,
+    )
+    call = ["faces", "--config-dir", str(own), "--root", str(tmp_path / "data" / "lfw")]
+    assert main(call) == 0 and prepare.main(call) == 0 and verify.main(call) == 0
+    out = capsys.readouterr().out
+    assert "lfw.tgz: 17 files unpacked" in out  # the list beside the people too
+    for line in ("lfw.tgz: the publishers' file (MD5)", "faces public: 7 images", "pictures: 16 decoded"):
+        assert f"ok      {line}" in out
+    assert dataset("lfw", tmp_path / "data", min_images=4).num_identities() == 2
+    (tmp_path / "data" / "lfw" / "lfw" / "Abba_Eban" / "Abba_Eban_0001.jpg").unlink()
+    assert verify.main(call) == 1  # one picture less
+    assert "damage  faces " in capsys.readouterr().out

@@ -32,6 +32,7 @@ _FIRST_IDENTITY = {
     "dogs": 300_000,
     "ffhq": 400_000,
     "afhq": 500_000,
+    "lfw": 600_000,
 }
 _PUBLIC = 50_000  # added for public identities
 
@@ -212,6 +213,43 @@ def write_afhq(root: Path, *, images: int = 12, version: int = 1) -> Overrides:
         _save(root / base / folder, files, _faces(portrayed, [0] * count, [(512, 512)] * count))
         first += 1000
     return (f"data.public.root={root}", f"data.public.expected_images={images}")
+
+
+#: Where each of those that hand out LFW puts the folders of people.
+LFW_LAYOUTS = {
+    "raw": "lfw",
+    "funneled": "lfw_funneled",
+    "deepfunneled": "lfw-deepfunneled",
+    "sklearn": "lfw_home/lfw_funneled",
+    "torchvision": "lfw-py/lfw_funneled",
+    "kaggle": "lfw-deepfunneled/lfw-deepfunneled",
+    "flat": ".",
+}
+
+
+def write_lfw(root: Path, *, identities: int = 3, images: int = 5, layout: str = "raw") -> Overrides:
+    """LFW: ``identities`` private people with ``images`` pictures each, one with one more, and twice as many
+    public ones with fewer; text files lie about as in the archives.
+
+    ``layout``: raw, funneled, deepfunneled (the archives), sklearn, torchvision, kaggle (what these leave),
+    flat (the people right in the folder).
+    """
+    if layout not in LFW_LAYOUTS:
+        raise ConfigError(f"layout={layout} is unknown; use {', '.join(LFW_LAYOUTS)}")
+    if identities < 1 or images < 2:
+        raise ConfigError(f"identities={identities} and images={images} must be at least 1 and 2")
+    _fresh(root)
+    people = [name.replace(" ", "_") for name in _names(("Abba Eban", "Zoran Djindjic"), 3 * identities)]
+    counts = [images + (position == 0) for position in range(identities)]
+    counts += [1 + position % (images - 1) for position in range(2 * identities)]
+    home = root / LFW_LAYOUTS[layout]
+    for position, (person, count) in enumerate(zip(people, counts, strict=True)):
+        files = [f"{person}_{number + 1:04d}.jpg" for number in range(count)]
+        portrayed = [_FIRST_IDENTITY["lfw"] + position] * count
+        _save(home / person, files, _faces(portrayed, range(count), [(250, 250)] * count))
+    for text in {home / "pairs_01.txt", home.parent / "pairs.txt", root / "lfw-names.txt"}:
+        text.write_text(f"{people[0]}\t1\t2\n")
+    return (f"data.root={root}", f"data.private.min_images={images}")
 
 
 _ACTORS = ("Jean-Claude Van Damme", "Jean Reno", "Stellan Skarsgård", "Aaron Eckhart", "Woody Allen")

@@ -25,14 +25,13 @@ from midre_exp.data.base import Dataset, ImageSet, Part, Role, SourceFile
 from midre_exp.data.cache import abbreviate
 from midre_exp.data.picture import DECODER_VERSION, UNREADABLE, endings, open_rgb, reason
 from midre_exp.data.readers.identities import Identities, Split, read_identities
-from midre_exp.data.readers.label_file import read_names
+from midre_exp.data.readers.label_file import named_identities, read_names, twice
 from midre_exp.data.readers.layout import warn_once
 from midre_exp.data.readers.remarks import remarks
 from midre_exp.data.readers.tree import ImageFile, natural
 from midre_exp.data.readers.unreadable import Policy, check_policy, refusal, warn_left_out
 from midre_exp.errors import ConfigError, DataError
 from midre_exp.plan.config import digest
-from midre_exp.plan.names import as_text, quoted
 from midre_exp.plan.ranges import Count, Seed, Share
 from midre_exp.seeding import derive
 from midre_exp.store.contents import content_hashes
@@ -290,7 +289,7 @@ class FaceFolder(Dataset):
     def _ordered_by(self, path: Path) -> tuple[str, ...]:
         """The private identities as a file orders them."""
         listed = read_names(path, "data.order (alphabetical, natural or a file)")
-        if repeated := _repeated(listed):
+        if repeated := twice(listed):
             raise ConfigError(f"data.order={path} names {abbreviate(repeated)} more than once; correct it")
         absent = sorted(self._private_names - set(listed), key=natural)
         others = [name for name in listed if name not in self._private_names]
@@ -377,7 +376,7 @@ class FaceFolder(Dataset):
     @cached_property
     def _private_names(self) -> set[str]:
         if self.private is not None:
-            return self._named(self.private)
+            return named_identities(self.private, list(self._found.files), self.root)
         everybody = self._found.files
         candidates = list(everybody)
         if wanted := self._tested_on:
@@ -412,29 +411,6 @@ class FaceFolder(Dataset):
                 "null, imagenet, or those of a file"
             )
         return found
-
-    def _named(self, private: Sequence[str | int | float | bool | None] | str | Path) -> set[str]:
-        """The private identities the user names, checked against those there are."""
-        key = "data.private_identities"
-        everybody = self._found.files
-        if isinstance(private, (str, Path)):
-            if str(private) in everybody and not Path(private).expanduser().is_file():
-                raise ConfigError(f"{key}={private} is no list; write '{key}={quoted([str(private)])}'")
-            private = read_names(Path(private).expanduser(), key)
-        names = sorted(as_text(private, list(everybody), key), key=natural)
-        if repeated := _repeated(names):
-            raise ConfigError(f"{key} names {abbreviate(repeated)} more than once; name every identity once")
-        if unknown := [name for name in names if name not in everybody]:
-            there = abbreviate(list(everybody))
-            raise ConfigError(
-                f"{key} names {abbreviate(unknown)}, but {self.root} holds {there}; correct the names"
-            )
-        if not 0 < len(names) < len(everybody):
-            raise ConfigError(
-                f"{key} names {len(names)} of the {len(everybody)} identities in {self.root}; "
-                "name at least one and leave at least one for the attacker's public images"
-            )
-        return set(names)
 
     def _rows(self, role: Role) -> list[_Row]:
         """The images of a role in the order of labels, a split's training images first."""
@@ -513,7 +489,3 @@ class FaceFolder(Dataset):
     @cached_property
     def _public(self) -> tuple[ImageSet, list[_Row]]:
         return self._read("public")
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return [name for name, times in Counter(names).items() if times > 1]

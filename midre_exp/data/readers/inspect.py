@@ -55,6 +55,7 @@ OFFICIAL = (
     Official("stanford_dogs", "dogs_afhq", "private", ("train_list.mat", "lists/train_list.mat")),
     Official("ffhq", "celeba_ffhq", "public", ("thumbnails128x128", "00000/00000.png", "00000.png")),
     Official("ffhq_1024", "facescrub_ffhq", "public", ("images1024x1024",)),
+    Official("lfw", "lfw", "private", ("lfw_home", "lfw-py", "lfw*/lfw*", "*/[A-Z]*_[A-Z]*_0001.jpg")),
     Official("afhq_dogs", "dogs_afhq", "public", ("train/dog",)),
 )  # fmt: skip
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from midre_exp.data.readers.tree import ImageFile, Tree
+from midre_exp.data.cache import abbreviate
+from midre_exp.data.readers.tree import ImageFile, Tree, natural
 from midre_exp.errors import ConfigError, DataError
+from midre_exp.plan.names import as_text, quoted
 
 #: Words of a header, the surest first; "name" is whichever of the two the others leave.
 _PATH = "path file filename file_name filepath image image_path image_name image_id img"
@@ -101,6 +103,36 @@ def read_names(path: Path, key: str) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise ConfigError(f"{key}={path} must hold names; {wanted}")
     return [unicodedata.normalize("NFC", name.strip()) for name in content if name.strip()]
+
+
+def named_identities(
+    given: Sequence[str | int | float | bool | None] | str | Path, everybody: Sequence[str], root: Path
+) -> set[str]:
+    """The private identities that a user names, in a list or a file of names (``read_names``), checked
+    against ``everybody`` in ``root``. Raises ConfigError.
+    """
+    key = "data.private_identities"
+    if isinstance(given, (str, Path)):
+        if str(given) in everybody and not Path(given).expanduser().is_file():
+            raise ConfigError(f"{key}={given} is no list; write '{key}={quoted([str(given)])}'")
+        given = read_names(Path(given).expanduser(), key)
+    names = sorted(as_text(given, everybody, key), key=natural)
+    if repeated := twice(names):
+        raise ConfigError(f"{key} names {abbreviate(repeated)} more than once; name every identity once")
+    if unknown := [name for name in names if name not in set(everybody)]:
+        there = abbreviate(everybody)
+        raise ConfigError(f"{key} names {abbreviate(unknown)}, but {root} holds {there}; correct the names")
+    if not 0 < len(names) < len(everybody):
+        raise ConfigError(
+            f"{key} names {len(names)} of the {len(everybody)} identities in {root}; "
+            "name at least one and leave at least one for the attacker's public images"
+        )
+    return set(names)
+
+
+def twice(names: Sequence[str]) -> list[str]:
+    """Those that are there more than once."""
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def _table(path: Path) -> list[tuple[int, list[str]]]:

@@ -23,6 +23,7 @@ WRITERS: dict[str, Callable[..., fixtures.Overrides]] = {
     "stanford_dogs": fixtures.write_stanford_dogs,
     "ffhq": fixtures.write_ffhq,
     "afhq": fixtures.write_afhq,
+    "lfw": fixtures.write_lfw,
 }
 
 
@@ -45,7 +46,7 @@ def write(arguments: Sequence[str]) -> fixtures.Overrides:
     parser.add_argument(
         "--lists", action="store_true", default=None, help="celeba: also the attack literature's list files"
     )
-    parser.add_argument("--layout", help="facescrub: blanks (default), underscores or flat")
+    parser.add_argument("--layout", help="facescrub: blanks (default), underscores or flat; lfw: raw ...")
     parser.add_argument("--variant", help="ffhq: thumbnails (default) or images1024")
     parser.add_argument("--version", type=int, help="afhq: 1 (default) or 2")
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}

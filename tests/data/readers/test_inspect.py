@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def test_a_mistake_is_one_sentence(capfd: pytest.CaptureFixture[str], arguments:
         ("stanford_dogs", fixtures.write_stanford_dogs),
         ("ffhq", fixtures.write_ffhq),
         ("afhq_dogs", fixtures.write_afhq),
+        *[("lfw", partial(fixtures.write_lfw, layout=layout)) for layout in fixtures.LFW_LAYOUTS],
     ],
 )
 def test_official_downloads_are_recognised(

@@ -25,6 +25,8 @@ CASES = [
     ("stanford_dogs --identities 7 --images 3", "dogs_afhq", {"train": 18, "test": 3}),
     ("ffhq --images 5", "celeba_ffhq", {"public": 5}),
     ("ffhq --images 2 --variant images1024", "vggface2_ffhq", {"public": 2}),
+    ("lfw --identities 2 --images 4", "lfw", {"train": 7, "test": 2, "public": 7}),
+    ("lfw --layout sklearn", "lfw", {"train": 12, "test": 4, "public": 13}),
     ("afhq --images 3", "dogs_afhq", {"public": 3}),
     ("afhq --images 3 --version 2", "dogs_afhq", {"public": 3}),
 ]
@@ -71,6 +73,7 @@ def test_no_picture_is_in_two_fixtures(tmp_path: Path) -> None:
         ("ffhq OUT --images many", "invalid int value: 'many'"),
         ("celeba OUT --images 1", "identities=5 and images=1 must be at least 1 and 2"),
         ("facescrub OUT --layout deep", "layout=deep is unknown; use blanks, underscores or flat"),
+        ("lfw OUT --layout deep", "layout=deep is unknown; use raw, funneled"),
         ("ffhq", "the following arguments are required: out"),
         ("afhq FULL", "exists and is not an empty folder; name a new one"),
         ("afhq FULL/file", "exists and is not an empty folder; name a new one"),
