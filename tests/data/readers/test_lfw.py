@@ -167,6 +167,7 @@ def test_fingerprint(tree: Path, tmp_path: Path) -> None:
 def test_spoilt_images_are_named(tree: Path, tmp_path: Path) -> None:
     check_spoilt_images("lfw", tree, tmp_path / "copy", "train", **COUNT)
 
+
 def test_the_choice_of_data_reads_all_roles(tree: Path, tmp_path: Path) -> None:
     with packaged_configs():
         data = settings_of(
