@@ -30,6 +30,8 @@ from .nodef import NoDef as NoDef
 from .parts.skip_connections import scale_shortcuts as scale_shortcuts
 from .parts.squares import erase_squares as erase_squares
 from .random_crop import RandomCrop as RandomCrop
+from .random_pixels import RandomPixels as RandomPixels
+from .random_pixels import erase_pixels as erase_pixels
 from .rolss import RoLSS as RoLSS
 from .ssf import SSF as SSF
 from .tldmi import TLDMI as TLDMI

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,18 +40,20 @@ def sample_squares(
     area: str,
     rounding: str,
     generator: torch.Generator,
+    name: str = "midre",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one square per image: (top, left, side), each int64 [n] on the CPU.
 
-    The options are those of ``MIDRE``; the corner is uniform over all whole positions at which the square
-    fits. The host never waits for the device. Raises ConfigError when the largest square has no pixel, or is
-    as large as the shorter side of the image (torchvision would leave such an image whole without a word).
+    The options are those of ``MIDRE``, or of the defense ``name`` that shares them; the corner is uniform
+    over all whole positions at which the square fits. The host never waits for the device. Raises ConfigError
+    when the largest square has no pixel, or is as large as the shorter side of the image (torchvision would
+    leave such an image whole without a word).
     """
-    check_choice("midre.area", area, AREAS)
+    check_choice(f"{name}.area", area, AREAS)
     smallest, largest = (square_side(share, height, width, rounding) for share in (a_l, a_h))
     if a_h > 0 and not 0 < largest < min(height, width):
         raise ConfigError(
-            f"defense.midre.a_h={a_h:g} asks for a square of side {largest} on {height}x{width} images; "
+            f"defense.{name}.a_h={a_h:g} asks for a square of side {largest} on {height}x{width} images; "
             f"choose an a_h that gives a side from 1 to {min(height, width) - 1}"
         )
     draw, down, right = torch.rand(3, n, generator=generator)
@@ -94,6 +96,7 @@ class MIDRE(Defense):
     """Random erasing (MIDRE Sec. 2.2): x outside a random square of area A ~ U(a_l, a_h), ``fill`` within."""
 
     exclusive = frozenset({"erase"})
+    name: ClassVar[str] = "midre"  # of its yaml, for messages
 
     a_l: BelowOne  # smallest erased share of the image, 0 <= a_l <= a_h
     a_h: BelowOne  # largest, below 1; both 0 is no defense
@@ -106,19 +109,21 @@ class MIDRE(Defense):
         for key, share in (("a_l", self.a_l), ("a_h", self.a_h)):
             if not isinstance(share, (int, float)) or not 0 <= share < 1:
                 raise ConfigError(
-                    f"defense.midre.{key}={share} is no share of the image; give a number from 0 to below 1"
+                    f"defense.{self.name}.{key}={share} is no share of the image; give a number from 0 to "
+                    "below 1"
                 )
         if self.a_l > self.a_h:
             raise ConfigError(
-                f"defense.midre.a_l={self.a_l} exceeds defense.midre.a_h={self.a_h}; lower a_l or raise a_h"
+                f"defense.{self.name}.a_l={self.a_l} exceeds defense.{self.name}.a_h={self.a_h}; lower a_l "
+                "or raise a_h"
             )
         if self.a_h == 0:
             raise ConfigError(
-                "defense.midre.a_h=0 erases nothing; give a share above 0, or use defense=nodef"
+                f"defense.{self.name}.a_h=0 erases nothing; give a share above 0, or use defense=nodef"
             )
-        check_choice("midre.area", self.area, AREAS)
-        check_choice("midre.rounding", self.rounding, ROUNDINGS)
-        check_choice("midre.fill_space", self.fill_space, FILL_SPACES)
+        check_choice(f"{self.name}.area", self.area, AREAS)
+        check_choice(f"{self.name}.rounding", self.rounding, ROUNDINGS)
+        check_choice(f"{self.name}.fill_space", self.fill_space, FILL_SPACES)
         fill = self.fill
         if not (
             isinstance(fill, Sequence)
@@ -126,11 +131,11 @@ class MIDRE(Defense):
             and all(isinstance(v, (int, float)) and math.isfinite(v) for v in fill)
         ):
             raise ConfigError(
-                f"defense.midre.fill={fill} is no colour; give three numbers, red, green and blue"
+                f"defense.{self.name}.fill={fill} is no colour; give three numbers, red, green and blue"
             )
         if self.fill_space == "pixel" and not all(0 <= value <= 1 for value in fill):
             raise ConfigError(
-                f"defense.midre.fill={list(fill)} leaves [0, 1]; give pixel values from 0 to 1 "
+                f"defense.{self.name}.fill={list(fill)} leaves [0, 1]; give pixel values from 0 to 1 "
                 "or set fill_space=normalised_literal"
             )
 
@@ -155,10 +160,21 @@ class MIDRE(Defense):
             area=self.area,
             rounding=self.rounding,
             generator=generator,
+            name=self.name,
         )
         top, left, side = (moved(part, batch.images.device) for part in drawn)
         # A blocking copy would make the host wait for the device in every step.
         fill = torch.tensor(self.fill).view(1, 3, 1, 1).to(batch.images.device, non_blocking=True)
         if self.fill_space == "normalised_literal":
             fill = fill * model.std + model.mean
-        return replace(batch, images=erase_squares(batch.images, top, left, side, fill))
+        return replace(batch, images=self._erase(batch.images, (top, left, side), fill, generator))
+
+    def _erase(
+        self,
+        images: Tensor,
+        squares: tuple[Tensor, Tensor, Tensor],
+        fill: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """``images`` with ``fill`` on the squares drawn, (top, left, side)."""
+        return erase_squares(images, *squares, fill)

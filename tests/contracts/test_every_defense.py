@@ -62,6 +62,7 @@ CASES = [
     Case("fe", "FE 0.4", {"erase"}, {"share": 0}),
     Case("ee", "EE 40 %", {"sampler"}, {"share": 0}),
     Case("early_stopping", "Early stopping 0.5", null={"share": 1}),
+    Case("random_pixels", "Random pixels [0.1, 0.4]", {"erase"}),
     Case("cutmix", "CutMix", null={"p": 0}),
     Case("random_crop", "Random crop [0.5, 1]", null={"scale": [1, 1]}),
     Case("gaussian_blur", "Gaussian blur [0.1, 2]", null={"sigma": [0, 0]}),
@@ -208,7 +209,8 @@ def test_every_option_is_a_field_with_a_line_of_its_own_and_stands_in_the_yaml(c
     assert is_dataclass(kind)
     options = {option.name for option in fields(kind) if option.init}
     assert set(values(case)) - {"_target_"} == options
-    lines = inspect.getsource(kind).splitlines()
+    sources = [inspect.getsource(base) for base in kind.__mro__ if is_dataclass(base)]
+    lines = "\n".join(sources).splitlines()
     documented = {m[1] for line in lines if (m := re.match(r" {4}(\w+): .*  # \S", line))}
     above = pairwise(lines)
     documented |= {

@@ -14,11 +14,15 @@ NAMES: Mapping[str, str] = {
     "LeaveOut": "EE",
     "TLDMI": "TL-DMI",
     "RandomCrop": "RandomCropping",
+    "RandomPixels": "Random pixels",
+    "EarlyStopping": "Early stopping",
 }
 
-#: Where the classes that erase or leave out keep the smallest and the largest share.
+#: Where the classes that erase, leave out or stop early keep the smallest and the largest share.
 _SHARES: Mapping[str, tuple[str, ...]] = {
     "MIDRE": ("a_l", "a_h"),
+    "RandomPixels": ("a_l", "a_h"),
+    "EarlyStopping": ("share",),
     "FixedErasing": ("share",),
     "LeaveOut": ("share",),
 }
@@ -32,8 +36,8 @@ class DefenseName:
     """One defense or a combination, as the paper's tables name it."""
 
     names: tuple[str, ...]  # in the order of ``ORDER``, then of the alphabet; empty for no defense
-    share: tuple[float, float] | None = None  # smallest and largest share erased or left out, in [0, 1]; RE,
-    # FE and EE have the same number twice, None: nothing is erased
+    share: tuple[float, float] | None = None  # smallest and largest share erased, left out or (of the
+    # epochs) trained, in [0, 1]; RE, FE, EE have the same number twice, None: there is none
 
     def __str__(self) -> str:
         return "+".join(self.names) or "NoDef"
