@@ -7,6 +7,7 @@ from .base import WhiteBoxAttack as WhiteBoxAttack
 from .brepmi import BREPMI as BREPMI
 from .factory import build_attack as build_attack
 from .gmi import GMI as GMI
+from .gradient import GradientAttack as GradientAttack
 from .ifgmi import IFGMI as IFGMI
 from .kedmi import KedMI as KedMI
 from .lomma import LogitLoss as LogitLoss
@@ -16,6 +17,7 @@ from .losses import Poincare as Poincare
 from .losses import max_margin_identity as max_margin_identity
 from .mirror import Mirror as Mirror
 from .mirror_genetic import MirrorGenetic as MirrorGenetic
+from .parts.expectation import Expectation as Expectation
 from .parts.final_selection import FinalSelection as FinalSelection
 from .parts.initial_selection import InitialSelection as InitialSelection
 from .parts.p_space import Energy as Energy
@@ -25,6 +27,8 @@ from .parts.p_space import PercentileBox as PercentileBox
 from .parts.p_space import PSpaceBox as PSpaceBox
 from .parts.random_crops import RandomCrop as RandomCrop
 from .parts.sac import SAC as SAC
+from .parts.views import CropMirrorRotate as CropMirrorRotate
+from .parts.views import GaussianNoise as GaussianNoise
 from .plgmi import PLGMI as PLGMI
 from .ppa import PPA as PPA
 from .rlbmi import RLBMI as RLBMI

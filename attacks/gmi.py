@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Loop, Prior, WhiteBoxAttack, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Loop, Prior, WhiteBoxVictim, apply
+from attacks.gradient import GradientAttack
 from attacks.losses import CrossEntropy, IdentityLoss, critic_prior
 from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import nesterov_step
@@ -15,7 +16,7 @@ from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Po
 
 
 @dataclass(kw_only=True, eq=False)
-class GMI(WhiteBoxAttack):
+class GMI(GradientAttack):
     """(-D(G(z)) + w L_id(T, G(z), y)) / reference_batch over z from N(0, I), by look-ahead momentum (Zhang et
     al., CVPR 2020, eq. 3).
     """
@@ -65,5 +66,5 @@ class GMI(WhiteBoxAttack):
         images = prior.generate(latents, labels)
         scores = prior.realism(images)
         seen = apply(self.image_to_target, images)
-        identity = self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
+        identity = self.identity(victim, seen, labels, rng, step)
         return critic_prior(scores) + self.identity_weight * identity

@@ -20,11 +20,11 @@ from attacks.base import (
     Loop,
     Prior,
     Runtime,
-    WhiteBoxAttack,
     WhiteBoxVictim,
     apply,
     split_evenly,
 )
+from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
@@ -67,7 +67,7 @@ class Phase:
 
 
 @dataclass(kw_only=True, eq=False)
-class IFGMI(WhiteBoxAttack):
+class IFGMI(GradientAttack):
     """L_id(T, v(G(w, features)), y) / reference_batch by Adam: phase 0 over one code w [1, w_dim] for all
     layers, phase k > 0 over w and the features that enter block k, each step projected into L1 balls around
     where the phase started (Qiu et al., ECCV 2024).
@@ -131,7 +131,15 @@ class IFGMI(WhiteBoxAttack):
         style = self._style(prior)
         codes = style.codes(self.search.z(style, shared_rng), psi=self.search.psi, cutoff=self.search.cutoff)
         style.run_blocks(codes[:1], stop=1)  # a generator that has no such blocks says so now
-        confidences = self.search.confidences(victim, style, codes, self.image_to_target, runtime)
+        confidences = self.search.confidences(
+            victim,
+            style,
+            codes,
+            self.image_to_target,
+            runtime,
+            shared_rng=shared_rng,
+            expectation=self.expectation,
+        )
         return codes[:, :1].cpu()[most_confident(confidences, labels)]
 
     def invert(
@@ -226,7 +234,7 @@ class IFGMI(WhiteBoxAttack):
         reference batch.
         """
         seen = self.view(apply(self.image_to_target, images), rng, shared_rng, "crop", step)
-        return self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
+        return self.identity(victim, seen, labels, rng, step)
 
     def outcome(self, images: Tensor, number: int, labels: Tensor) -> dict[str, Tensor]:
         """What is kept of the images [n, 3, s, s] of phase ``number``: ``picture <number>``, 8 bits as the

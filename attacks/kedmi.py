@@ -14,11 +14,11 @@ from attacks.base import (
     ItemRNG,
     Loop,
     Prior,
-    WhiteBoxAttack,
     WhiteBoxVictim,
     apply,
     split_evenly,
 )
+from attacks.gradient import GradientAttack
 from attacks.losses import CrossEntropy, IdentityLoss, real_class_prior
 from attacks.parts.checks import at_least_one, clip_or_none
 from attacks.parts.optimisers import adam_step
@@ -28,7 +28,7 @@ from midre_exp.priors.kedmi import KedMIPrior
 
 
 @dataclass(kw_only=True, eq=False)
-class KedMI(WhiteBoxAttack):
+class KedMI(GradientAttack):
     """(softplus(s) - s + w L_id(T, G(z), y)) / group, s = logsumexp D(G(z)), over mu and log_var of the draws
     z = mu + exp(log_var / 2) e, by Adam from mu = 0, log_var = 1 (Chen et al., ICCV 2021).
 
@@ -72,6 +72,7 @@ class KedMI(WhiteBoxAttack):
                 f"attack.prior is a {type(prior).__name__}, whose critic KedMI's loss does not fit; "
                 "use prior kedmi"
             )
+        queries = victim.queries
         identities, own = labels[:: self.restarts], rng[:: self.restarts]
         start = torch.tensor([[0.0], [1.0]], device=labels.device)
         start = start.expand(len(identities), 2, prior.latent_dim)
@@ -88,7 +89,8 @@ class KedMI(WhiteBoxAttack):
             )
         learned = state["gaussians"].repeat_interleave(self.restarts, 0)
         latents = self.draw(learned, rng.normal("sample", prior.latent_dim))
-        return AttackResult(latents, split_evenly(self.steps, self.restarts).repeat(len(identities)))
+        spent = (victim.queries - queries) // len(identities)
+        return AttackResult(latents, split_evenly(spent, self.restarts).repeat(len(identities)))
 
     def draw(self, gaussians: Tensor, noise: Tensor) -> Tensor:
         """Latents mu + exp(log_var / 2) noise [n, d], clamped if asked, of ``gaussians`` [n, 2, d] and
@@ -113,5 +115,5 @@ class KedMI(WhiteBoxAttack):
         images = prior.generate(latents, labels)
         scores = prior.realism(images, self.group)
         seen = apply(self.image_to_target, images)
-        identity = self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
+        identity = self.identity(victim, seen, labels, rng, step)
         return real_class_prior(scores) + self.identity_weight * identity

@@ -17,11 +17,11 @@ from attacks.base import (
     Loop,
     Prior,
     Runtime,
-    WhiteBoxAttack,
     WhiteBoxVictim,
     apply,
     split_evenly,
 )
+from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, in_unit_interval, one_of
 from attacks.parts.consistency import MOST, most_consistent
@@ -39,7 +39,7 @@ Score = Literal["logit", "softmax"]
 
 
 @dataclass(kw_only=True, eq=False)
-class Mirror(WhiteBoxAttack):
+class Mirror(GradientAttack):
     """(w_id L_id(T, flip(G(truncate(w))), y) + energy(w)) / reference_batch, over one code w [w_dim] for all
     layers by Adam, each step clipped to the constraint (An et al., NDSS 2022).
 
@@ -100,6 +100,8 @@ class Mirror(WhiteBoxAttack):
             codes,
             self.image_to_target,
             runtime,
+            shared_rng=shared_rng,
+            expectation=self.expectation,
         )
         return codes.cpu()[most_confident(confidences, labels)]
 
@@ -158,7 +160,7 @@ class Mirror(WhiteBoxAttack):
         images = apply(self.image_to_target, self.search.render(prior, w))
         number = (shared_rng if self.flip_shared else rng).uniform("flip", step=step)
         seen = torch.where((number < self.flip_p)[:, None, None, None], images.flip(-1), images)
-        return self.identity_weight * self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
+        return self.identity_weight * self.identity(victim, seen, labels, rng, step)
 
     def better(self, state: Mapping[str, Tensor], losses: Tensor) -> tuple[Tensor, Tensor]:
         """The codes to keep [n, w_dim] and the loss they are kept for [n] after a step of ``losses`` [n]."""
@@ -193,7 +195,13 @@ class Mirror(WhiteBoxAttack):
 
         def ask(part: slice) -> Tensor:
             codes, theirs = latents[part].to(runtime.device), labels[part].to(runtime.device)
-            return victim(self.render(prior, codes, theirs)).logits.cpu()
+            images = self.render(prior, codes, theirs)
+            if self.expectation is None or not self.expectation.selection:
+                return victim(images).logits.cpu()
+            logits = self.expectation.of(
+                images, shared_rng, "selection copies", 0, lambda copies, _: victim(copies).logits
+            )
+            return logits.cpu()
 
         at_once = min(self.search.batch, runtime.chunk)
         logits = torch.cat(list(in_batches(ask, len(labels), at_once, what="reconstructions", victim=victim)))

@@ -82,7 +82,7 @@ class MirrorGenetic(ScoreAttack):
         style = style_prior(prior)
         codes = self.search.codes(style, shared_rng)
         confidences = self.search.confidences_of_first(
-            self.identities, victim, style, codes, self.image_to_target, runtime
+            self.identities, victim, style, codes, self.image_to_target, runtime, shared_rng=shared_rng
         )
         identities = torch.arange(self.identities)
         chosen = most_confident(confidences, identities.repeat_interleave(self.population))

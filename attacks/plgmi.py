@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Loop, Prior, WhiteBoxAttack, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Loop, Prior, WhiteBoxVictim, apply
+from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import at_least_one
 from attacks.parts.optimisers import adam_step
@@ -18,7 +19,7 @@ from midre_exp.plan.ranges import Count, LearningRate
 
 
 @dataclass(kw_only=True, eq=False)
-class PLGMI(WhiteBoxAttack):
+class PLGMI(GradientAttack):
     """sum over random views v of L_id(T, v(G(z, y)), y) / reference_batch, over z from N(0, I) by Adam (Yuan
     et al., AAAI 2023).
 
@@ -67,5 +68,5 @@ class PLGMI(WhiteBoxAttack):
         for number in range(self.views):
             view = self.view(images, rng.uniform(f"view {number}", NUMBERS, step=step))
             seen = apply(self.image_to_target, view)
-            total = total + self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
+            total = total + self.identity(victim, seen, labels, rng, step, f"copies {number}")
         return total

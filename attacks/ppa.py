@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Loop, Prior, Runtime, WhiteBoxAttack, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Loop, Prior, Runtime, WhiteBoxVictim, apply
+from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss, real_class_prior
 from attacks.parts.checks import above_zero, adam_betas, at_least_one
 from attacks.parts.final_selection import FinalSelection
@@ -22,7 +23,7 @@ from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Natural, NonNeg
 
 
 @dataclass(kw_only=True, eq=False)
-class PPA(WhiteBoxAttack):
+class PPA(GradientAttack):
     """(L_id(T, v(G(w)), y) + discriminator_weight * softplus(-D(G(w)))) / reference_batch, over codes w of a
     style prior by Adam (Struppek et al., ICML 2022, Sec. 4).
 
@@ -69,7 +70,15 @@ class PPA(WhiteBoxAttack):
         """The codes to start from, [n, 1 or num_ws, w_dim] on the CPU."""
         style = style_prior(prior)
         codes = style.codes(self.search.z(style, shared_rng), psi=self.search.psi, cutoff=self.search.cutoff)
-        confidences = self.search.confidences(victim, style, codes, self.image_to_target, runtime)
+        confidences = self.search.confidences(
+            victim,
+            style,
+            codes,
+            self.image_to_target,
+            runtime,
+            shared_rng=shared_rng,
+            expectation=self.expectation,
+        )
         return codes[:, : 1 if self.single_w else None].cpu()[most_confident(confidences, labels)]
 
     def invert(
@@ -113,7 +122,7 @@ class PPA(WhiteBoxAttack):
         images = prior.generate(latents, labels)
         seen = apply(self.image_to_target, images.clamp(0, 1) if self.clip else images)
         seen = self.view(seen, rng, shared_rng, "crop", step)
-        losses = self.identity_loss(victim, self.surrogates, seen, labels, rng, step)
+        losses = self.identity(victim, seen, labels, rng, step)
         if self.discriminator_weight:
             losses = losses + self.discriminator_weight * real_class_prior(prior.realism(images))
         return losses
@@ -122,7 +131,14 @@ class PPA(WhiteBoxAttack):
         self, victim: WhiteBoxVictim, images: Tensor, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
     ) -> dict[str, Tensor]:
         """``robustness`` float [n], a query per view."""
-        found = self.selection.robustness(victim, images, labels, shared_rng=shared_rng, runtime=runtime)
+        found = self.selection.robustness(
+            victim,
+            images,
+            labels,
+            shared_rng=shared_rng,
+            runtime=runtime,
+            expectation=self.expectation,
+        )
         return {"robustness": found}
 
     def select(

@@ -95,6 +95,18 @@ class ItemRNG:
     def __getitem__(self, index: slice | Tensor) -> ItemRNG:
         return self._with(self.keys[index])
 
+    def copies(self, count: int) -> ItemRNG:
+        """``count`` streams for every item, all items' first, then all items' second ...; the first is the
+        item's own.
+        """
+        further = torch.arange(count, device=self.keys.device)[:, None] * _GOLDEN
+        keys = torch.where(further == 0, self.keys, _mix(self.keys + further))
+        return self._with(keys.flatten())
+
+    def repeated(self, times: int) -> ItemRNG:
+        """Each stream ``times`` times, one after the other: rows that draw the same numbers."""
+        return self._with(self.keys.repeat_interleave(times))
+
     def to(self, device: torch.device | str) -> ItemRNG:
         """The same numbers, drawn on another device."""
         return self._with(self.keys.to(device))

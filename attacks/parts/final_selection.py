@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import ItemRNG, Runtime, WhiteBoxVictim
+from attacks.parts.expectation import Expectation
 from attacks.parts.random_crops import NUMBERS, random_crop
 from midre_exp.data.transforms.random_crop import require_range
 from midre_exp.errors import ConfigError
@@ -44,12 +45,19 @@ class FinalSelection:
 
     @torch.no_grad()
     def robustness(
-        self, victim: WhiteBoxVictim, images: Tensor, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
+        self,
+        victim: WhiteBoxVictim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        shared_rng: ItemRNG,
+        runtime: Runtime,
+        expectation: Expectation | None = None,
     ) -> Tensor:
         """The target's mean probability of each label over the views, [n].
 
         ``images`` [n, 3, h, w] as the target gets them, not clipped; ``labels`` int64 [n]. ``shared_rng`` is
-        one stream.
+        one stream. With ``expectation`` every view is changed once more by its views, for all items alike.
         """
         at_once = min(self.batch, runtime.chunk)
         part = min(_VIEWED_AT_ONCE * at_once, runtime.chunk)
@@ -62,5 +70,7 @@ class FinalSelection:
             )
             numbers = shared_rng.uniform("selection", NUMBERS, step=view)
             seen = random_crop(images[rows], numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
+            if expectation is not None and expectation.selection:
+                seen = expectation.changed(seen, shared_rng.repeated(len(seen)), "selection copies", view)
             total[rows] += victim.confidence(seen, labels[rows])
         return total / self.views

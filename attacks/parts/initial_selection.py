@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import ItemRNG, Prior, Runtime, ScoreVictim, Transforms, WhiteBoxVictim, apply
+from attacks.parts.expectation import Expectation
 from midre_exp.errors import ConfigError
 from midre_exp.memory.batches import Counts, in_batches
 from midre_exp.memory.footprint import planned
@@ -113,20 +114,27 @@ class InitialSelection:
         codes: Tensor,
         transforms: Transforms,
         runtime: Runtime,
+        *,
+        shared_rng: ItemRNG,
+        expectation: Expectation | None = None,
     ) -> Tensor:
         """The target's probabilities of each candidate, [N, num_classes] on the CPU, for ``codes``
-        [N, 1 or num_ws, w_dim], which are rendered as they are (truncate before).
+        [N, 1 or num_ws, w_dim], which are rendered as they are (truncate before); with ``expectation`` the
+        mean of those of its copies, for which a candidate has a stream of its own.
         """
+        streams = shared_rng.copies(len(codes))
+
+        def probabilities(images: Tensor) -> Tensor:
+            seen = torch.cat((images, images.flip(-1))) if self.flip else images
+            mean: Tensor = victim(seen).logits.softmax(1).unflatten(0, (-1, len(images))).mean(0)
+            return mean
 
         def ask(part: slice) -> Tensor:
             if self.pictures is not None:
                 images = self.pictures[part].to(runtime.device)
             else:
                 images = apply(transforms, self.clip(prior.synthesise(codes[part].to(runtime.device))))
-            seen = torch.cat((images, images.flip(-1))) if self.flip else images
-            probabilities = victim(seen).logits.softmax(1)
-            mean: Tensor = probabilities.unflatten(0, (-1, len(images))).mean(0)
-            return mean
+            return _over_copies(probabilities, images, streams[part], expectation)
 
         return torch.cat(self._of_all(ask, len(codes), victim, runtime)).cpu()
 
@@ -139,17 +147,25 @@ class InitialSelection:
         codes: Tensor,
         transforms: Transforms,
         runtime: Runtime,
+        *,
+        shared_rng: ItemRNG,
+        expectation: Expectation | None = None,
     ) -> Tensor:
         """The victim's probabilities of codes [N, w_dim], truncated: those of the first ``classes`` labels,
-        [N, classes] on the CPU; those of all labels for many codes would not fit into memory.
+        [N, classes] on the CPU; those of all labels for many codes would not fit into memory. ``expectation``
+        as in ``confidences``.
         """
+        streams = shared_rng.copies(len(codes))
+
+        def probabilities(images: Tensor) -> Tensor:
+            return self._ask(victim, images)
 
         def ask(part: slice) -> Tensor:
             if self.pictures is not None:
-                answer = self._ask(victim, self.pictures[part].to(runtime.device))
+                images = self.pictures[part].to(runtime.device)
             else:
-                answer = self.answer(victim, prior, codes[part], transforms)
-            return answer[:, :classes].cpu()
+                images = apply(transforms, self.render(prior, codes[part]))
+            return _over_copies(probabilities, images, streams[part], expectation)[:, :classes].cpu()
 
         return torch.cat(self._of_all(ask, len(codes), victim, runtime))
 
@@ -187,6 +203,15 @@ class InitialSelection:
                 found.append(answer)
                 shown.update(len(answer))
         return found
+
+
+def _over_copies(
+    ask: Callable[[Tensor], Tensor], images: Tensor, streams: ItemRNG, expectation: Expectation | None
+) -> Tensor:
+    """What ``ask`` answers about images [n, 3, h, w], or its mean over their copies."""
+    if expectation is None or not expectation.search:
+        return ask(images)
+    return expectation.of(images, streams, "search copies", 0, lambda copies, _: ask(copies))
 
 
 def most_confident(confidences: Tensor, labels: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ GROUPS = (
     "defense",
     "attack",
     "attack/prior",
+    "attack/expectation",
     "attack=lomma_gmi attack/surrogates",
     "metrics",
     "numerics",

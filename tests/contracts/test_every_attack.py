@@ -115,6 +115,24 @@ PPA = {**STYLE, "steps": 3, "kept": 1, "selection": {"views": 2}}
 GENETIC = {**STYLE, "population": 5, "generations": 4, "enough": None, "mutation_p": 0.5, "mutation_size": 1}
 RLBMI = {"episodes": 12, "batch_size": 4, "log_every": 4, "agent": {"hidden": 8}}
 BREPMI = {"points": 8, "patience": 3, "max_rejections": 3, "search_batch": 16, "search_batches": 40}
+COPIES = {
+    "_target_": "attacks.Expectation",
+    "copies": 3,
+    "views": [
+        {
+            "_target_": "attacks.CropMirrorRotate",
+            "scale": [0.8, 1.0],
+            "ratio": [0.9, 1.1],
+            "flip_p": 0.5,
+            "degrees": 5,
+            "fill": 0.5,
+        },
+        {"_target_": "attacks.GaussianNoise", "sigma": 0.05, "range_of": "image"},
+    ],
+    "search": True,
+    "optimisation": True,
+    "selection": True,
+}
 PHASES = [
     {"steps": 3, "radius_features": None, "radius_w": 0.1},
     {"steps": 2, "radius_features": 0.5, "radius_w": None},
@@ -165,6 +183,10 @@ CASES = [
     Case("mirror", "style", {**STYLE, "steps": 4, "counted": "consistent"}),
     Case("mirror", "style", {**STYLE, "steps": 4, "keep": "own", "flip_shared": False}),
     Case("mirror_genetic", "style", GENETIC),
+    Case("kedmi", "kedmi", {"steps": 5, "group": 2, "expectation": COPIES}),
+    Case("lomma_gmi", "pixels", {"steps": 5, "lr": 0.5, "expectation": COPIES}, statistics),
+    Case("ppa", "style", {**PPA, "expectation": COPIES}),
+    Case("mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "expectation": COPIES}),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "own"}),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "shared"}),
     Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),
@@ -268,6 +290,31 @@ def assert_close(found: Run, expected: Run) -> None:
 
 def test_the_list_names_every_attack_of_the_configs():
     assert {case.name for case in CASES} == {path.stem for path in (CONF_DIR / "attack").glob("*.yaml")}
+
+
+NOTHING = {**COPIES, "copies": 1, "views": [{**COPIES["views"][1], "sigma": 0}]}
+gradient_attacks = pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if "expectation" not in c.options and isinstance(c.changed(), attacks.GradientAttack)],
+    ids=str,
+)
+
+
+@gradient_attacks
+def test_one_unchanged_copy_is_the_plain_attack_to_the_byte(case):
+    attack = case.changed(expectation=NOTHING)
+    attack.surrogates = case.attack().surrogates
+    assert_equal(carried_out(case, attack), unbroken(case))
+
+
+@gradient_attacks
+def test_copies_cost_their_number_of_queries_and_lead_elsewhere(case):
+    attack = case.changed(expectation={**COPIES, "search": False, "selection": False})
+    attack.surrogates = case.attack().surrogates
+    found, plain = carried_out(case, attack), unbroken(case)
+    in_loops = found.queries - plain.queries  # two more for each that a step makes
+    assert in_loops > 0 and in_loops % (2 * IDENTITIES) == 0
+    assert not torch.equal(found.tensors["latents"], plain.tensors["latents"])
 
 
 @pytest.mark.gpu

@@ -53,16 +53,16 @@ def test_pictures_are_those_that_the_target_would_be_shown():
     codes = search.codes(prior, shared_rng())
     every = prior.codes(search.z(prior, shared_rng()), psi=0.5, cutoff=4)
     fresh = (
-        search.confidences(toy_victim(), prior, every, STEPS, runtime),
-        search.confidences_of_first(4, toy_victim(), prior, codes, STEPS, runtime),
+        search.confidences(toy_victim(), prior, every, STEPS, runtime, shared_rng=shared_rng()),
+        search.confidences_of_first(4, toy_victim(), prior, codes, STEPS, runtime, shared_rng=shared_rng()),
     )
     render = search.renderer(prior, shared_rng(), STEPS)
     # parts as the attack has them: some processors round a batch of another size differently
     search.pictures = torch.cat([render(slice(first, first + 3)) for first in (0, 3, 6)])
     assert torch.equal(search.pictures[6:], apply(STEPS, search.clip(prior.synthesise(every[6:]))))
     kept = (
-        search.confidences(toy_victim(), prior, every, STEPS, runtime),
-        search.confidences_of_first(4, toy_victim(), prior, codes, STEPS, runtime),
+        search.confidences(toy_victim(), prior, every, STEPS, runtime, shared_rng=shared_rng()),
+        search.confidences_of_first(4, toy_victim(), prior, codes, STEPS, runtime, shared_rng=shared_rng()),
     )
     assert all(torch.equal(a, b) for a, b in zip(fresh, kept, strict=True))
 

@@ -2,6 +2,7 @@
 # These names, not the modules, stand in configs and keys.
 from .base import Augmentation as Augmentation
 from .base import Transform as Transform
+from .base import View as View
 from .colour import ColorJitter as ColorJitter
 from .crop import CenterCrop as CenterCrop
 from .crop import Crop as Crop

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from midre_exp.errors import ConfigError
+from midre_exp.seeding import ItemRNG
 
 #: The most pixels a picture may have, before or after a transform: Pillow's own limit, at which it merely
 #: warns. 360 MB in memory.
@@ -43,6 +44,16 @@ class Augmentation(Protocol):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change float images [n, 3, h, w] in [0, 1]; random numbers come from ``generator`` on the images'
         device.
+        """
+        ...
+
+
+class View(Protocol):
+    """A random change of images that gradients pass through: what an attack averages over."""
+
+    def __call__(self, images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+        """The changed images, float [n, 3, h, w]; image i draws from row i of ``rng``, by ``name`` and
+        ``step``.
         """
         ...
 

@@ -141,7 +141,7 @@ def jitter(
 
 
 def flip_and_rotate(images: Tensor, flipped: Tensor, degrees: Tensor) -> Tensor:
-    """Mirror the images [n, 3, h, w] where ``flipped`` (bool [n]), then turn each counter-clockwise about its
+    """Mirror the images [n, c, h, w] where ``flipped`` (bool [n]), then turn each counter-clockwise about its
     centre by ``degrees`` [n].
 
     Bilinear, outside is 0. A mirrored image is the same image at mirrored coordinates, so both are one
@@ -156,6 +156,19 @@ def flip_and_rotate(images: Tensor, flipped: Tensor, degrees: Tensor) -> Tensor:
     from_x = side * (cosine * x - sine * y) * (2 / (width - 1))
     from_y = (sine * x + cosine * y) * (2 / (height - 1))
     return _sample(images, torch.stack((from_x, from_y), -1))
+
+
+def rotate(images: Tensor, degrees: Tensor, *, fill: float) -> Tensor:
+    """The images [n, c, h, w], each turned counter-clockwise about its centre by ``degrees`` [n], bilinear;
+    outside is ``fill``.
+
+    As torchvision's rotate with a fill: a pixel of the border is mixed with zeros, then by the same weight
+    with the fill.
+    """
+    whole = torch.cat((images, torch.ones_like(images[:, :1])), 1)
+    turned = flip_and_rotate(whole, torch.zeros_like(degrees, dtype=torch.bool), degrees)
+    inside = turned[:, -1:]
+    return turned[:, :-1] * inside + (1 - inside) * fill
 
 
 def _sample(images: Tensor, grid: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def prior():
 def confidences(prior, victim=None, runtime=RUNTIME, **changes):
     search = InitialSelection(**{**SETTINGS, **changes})
     codes = prior.codes(search.z(prior, shared_rng()), psi=search.psi, cutoff=search.cutoff)
-    return search.confidences(victim or toy_victim(), prior, codes, STEPS, runtime)
+    return search.confidences(victim or toy_victim(), prior, codes, STEPS, runtime, shared_rng=shared_rng())
 
 
 def test_confidences_and_choice_are_the_golden_ones(prior):
