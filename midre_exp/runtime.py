@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -107,6 +108,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def pass_over_libraries() -> None:
+    """Once in a program, before its first run: the objects of libraries, hundreds of thousands, are never
+    garbage, so that the collection after each stage need not look at them. Not for a notebook, where a user's
+    models would count among them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def give_memory_back(device: torch.device) -> None:

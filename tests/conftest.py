@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
 import re
+import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.config_repository import ConfigRepository, ConfigResult
+from hydra.core.object_type import ObjectType
 
-from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs, settings_of
+from midre_exp.plan.config import own_configs
+from midre_exp.plan.overrides import readable
+from midre_exp.run import run
 
 #: The stages of every run.
 STAGES = ("target", "evaluator", "features", "prior", "attack", "metrics")
@@ -39,6 +48,17 @@ TINY = (
     "runtime.progress=false",
 )
 
+#: Batch norm under averaged weights, half the time of a tiny prior: 2 batches of 8 latents, not 40 of 64.
+SHORT_CALIBRATION = ("midre_exp.priors.gan.training._CALIBRATION", (2, 8))
+
+
+def pytest_collection_finish():
+    """Millions of objects of libraries and of thousands of tests stay to the end; collections of garbage need
+    not look at them again and again.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 def pytest_runtest_setup(item: pytest.Item):
     """Who asks for the tests of a GPU where there is none is told so."""
@@ -68,17 +88,67 @@ def _errors_as_sentences(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _each_yaml_is_parsed_once():
+    """Hydra parses every yaml of every config that it composes; here only those that are new or changed."""
+    parse = ConfigRepository.load_config
+    parsed: dict[tuple[object, ...], bytes] = {}
+
+    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path=config_path, object_type=ObjectType.CONFIG)
+        if source is None or source.scheme() != "file":
+            return parse(self, config_path)
+        file = Path(source.path, source._normalize_file_name(config_path)).resolve()
+        stat = file.stat()
+        key = (str(file), config_path, source.provider, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if key not in parsed:
+            parsed[key] = pickle.dumps(parse(self, config_path))
+        return pickle.loads(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", load_config)
+        yield
+
+
+@cache
+def _composer() -> Composer:
+    return packaged_composer()
+
+
 @pytest.fixture
-def tiny(tmp_path: Path):
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """``tiny("defense=midre", ...)``: the resolved settings of a tiny run that writes under this test's
-    folder.
+    folder. Choices of groups are composed once for all tests, values laid over them as in a sweep.
     """
 
+    monkeypatch.setattr(*SHORT_CALIBRATION)
+
     def compose(*overrides: str):
+        job = [*tiny_overrides(tmp_path), *overrides]
         with packaged_configs():
-            return settings_of([*tiny_overrides(tmp_path), *overrides])
+            if own_configs() is not None:  # may change while a test runs
+                return settings_of(job)
+            return _composer().settings(readable(job, sweeps=False))
 
     return compose
+
+
+@pytest.fixture(scope="session")
+def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the default tiny run."""
+    folder = tmp_path_factory.mktemp("whole")
+    with packaged_configs(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*SHORT_CALIBRATION)
+        run(settings_of(tiny_overrides(folder)))
+    return folder / "store"
+
+
+@pytest.fixture
+def stocked(_whole_run: Path, tmp_path: Path) -> Path:
+    """The store of this test's tiny runs, which has all stages of the default one already: for what comes
+    after a run, or beside it.
+    """
+    return shutil.copytree(_whole_run, tmp_path / "store")
 
 
 def without_time(text: str) -> str:

@@ -18,7 +18,7 @@ from midre_exp.memory.footprint import peak_of, planned, rows_that_fit
 from midre_exp.metrics import evaluate
 from midre_exp.priors.kedmi import soft_labels
 from midre_exp.priors.plgmi import select
-from midre_exp.runtime import MOST, Runtime
+from midre_exp.runtime import MOST, Runtime, pass_over_libraries
 from midre_exp.targets.base import Output
 from midre_exp.targets.predict import predict
 from midre_exp.threat import Victim
@@ -182,3 +182,13 @@ def test_labelling_by_the_target_halves_its_batches(tmp_path):
 def test_the_config_says_how_much_goes_at_once():
     assert Runtime().chunk == MOST and not Runtime().is_planned
     assert replace(Runtime(), chunk=7).chunk == 7
+
+
+def test_what_lives_before_the_first_run_is_passed_over_by_later_collections_once():
+    pass_over_libraries.cache_clear()
+    survivor = [[]]
+    pass_over_libraries()
+    assert not any(found is survivor for found in gc.get_objects())
+    later = [[]]
+    pass_over_libraries()  # what a run left would never be collected otherwise
+    assert any(found is later for found in gc.get_objects())

@@ -173,8 +173,9 @@ def _run_on_leased_gpus(settings: Mapping[str, Any]) -> Path:
     name = f"{settings['setup']['id']} {'+'.join(settings['defense'])} seed {settings['seed']}"
     with leased(str(runtime["device"]), int(runtime["devices"]), run=name) as gpus:
         from midre_exp.run import run  # loads torch, to which only the leased GPUs are visible
-        from midre_exp.runtime import choose_device
+        from midre_exp.runtime import choose_device, pass_over_libraries
 
+        pass_over_libraries()
         if gpus and not runtime["quiet"]:
             say(f"{name} has {told(gpus)}")
         if gpus and choose_device(str(runtime["device"])).type != "cuda":

@@ -7,15 +7,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
-from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from PIL import Image
 
@@ -192,22 +189,6 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return at
 
 
-class _Remembered:
-    """Config files read once for all command lines of this module; Hydra reads thirty of them for each."""
-
-    def __init__(self) -> None:
-        self.read: dict[str, ConfigResult | None] = {}
-        self.load = ConfigRepository.load_config
-
-    def __call__(self, repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-        if config_path not in self.read:
-            self.read[config_path] = self.load(repository, config_path)
-        return deepcopy(self.read[config_path])
-
-
-_REMEMBERED = _Remembered()
-
-
 @pytest.fixture
 def cli(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -216,9 +197,6 @@ def cli(
     monkeypatch.chdir(tmp_path)
     # Hydra composes everything once more only to learn whether this is a sweep
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
-    monkeypatch.setattr(
-        ConfigRepository, "load_config", lambda repository, config_path: _REMEMBERED(repository, config_path)
-    )
 
     def call(line: str) -> tuple[int, str]:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 from hydra import compose
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.plan.compose import packaged_configs
 from midre_exp.plan.config import CONF_DIR, config_files
@@ -19,6 +22,7 @@ HIDDEN = (
 )
 
 
+@cache
 def printed() -> list[str]:
     """Every ``GROUP=OPTION`` of the help, as it is typed."""
     lines = re.findall(r"^  (\S[^:]*): (.+)$", help_text().partition("Any value below")[0], re.M)
@@ -36,18 +40,30 @@ def test_the_help_offers_every_file_of_conf_that_a_user_may_choose():
             assert options == set(config_files(folder)), group
 
 
-@pytest.mark.parametrize("at", range(8))
-def test_every_choice_the_help_prints_composes(at):
-    """In eight parts, so that they spread over workers."""
+def test_every_choice_the_help_prints_composes():
+    """A choice of every group at once, then the next of every group, until all were had."""
+    groups: dict[tuple[str, ...], dict[str, list[str]]] = {}  # by what a choice needs beside it
+    for typed in printed():
+        *needed, choice = typed.split()
+        group, _, option = choice.partition("=")
+        groups.setdefault(tuple(needed), {}).setdefault(group, []).append(option)
+    for needed, options in groups.items():
+        for at in range(max(map(len, options.values()))):
+            chosen = {group: every[at % len(every)] for group, every in options.items()}
+            words = [*needed, *(f"{group}={option}" for group, option in chosen.items())]
+            composes(words, chosen)
+
+
+def composes(words: list[str], chosen: dict[str, str]) -> None:
     with packaged_configs():
-        for typed in printed()[at::8]:
-            words = typed.split()
+        try:
             config = compose("config", overrides=words, return_hydra_config=True)
-            group, option = words[-1].split("=")
-            assert config.hydra.runtime.choices[group] == ([option] if group == "defense" else option) or (
-                group == "defense" and option in config.hydra.runtime.choices[group]
-            ), typed
             OmegaConf.to_container(config.attack, resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            pytest.fail(f"{' '.join(words)}: {error}")
+    for group, option in chosen.items():
+        found = config.hydra.runtime.choices[group]
+        assert option in found if group == "defense" else found == option, words
 
 
 def test_every_overlay_of_a_scale_belongs_to_a_choice_or_is_part_of_one_that_does():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -44,12 +45,15 @@ def strip(path):
 
 
 @pytest.mark.parametrize("attack", ["attack=gmi", "attack=plgmi"])
-def test_a_split_attack_merges_to_exactly_the_unsplit_numbers(tiny, tmp_path, attack):
+def test_a_split_attack_merges_to_exactly_the_unsplit_numbers(tiny, stocked, tmp_path, attack):
     more = ("attack.prior.per_class=4",) if attack.endswith("plgmi") else ()
     whole = tiny(attack, *more)
     expected = strip(run(whole))
     found = Store(whole["paths"]["store"]).find("attack", make_plan(whole)["attack"].key)
     elsewhere = {name: str(tmp_path / "split" / name) for name in ("store", "runs", "results")}
+    shutil.copytree(
+        whole["paths"]["store"], elsewhere["store"], ignore=shutil.ignore_patterns("attack", "metrics")
+    )
     split = {**whole, "paths": {**whole["paths"], **elsewhere}}
     for number in (3, 1):  # the second of three is left to the run that merges
         job = {**split, "attack": {**split["attack"], "shard": f"{number}/3"}}
