@@ -1,5 +1,6 @@
 """One run, start to end:
 
+    public people ────► pretraining (networks for target and evaluator to start from, where weights: public)
     private data ─────► target      (architecture + defense, trained)  ──► acc
     private data ─────► evaluator   (independent, undefended; sees the same identities at its own size)
     public data  ─────► prior       (generator, for some attacks trained against the target)
@@ -41,8 +42,10 @@ def run(settings: Mapping[str, Any]) -> Path:
     found = with_files(settings)
     parts = make_parts(found)  # a mistake in one of them is told here
     with Executor(found, plan, parts) as build:
-        target = build(stages.target, parts.private, parts.defense)
-        evaluator = build(stages.evaluator, parts.evaluation, parts.undefended)
+        start = build(stages.pretraining, parts.pretraining, parts.undefended)
+        target = build(stages.target, parts.private, parts.defense, start)
+        its_start = build(stages.evaluator_pretraining, parts.evaluator_pretraining, parts.undefended)
+        evaluator = build(stages.evaluator, parts.evaluation, parts.undefended, its_start)
         features = build(stages.features, parts.evaluation, evaluator)
         prior = build(stages.prior, parts.public, target)
         surrogates = build(stages.surrogates, parts.public, target)

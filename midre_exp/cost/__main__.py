@@ -21,6 +21,8 @@ from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR, Settings
 from midre_exp.plan.keys import fingerprints_once
+from midre_exp.stages import STAGES
+from midre_exp.stages.classifier import ClassifierStage
 from midre_exp.store.progress import log_to_stderr, say
 
 _HEADERS = (
@@ -108,14 +110,15 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
         total = sum(seconds(counted[name], kind, precision, chunk) for name in names if name in counted)
         return f"{total / 3600:.1f}" if total > 3600 else f"{total / 3600:.2f}"
 
-    trained = max((RESERVED + _memory(counted.get(name)) for name in ("target", "evaluator")), default=0.0)
+    classifiers = [stage.name for stage in STAGES if isinstance(stage, ClassifierStage)]
+    trained = max(RESERVED + _memory(counted.get(name)) for name in classifiers)
     free = kind.memory * GB - RESERVED
     attack = counted.get("attack", Counted(()))
     inversion = next((phase for phase in attack.phases if phase.per_item), None)
     return [
         setup,
-        hours(own, "target"),
-        hours(own, "evaluator"),
+        hours(own, "pretraining", "target"),
+        hours(own, "evaluator_pretraining", "evaluator"),
         hours(own, "prior", "surrogates"),
         hours(own, "attack"),
         hours(own, "metrics"),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from midre_exp.cost.accelerators import GB, REFERENCE, RESERVED, Accelerator, accelerator, seconds
 from midre_exp.cost.counted import Counted
-from midre_exp.cost.inputs import differ_in_numbers, inputs_of, more_of_the_same
+from midre_exp.cost.inputs import differ_in_numbers, inputs_of, more_of_the_same, sizes_behind
 from midre_exp.cost.remembered import Wanted, count_all, remembered
 from midre_exp.cost.sizes import Sizes
 from midre_exp.errors import UserError
@@ -120,11 +120,16 @@ def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
     what, counts, found = described(settings), record.get("counts") or {}, {}
     sizes = None
     if "private_train" in counts:
+        starts = (record.get("start") or {}).values()
+        pool: Mapping[str, Any] = next(
+            (start["pretraining"] for start in starts if "pretraining" in start), {}
+        )
         sizes = Sizes(
             int(counts["private_train"]),
             int(counts["private_test"]),
             int(counts.get("public") or 0),
             int(counts["private_identities"]),
+            *(int(pool.get(name, 0)) for name in ("images", "tested", "identities")),
         )
     for stage, spent in record["seconds"].items():
         key = str(record["artifacts"][stage])
@@ -155,6 +160,11 @@ def forecasts(
     return [case.forecast(cases) for case in cases]
 
 
+def _as_many(stage: str, one: Sizes | None, other: Sizes | None) -> bool:
+    """Whether two stages of a kind were of as many images, as far as is known."""
+    return None in (one, other) or sizes_behind(stage, one) == sizes_behind(stage, other)
+
+
 class _Case(NamedTuple):
     """A stage that is asked for, and what was measured of the like on the same device (else on any)."""
 
@@ -168,9 +178,7 @@ class _Case(NamedTuple):
         device, inputs = named or this_device(asked.settings), inputs_of(asked.stage, asked.settings)
         here = [one for one in of_kind if one.device == device] or list(of_kind)
         exact = [
-            one
-            for one in here
-            if one.inputs == inputs and (one.sizes == asked.sizes or None in (one.sizes, asked.sizes))
+            one for one in here if one.inputs == inputs and _as_many(asked.stage, one.sizes, asked.sizes)
         ]
         like = [one for one in here if one.sizes is not None and differ_in_numbers(inputs, one.inputs)]
         return cls(asked, device, exact, like)
@@ -235,7 +243,7 @@ class _Case(NamedTuple):
     def _of_other_length(self) -> list[float]:
         """What stages took that differ in the length of their loop alone, made as long as this one."""
         inputs, sizes = inputs_of(self.asked.stage, self.asked.settings), self.asked.sizes
-        known = [one for one in self.like if sizes in (None, one.sizes)]
+        known = [one for one in self.like if _as_many(one.stage, one.sizes, sizes)]
         times = [more_of_the_same(one.stage, inputs, one.inputs) for one in known]
         return [time * one.seconds for time, one in zip(times, known, strict=True) if time is not None]
 

@@ -22,6 +22,10 @@ _VERSION = 2
 _LENGTHS = {"training": ("epochs", "steps"), "attack": ("steps", "episodes", "identities"), "metrics": ()}
 #: The sizes that matter to a stage.
 _SIZES = {
+    **dict.fromkeys(
+        ("pretraining", "evaluator_pretraining"),
+        ("pretraining_train", "pretraining_test", "pretraining_classes"),
+    ),
     **dict.fromkeys(("target", "evaluator", "features", "metrics"), ("train", "test", "classes")),
     **dict.fromkeys(("prior", "surrogates"), ("public", "classes")),
     **dict.fromkeys(("attack", "candidates"), ("classes",)),
@@ -32,6 +36,7 @@ _PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
 _IDLE = (
     *("seed", "name", "floor", "checkpoint_entry", "checkpoint_prefix", "trained_with", "defense_defaults"),
     *("scheduler", "lr", "lr_epochs", "milestones", "gamma"),
+    *("weights", "pretraining"),  # what a network starts from, and the recipe of another stage
 )
 
 
@@ -42,6 +47,11 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
     target = {"target": settings["target"], "defense": settings["defense"]}
     sizes = {"resolution": settings["resolution"], "image_size": prior.get("image_size")}
     found: dict[str, Any] = {
+        "pretraining": {**_pretrained(settings["target"]), "resolution": settings["resolution"]},
+        "evaluator_pretraining": {
+            **_pretrained(settings["evaluator"]),
+            "resolution": settings["evaluator"].get("resolution"),
+        },
         "target": {**target, "resolution": settings["resolution"]},
         "evaluator": {"evaluator": settings["evaluator"]},
         "prior": {
@@ -74,6 +84,18 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
     return {**stripped, "numerics": {name: node.get(name, plain) for name, plain in _PLAIN.items()}}
 
 
+def _pretrained(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a classifier's node its pre-training is made by."""
+    recipe = (node.get("pretraining") or {}).get("recipe")  # records of earlier versions have none
+    return {"model": node.get("model"), "recipe": recipe}
+
+
+def sizes_behind(stage: str, sizes: Sizes | None) -> dict[str, int]:
+    """Those that matter to a stage."""
+    found = {} if sizes is None else sizes.as_json()
+    return {name: count for name, count in found.items() if name in _SIZES[stage]}
+
+
 def count_key(stage: str, settings: Settings, sizes: Sizes) -> str:
     """The name under which a count is remembered: of what it depends on, the programs themselves included."""
     trusted = trusted_packages(settings)
@@ -81,8 +103,7 @@ def count_key(stage: str, settings: Settings, sizes: Sizes) -> str:
     makers = next(one.makers for one in STAGES if one.name == stage)
     code = sources().code({*names_in([inputs], trusted), *makers}, trusted)
     chunk = settings["runtime"]["chunk"] if stage == "attack" else None
-    counts = {name: count for name, count in sizes.as_json().items() if name in _SIZES[stage]}
-    return digest([_VERSION, stage, inputs, counts, chunk, code])
+    return digest([_VERSION, stage, inputs, sizes_behind(stage, sizes), chunk, code])
 
 
 def more_of_the_same(stage: str, one: Any, other: Any) -> float | None:

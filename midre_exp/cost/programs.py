@@ -32,8 +32,9 @@ from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
-from midre_exp.stages.classifier import judges_phases
+from midre_exp.stages.classifier import ClassifierStage, judges_phases
 from midre_exp.stages.judging import judging
+from midre_exp.stages.pretraining import Pretraining
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -54,8 +55,12 @@ _KEPT_PER_PARAMETER = 16
 def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
     """What a stage of a run costs. Raises what its program raises on tensors without content."""
     programs: dict[str, Callable[[_Run], Counted]] = {
-        "target": lambda run: run.classifier("target"),
-        "evaluator": lambda run: run.classifier("evaluator"),
+        "pretraining": lambda run: run.classifier(stages.pretraining, run.images.pretraining),
+        "target": lambda run: run.classifier(stages.target, run.images.train),
+        "evaluator_pretraining": lambda run: run.classifier(
+            stages.evaluator_pretraining, run.images.evaluator_pretraining
+        ),
+        "evaluator": lambda run: run.classifier(stages.evaluator, run.images.evaluation),
         "prior": _Run.prior,
         "surrogates": _Run.surrogates,
         "attack": _Run.attack,
@@ -75,6 +80,8 @@ class _Images:
     train: ImageSet
     evaluation: ImageSet
     public: ImageSet
+    pretraining: ImageSet
+    evaluator_pretraining: ImageSet
 
     @classmethod
     def of(cls, settings: Settings, sizes: Sizes) -> _Images:
@@ -85,6 +92,8 @@ class _Images:
             _images(sizes.train, own, sizes.classes),
             _images(sizes.train, judged, sizes.classes),
             _images(sizes.public, public, sizes.classes),
+            _images(sizes.pretraining_train, own, sizes.pretraining_classes),
+            _images(sizes.pretraining_train, judged, sizes.pretraining_classes),
         )
 
 
@@ -120,20 +129,19 @@ class _Run:
     def defense(self) -> Defense:
         return compose_defenses(self.settings["defense"], self.trusted)
 
-    def classifier(self, role: str) -> Counted:
+    def classifier(self, stage: ClassifierStage, images: ImageSet) -> Counted:
         """Training under the defense, a look at the test images after every epoch and at the end."""
-        node = self.settings[role]
-        defense = self.defense() if role == "target" else compose_defenses({})
+        node, sizes = stage.node(self.settings), self.sizes
+        tested = sizes.pretraining_test if isinstance(stage, Pretraining) else sizes.test
+        defense = self.defense() if stage.name == "target" else compose_defenses({})
         recipe = targets.checked_recipe(defense, node["recipe"])
-        model = targets.assemble.assemble(node, self.sizes.classes, defense, seed=0, trusted=self.trusted)
+        model = targets.assemble.assemble(node, images.num_classes, defense, seed=0, trusted=self.trusted)
         trains = node["checkpoint"] is None
         if trains:
-            images = self.images.train if role == "target" else self.images.evaluation
             self._training(model, defense, recipe, images)
-        pixels = int(self.settings["resolution"] if role == "target" else node["resolution"])
         batch = int(recipe["batch_size"]) if trains else _BATCH
         looks = defense.trained_epochs(int(recipe["epochs"])) + 1 if trains else 1
-        self._shown(model, pixels, looks * self.sizes.test, batch, "validation")
+        self._shown(model, stage.pixels(self.settings), looks * tested, batch, "validation")
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(model))
 
     def _training(

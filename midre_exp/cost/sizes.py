@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from midre_exp.cards import card_of, usual_images
 from midre_exp.errors import UserError
 from midre_exp.plan.config import Settings
-from midre_exp.plan.keys import reads_public
+from midre_exp.plan.keys import is_pretrained_here, node_of, reads_public
 from midre_exp.stages.base import Remember
 from midre_exp.stages.requirements import dataset_of, images_of
 
@@ -20,12 +18,17 @@ _TRAINED_ON = 0.9  #: of private images, where neither data nor card says; the s
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images to train and test on, public images, and private identities, which are the classes."""
+    """Images to train and test on, public images, and private identities, which are the classes; images and
+    classes to pre-train on, 0 where that is not done.
+    """
 
     train: int
     test: int
     public: int
     classes: int
+    pretraining_train: int = 0
+    pretraining_test: int = 0
+    pretraining_classes: int = 0
 
     def as_json(self) -> dict[str, int]:
         """Plain values."""
@@ -35,25 +38,34 @@ class Sizes:
 def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     """Those of a run; None where neither the data nor its documentation tells."""
     public = _images(settings, "public", remember) if reads_public(settings["attack"]) else 0
-    classes = _classes(settings, remember)
-    node: Mapping[str, Any] = settings["data"]["private"]
-    if classes is not None and public is not None and "train_per_identity" in node:
-        train, test = (int(node[f"{part}_per_identity"]) for part in ("train", "test"))
-        return Sizes(train * classes, test * classes, public, classes)
-    private, card = images_of(settings, "private", remember), card_of(node)
-    if classes is None or public is None:
+    private = _classified(settings, "private", remember)
+    roles = {"target": "pretraining", "evaluator": "evaluator_pretraining"}
+    pools = [name for role, name in roles.items() if is_pretrained_here(settings[role])]
+    pool = _classified(settings, pools[0], remember) if pools else (0, 0, 0)
+    if public is None or private is None or pool is None:
         return None
-    if private.count is None and card is not None:
+    train, test, classes = private
+    return Sizes(train, test, public, classes, *pool)
+
+
+def _classified(settings: Settings, name: str, remember: Remember) -> tuple[int, int, int] | None:
+    """Images to train and to test on, and classes, of private images or those to pre-train on."""
+    node, classes = node_of(settings["data"], name), _classes(settings, name, remember)
+    if classes is None:
+        return None
+    if "train_per_identity" in node:
+        train, test = (int(node[f"{part}_per_identity"]) * classes for part in ("train", "test"))
+        return train, test, classes
+    count, card = images_of(settings, name, remember).count, card_of(node)
+    if count is None and card is not None and name == "private":  # of which alone a card tells
         shown, held_out = card.images.get("train"), card.images.get("test")
         if shown is not None and held_out is not None:
-            return Sizes(shown, held_out, public, classes)
-    count = private.count
-    if count is None and card is not None:
+            return shown, held_out, classes
         count = usual_images(card, "private")
     if count is None:
         return None
     train = int(count * _TRAINED_ON)
-    return Sizes(train, count - train, public, classes)
+    return train, count - train, classes
 
 
 def _images(settings: Settings, name: str, remember: Remember) -> int | None:
@@ -67,15 +79,16 @@ def _images(settings: Settings, name: str, remember: Remember) -> int | None:
     return usual_images(card, images.role)
 
 
-def _classes(settings: Settings, remember: Remember) -> int | None:
-    title = images_of(settings, "private", remember).title
+def _classes(settings: Settings, name: str, remember: Remember) -> int | None:
+    title, node = images_of(settings, name, remember).title, node_of(settings["data"], name)
     try:
-        dataset = dataset_of(settings, "private", remember)
-        found: int | None = remember(["identities", settings["data"]["private"]], dataset.num_identities)
+        dataset = dataset_of(settings, name, remember)
+        found: int | None = remember(["identities", node], dataset.num_identities)
     except UserError:
         found = None
-    stated = settings["data"]["private"].get("identities")
-    return found or (int(stated) if stated else _IDENTITIES.get(title))
+    stated = node.get("identities")
+    usual = _IDENTITIES.get(title) if name == "private" else None
+    return found or (int(stated) if stated else usual)
 
 
 def picture_bytes(attack: Settings, resolution: int) -> int:

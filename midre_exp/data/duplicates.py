@@ -9,7 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from midre_exp.data.base import Dataset, SourceFile
+from midre_exp.data.base import Dataset, Role, SourceFile
 from midre_exp.data.readers.unreadable import write_list
 from midre_exp.errors import DataError
 from midre_exp.store.store import Places
@@ -48,18 +48,25 @@ def public_duplicates(private: Dataset, public: Dataset, store: Places | None) -
     """One sentence when private images are among the public ones; a complete list goes to disk.
     Raises DataError instead where they are to be refused.
     """
-    by_content = {content: name for name, content in public.file_contents("public").items() if content}
+    what = f"private image(s) are also public images of {_title(public)}"
+    return _shared(private, public, "public", what, store)
+
+
+def pretraining_duplicates(private: Dataset, pool: Dataset, store: Places | None) -> list[str]:
+    """The same of private images among those that a network was pre-trained on."""
+    what = f"private image(s) are also among the public images of {_title(pool)} to pre-train on"
+    return _shared(private, pool, "private", what, store)
+
+
+def _shared(private: Dataset, other: Dataset, role: Role, what: str, store: Places | None) -> list[str]:
+    by_content = {content: name for name, content in other.file_contents(role).items() if content}
     pairs = [
         (name, by_content[content])
         for name, content in private.file_contents("private").items()
         if content in by_content
     ]
-    return _sentences(
-        _title(private),
-        {f"private image(s) are also public images of {_title(public)}": pairs},
-        store,
-        refuse="refuse" in (private.duplicates, public.duplicates),
-    )
+    refuse = "refuse" in (private.duplicates, other.duplicates)
+    return _sentences(_title(private), {what: pairs}, store, refuse=refuse)
 
 
 def _groups(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:

@@ -33,7 +33,8 @@ from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import Settings, trusted_packages, use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.runtime import choose_device
-from midre_exp.stages import Requirement
+from midre_exp.stages import STAGES, Requirement
+from midre_exp.stages.classifier import ClassifierStage
 from midre_exp.store.artifact import readable
 from midre_exp.store.progress import log_to_stderr
 
@@ -117,8 +118,10 @@ def _gpu_memory(settings: Settings, cost: RunCost) -> list[Requirement]:
     found = []
     for name, stage in cost.stages.items():
         if stage.memory is not None and stage.memory > free:
-            smaller = f"a smaller {name}.recipe.batch_size, which changes the training"
-            other = f", or {smaller}" if name in ("target", "evaluator") else ""
+            trained = next((one for one in STAGES if one.name == name), None)
+            other = ""
+            if isinstance(trained, ClassifierStage):
+                other = f", or a smaller {trained.recipe}.batch_size, which changes the training"
             text = (
                 f"the {name} takes about {readable(int(stage.memory))} of GPU memory (counted) and "
                 f"{readable(free)} of {readable(total)} are free; use a larger GPU{other}"

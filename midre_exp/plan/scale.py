@@ -98,6 +98,12 @@ def _made_from(path: Path, changed: int) -> list[str]:
     return found
 
 
+def chosen(group: str, *, _root_: Mapping[str, Any]) -> str:
+    """The choice of a group in a defaults list, whatever dots its name has; ``none`` without one."""
+    return str(_root_.get(group) or "none")
+
+
 def register() -> None:
-    """Let configs use ``scaled`` as ``${scaled:SCALE,GROUP,CHOICE}``."""
+    """Let configs use ``scaled`` as ``${scaled:SCALE,GROUP,CHOICE}``, ``chosen`` as ``${chosen:GROUP}``."""
     OmegaConf.register_new_resolver("scaled", scaled, replace=True)
+    OmegaConf.register_new_resolver("chosen", chosen, replace=True)

@@ -105,6 +105,14 @@ class Recipe(Keys):
 
 
 @dataclass
+class Pretraining(Keys):
+    """How a network is trained on public identities before it is a target or an evaluator."""
+
+    seed: Seed = 0
+    recipe: Recipe | None = None  # None: the network's own yaml chooses none
+
+
+@dataclass
 class Target(Keys):
     """A node of conf/target."""
 
@@ -113,6 +121,7 @@ class Target(Keys):
     checkpoint: Text | None
     weights: Text | None
     model: Network
+    pretraining: Pretraining | None = None
     defense_defaults: Mapping[str, Any] | None = None
     checkpoint_entry: Text | None = None
     checkpoint_prefix: Text | None = None

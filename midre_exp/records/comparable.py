@@ -7,6 +7,7 @@ from typing import Any
 
 from midre_exp.numerics import Numerics
 from midre_exp.plan.config import without
+from midre_exp.plan.keys import is_pretrained_here
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
 #: earlier versions kept in it besides.
@@ -36,9 +37,13 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     """
     config = without(settings, *EXECUTION)
     for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
-        if isinstance(config.get(name), Mapping):
-            config[name] = without(config[name], "defense_defaults")
+        node = config.get(name)
+        if isinstance(node, Mapping):
+            unused = () if is_pretrained_here(node) else ("pretraining",)
+            config[name] = without(node, "defense_defaults", *unused)
     kept = without(settings["data"], "store")  # where decoded or rendered images are kept
+    if not any(is_pretrained_here(settings.get(name) or {}) for name in ("target", "evaluator")):
+        kept = {key: value for key, value in kept.items() if not key.startswith("pretraining")}
     config["data"] = {
         name: _node(node, data_folders) if isinstance(node, Mapping) else node for name, node in kept.items()
     }

@@ -28,13 +28,29 @@ class CodeEntry(TypedDict):
     packages: dict[str, dict[str, str | None]]  # commit and digest of each package of the user's own
 
 
-class StartEntry(TypedDict):
-    """What a classifier started from, or what was loaded in its place."""
+class PretrainingEntry(TypedDict):
+    """The pre-training that a classifier started from."""
 
-    source: str  # random | imagenet | a named source or card, e.g. ms1m | file: one given by its path
+    key: str  # in the store
+    data: str  # digest of the fingerprint of its images
+    identities: int
+    images: int  # that it was trained on
+    tested: int  # held-out images of these identities
+    acc: float  # percent of them that it recognises
+
+
+class _Start(TypedDict):
+    # random | imagenet | public: pre-trained | a named source or card, e.g. ms1m | file: given by its path
+    source: str
     file: str | None  # its name
     sha256: str | None
     trained: bool  # here, from that start; false: it is the file as it is
+
+
+class StartEntry(_Start, total=False):
+    """What a classifier started from, or what was loaded in its place."""
+
+    pretraining: PretrainingEntry  # of public weights
 
 
 class Record(TypedDict, total=False):
@@ -82,6 +98,13 @@ def _is_key(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value) is not None
 
 
+def _is_pretraining(value: object) -> bool:
+    if not isinstance(value, dict) or not _is_key(value.get("key")):
+        return False
+    counts = [value.get(name) for name in ("identities", "images", "tested")]
+    return all(type(count) is int and count > 0 for count in counts) and _is_number(value.get("acc"))
+
+
 class _Kind(NamedTuple):
     fits: Callable[[object], bool]
     words: str
@@ -115,7 +138,12 @@ _CODE = _Kind(
 )
 
 _START = _Kind(
-    lambda value: isinstance(value, dict) and is_line(value.get("source")) and "trained" in value,
+    lambda value: (
+        isinstance(value, dict)
+        and is_line(value.get("source"))
+        and "trained" in value
+        and ("pretraining" not in value or _is_pretraining(value["pretraining"]))
+    ),
     "what a classifier started from",
 )
 

@@ -1,4 +1,6 @@
-"""What target and evaluator of a run started from: a source of weights by name, a file, or nothing."""
+"""What target and evaluator of a run started from: a source of weights by name, a file, public pre-training,
+or nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from midre_exp.cards.named import named_files
+from midre_exp.plan.config import digest
+from midre_exp.plan.keys import PUBLIC, is_pretrained_here
 from midre_exp.records.schema import StartEntry
 from midre_exp.store.store import Artifact
 
 RANDOM = "random"
+WEIGHTS = "weights.safetensors"
 
 
 def starts(settings: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> dict[str, StartEntry]:
@@ -28,6 +33,19 @@ def starts(settings: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> di
             library: Mapping[str, Any] = next(iter(_mapping(manifest.get("weights")).values()), {})
             entry["source"] = "imagenet"
             entry["file"], entry["sha256"] = library.get("file"), library.get("sha256")
+        elif is_pretrained_here(node):
+            start = artifacts["pretraining" if role == "target" else "evaluator_pretraining"]
+            entry["source"], entry["file"] = PUBLIC, WEIGHTS
+            entry["sha256"] = start.manifest["files"][WEIGHTS]["sha256"]
+            counts = start.metrics["counts"]
+            entry["pretraining"] = {
+                "key": start.key,
+                "data": digest(_mapping(start.manifest.get("config")).get("data")),
+                "identities": counts["pretraining_identities"],
+                "images": counts["pretraining_train"],
+                "tested": counts["pretraining_test"],
+                "acc": start.metrics["acc"],
+            }
         elif value is not None:
             file = named.get(f"{role}.{key}")
             entry["source"] = "file" if file is None else file.name

@@ -1,5 +1,5 @@
 """The two classifiers of a run: the target, trained on the private images under the defense, and the
-evaluator, trained on the same identities without one.
+evaluator, trained on the same identities without one. Each may start from what ``pretraining`` made.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from midre_exp import __version__, targets
 from midre_exp.cards.named import card_of_file
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
+from midre_exp.plan.keys import PUBLIC
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs, named_needs
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # torch
     from midre_exp.targets.base import Classifier
 
 
+#: The file of an artifact that holds the network.
+WEIGHTS = "weights.safetensors"
 #: Points of percent by which the accuracy of a published classifier may differ from its card before its
 #: numbers are doubted: rounding, another decoder of JPEGs, and that official loaders leave out the last
 #: incomplete batch of test images come to a tenth of it.
@@ -36,29 +39,52 @@ ACCURACY_TOLERANCE = 0.5
 
 
 class ClassifierStage(Stage):
-    """Train a classifier of the private identities, or load a published one (``checkpoint``)."""
+    """Train a classifier of the identities of a data set, or load a published one (``checkpoint``)."""
 
+    #: The key of its node in the settings.
+    role: ClassVar[str]
+    #: The key of its recipe, for remedies.
+    recipe: ClassVar[str]
+    #: How its counts are called.
+    counted: ClassVar[str] = "private"
     highlights = {"acc": "acc {:.1f} %"}
     makers = ("midre_exp.targets.training.train", "midre_exp.targets.training.published", "defenses.compose")
 
+    def node(self, settings: Settings) -> Settings:
+        """Its network, recipe and start, a node of conf/target."""
+        node: Settings = settings[self.role]
+        return node
+
+    def pixels(self, settings: Settings) -> int:
+        """The size of its images; an evaluator has one of its own."""
+        return int(settings[self.role].get("resolution", settings["resolution"]))
+
     def load(self, settings: Settings, artifact: Artifact, defense: Defense) -> Classifier:
         """The trained classifier in the form that is attacked, in eval mode on the CPU."""
-        classes = int(artifact.metrics["counts"]["private_identities"])
+        classes = int(artifact.metrics["counts"][f"{self.counted}_identities"])
         trusted = trusted_packages(settings)
-        model = targets.assemble.assemble(settings[self.name], classes, defense, seed=0, trusted=trusted)
+        model = targets.assemble.assemble(self.node(settings), classes, defense, seed=0, trusted=trusted)
         model.load_state_dict(finite_tensors(artifact))
         defense.on_inference(model)
         return model.eval()
 
-    def _make(self, job: Job, dataset: Dataset, defense: Defense, seed: int) -> None:
-        from midre_exp.data.duplicates import private_duplicates  # planning loads this module, and no torch
+    def _make(
+        self, job: Job, dataset: Dataset, defense: Defense, seed: int, start: Artifact | None = None
+    ) -> None:
+        """``start``: the same network, trained on public identities (``weights: public``)."""
+        # planning loads this module, and no torch
+        from midre_exp.data.duplicates import pretraining_duplicates, private_duplicates
 
-        node = job.settings[self.name]
+        node = self.node(job.settings)
         self._note_start(job.settings)
         train = dataset.load("train")
         alarms = private_duplicates(dataset, job.store.root) + dataset.alarms("private")
-        loads = partial(targets.published_classifier, role=self.name)
-        make = targets.train_classifier if node["checkpoint"] is None else loads
+        if start is not None:
+            pool = job.parts.pretraining if self.role == "target" else job.parts.evaluator_pretraining
+            alarms += pretraining_duplicates(dataset, pool, job.store.root) if pool is not None else []
+        trains = partial(targets.train_classifier, pretrained=None if start is None else start.path / WEIGHTS)
+        loads = partial(targets.published_classifier, role=self.role)
+        make = trains if node["checkpoint"] is None else loads
         try:
             model, numbers, history, predicted = make(
                 node,
@@ -88,24 +114,22 @@ class ClassifierStage(Stage):
         alarms += self._beside_published(job.settings, numbers["acc"])
         if alarms:
             job.work.metrics["alarms"] = alarms
-        left_out = dataset.left_out("private")
+        counts = {"identities": train.num_classes, "train": len(train), "test": len(test)}
+        if left_out := dataset.left_out("private"):
+            counts["left_out"] = left_out
         job.work.metrics.update(
             numbers,
             chance=100 * chance.share,
-            counts={
-                "private_identities": train.num_classes,
-                "private_train": len(train),
-                "private_test": len(test),
-                **({"private_left_out": left_out} if left_out else {}),
-            },
+            counts={f"{self.counted}_{name}": count for name, count in counts.items()},
         )
 
     def _note_start(self, settings: Settings) -> None:
         """Let the manifest say which published file it starts from; what a library brings notes itself."""
         from midre_exp.weights.published import note_weights  # planning loads this module, and no torch
 
-        path = settings[self.name]["checkpoint"] or settings[self.name]["weights"]
-        if path in (None, "imagenet"):
+        node = self.node(settings)
+        path = node["checkpoint"] or node["weights"]
+        if path in (None, "imagenet", PUBLIC):
             return
         card = card_of_file(path, settings["paths"]["weights"])
         if card is not None:
@@ -113,7 +137,7 @@ class ClassifierStage(Stage):
 
     def _beside_published(self, settings: Settings, accuracy: float) -> list[str]:
         """A sentence where a published classifier does not do here what it does at its publishers'."""
-        node = settings[self.name]
+        node = self.node(settings)
         if node["checkpoint"] is None:
             return []
         card = card_of_file(node["checkpoint"], settings["paths"]["weights"])
@@ -127,7 +151,7 @@ class ClassifierStage(Stage):
 
     def _describes(self, job: Job, classes: int) -> dict[str, str]:
         """What the file of weights says of itself, wherever it is taken."""
-        settings, node = job.settings, job.settings[self.name]
+        settings, node = job.settings, self.node(job.settings)
         defense = settings["defense"] if self.name == "target" else {}
         unknown = self.name == "target" and node["checkpoint"] and is_unknown(settings)
         said = {
@@ -144,7 +168,7 @@ class ClassifierStage(Stage):
 
     def _remedy(self, settings: Settings) -> str:
         """What helps a training that diverged."""
-        remedy = f"lower {self.name}.recipe.optimizer.lr"
+        remedy = f"lower {self.recipe}.optimizer.lr"
         if settings["numerics"]["precision"] == "bf16":
             remedy += ", set numerics=strict"
         strengths = [f"defense.{name}" for name in settings["defense"] if name != "nodef"]
@@ -156,7 +180,7 @@ class ClassifierStage(Stage):
         """Raise ConfigError when images of ``pixels``, which the config has as ``key``, do not go through."""
         import torch  # planning loads this module
 
-        name, node = self.name, settings[self.name]
+        name, node = self.role, self.node(settings)
         trusted = trusted_packages(settings)
         try:
             with torch.device("meta"):  # sizes alone
@@ -174,23 +198,38 @@ class ClassifierStage(Stage):
                 ) from error
 
     def memory_remedy(self, settings: Settings) -> str:
-        return f"{lower(settings, f'{self.name}.recipe.batch_size')}, or set runtime.image_placement=mapped"
+        return f"{lower(settings, f'{self.recipe}.batch_size')}, or set runtime.image_placement=mapped"
+
+    def _check_training(self, settings: Settings, undefended: Defense) -> None:
+        """Make network and recipe once, without a defense. Raises UserError for what cannot be made."""
+        node, trusted = self.node(settings), trusted_packages(settings)
+        classes = settings["attack"]["identities"]
+        make_once(partial(targets.assemble.assemble, node, classes, undefended, seed=0, trusted=trusted))
+        if node["checkpoint"] is None:
+            place = self.recipe.removesuffix("recipe")
+            recipe = targets.checked_recipe(undefended, node["recipe"], place=place)
+            _augment_nothing(recipe["augment"], self.pixels(settings), trusted)
+            targets.learning_rates(recipe, trusted=trusted)
 
     def _needs_weights(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
-        node = settings[self.name]
-        yield from named_needs(settings, self.name)
+        node = self.node(settings)
+        yield from named_needs(settings, self.role)
         if node["checkpoint"] is not None:
-            yield from file_needs(node["checkpoint"], f"{self.name}.checkpoint")
+            yield from file_needs(node["checkpoint"], f"{self.role}.checkpoint")
         elif node["weights"] == "imagenet":
             yield from library_needs(node["model"], trusted_packages(settings), remember)
-        elif node["weights"] is not None:
-            yield from file_needs(node["weights"], f"{self.name}.weights")
+        elif node["weights"] not in (None, PUBLIC):
+            yield from file_needs(node["weights"], f"{self.role}.weights")
 
 
 class Target(ClassifierStage):
     """The attacked classifier."""
 
-    name = "target"
+    name = role = "target"
+    recipe = "target.recipe"
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("pretraining",)
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         return {
@@ -211,10 +250,10 @@ class Target(ClassifierStage):
                 f"attack.identities={wanted} exceeds the {identities} private identities of the data; use "
                 f"attack.identities={identities} or fewer"
             )
-        self.check_size(settings, int(settings["resolution"]), "resolution", parts.undefended)
+        self.check_size(settings, self.pixels(settings), "resolution", parts.undefended)
 
-    def make(self, job: Job, private: Dataset, defense: Defense) -> None:
-        self._make(job, private, defense, job.settings["seed"])
+    def make(self, job: Job, private: Dataset, defense: Defense, pretraining: Artifact | None = None) -> None:
+        self._make(job, private, defense, job.settings["seed"], pretraining)
 
     def describe(self, settings: Settings) -> str:
         return f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
@@ -229,26 +268,22 @@ class Evaluator(ClassifierStage):
     all seeds of a sweep.
     """
 
-    name = "evaluator"
+    name = role = "evaluator"
+    recipe = "evaluator.recipe"
 
     def is_part_of(self, settings: Settings) -> bool:
         return settings["attack"]["shard"] is None or judges_phases(settings)
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("evaluator_pretraining",)
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         return {"data": fingerprint("evaluation"), "evaluator": _own(settings["evaluator"])}
 
     def check(self, settings: Settings, parts: Parts) -> None:
-        node, trusted = settings["evaluator"], trusted_packages(settings)
-        check_files("evaluator", without(node, "model", "recipe"))
-        classes = settings["attack"]["identities"]
-        make_once(
-            partial(targets.assemble.assemble, node, classes, parts.undefended, seed=0, trusted=trusted)
-        )
-        if node["checkpoint"] is None:
-            recipe = targets.checked_recipe(parts.undefended, node["recipe"], place="evaluator.")
-            _augment_nothing(recipe["augment"], int(node["resolution"]), trusted)
-            targets.learning_rates(recipe, trusted=trusted)
-        self.check_size(settings, int(node["resolution"]), "evaluator.resolution", parts.undefended)
+        check_files("evaluator", without(settings["evaluator"], "model", "recipe", "pretraining"))
+        self._check_training(settings, parts.undefended)
+        self.check_size(settings, self.pixels(settings), "evaluator.resolution", parts.undefended)
 
     def accept(self, settings: Settings, artifact: Artifact) -> None:
         """Raise ConfigError for an evaluator below ``evaluator.floor``, whose word means nothing."""
@@ -285,8 +320,14 @@ class Evaluator(ClassifierStage):
         steps = tuple(build(node, kind=kind, trusted=job.trusted) for node in nodes)
         return Judge(self.judge(job, artifact), steps, job.runtime.device, job.numerics)
 
-    def make(self, job: Job, evaluation: Dataset, undefended: Defense) -> None:
-        self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"])
+    def make(
+        self,
+        job: Job,
+        evaluation: Dataset,
+        undefended: Defense,
+        evaluator_pretraining: Artifact | None = None,
+    ) -> None:
+        self._make(job, evaluation, undefended, job.settings["evaluator"]["seed"], evaluator_pretraining)
 
     def describe(self, settings: Settings) -> str:
         return str(settings["evaluator"]["name"])
@@ -303,10 +344,12 @@ def judges_phases(settings: Settings) -> bool:
 
 def _own(node: Settings) -> dict[str, Any]:
     """A node of conf/target without what does not shape the network: what defenses may take from it, which
-    then stands in their own nodes, and what is demanded of an evaluator.
+    then stands in their own nodes, how it is pre-trained, which is another stage's, and what is demanded of
+    an evaluator.
     """
     of_files = ("checkpoint_entry", "checkpoint_prefix", "trained_with")
-    return without(node, "defense_defaults", "floor", *(of_files if node["checkpoint"] is None else ()))
+    unused = of_files if node["checkpoint"] is None else ()
+    return without(node, "defense_defaults", "pretraining", "floor", *unused)
 
 
 def _classify_nothing(node: Settings, pixels: int, defense: Defense, trusted: tuple[str, ...]) -> None:

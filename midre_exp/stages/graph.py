@@ -19,11 +19,14 @@ from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.metrics import MetricsStage
+from midre_exp.stages.pretraining import EvaluatorPretraining, Pretraining
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import ROLES
 from midre_exp.stages.surrogates import SurrogatesStage
 
+pretraining = Pretraining()
 target = Target()
+evaluator_pretraining = EvaluatorPretraining()
 evaluator = Evaluator()
 features = FeaturesStage()
 prior = PriorStage()
@@ -34,7 +37,9 @@ metrics = MetricsStage()
 
 #: In the order in which they stand in plans, tables of seconds and records.
 STAGES: tuple[Stage, ...] = (
+    pretraining,
     target,
+    evaluator_pretraining,
     evaluator,
     features,
     prior,

@@ -175,9 +175,10 @@ def lines(plan: Estimate) -> list[str]:
     ]
     if not plan.stages:
         return text
+    width = _width(plan)
     text += [
         "",
-        f"{'stage':<12}{'distinct':>9}{'uses':>7}{'stored':>8}{'to build':>10}{'EFLOP':>9}{'memory':>10}"
+        f"{'stage':<{width}}{'distinct':>9}{'uses':>7}{'stored':>8}{'to build':>10}{'EFLOP':>9}{'memory':>10}"
         f"{'disk':>10}  time",
     ]
     for stage in dict.fromkeys(entry.stage for entry in plan.stages):
@@ -185,11 +186,11 @@ def lines(plan: Estimate) -> list[str]:
         build = [entry for entry in entries if not entry.stored]
         uses = sum(len(entry.runs) for entry in entries)
         text.append(
-            f"{stage:<12}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}"
+            f"{stage:<{width}}{len(entries):>9}{uses:>7}{len(entries) - len(build):>8}{len(build):>10}"
             f"{_amounts(build)}  {_sum(build)}"
         )
     every = [entry for entry in plan.stages if not entry.stored]
-    text.append(f"{'in total':<12}{'':>25}{len(every):>10}{_amounts(every)}  {_sum(every)}")
+    text.append(f"{'in total':<{width}}{'':>25}{len(every):>10}{_amounts(every)}  {_sum(every)}")
     return text + _together(plan) + _each(plan)
 
 
@@ -250,18 +251,23 @@ def _each(plan: Estimate) -> list[str]:
     """Every stage, if they are few."""
     text: list[str] = []
     if len(plan.stages) <= _LISTED:
-        text += ["", *(_line(entry) for entry in plan.stages)]
+        text += ["", *(_line(entry, _width(plan)) for entry in plan.stages)]
     return text
 
 
-def _line(entry: Needed) -> str:
+def _width(plan: Estimate) -> int:
+    """Of the column of stages."""
+    return max(12, *(len(entry.stage) + 2 for entry in plan.stages))
+
+
+def _line(entry: Needed, width: int) -> str:
     runs = f"{len(entry.runs)} runs" if len(entry.runs) > 1 else "1 run"
     takes = entry.takes
     time = "" if takes.seconds is None else f", about {duration(takes.seconds)}{_MARKS[takes.basis]}"
     state = "stored" if entry.stored else f"to build{time}"
     if entry.stale:
         state = f"stale, {entry.stale}" if entry.stored else f"stale, to build anew{time}"
-    return f"{entry.stage:<12}{entry.key}  {runs:>8}  {state}: {entry.what}"
+    return f"{entry.stage:<{width}}{entry.key}  {runs:>8}  {state}: {entry.what}"
 
 
 def show(jobs: Sequence[Sequence[str]], *, count: bool = False, device: str | None = None) -> None:

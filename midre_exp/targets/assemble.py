@@ -33,20 +33,22 @@ def assemble(
     *,
     seed: int,
     weights: str | None = None,
+    fresh_head: bool = False,
     trusted: tuple[str, ...] = (),
 ) -> Classifier:
     """Build ``settings.model`` as the composed ``defense`` shapes it, initialised from ``seed`` and from
     public ``weights`` if given.
 
     The backbone is changed before the weights are loaded, of which only the head and the parts declared
-    ``fresh`` may be missing; the new head comes after them.
+    ``fresh`` may be missing; the new head comes after them. ``fresh_head``: the weights are of other classes,
+    even where they are as many.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         model = build(settings["model"], num_classes=num_classes, kind=Classifier, trusted=trusted)
         defense.modify_backbone(model)
         if weights is not None:
-            load_backbone(model, weights)
+            load_backbone(model, weights, fresh_head=fresh_head)
         defense.replace_head(model)
     draw_on_the_cpu(model)
     return model

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NETRC = (Path("~/.netrc"), Path("~/_netrc"))
 _HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # W&B's own server, by its old and its new name
+_BY_EPOCH = ("target", "evaluator", "pretraining", "evaluator_pretraining")  # stages that log by epoch
 _LONGEST_TAG = 64  # characters that W&B takes
 
 
@@ -148,5 +149,5 @@ def track(
         yield NoTracker()
         return
     with wandb_run(settings, stage=stage, group=group, tags=tags, config=config, folder=folder) as run:
-        run.define_metric("*", step_metric="epoch" if stage in ("target", "evaluator") else "step")
+        run.define_metric("*", step_metric="epoch" if stage in _BY_EPOCH else "step")
         yield WandbTracker(run)

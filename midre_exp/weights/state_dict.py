@@ -152,14 +152,15 @@ def class_count(path: str | Path, head_name: str) -> int:
     return len(weight)
 
 
-def load_backbone(model: Pretrainable, weights: str) -> Loaded:
+def load_backbone(model: Pretrainable, weights: str, *, fresh_head: bool = False) -> Loaded:
     """Start ``model`` from public weights, and log what was taken and what was not.
 
     ``weights`` is ``"imagenet"`` for the default weights of ``model.library`` without the head, or the path
     of a file. The head and the parts in ``model.fresh`` keep their initialisation where the file does not fit
     them (another class count, no such part); every other tensor must fit, and those in ``model.optional`` may
-    be missing, as in ``load_checkpoint``. Raises CheckpointError as there, or when library weights cannot be
-    downloaded.
+    be missing, as in ``load_checkpoint``. With ``fresh_head`` the file is of other classes, however many: the
+    head keeps its initialisation, and so do optional parts, which may end in a head of their own. Raises
+    CheckpointError as there, or when library weights cannot be downloaded.
     """
     public = weights == "imagenet"
     if public and not model.library:
@@ -180,6 +181,9 @@ def load_backbone(model: Pretrainable, weights: str) -> Loaded:
             key in ours and _fits(ours[key], expected[key]) for key in weighty
         ):
             spared |= tensors
+    if fresh_head:
+        ends = tuple(f"{part}." for part in (model.head_name, *model.optional))
+        spared |= {key for key in (*expected, *ours) if key.startswith(ends)}
     unused = tuple(key for key, own in named.items() if own is None or own in spared)
     kept = _load(model, ours, path, spared)
     _LOG.info("%s took %d of %d tensors", type(model).__name__, len(expected) - len(kept), len(expected))

@@ -27,7 +27,9 @@ _IMAGES = (
 #: The files and folders behind the numbers of each stage. What reads or renders images is not among them:
 #: their fingerprints stand in the keys.
 SOURCES = {
+    "pretraining": (*_TRAINING, *_IMAGES),
     "target": (*_TRAINING, *_IMAGES),
+    "evaluator_pretraining": (*_TRAINING, *_IMAGES),
     "evaluator": (*_TRAINING, *_IMAGES),
     "features": ("midre_exp/metrics", *_IMAGES),
     "prior": ("midre_exp/priors", *_IMAGES),

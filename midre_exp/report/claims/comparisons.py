@@ -146,7 +146,9 @@ def better_trade_off(groups: Sequence[ComparisonGroup], other: str) -> Iterator[
 
 
 def _from_scratch(defense: DefenseRuns) -> bool:
-    return any(record["config"]["target"].get("weights") is None for record in defense.records)
+    """Whether a target's layers began at random: it neither started from weights nor was loaded."""
+    targets = [record["config"]["target"] for record in defense.records]
+    return any(node.get("weights") is None and node.get("checkpoint") is None for node in targets)
 
 
 def _compared_trade_offs(

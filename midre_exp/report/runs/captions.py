@@ -109,6 +109,8 @@ def _start(record: Record, role: str) -> str:
     source = start["file"] if start["source"] == "file" else start["source"]
     if not start["trained"]:
         return f" as published ({source})"
+    if (public := start.get("pretraining")) is not None:
+        return f" pre-trained on {public['identities']:,} public identities to {public['acc']:.1f} %"
     return " from random weights" if source == RANDOM else f" from {source}"
 
 

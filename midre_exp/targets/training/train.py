@@ -67,15 +67,16 @@ def train_classifier(
     runtime: Runtime,
     title: str,
     trusted: tuple[str, ...] = (),
+    pretrained: Path | None = None,
 ) -> TrainedClassifier:
     """Train ``settings`` (a node of conf/target) on the private images under a composed defense, on
-    ``runtime.devices`` devices.
+    ``runtime.devices`` devices; from the weights of the file ``pretrained``, if given, with a fresh head.
 
     Continues from ``work/last.ckpt`` if an earlier attempt left one, also inside an epoch, on one device to
     the same weights as an unbroken training. Raises ConfigError for a recipe that cannot work, DivergedError
     when losses, weights or answers stop being finite.
     """
-    training = Training(settings, data, defense, seed, work, runtime, title, trusted)
+    training = Training(settings, data, defense, seed, work, runtime, title, trusted, pretrained)
     train, test = data.load("train"), data.load("test")
     module = training.module(train.num_classes)
     model = module.model
@@ -117,13 +118,19 @@ class Training:
     runtime: Runtime
     title: str
     trusted: tuple[str, ...]
+    pretrained: Path | None = None
 
     def module(self, num_classes: int) -> ClassifierModule:
         """The network as it is before the first step, with its defense and recipe."""
         recipe = checked_recipe(self.defense, self.settings["recipe"])
-        weights = self.settings["weights"]
         model = assemble(
-            self.settings, num_classes, self.defense, seed=self.seed, weights=weights, trusted=self.trusted
+            self.settings,
+            num_classes,
+            self.defense,
+            seed=self.seed,
+            weights=self.settings["weights"] if self.pretrained is None else str(self.pretrained),
+            fresh_head=self.pretrained is not None,
+            trusted=self.trusted,
         )
         numerics = self.runtime.numerics
         numerics.reorder(model)
