@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from midre_exp import stages
 from midre_exp.cost.inputs import inputs_of, more_of_the_same
 from midre_exp.cost.sizes import sizes_of
+from midre_exp.defense import compose_defenses
 from midre_exp.doctor.checks import Checks
 from midre_exp.errors import ConfigError
 from midre_exp.executor import Executor
@@ -25,6 +27,7 @@ from midre_exp.stages.parts import make_parts
 from midre_exp.store.artifact import Artifact
 from midre_exp.store.store import Store
 from midre_exp.sweep.estimate import estimate, lines
+from midre_exp.targets.assemble import assemble
 from midre_exp.targets.training.module import ClassifierModule
 
 PUBLIC = (
@@ -245,3 +248,27 @@ def test_a_pretraining_that_was_interrupted_ends_like_an_unbroken_one(tiny, tmp_
     assert starts[:3] == [0, 1, 1]  # the first epoch is not repeated
     for name in ("pretraining", "target"):
         assert made[name].manifest["files"] == unbroken[name].manifest["files"]
+
+
+@pytest.mark.parametrize(
+    ("network", "defense", "at_random"),
+    [
+        ("resnet18", "rolss", ("fc",)),
+        ("resnet18", "tts", ("fc",)),
+        ("maxvit", "ssf", ("classifier.5",)),
+        ("densenet121", "rolss", ("classifier", "features.denseblock4", "features.norm5")),
+    ],
+)
+def test_a_network_without_shortcuts_starts_from_the_whole_one(tiny, tmp_path, network, defense, at_random):
+    node, file = tiny(f"target={network}")["target"], tmp_path / "whole.safetensors"
+    whole = assemble(node, 3, compose_defenses({}), seed=1)
+    save_file(whole.state_dict(), file)
+    cut = compose_defenses(tiny(f"target={network}", f"defense={defense}")["defense"])
+    model = assemble(node, 3, cut, seed=2, weights=str(file), fresh_head=True)
+    before = whole.state_dict()
+    other = {
+        key
+        for key, tensor in model.state_dict().items()
+        if tensor.shape != before[key].shape or not torch.equal(tensor, before[key])
+    }
+    assert other and all(key.startswith(at_random) for key in other)
