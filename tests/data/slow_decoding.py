@@ -13,6 +13,7 @@ from torch import Tensor
 from midre_exp.data.cache import cached_images
 from midre_exp.data.synthetic import synthfaces
 from midre_exp.data.synthetic.canvas import Faces
+from midre_exp.data.synthetic.looks import Look
 
 
 def decode_slowly(store: Path, log: Path, count: int) -> None:
@@ -39,15 +40,15 @@ def decode_slowly(store: Path, log: Path, count: int) -> None:
 
 def render_and_tell(store: Path, log: Path) -> None:
     """Render one part of a small set and log how many images each call paints, slowly."""
-    honest = synthfaces.paint
+    honest = Look.paint
 
-    def paint(traits: Faces, size: int) -> Tensor:
+    def paint(look: Look, traits: Faces, size: int) -> Tensor:
         with log.open("a") as file:
             file.write(f"{len(traits)}\n")
         time.sleep(0.3)
-        return honest(traits, size)
+        return honest(look, traits, size)
 
-    synthfaces.paint = paint
+    Look.paint = paint  # type: ignore[method-assign]
     images = synthfaces.SynthFaces(
         size=24,
         identities=5,

@@ -8,6 +8,8 @@ edge.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from midre_exp.data.synthetic.canvas import Canvas, Faces, blob, both, colour, disc, ridge, soft, wave
@@ -99,15 +101,15 @@ def eyes(c: Canvas, f: Faces) -> None:
     lash = torch.maximum(upper.abs_() - f["lash"] * (0.75 + 0.45 * q), ends - 0.010)
     p = (x / f["brow_length"]).clamp_(-1.5, 1.5)
     p2 = p * p
-    line = (v + x * (0.8 * f["brow_slope"])).add_(f["brow_y"]).sub_(x * x * f["brow_arch"]).abs_()
+    line = (v + x * f["brow_tilt"]).add_(f["brow_y"]).sub_(x * x * f["brow_arch"]).abs_()
     line.sub_((1 - 0.5 * p.clamp_(-0.4, 1)).mul_(1 - p2 * p2).mul_(f["brow_half"]))
     brow = c.cover(torch.maximum(line, x.abs() - f["brow_length"]))
     brow.mul_(wave(x * 24 + v * 9).mul_(0.08).add_(0.86))
     c.paint(torch.maximum(c.cover(lash).mul_(0.88), brow), f["brow"] * (0.65 * brow + 0.35).mul_(light))
 
 
-def beard(c: Canvas, f: Faces) -> None:
-    """Stubble, moustache, goatee or full beard."""
+def beard(c: Canvas, f: Faces, steepest: float = math.inf) -> None:
+    """Stubble, moustache, goatee or full beard; ``steepest``: of its edges, per head unit."""
     u, v = c["u"], c["v"]
     au = u.abs()
     p, r = au / f["mouth_width"], v - f["mouth_y"]
@@ -116,7 +118,7 @@ def beard(c: Canvas, f: Faces) -> None:
     cheek = soft((au / f["face_width"] - 0.42) * 1.9).mul_(-0.32).sub_(r).sub_(0.09)  # climbs to the ears
     reach = (v * 2).clamp_(0, 1).mul_(0.045 * f["beard_length"])
     full = both(both(cheek, lips, 0.03), c["outline"] - reach, 0.02)
-    tuft = (full * (c.sharp * -0.45)).add_(0.5).clamp_(0, 1)
+    tuft = (full * (c.sharp * 0.45).clamp_max(steepest).neg_()).add_(0.5).clamp_(0, 1)
     goatee = (p2 * 1.56).add_(down * down * 51).sqrt_().sub_(1).mul_(0.12)
     goatee = both(both(goatee, lips, 0.03), c["outline"] - 0.015, 0.02)
     lip = (

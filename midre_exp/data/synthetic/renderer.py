@@ -141,17 +141,19 @@ def fringe(c: Canvas, f: Faces) -> None:
     c.paint(c.cover(both(c["hair"], c["opening"], 0.04)).mul_(on_skin), f["hair"] * c["sheen"])
 
 
-def _in_window(
+def in_window(
     c: Canvas, f: Faces, painter: Callable[[Canvas, Faces], None], x: Span, y: Span, *fields: str
 ) -> None:
+    """Let ``painter`` paint on the head's rectangle ``x`` by ``y`` of every image."""
     part = c.window(f, x, y, fields)
     painter(part, f)
     c.paste(part)
 
 
-def _on_some(
+def on_some(
     c: Canvas, f: Faces, who: str, painter: Callable[[Canvas, Faces], None], x: Span, y: Span, *fields: str
 ) -> None:
+    """The same on the images where the trait ``who`` is not 0."""
     rows = f[who].squeeze(1).nonzero().squeeze(1)
     if len(rows):
         those = f.of_rows(rows)
@@ -169,12 +171,12 @@ def _face(c: Canvas, f: Faces) -> None:
     turn, nod = f["face_width"] * f["turn"] * 1.1, f["chin"] * 0.5 * f["nod"]
     left, right, up, down = turn.clamp_max(0), turn.clamp_min(0), nod.clamp_max(0), nod.clamp_min(0)
     of_face = ("u", "v", "light")
-    _in_window(c, f, relief, (left - 0.45, right + 0.45), (up - 0.17, down + 0.64), *of_face)
-    _on_some(c, f, "bearded", beard, (-0.56, 0.56), (-0.20, 0.80), *of_face, "outline")
-    _in_window(c, f, mouth, (left - 0.22, right + 0.22), (up + 0.22, down + 0.62), *of_face)
-    _in_window(c, f, eyes, (left - 0.40, right + 0.40), (up - 0.30, down + 0.13), *of_face)
-    _on_some(c, f, "glassed", glasses, (-0.54, 0.54), (-0.25, 0.28), *of_face)
-    _on_some(c, f, "earringed", earrings, (-0.70, 0.70), (0.10, 0.40), "x", "y", "hair", "outline")
+    in_window(c, f, relief, (left - 0.45, right + 0.45), (up - 0.17, down + 0.64), *of_face)
+    on_some(c, f, "bearded", beard, (-0.56, 0.56), (-0.20, 0.80), *of_face, "outline")
+    in_window(c, f, mouth, (left - 0.22, right + 0.22), (up + 0.22, down + 0.62), *of_face)
+    in_window(c, f, eyes, (left - 0.40, right + 0.40), (up - 0.30, down + 0.13), *of_face)
+    on_some(c, f, "glassed", glasses, (-0.54, 0.54), (-0.25, 0.28), *of_face)
+    on_some(c, f, "earringed", earrings, (-0.70, 0.70), (0.10, 0.40), "x", "y", "hair", "outline")
     fringe(c, f)
 
 
@@ -188,7 +190,7 @@ def _noise(size: int) -> Tensor:
     return (u[:, 0] + u[:, 1] + u[:, 2] - 1.5) * 2
 
 
-def _develop(c: Canvas, f: Faces) -> Tensor:
+def develop(c: Canvas, f: Faces) -> Tensor:
     """The colour of the light, the noise of the sensor, eight bits."""
     left, top = ((f[name] * _NOISE_PLACES).long().squeeze(1) for name in ("noise_x", "noise_y"))
     noise = _noise(c.size).unfold(1, c.size, 1).unfold(2, c.size, 1)[:, top, left].flatten(2)
@@ -202,8 +204,8 @@ def paint(f: Faces, size: int) -> Tensor:
     background(c, f)
     head(c, f)
     hair(c, f)
-    _in_window(c, f, body, (-4.0, 4.0), (0.3, 4.0), "x", "y", "hair", "outline")
+    in_window(c, f, body, (-4.0, 4.0), (0.3, 4.0), "x", "y", "hair", "outline")
     side, skull = f["face_width"] + f["ear_size"] * 0.65 + 0.11, f["skull"] + 0.02
     fields = ("x", "y", "nx", "outline", "hair", "opening", "sheen")
-    _in_window(c, f, _face, (-side, side), (-skull, f["chin"] + 0.06), *fields)
-    return _develop(c, f)
+    in_window(c, f, _face, (-side, side), (-skull, f["chin"] + 0.06), *fields)
+    return develop(c, f)

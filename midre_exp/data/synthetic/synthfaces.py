@@ -1,20 +1,18 @@
 """Synthetic faces: any number of identities, any number of photographs of each; private identities, public
 ones and those to pre-train on are disjoint by construction.
 
-They stand in for licensed face data at the scales ``mini`` and ``synth``; ``python -m
-midre_exp.data.synthetic.synthfaces FILE.png`` draws a sheet of them. What a face looks like is in ``traits``,
-how it is painted in ``renderer``.
+They stand in for licensed face data at the scales ``mini`` and ``synth``; ``midre-exp data sheet FILE.png``
+draws a sheet of them. There are two versions (``looks``): what a face looks like is in ``traits`` and
+``traits_v2``, how it is painted in ``renderer`` and ``renderer_v2``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -23,12 +21,12 @@ from torch import Tensor
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.data.block import threads
 from midre_exp.data.cache import rendered_images
-from midre_exp.data.synthetic.renderer import RENDERER_VERSION, paint
-from midre_exp.data.synthetic.traits import SOURCES, faces
+from midre_exp.data.synthetic.looks import V1, Look, Version
+from midre_exp.data.synthetic.traits import SOURCES
 from midre_exp.errors import ConfigError
 from midre_exp.plan.code import sources
 from midre_exp.plan.config import digest
-from midre_exp.plan.ranges import Count, Seed
+from midre_exp.plan.ranges import Count, Probability, Seed
 from midre_exp.runtime import one_thread
 from midre_exp.store.progress import Progress
 from midre_exp.store.store import Places
@@ -38,8 +36,11 @@ OFFSET = 1_000_000
 #: The first identity of each pool.
 _FIRST = {"private": 0, "public": OFFSET, "pretraining": 2 * OFFSET}
 
-#: What paints them: with its code, stored images are of this art and no other.
-_ART = ("midre_exp.data.synthetic.renderer", "midre_exp.data.synthetic.traits")
+#: What paints them, by version: with its code, stored images are of this art and no other.
+_ART: dict[int, tuple[str, ...]] = {
+    1: ("midre_exp.data.synthetic.renderer", "midre_exp.data.synthetic.traits"),
+    2: ("midre_exp.data.synthetic.renderer_v2", "midre_exp.data.synthetic.traits_v2"),
+}
 _PAGE = 4096  # photographs whose traits are drawn together
 _CHUNK = (
     96 * 32 * 32
@@ -47,18 +48,26 @@ _CHUNK = (
 _LONG = 20_000 * 32 * 32  # pixels from which on a progress bar is shown
 
 
-def render(identity: Tensor, index: Tensor, size: int, seed: int = 0, source: str = "same") -> Tensor:
+def render(
+    identity: Tensor,
+    index: Tensor,
+    size: int,
+    seed: int = 0,
+    source: str = "same",
+    look: Look = V1,
+    borrowed: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """Photograph ``index`` [n] of ``identity`` [n] (int64, not negative) as uint8 [n, 3, size, size]
     RGB.
 
-    An image depends on its own identity and index, and on size, seed and source: not on the batch or its
-    order. The looks depend on (seed, identity) alone; ``source="other"`` photographs them elsewhere:
-    wider poses, outdoor grounds, warmer light.
+    An image depends on its own identity and index, and on size, seed, source and look: not on the batch or
+    its order. What is a person's depends on (seed, identity) alone; ``source="other"`` photographs it
+    elsewhere: wider poses, outdoor grounds, warmer light. ``borrowed``: see ``Look.faces``.
     """
     images = torch.empty(len(identity), 3, size, size, dtype=torch.uint8)
     short = images.numel() < 3 * _LONG
     with Progress("synthetic faces", len(identity), bar=not short) as bar:
-        render_into(images, identity, index, seed, source, bar.update)
+        render_into(images, identity, index, seed, source, bar.update, look=look, borrowed=borrowed)
     return images
 
 
@@ -69,6 +78,9 @@ def render_into(
     seed: int,
     source: str,
     done: Callable[[int], object] = lambda count: None,
+    *,
+    look: Look = V1,
+    borrowed: Mapping[str, Tensor] | None = None,
 ) -> None:
     """The same into ``images``, by a thread for each core; ``done`` is told how many more there are."""
     size = images.shape[-1]
@@ -77,11 +89,12 @@ def render_into(
     with one_thread(), ThreadPoolExecutor(threads()) as pool:
         try:
             for page in torch.arange(len(identity)).split(_PAGE) if len(identity) else ():
-                traits = faces(identity[page], index[page], seed=seed, source=source)
+                lent = {group: whose[page] for group, whose in (borrowed or {}).items()}
+                traits = look.faces(identity[page], index[page], seed=seed, source=source, borrowed=lent)
                 # like poses together: what is painted in a chunk is a box around all its faces
                 pose = (traits["yaw"] * 12).round() * 4 + traits["scale"]
                 chunks = pose.squeeze(1).argsort().split(step)
-                painted = pool.map(lambda some, traits=traits: paint(traits.of_rows(some), size), chunks)
+                painted = pool.map(lambda some, traits=traits: look.paint(traits.of_rows(some), size), chunks)
                 for some, faces_of_chunk in zip(chunks, painted, strict=True):
                     images[page[some]] = faces_of_chunk
                     done(len(some))
@@ -106,6 +119,11 @@ class SynthFaces(Dataset):
     source: Literal["same", "other"] = "same"
     seed: Seed = 0  # of all identities and photographs
     pool: Literal["private", "pretraining"] = "private"  # whose photographs are train and test
+    # 1: hair, glasses and all of the face are the person's; 2: ``per_photo`` decides, and there are occluders
+    version: Version = 1
+    # the groups of traits that are drawn anew for every photograph (see ``trait_groups``)
+    per_photo: Sequence[str] = ("clothes",)
+    occluders: Probability = 0.0  # the share of photographs with something before the face
     #: The artifact store, where images are kept and mapped into memory by every run; None: rendered anew at
     #: every load, into main memory.
     store: Places | None = None
@@ -127,10 +145,20 @@ class SynthFaces(Dataset):
             raise ConfigError(f"public_source={self.source} is unknown; use same or other")
         if self.pool not in ("private", "pretraining"):
             raise ConfigError(f"data.*.pool={self.pool} is unknown; use private or pretraining")
+        self._look = Look(self.version, tuple(self.per_photo), self.occluders)
 
     def load(self, part: Part) -> ImageSet:
         """Labels 0, 1, .. in order; no part changes with the size of another. Rendered once for a store.
         Raises ConfigError on an unknown part.
+        """
+        identities, labels, index, source = self._photographs(part)
+        classes = tuple(f"synth-{identity:04d}" for identity in identities.tolist())
+        images = self._images(part, identities[labels], index, labels, classes, source)
+        return ImageSet(images, labels, classes)
+
+    def _photographs(self, part: Part) -> tuple[Tensor, Tensor, Tensor, str]:
+        """The identities of a part; of each image the label, an index into them, and which photograph of its
+        identity it is; the source. Raises ConfigError on an unknown part.
         """
         source, start = "same", 0
         if part == "public":
@@ -145,9 +173,32 @@ class SynthFaces(Dataset):
         else:
             raise ConfigError(f"part {part!r} is unknown; use train, test or public")
         index = start + torch.arange(len(labels)) - torch.searchsorted(labels, labels)
-        classes = tuple(f"synth-{identity:04d}" for identity in identities.tolist())
-        images = self._images(part, identities[labels], index, labels, classes, source)
-        return ImageSet(images, labels, classes)
+        return identities, labels, index, source
+
+    def traits(self, part: Part, rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+        """Every number behind the images of a part, or some ``rows`` of them, in the order of ``load``:
+        float32 [n], and colours [n, 3] as red, green and blue from 0 to 1 before any light.
+
+        Drawn traits are in their ranges (``trait_groups``); others follow from these, such as ``glassed``,
+        ``bearded`` or ``mask``, above 0 where there is one. Nothing is rendered.
+        """
+        identities, labels, index, source = self._photographs(part)
+        shown = self._look.faces(identities[labels][rows], index[rows], seed=self.seed, source=source)
+        numbers = {name: shown[name] for name in shown.names}
+        return {
+            name: value.squeeze(-1) if value.dim() == 2 else value.squeeze(-1).t().contiguous()
+            for name, value in numbers.items()
+        }
+
+    def trait_groups(self) -> dict[str, tuple[str, ...]]:
+        """The names of the drawn traits by group."""
+        return self._look.groups()
+
+    def personal_traits(self) -> tuple[str, ...]:
+        """The names of the drawn traits that a person has in every photograph; the others are drawn for
+        each.
+        """
+        return self._look.personal()
 
     def _images(
         self,
@@ -160,12 +211,12 @@ class SynthFaces(Dataset):
     ) -> Tensor:
         """Photograph ``index`` [n] of ``identity`` [n], from the store where there is one."""
         if self.store is None:
-            return render(identity, index, self.size, self.seed, source)
+            return render(identity, index, self.size, self.seed, source, self._look)
         photographs = zip(identity.tolist(), index.tolist(), strict=True)
         content: dict[str, object] = {
             "dataset": "synthfaces",
-            "renderer": RENDERER_VERSION,
-            "code": _art(),
+            **self._look.fingerprint(),
+            "code": _art(self.version),
             "size": self.size,
             "seed": self.seed,
             "source": source,
@@ -174,7 +225,7 @@ class SynthFaces(Dataset):
 
         def some(images: Tensor, rows: range) -> None:
             those = slice(rows.start, rows.stop)
-            render_into(images, identity[those], index[those], self.seed, source)
+            render_into(images, identity[those], index[those], self.seed, source, look=self._look)
 
         return rendered_images(
             self.store,
@@ -199,9 +250,8 @@ class SynthFaces(Dataset):
             names += ["pool"] if self.pool != "private" else []
         else:
             names += ["public_identities", "public_images", "source"]
-        return {"dataset": "synthfaces", "renderer": RENDERER_VERSION} | {
-            name: getattr(self, name) for name in names
-        }
+        values = {name: getattr(self, name) for name in names}
+        return {"dataset": "synthfaces"} | self._look.fingerprint() | values
 
     def count_images(self, role: Role) -> int:
         """As many as asked for."""
@@ -219,9 +269,9 @@ class SynthFaces(Dataset):
 
 
 @cache
-def _art() -> str:
+def _art(version: Version) -> str:
     """The digest of the code that paints, as it was when this process first asked."""
-    return sources().code(_ART, ())
+    return sources().code(_ART[version], ())
 
 
 def _check(key: str, value: object, least: int, most: int) -> None:
@@ -229,32 +279,3 @@ def _check(key: str, value: object, least: int, most: int) -> None:
         raise ConfigError(
             f"{key}={value} cannot be used by synthetic faces; give a whole number from {least} to {most}"
         )
-
-
-def contact_sheet(size: int = 72) -> Tensor:
-    """uint8 [3, 8 * size, 12 * size]: 60 identities, then 12 photographs each of two and, by the other
-    source, of a third.
-    """
-    row = torch.arange(12)
-    blocks = [render(torch.arange(60), torch.arange(60), size)]
-    for identity, source in ((3, "same"), (64, "same"), (71, "other")):
-        blocks.append(render(torch.full_like(row, identity), row, size, source=source))
-    grid = torch.cat(blocks).view(-1, 12, 3, size, size)
-    return grid.permute(2, 0, 3, 1, 4).reshape(3, -1, 12 * size)
-
-
-def main(arguments: list[str]) -> int:
-    """Write the contact sheet to the file named by the only argument."""
-    if len(arguments) != 1:
-        print("usage: python -m midre_exp.data.synthetic.synthfaces FILE.png", file=sys.stderr)
-        return 2
-    from PIL import Image
-
-    file = Path(arguments[0])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(contact_sheet().permute(1, 2, 0).contiguous().numpy()).save(file, optimize=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -118,7 +118,7 @@ IRISES = ("29170d", "54301a", "755c29", "477040", "3d78a3", "8094a3")
 FRAMES = ("0d0d0f", "3d2112", "8c1a1f", "29386b", "b89957", "bfc4cc")
 
 
-def _along(stops: tuple[str, ...], place: Tensor) -> Tensor:
+def along(stops: tuple[str, ...], place: Tensor) -> Tensor:
     """The colour [3, n, 1] at ``place`` [n, 1] in [0, 1) along evenly spaced stops (hexadecimal RGB)."""
     table = torch.tensor([list(bytes.fromhex(stop)) for stop in stops]) * (1 / 255)
     at = place * (len(stops) - 1)
@@ -127,40 +127,22 @@ def _along(stops: tuple[str, ...], place: Tensor) -> Tensor:
     return (table[left] * (1 - share) + table[left + 1] * share).permute(2, 0, 1)
 
 
-def _hsv(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
+def hsv(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
     """The colour [3, n, 1] of hue (period 1), saturation and value, each [n, 1]."""
     turn = hue + colour(0.0, 2 / 3, 1 / 3)
     wheel = (((turn - turn.floor()) * 6 - 3).abs() - 1).clamp(0, 1)
     return (1 - (1 - wheel) * saturation) * value
 
 
-def _draw(streams: ItemRNG, name: str, ranges: Ranges) -> dict[str, Tensor]:
+def draw(streams: ItemRNG, name: str, ranges: Ranges) -> dict[str, Tensor]:
     """Each named value [n, 1] uniform in its range."""
     low, high = torch.tensor(list(ranges.values())).unbind(1)
     values = low + (high - low) * streams.uniform(name, len(ranges))
     return dict(zip(ranges, values.t().contiguous()[:, :, None], strict=True))
 
 
-def _identities(streams: ItemRNG) -> dict[str, Tensor]:
-    """One identity per stream."""
-    f = _draw(streams, "identity", IDENTITY)
-    dark, grey = f["skin_tone"], ((f["age"] - 0.82) * 7).clamp(0, 1)
-    f["skin"] = (_along(SKINS, dark) + colour(0.012, -0.004, -0.030) * f["skin_hue"]).clamp(0, 1)
-    f["flesh"], f["flush"] = f["skin"] * colour(1.0, 0.94, 0.90), f["skin"] * colour(0.0, 0.05, 0.08)
-    hair = _along(HAIRS, f["hair_tone"] * (1 - 0.5 * dark * dark))
-    hair = hair + grey * (0.70 - hair)
-    f["hair"] = torch.where(f["hair_dye"] > 0.96, _hsv(f["hair_hue"], 0.55, 0.75), hair)
-    f["brow"] = f["hair"] * 0.72 * (1 - 0.25 * dark)
-    f["iris"] = _along(IRISES, f["iris_tone"] * (1 - 0.5 * dark))
-    natural, made_up = (
-        f["skin"] * colour(0.86, 0.62, 0.62),
-        ((f["femininity"] - 0.55) * 4).clamp(0, 1) * f["lip_tone"],
-    )
-    f["lips"] = natural + 0.75 * made_up * (colour(0.74, 0.20, 0.26) - natural)
-    f["rosy"] = colour(-0.02, 0.16, 0.12) * (0.15 + 0.75 * f["blush"] * f["blush"])
-    f["frame"] = _along(FRAMES, f["glasses_tone"])
-    # the styles in the middle of the table are open to all
-    rank = (0.58 * f["hair_kind"] + 0.42 * (f["femininity"] > 0.5)) * len(HAIRSTYLES)
+def hairstyle(f: dict[str, Tensor], rank: Tensor, streams: ItemRNG) -> None:
+    """Adds the hair of the style ``rank`` [n, 1] (from 0 to the length of HAIRSTYLES), its details drawn."""
     least, most = torch.tensor(HAIRSTYLES)[rank.long().clamp(max=len(HAIRSTYLES) - 1).squeeze(1)].unbind(1)
     style = least + (most - least) * streams.uniform("hair", len(HAIR))
     f |= zip((f"hair_{name}" for name in HAIR), style.t().contiguous()[:, :, None], strict=True)
@@ -169,12 +151,40 @@ def _identities(streams: ItemRNG) -> dict[str, Tensor]:
     f["hair_knot"] = 1.165 * f["hair_bun"] - 1  # the radius of a bun; below zero: none
     f["hair_wide"], f["hair_high"] = f["face_width"] * f["hair_opening"], 0.10 + f["hair_line"]
     f["hair_slant"], f["hair_jag"] = 0.6 * f["hair_tilt"] * f["hair_side"], 0.050 * f["hair_strands"]
-    kind = f["beard_kind"] * (
-        f["femininity"] < 0.5
-    )  # up to: none .34, stubble .5, moustache .62, goatee .78, full
+
+
+def beard(f: dict[str, Tensor]) -> None:
+    """Adds where a beard grows, from its kind; up to: none .34, stubble .5, moustache .62, goatee .78,
+    full.
+    """
+    kind = f["beard_kind"] * (f["femininity"] < 0.5)
     f["bearded"] = 1.0 * (kind > 0.34)
     f["beard_full"] = 0.94 * (kind > 0.78) + 0.34 * ((kind > 0.34) & (kind <= 0.5))
     f["beard_chin"], f["beard_lip"] = 0.94 * ((kind > 0.62) & (kind <= 0.78)), 0.92 * (kind > 0.5)
+
+
+def _identities(streams: ItemRNG) -> dict[str, Tensor]:
+    """One identity per stream."""
+    f = draw(streams, "identity", IDENTITY)
+    dark, grey = f["skin_tone"], ((f["age"] - 0.82) * 7).clamp(0, 1)
+    f["skin"] = (along(SKINS, dark) + colour(0.012, -0.004, -0.030) * f["skin_hue"]).clamp(0, 1)
+    f["flesh"], f["flush"] = f["skin"] * colour(1.0, 0.94, 0.90), f["skin"] * colour(0.0, 0.05, 0.08)
+    hair = along(HAIRS, f["hair_tone"] * (1 - 0.5 * dark * dark))
+    hair = hair + grey * (0.70 - hair)
+    f["hair"] = torch.where(f["hair_dye"] > 0.96, hsv(f["hair_hue"], 0.55, 0.75), hair)
+    f["brow"] = f["hair"] * 0.72 * (1 - 0.25 * dark)
+    f["iris"] = along(IRISES, f["iris_tone"] * (1 - 0.5 * dark))
+    natural, made_up = (
+        f["skin"] * colour(0.86, 0.62, 0.62),
+        ((f["femininity"] - 0.55) * 4).clamp(0, 1) * f["lip_tone"],
+    )
+    f["lips"] = natural + 0.75 * made_up * (colour(0.74, 0.20, 0.26) - natural)
+    f["rosy"] = colour(-0.02, 0.16, 0.12) * (0.15 + 0.75 * f["blush"] * f["blush"])
+    f["frame"] = along(FRAMES, f["glasses_tone"])
+    # the styles in the middle of the table are open to all
+    rank = (0.58 * f["hair_kind"] + 0.42 * (f["femininity"] > 0.5)) * len(HAIRSTYLES)
+    hairstyle(f, rank, streams)
+    beard(f)
     f["glassed"], f["moled"] = 1.0 * (f["glasses_kind"] > 0.80), 0.6 * (f["mole"] > 0.72)
     f["earringed"] = 1.0 * (f["earring"] * f["femininity"] > 0.5)
     f["freckled"] = 0.38 * ((f["freckles"] - 0.80) * 20).clamp(0, 1)
@@ -189,7 +199,11 @@ def _identities(streams: ItemRNG) -> dict[str, Tensor]:
 
 def _photographs(streams: ItemRNG, source: str) -> dict[str, Tensor]:
     """One photograph's circumstances per stream."""
-    f = _draw(streams, "photograph", SOURCES[source])
+    return circumstances(draw(streams, "photograph", SOURCES[source]))
+
+
+def circumstances(f: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What follows for the painter from the pose, light, ground and clothes of photographs, added to them."""
     # rational in the tangent of the half angle: no trigonometry, see canvas
     roll, yaw, pitch = 0.5 * f["roll"], 0.5 * f["yaw"], 0.5 * f["pitch"]
     f["cos"], f["sin"] = (1 - roll * roll) / (1 + roll * roll), 2 * roll / (1 + roll * roll)
@@ -197,14 +211,14 @@ def _photographs(streams: ItemRNG, source: str) -> dict[str, Tensor]:
     f["zero"], f["scaled_cos"], f["scaled_sin"] = 0 * f["x"], f["scale"] * f["cos"], f["scale"] * f["sin"]
     f["light"], f["ambient"] = f["light"] * f["exposure"], f["ambient"] * f["exposure"]
     f["sun"] = 1 + colour(0.05, 0.0, -0.06) * f["warmth"]
-    f["ground"] = _hsv(f["ground_hue"], f["ground_saturation"], f["ground_value"])
+    f["ground"] = hsv(f["ground_hue"], f["ground_saturation"], f["ground_value"])
     value = (f["ground_value"] + f["ground_value2"]).clamp(0.08, 1)
-    f["ground2"] = _hsv(f["ground_hue"] + f["ground_hue2"], f["ground_saturation"], value)
+    f["ground2"] = hsv(f["ground_hue"] + f["ground_hue2"], f["ground_saturation"], value)
     f["ground_run"] = f["ground_slant"] * f["ground_period"]
     f["ground_rise"] = (1 - f["ground_slant"].abs()) * f["ground_period"]
     f["ground_lights"] = f["ground_spots"].clamp_min(0)
     kind = f["cloth_kind"]  # stripes run down or across on some, the rest is plain
-    f["cloth"] = _hsv(f["cloth_hue"], f["cloth_saturation"], f["cloth_value"])
+    f["cloth"] = hsv(f["cloth_hue"], f["cloth_saturation"], f["cloth_value"])
     f["cloth_x"], f["cloth_y"] = 6.0 * (kind < 0.5), 6.0 * (kind >= 0.5)
     f["cloth_print"] = 0.22 * ((kind - 0.5).abs() < 0.15)
     return f
@@ -214,13 +228,19 @@ def faces(identity: Tensor, index: Tensor, *, seed: int, source: str) -> Faces:
     """Photograph ``index`` [n] of ``identity`` [n]; an identity's looks depend on (seed, identity) alone."""
     f = _identities(ItemRNG(seed, "synthfaces", "identity", items=identity))
     f |= _photographs(ItemRNG(seed, "synthfaces", source, items=(identity, index)), source)
+    return Faces.of(expressions(f))
+
+
+def expressions(f: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What follows from an identity's looks in a photograph, added to both."""
     smile = f["smile"].clamp_min(0)
     f["folds"] = 0.20 * (f["old"] + 0.25 * smile)
     f["gap"] = 0.055 * f["mouth_open"].clamp_min(0) * (0.5 + f["lip_lower"] * 10)
     f["parted"] = (f["gap"] * 60).clamp(0, 1)
     f["eye_open_height"] = f["eye_height"] * f["eye_open"] * (1 - 0.18 * smile)
+    f["brow_tilt"] = 0.8 * f["brow_slope"]
     f["brow_y"] = f["brow_height"] + 0.022 * f["brow_raise"]
     f["nose_light"] = 0.31 * f["light_x"] * f["light"]
     f["hair_part"] = 0.33 * f["face_width"] * f["turn"] + 0.16 * f["hair_side"] * f["hair_tilt"].abs()
     f["hair_shine"] = (0.15 + 0.55 * f["hair_gloss"]) * f["light"]
-    return Faces.of(f)
+    return f
