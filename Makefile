@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 SCALE ?= mini
-LAUNCHER ?= $(if $(filter mini,$(SCALE)),joblib,basic)
+LAUNCHER ?= $(if $(filter mini evidence,$(SCALE)),joblib,basic)
 ARGS ?=
 
 TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
+EVIDENCE := convergence lengths evidence early_stopping
 
-.PHONY: help setup demo all $(TABLES) $(FIGURES) grid claims doctor test test-slurm fidelity chaos smoke rehearse lint benchmarks clean
+.PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid claims doctor test test-slurm fidelity chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -44,6 +45,10 @@ $(TABLES) $(FIGURES) grid: setup
 
 all: setup       ## every table and figure, what they lack as one sweep, then the claims
 	@$(PY) -m midre_exp.report $(TABLES) $(FIGURES) claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+evidence: SCALE = evidence
+evidence: setup  ## converged targets, controls, three seeds: tables, figures, claims and one page, results/evidence (docs/evidence.md; 4 h)
+	@$(PY) -m midre_exp.report $(EVIDENCE) claims summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 claims: setup    ## what the records of SCALE say to every claim of the paper; runs nothing
 	@$(PY) -m midre_exp.report claims scale=$(SCALE) $(ARGS)

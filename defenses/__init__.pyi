@@ -22,11 +22,11 @@ from .mid import MID as MID
 from .mid import bottleneck_kl as bottleneck_kl
 from .mid import bottleneck_std as bottleneck_std
 from .midre import MIDRE as MIDRE
-from .midre import sample_squares as sample_squares
 from .nls import NLS as NLS
 from .nls import scheduled_alpha as scheduled_alpha
 from .nls import smoothed_cross_entropy as smoothed_cross_entropy
 from .nodef import NoDef as NoDef
+from .parts.erasing import sample_squares as sample_squares
 from .parts.skip_connections import scale_shortcuts as scale_shortcuts
 from .parts.squares import erase_squares as erase_squares
 from .random_crop import RandomCrop as RandomCrop

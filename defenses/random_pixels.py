@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from defenses.midre import MIDRE
+from defenses.parts.erasing import Erasing
 from midre_exp.seeding import uniform
 
 
@@ -26,7 +26,7 @@ def erase_pixels(images: Tensor, count: Tensor, fill: Tensor, *, generator: torc
 
 
 @dataclass(kw_only=True, eq=False)
-class RandomPixels(MIDRE):
+class RandomPixels(Erasing):
     """``fill`` on as many random pixels as MIDRE's square has, area A ~ U(a_l, a_h); options of ``MIDRE``."""
 
     name: ClassVar[str] = "random_pixels"

@@ -8,7 +8,8 @@ an earlier version of the code too, and shows the command for every missing run;
 would be built and how long that may take. Files of before that show more runs or pictures than there are now
 stay (``--replace``); private photographs go only into files that git does not keep (``--show-private``).
 
-``claims`` tells what the records of a scale say to the paper's claims; it runs nothing. ``wandb`` pushes the
+``claims`` tells what the records of a scale say to the paper's claims, and ``summary`` makes one page of
+their answers; both run nothing. ``wandb`` pushes the
 records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace``
 saves the dashboard of that project, or prints it (``--json``).
 """
@@ -40,6 +41,7 @@ from midre_exp.report.definitions import (
 from midre_exp.report.output import REPLACE
 from midre_exp.report.runs.planned_runs import (
     PlannedRun,
+    at_lengths,
     diverged,
     plan_runs,
     plan_tables,
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="TABLE|OVERRIDE",
-        help="a table or figure, claims; or wandb, or workspace; Hydra overrides added to every sweep",
+        help="a table or figure, claims, summary; or wandb, or workspace; Hydra overrides added to all",
     )
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--plan", action="store_true", help="only tell what would be built")
@@ -110,9 +112,9 @@ def _run(options: argparse.Namespace) -> int:
     if not names:
         raise ConfigError(
             "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1. There are "
-            f"{known_definitions()}; and claims, wandb, workspace"
+            f"{known_definitions()}; and claims, summary, wandb, workspace"
         )
-    tables = [name for name in names if name != "claims"]
+    tables = [name for name in names if name not in ("claims", "summary")]
     if options.plan:
         from midre_exp.sweep import estimate
 
@@ -127,6 +129,10 @@ def _run(options: argparse.Namespace) -> int:
         from midre_exp.report.claims.render import render_claims
 
         render_claims(overrides)
+    if "summary" in names and code in (0, 2):
+        from midre_exp.report.summary import render_summary
+
+        render_summary(overrides)
     return code
 
 
@@ -166,7 +172,8 @@ def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool
 
 def jobs_of(definition: TableDefinition | FigureDefinition, overrides: Sequence[str]) -> list[list[str]]:
     """The runs a table or figure shows, each as its overrides."""
-    return [job for sweep in definition.sweeps for job in expand([*sweep, *overrides])]
+    jobs = [job for sweep in definition.sweeps for job in expand([*sweep, *overrides])]
+    return at_lengths(jobs, definition.lengths) if definition.lengths else jobs
 
 
 def run_missing(tables: Sequence[Sequence[PlannedRun]], overrides: Sequence[str]) -> int:

@@ -2,10 +2,12 @@
 config folder under another name.
 
 Of both: ``title``; ``sweeps``, lists of overrides, one list for each sweep; ``inconsistencies``, numbers of
-midre_exp/report/runs/inconsistencies.py that concern the whole of it.
+midre_exp/report/runs/inconsistencies.py that concern the whole of it; ``lengths``, so many times the epochs
+of its target each run is trained for, one run for each.
 
 - ``table/NAME.yaml``: ``sweep`` may stand for a single one of ``sweeps``. ``rows: setups`` makes one line of
-  each setup, described as the paper's Table 2 does, instead of one of each defense. ``published`` names the
+  each setup, described as the paper's Table 2 does, instead of one of each defense, and ``rows: convergence``
+  one of each length with the verdict whether the training was long enough. ``published`` names the
   table of results/published.csv whose numbers stand beside ours.
 - ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
   of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
@@ -22,14 +24,15 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import config_files, plain
+from midre_exp.report.runs.convergence import LONGER
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 
 REPORT_CONF = Path(__file__).parent / "conf"
 
-TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies")
-ROWS = ("defenses", "setups")
+TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths")
+ROWS = ("defenses", "setups", "convergence")
 FIGURE_KEYS = ("title", "sweeps", "draw")
-FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies")
+FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies", "lengths")
 
 Sweeps = tuple[tuple[str, ...], ...]
 
@@ -44,6 +47,7 @@ class TableDefinition:
     published: str | None = None
     inconsistencies: tuple[int, ...] = ()
     rows: str = "defenses"  # one of ``ROWS``
+    lengths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class FigureDefinition:
     published: tuple[str, ...] = ()
     mentioned: tuple[str, ...] = ()
     inconsistencies: tuple[int, ...] = ()
+    lengths: tuple[float, ...] = ()
 
 
 def definitions(kind: str) -> dict[str, Path]:
@@ -85,7 +90,7 @@ def load_table(name: str) -> TableDefinition:
     unknown = [key for key in node if key not in TABLE_KEYS]
     if unknown or "title" not in node or ("sweep" in node) == ("sweeps" in node):
         raise ConfigError(
-            f"{path} needs a title and one of sweep, sweeps, and may have rows, published and inconsistencies"
+            f"{path} needs a title and one of sweep, sweeps, and may have {', '.join(TABLE_KEYS[3:])}"
             + (f"; it has {', '.join(unknown)}" if unknown else "")
         )
     rows = node.get("rows", ROWS[0])
@@ -98,6 +103,7 @@ def load_table(name: str) -> TableDefinition:
         published=node.get("published"),
         inconsistencies=_inconsistencies(node, path),
         rows=rows,
+        lengths=_lengths(node, path, needed=rows == "convergence"),
     )
 
 
@@ -118,6 +124,7 @@ def load_figure(name: str) -> FigureDefinition:
         published=tuple(node.get("published", ())),
         mentioned=tuple(node.get("mentioned", ())),
         inconsistencies=_inconsistencies(node, path),
+        lengths=_lengths(node, path),
     )
 
 
@@ -132,3 +139,15 @@ def _inconsistencies(node: dict[str, Any], path: Path) -> tuple[int, ...]:
             f"{path}: inconsistency {unknown[0]} is not in midre_exp/report/runs/inconsistencies.py"
         )
     return numbers
+
+
+def _lengths(node: dict[str, Any], path: Path, *, needed: bool = False) -> tuple[float, ...]:
+    """In rising order. Raises ConfigError for what are no lengths, and where lengths that the rule of
+    convergence needs are not among them.
+    """
+    lengths = node.get("lengths", [])
+    if not isinstance(lengths, list) or not all(isinstance(length, (int, float)) for length in lengths):
+        raise ConfigError(f"{path}: lengths is a list of numbers, not {lengths}")
+    if any(length <= 0 for length in lengths) or (needed and not {1, LONGER} <= set(lengths)):
+        raise ConfigError(f"{path}: lengths are numbers above 0, of convergence 1 and {LONGER} among them")
+    return tuple(sorted(map(float, lengths)))

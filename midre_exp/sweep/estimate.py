@@ -144,12 +144,17 @@ def estimate(
 def _foresee(
     asked: Sequence[tuple[Needed, Asked, Path]], counting: float | None, device: str | None
 ) -> tuple[str, ...]:
-    """Put into each stage what it takes, by the records of its scale; returns the devices that this is of."""
+    """Put into each stage what it takes, by the records of its scale, or of the others where it has none;
+    returns the devices that this is of.
+    """
     cases = [(place, device or device_of(one.settings)) for _, one, place in asked]
     for results, name in dict.fromkeys(cases):
         here = [pair[:2] for pair, case in zip(asked, cases, strict=True) if case == (results, name)]
         trusted = trusted_packages(here[0][1].settings)
-        measured = read_measured(results, trusted)
+        others = (folder for folder in sorted(results.parent.glob("*")) if folder != results)
+        measured = read_measured(results, trusted) or [
+            one for folder in others for one in read_measured(folder, trusted)
+        ]
         found = forecasts([one for _, one in here], measured, device=name, limit=counting, say=say)
         for (entry, _), takes in zip(here, found, strict=True):
             entry.takes = takes
@@ -220,7 +225,7 @@ def _together(plan: Estimate) -> list[str]:
     total = sum(takes.seconds or 0.0 for takes in known)
     counted = [takes for takes in known if takes.basis != "measured"]
     device = " or ".join(plan.devices) or "device"
-    text = f"together about {duration(total)} of one {device}, by the records of this scale"
+    text = f"together about {duration(total)} of one {device}, by the records there are"
     if counted:
         share = sum(takes.seconds or 0.0 for takes in counted)
         text += f" ({duration(share)} of it by counting what {len(counted)} stages compute)"

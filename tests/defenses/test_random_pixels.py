@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from defenses import MIDRE, TrainingProgress, erase_pixels, sample_squares
+from defenses.parts.erasing import Erasing
 from defenses.random_pixels import RandomPixels
 from midre_exp.errors import ConfigError
 from tests.defenses.test_midre import RELEASED, Toy, chi_square, chi_square_limit, random_batch, seeded
@@ -18,7 +19,7 @@ def pixels(**changes: Any) -> RandomPixels:
     return RandomPixels(**{**RELEASED, **changes})
 
 
-def erased_by(defense: MIDRE, n: int, seed: int) -> Tensor:
+def erased_by(defense: Erasing, n: int, seed: int) -> Tensor:
     """Which pixels a defense changes, bool [n, 16, 16]."""
     batch = random_batch(n)
     after = defense.on_batch(batch, Toy(), CLOCK, seeded(seed)).images

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import Normalize, RandomErasing
 
 from defenses import Batch, build_defense
-from defenses.midre import sample_squares
+from defenses.parts.erasing import sample_squares
 from defenses.parts.squares import erase_squares
 from midre_exp.targets.training.batch import TrainingProgress
 

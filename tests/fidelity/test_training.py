@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses import build_defense, compose
-from defenses.midre import sample_squares
+from defenses.parts.erasing import sample_squares
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.seeding import derive, generator
 from midre_exp.targets.assemble import assemble

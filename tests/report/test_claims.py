@@ -198,10 +198,10 @@ def test_the_mean_over_independent_places_is_surer_than_one():
 
 def test_the_caption_says_how_the_intervals_were_made():
     pair = [record(90, 60), record(88, 40, "midre")]
-    text = caption(comparison_groups(pair)[0], 3)
+    text = caption(comparison_groups(pair)[0], 3, {})
     assert "normal approximation" in text and "One seed" in text and "3 records" in text and "abc" in text
     lists = [record(90, 60, by_identity=[60.0] * 4), record(88, 40, "midre", by_identity=[40.0] * 4)]
-    assert "paired bootstrap" in caption(comparison_groups(lists)[0], 0)
+    assert "paired bootstrap" in caption(comparison_groups(lists)[0], 0, {})
     assert overview([decision("erasing-protects", *pair)])[0]["Effect"] == "-20.00"
 
 

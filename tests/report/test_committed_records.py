@@ -15,6 +15,7 @@ from midre_exp.report.claims.decisions import decide
 from midre_exp.report.claims.intervals import comparison_groups
 from midre_exp.report.claims.paper_claims import CLAIMS
 from midre_exp.report.definitions import load_table
+from midre_exp.report.runs.convergence import verdicts
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.tables import render
 from midre_exp.report.tables.publish import write_tables
@@ -43,7 +44,7 @@ def test_a_table_follows_from_its_records(name, committed, tmp_path):
 def test_the_claims_follow_from_their_records(committed):
     groups, left_out = comparison_groups(committed)
     decisions = [decide(claim, groups) for claim in CLAIMS]
-    text = claims.caption(groups, left_out)
+    text = claims.caption(groups, left_out, verdicts(MINI))
     assert claims.as_markdown(claims.overview(decisions), decisions, text) == (MINI / "claims.md").read_text()
 
 

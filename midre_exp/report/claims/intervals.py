@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from midre_exp.plan.config import digest
 from midre_exp.records import Record
 from midre_exp.records.comparable import comparable, comparable_config
+from midre_exp.report.runs.convergence import MARK, underfits
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 
 DRAWS = 4000
@@ -52,8 +53,11 @@ class DefenseRuns:
 
     @property
     def shown(self) -> str:
-        """Its label with a mark where a record carries an alarm."""
-        return f"{self.label}{ALARM}" if any(record.get("alarms") for record in self.records) else self.label
+        """Its label with a mark where a record carries an alarm, and with one where its targets fit too
+        little of what they were shown.
+        """
+        alarm = ALARM if any(record.get("alarms") for record in self.records) else ""
+        return f"{self.label}{alarm}{MARK if underfits(self.records) else ''}"
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -17,6 +17,15 @@ from midre_exp.report.claims.decisions import Decision, Estimate, decide
 from midre_exp.report.claims.intervals import ALARM, ComparisonGroup, comparison_groups, is_measured
 from midre_exp.report.claims.paper_claims import CLAIMS
 from midre_exp.report.runs.captions import alarms, passed_over
+from midre_exp.report.runs.convergence import (
+    MARK,
+    UNCONVERGED,
+    UNDERFITTED,
+    doubts,
+    told_once,
+    underfits,
+    verdicts,
+)
 from midre_exp.store.files import write_atomic, write_json
 
 
@@ -42,7 +51,7 @@ def render_claims(overrides: Sequence[str]) -> list[Path]:
         filter(
             None,
             [
-                caption(groups, left_out),
+                caption(groups, left_out, verdicts(folder)),
                 f"{unmeasured} records have no attack accuracy." if unmeasured else "",
                 passed_over(unreadable),
             ],
@@ -87,7 +96,7 @@ def printable(estimate: Estimate) -> dict[str, str]:
     return {name: "" if number is None else f"{number:.2f}" for name, number in numbers.items()}
 
 
-def caption(groups: Sequence[ComparisonGroup], left_out: int) -> str:
+def caption(groups: Sequence[ComparisonGroup], left_out: int, known: Mapping[str, str]) -> str:
     """What a reader must know to trust the answers: scale, data, seeds, how the intervals were made, commits,
     devices.
     """
@@ -115,8 +124,30 @@ def caption(groups: Sequence[ComparisonGroup], left_out: int) -> str:
         "An effect is the mean over its cases, or, where a claim is about all of them, the case that speaks "
         "least for it; supported and contradicted mean that its 95 % interval leaves the claimed limit out, "
         f"claim by claim. Intervals of attack accuracy: {used}; of accuracy: binomial in the test images."
-        f"{one_seed}{dropped} Seeds {seeds}; commit {commits}; {devices}."
+        f"{one_seed}{dropped} Seeds {seeds}; commit {commits}; {devices}. {trainings(groups, known)}".rstrip()
     )
+
+
+def trainings(groups: Sequence[ComparisonGroup], known: Mapping[str, str]) -> str:
+    """What a reader must know of the trainings behind the answers: which were too short, or that nobody
+    looked.
+    """
+    defenses = [defense for group in groups for defense in group.defenses]
+    marked = any(underfits(defense.records) for defense in defenses)
+    short = [
+        f"{defense.label} of {group.target}"
+        for group in groups
+        for defense in group.defenses
+        if UNCONVERGED in doubts(defense.records, known)
+    ]
+    told = [
+        f"{MARK}: {UNDERFITTED}." if marked else "",
+        f"Trainings too short by the rule of the table convergence: {', '.join(dict.fromkeys(short))}."
+        if short
+        else "",
+        told_once(records_of(groups), known),
+    ]
+    return " ".join(filter(None, told))
 
 
 def setups(groups: Sequence[ComparisonGroup]) -> list[str]:

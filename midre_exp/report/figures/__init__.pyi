@@ -5,4 +5,5 @@ from .curves import Curves as Curves
 from .feature_hulls import IdentityHulls as IdentityHulls
 from .feature_hulls import ReconstructionHulls as ReconstructionHulls
 from .grid import Grid as Grid
+from .lengths import Lengths as Lengths
 from .scatter import Scatter as Scatter

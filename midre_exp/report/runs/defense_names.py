@@ -14,8 +14,6 @@ NAMES: Mapping[str, str] = {
     "LeaveOut": "EE",
     "TLDMI": "TL-DMI",
     "RandomCrop": "RandomCropping",
-    "RandomPixels": "Random pixels",
-    "EarlyStopping": "Early stopping",
 }
 
 #: Where the classes that erase, leave out or stop early keep the smallest and the largest share.

@@ -108,6 +108,27 @@ class PlannedRun:
         return Store(self.settings["paths"]["store"]).find(stage, self.record["artifacts"][stage])
 
 
+def epochs_at(length: float, epochs: int) -> int:
+    """How many epochs ``length`` times ``epochs`` are, at least one."""
+    return max(1, round(length * epochs))
+
+
+def at_lengths(jobs: Sequence[Sequence[str]], lengths: Sequence[float]) -> list[list[str]]:
+    """Each job once for each length, trained for so many times the epochs of its target; at length 1 as it
+    is.
+    """
+    found: list[list[str]] = []
+    with packaged_configs():
+        composer = packaged_composer()
+        for job in jobs:
+            words = [word for word in job if not word.startswith("hydra")]
+            epochs = int(composer.settings(words)["target"]["recipe"]["epochs"])
+            for length in lengths:
+                changed = [] if length == 1 else [f"target.recipe.epochs={epochs_at(length, epochs)}"]
+                found.append([*job, *changed])
+    return found
+
+
 def plan_runs(jobs: Sequence[Sequence[str]], *, earlier: bool = False) -> list[PlannedRun]:
     """A run for each job, equal ones once, in order. Raises ConfigError when they are not all of one scale.
 

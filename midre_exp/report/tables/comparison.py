@@ -16,6 +16,7 @@ KEYS = ["setup", "attack", "target", "defense"]
 #: Measured columns: record metric, heading, digits.
 COLUMNS = (
     ("acc", "Acc", 2),
+    ("train_acc", "train acc", 2),
     ("att_acc1", "AttAcc", 2),
     ("att_acc1_batch_std", "±", 2),
     ("att_acc1_low", "95 % from", 1),
@@ -130,7 +131,8 @@ def caption(title: str, records: Sequence[Record]) -> str:
         else ""
     )
     return (
-        f"{circumstances(title, records)}. Acc, AttAcc and top-5 in percent; ± is the mean "
+        f"{circumstances(title, records)}. Acc, AttAcc and top-5 in percent; train acc: on what the target "
+        f"was shown in its last epoch, erased and mixed as it was; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
         f"none was lost. {queries}{provenance(records)}"

@@ -1,5 +1,6 @@
-"""What a reader must know of single rows: alarms of their records, other numerics than asked for, and runs
-that diverged. Each is a footnote with a number; the letters are those of the paper's inconsistencies.
+"""What a reader must know of single rows: alarms of their records, other numerics than asked for, trainings
+that were too short, and runs that diverged. Each is a footnote with a number; the letters are those of the
+paper's inconsistencies.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from midre_exp.records import Record, results_folder
+from midre_exp.report.runs import convergence
 from midre_exp.report.runs.captions import alarms_of
 from midre_exp.report.runs.planned_runs import PlannedRun
 
@@ -20,6 +23,7 @@ Remarks = Mapping[tuple[str, ...], Sequence[str]]
 def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
     """The sentences to each row (the values of ``PlannedRun.row``), each once."""
     found: dict[tuple[str, ...], list[str]] = {}
+    records: dict[tuple[str, ...], list[Record]] = {}
     for run in runs:
         sentences = [] if run.record is None else alarms_of(run.record)
         sentences += [run.numerics_note] if run.numerics_note else []
@@ -27,6 +31,11 @@ def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
             sentences = [f"Seed {run.seed} diverged: {run.diverged}"]
         own = found.setdefault(tuple(run.row.values()), [])
         own += [sentence for sentence in sentences if sentence not in own]
+        if run.record is not None:
+            records.setdefault(tuple(run.row.values()), []).append(run.record)
+    known = convergence.verdicts(results_folder(runs[-1].settings)) if runs else {}
+    for row, made in records.items():
+        found[row] += convergence.doubts(made, known)
     return found
 
 

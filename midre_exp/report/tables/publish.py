@@ -17,7 +17,19 @@ from midre_exp.report.tables.latex import latex
 from midre_exp.store.files import write_atomic
 
 #: Columns of text; numbers are aligned to the right.
-WORDS = ("setup", "attack", "target", "Defense", "Notes", "sees", "private", "public", "MIDRE", "certainty")
+WORDS = (
+    "setup",
+    "attack",
+    "target",
+    "Defense",
+    "Notes",
+    "sees",
+    "private",
+    "public",
+    "MIDRE",
+    "certainty",
+    "verdict",
+)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from midre_exp.errors import ConfigError
 from midre_exp.records import results_folder
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.output import file_stem
+from midre_exp.report.runs.convergence import told_once, verdicts
 from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate, diverged, unreadable
 from midre_exp.report.runs.published import table_rows
 from midre_exp.report.tables.comparison import KEYS, caption, comparison, printable
+from midre_exp.report.tables.convergence import keep_verdicts, render_convergence
 from midre_exp.report.tables.html import gallery
 from midre_exp.report.tables.notes import remarks_of, with_remarks
 from midre_exp.report.tables.publish import RenderedTable, publish
@@ -58,16 +60,20 @@ def render_table(
     settings = runs[-1].settings
     if definition.rows == "setups":
         table, named_by_data = render_setups(definition, runs), other_data
+    elif definition.rows == "convergence":
+        table, named_by_data = render_convergence(definition, runs), other_data
     else:
         table = render_defenses(definition, runs)
         named_by_data = other_data if definition.published else settings["data"]["name"] != "synthfaces"
     folder = results_folder(settings)
     stem = file_stem(definition.name, settings, with_data=named_by_data)
-    if definition.rows != "setups":
+    if definition.rows == "defenses":
         shown = partial(may_show, files=[folder / f"{stem}.html"], asked=show_private)
         pictures = gallery([run for run in disambiguate(runs) if run.record is not None], may_show=shown)
         table = dataclasses.replace(table, gallery=pictures)
     paths = publish(table, folder, stem, replace=replace)
+    if paths and definition.rows == "convergence":
+        paths.append(keep_verdicts(definition, runs, folder / f"{stem}.json"))
     if table.missing and definition.rows == "setups":
         print(f"not run yet: {len(table.missing)} of {len(runs)} runs; the first: {table.missing[0]}")
     else:
@@ -86,7 +92,7 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     records = [run.record for run in runs if run.record is not None]
     if not records and definition.published is None and all(run.diverged is None for run in runs):
         raise ConfigError(f"table {definition.name} has no finished run yet; leave out --no-run to run it")
-    scale = str(runs[-1].settings["scale"])
+    scale, folder = str(runs[-1].settings["scale"]), results_folder(runs[-1].settings)
     table = with_missing_rows(comparison(records) if records else None, runs)
     text = (
         caption(definition.title, records)
@@ -109,7 +115,7 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
         title=definition.title,
         values=table,
         shown=shown,
-        caption=" ".join(filter(None, [text, unreadable(runs)])),
+        caption=" ".join(filter(None, [text, told_once(records, verdicts(folder)), unreadable(runs)])),
         notes=[*numbered, *notes],
         missing=[run.command for run in runs if run.record is None and run.diverged is None],
     )

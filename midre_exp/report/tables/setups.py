@@ -11,8 +11,10 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR
+from midre_exp.records import results_folder
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import provenance
+from midre_exp.report.runs.convergence import told_once, verdicts
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.planned_runs import PlannedRun, unreadable
 from midre_exp.report.runs.trade_off import trade_off
@@ -25,8 +27,10 @@ DESCRIPTION = ("setup", "attack", "sees", "target", "private", "public", "px", "
 #: Measured columns: name in the CSV, heading.
 MEASURED = (
     ("acc", "Acc"),
+    ("train_acc", "train acc"),
     ("att_acc1", "AttAcc"),
     ("acc_defended", "Acc defended"),
+    ("train_acc_defended", "train acc defended"),
     ("att_acc1_defended", "AttAcc defended"),
     ("delta", "Δ"),
 )
@@ -34,10 +38,11 @@ MEASURED = (
 
 def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> RenderedTable:
     """The table. Raises ConfigError when the runs of a setup are not one undefended and one defended."""
-    scale = str(runs[-1].settings["scale"])
+    scale, folder = str(runs[-1].settings["scale"]), results_folder(runs[-1].settings)
     records = [run.record for run in runs if run.record is not None]
     measured = (
-        "Acc and AttAcc in percent; Δ is attack accuracy removed per point of accuracy lost, "
+        "Acc, train acc (on what the target was shown in its last epoch, erased as it was) and AttAcc in "
+        "percent; Δ is attack accuracy removed per point of accuracy lost, "
         f"OP where none was lost. {provenance(records)}"
         if records
         else "Nothing has been run yet."
@@ -56,7 +61,7 @@ def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         title=definition.title,
         values=table,
         shown=shown,
-        caption=" ".join(filter(None, [caption, unreadable(runs)])),
+        caption=" ".join(filter(None, [caption, told_once(records, verdicts(folder)), unreadable(runs)])),
         notes=[*numbered, " ".join(INCONSISTENCIES[number] for number in definition.inconsistencies)],
         missing=[run.command for run in runs if run.record is None and run.diverged is None],
     )
@@ -106,7 +111,10 @@ def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
 
 def _means(runs: Sequence[PlannedRun], ending: str) -> dict[str, float | None]:
     metrics = [run.record["metrics"] for run in runs if run.record is not None]
-    measured = {name: [values[name] for values in metrics if name in values] for name in ("acc", "att_acc1")}
+    measured = {
+        name: [values[name] for values in metrics if name in values]
+        for name in ("acc", "train_acc", "att_acc1")
+    }
     return {f"{name}{ending}": mean(values) if values else None for name, values in measured.items()}
 
 

@@ -36,6 +36,11 @@ class Batch:
         """What the classification loss aims at: soft labels where there are any, else class indices."""
         return self.labels if self.soft_labels is None else self.soft_labels
 
+    @property
+    def seen_labels(self) -> Tensor:
+        """The class of which each image shows most: int64 [n]."""
+        return self.labels if self.soft_labels is None else self.soft_labels.argmax(1)
+
 
 class Sampler(Protocol):
     """Which training images make up each batch of an epoch; a pure function of the epoch, so that resuming

@@ -127,7 +127,7 @@ class ClassifierModule(pl.LightningModule):
         output = self._classify(batch)
         base, extras = self._losses(output, batch)
         total: Tensor = base + sum(extras.values()) if extras else base
-        share = hits(output.logits.detach(), batch.labels).mean()
+        share = hits(output.logits.detach(), batch.seen_labels).mean()
         self._add({"loss": total.detach(), "train_acc": 100 * share, **_detached(extras)}, len(batch.labels))
         self.done = number + 1
         return total
