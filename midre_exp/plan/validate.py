@@ -108,7 +108,7 @@ class Recipe(Keys):
 class Pretraining(Keys):
     """How a network is trained on public identities before it is a target or an evaluator."""
 
-    seed: Seed = 0
+    seed: Seed | None = None  # None: the evaluator's, of a target 0
     recipe: Recipe | None = None  # None: the network's own yaml chooses none
 
 

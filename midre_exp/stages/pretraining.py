@@ -63,7 +63,8 @@ class Pretraining(ClassifierStage):
         self._make(job, pool, undefended, self._seed(job.settings))
 
     def _seed(self, settings: Settings) -> int:
-        return int(settings[self.role]["pretraining"].get("seed", 0))
+        own = settings[self.role]["pretraining"].get("seed")
+        return int(settings[self.role].get("seed", 0) if own is None else own)
 
     def describe(self, settings: Settings) -> str:
         return f"{settings[self.role]['name']} on public identities"
