@@ -108,6 +108,15 @@ def test_training_grows_with_epochs_and_costs_what_a_real_step_does():
     assert twice.phases[0].flops == pytest.approx(2 * few.phases[0].flops)
 
 
+def test_a_pretraining_computes_what_a_target_of_its_images_would():
+    recipe = [f"target.pretraining.recipe.{key}" for key in ("epochs=2", "batch_size=8")]
+    sizes = Sizes(1, 1, 1, 1, pretraining_train=16, pretraining_test=8, pretraining_classes=4)
+    found = count_stage("pretraining", settings("target.weights=public", *recipe), sizes)
+    target = count_stage("target", settings(), SIZES)
+    assert [phase.flops for phase in found.phases] == [phase.flops for phase in target.phases]
+    assert [phase.fixed for phase in found.phases] == [phase.fixed for phase in target.phases]
+
+
 def test_an_attack_grows_with_steps_and_items_and_holds_more_in_larger_chunks():
     def attack(*more: str) -> Phase:
         found = count_stage("attack", settings("attack=gmi", *more), SIZES)

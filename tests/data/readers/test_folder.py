@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.datasets.folder import find_classes
 
 from midre_exp.data.base import Part
+from midre_exp.data.duplicates import pretraining_duplicates
 from midre_exp.data.readers.folder import FaceFolder, decode, hold_out
 from midre_exp.data.readers.tree import natural
 from midre_exp.errors import ConfigError, DataError, UserError
@@ -711,3 +712,13 @@ def test_a_split_by_folders_is_no_split_of_those_to_pretrain_on(tmp_path: Path) 
     data = faces(tmp_path, private=["s1", "s2"], pool="pretraining")
     assert data.load("train").labels.bincount().tolist() == [5, 5]  # of six images, from both folders
     assert data.load("test").labels.bincount().tolist() == [1, 1]
+
+
+def test_a_private_image_among_those_to_pretrain_on_is_an_alarm(tree: Path) -> None:
+    shutil.copy(tree / "s1" / "1.png", tree / "s3" / "copy.png")
+    private, pool = (faces(tree, private=["s1", "s2"], pool=pool) for pool in ("private", "pretraining"))
+    (alarm,) = pretraining_duplicates(private, pool, tree.parent / "store")
+    assert "1 private image(s) are also among the public images of folder to pre-train on" in alarm
+    refusing = faces(tree, private=["s1", "s2"], pool="pretraining", duplicates="refuse")
+    with pytest.raises(DataError, match="to pre-train on"):
+        pretraining_duplicates(private, refusing, tree.parent / "store")
