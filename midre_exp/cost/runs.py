@@ -112,6 +112,8 @@ def remedy(settings: Settings, cost: RunCost) -> str:
     """What makes a dear run cheaper, the dearest stage first."""
     hours = {name: (one.seconds or 0.0) / 3600 for name, one in cost.stages.items()}
     words = {
+        "pretraining": "target.weights=imagenet or FILE takes ready weights",
+        "evaluator_pretraining": "evaluator.weights=imagenet or FILE takes ready weights",
         "target": "target.checkpoint=FILE takes a ready classifier",
         "evaluator": "evaluator.checkpoint=FILE takes a ready judge",
         "prior": "attack.prior.pretrained takes published weights",

@@ -14,7 +14,7 @@ from midre_exp import __version__, targets
 from midre_exp.cards.named import card_of_file
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
-from midre_exp.plan.keys import PUBLIC
+from midre_exp.plan.keys import PUBLIC, is_pretrained_here
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs, named_needs
@@ -200,14 +200,18 @@ class ClassifierStage(Stage):
     def memory_remedy(self, settings: Settings) -> str:
         return f"{lower(settings, f'{self.recipe}.batch_size')}, or set runtime.image_placement=mapped"
 
-    def _check_training(self, settings: Settings, undefended: Defense) -> None:
-        """Make network and recipe once, without a defense. Raises UserError for what cannot be made."""
+    def _check_training(self, settings: Settings, defense: Defense) -> None:
+        """Make network and recipe once. Raises UserError for what cannot be made."""
         node, trusted = self.node(settings), trusted_packages(settings)
         classes = settings["attack"]["identities"]
-        make_once(partial(targets.assemble.assemble, node, classes, undefended, seed=0, trusted=trusted))
+
+        def make() -> None:
+            defense.trainable(targets.assemble.assemble(node, classes, defense, seed=0, trusted=trusted))
+
+        make_once(make)
         if node["checkpoint"] is None:
             place = self.recipe.removesuffix("recipe")
-            recipe = targets.checked_recipe(undefended, node["recipe"], place=place)
+            recipe = targets.checked_recipe(defense, node["recipe"], place=place)
             _augment_nothing(recipe["augment"], self.pixels(settings), trusted)
             targets.learning_rates(recipe, trusted=trusted)
 
@@ -240,8 +244,8 @@ class Target(ClassifierStage):
         }
 
     def check(self, settings: Settings, parts: Parts) -> None:
-        """The first to be made tells its own mistakes: of the target only the size of images is looked at,
-        and whether there are as many identities as are to be attacked.
+        """The first to be made tells its own mistakes: of a target that is, only the size of images is looked
+        at, and whether there are as many identities as are to be attacked.
         """
         check_trained_with(settings)
         wanted, identities = settings["attack"]["identities"], parts.private.num_identities()
@@ -251,6 +255,8 @@ class Target(ClassifierStage):
                 f"attack.identities={identities} or fewer"
             )
         self.check_size(settings, self.pixels(settings), "resolution", parts.undefended)
+        if is_pretrained_here(settings["target"]):
+            self._check_training(settings, parts.defense)
 
     def make(self, job: Job, private: Dataset, defense: Defense, pretraining: Artifact | None = None) -> None:
         self._make(job, private, defense, job.settings["seed"], pretraining)

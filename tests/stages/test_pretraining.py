@@ -137,6 +137,13 @@ def test_a_target_without_a_recipe_for_it_says_so(tiny):
         make_plan(settings)
 
 
+def test_a_defense_that_does_not_fit_is_told_before_anything_is_trained(tiny):
+    settings = tiny(*PUBLIC, "target=densenet121", "defense=tts")
+    with pytest.raises(ConfigError, match="tts cannot train a DenseNet"):
+        run(settings)
+    assert not (Path(settings["paths"]["store"]) / "pretraining").exists()
+
+
 # known to plan, doctor, estimate
 
 
