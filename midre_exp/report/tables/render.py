@@ -73,7 +73,8 @@ def render_table(
         table = dataclasses.replace(table, gallery=pictures)
     paths = publish(table, folder, stem, replace=replace)
     if paths and definition.rows == "convergence":
-        paths.append(keep_verdicts(definition, runs, folder / f"{stem}.json"))
+        name = stem if stem.startswith("convergence") else f"convergence-{stem}"
+        paths.append(keep_verdicts(definition, runs, folder / f"{name}.json"))
     if table.missing and definition.rows == "setups":
         print(f"not run yet: {len(table.missing)} of {len(runs)} runs; the first: {table.missing[0]}")
     else:
