@@ -18,7 +18,7 @@ from midre_exp.report.tables.convergence import Arm, Point, points_of
 
 #: Metric, what its panel is called.
 METRICS = (
-    ("train_acc", "accuracy on what it was shown"),
+    ("train_acc", "train accuracy"),
     ("acc", "accuracy"),
     ("att_acc1", "attack accuracy"),
 )
