@@ -32,6 +32,7 @@ from midre_exp.plan.config import CONF_DIR, digest, own_configs, plain
 from midre_exp.plan.overrides import as_meant, readable
 from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.unread import check_read
+from midre_exp.plan.vary import check_vary
 from midre_exp.store.files import known_sha256
 
 #: The group that depends on no other choice and on which no other choice depends; most jobs differ in it.
@@ -54,6 +55,7 @@ def settings_of(job: Sequence[str]) -> dict[str, Any]:
     """The resolved config of one job, as plain containers. Call inside ``packaged_configs``."""
     config = compose("config", overrides=readable(job, sweeps=False))
     check_read(config)
+    check_vary(config)
     settings: dict[str, Any] = expand_paths(plain(config))
     return settings
 
@@ -81,7 +83,9 @@ class Composer:
         """
         overrides = self._parser.parse_overrides(list(job))
         config = self._laid_over(overrides) if all(map(_is_plain, overrides)) else None
-        settings: dict[str, Any] = expand_paths(plain(self._compose(list(job)) if config is None else config))
+        config = self._compose(list(job)) if config is None else config
+        check_vary(config)
+        settings: dict[str, Any] = expand_paths(plain(config))
         return settings
 
     def _laid_over(self, overrides: Sequence[Override]) -> DictConfig | None:

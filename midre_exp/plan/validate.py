@@ -29,6 +29,7 @@ from midre_exp.plan.ranges import (
     Text,
 )
 from midre_exp.plan.trust import check_names
+from midre_exp.plan.vary import DEFAULT, Word
 
 #: Names that become part of file names: one component of a path, the same on every file system.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
@@ -248,6 +249,7 @@ class Run(Keys):
     defense: Mapping[str, Defense]
     attack: Attack
     metrics: Metrics
+    vary: Sequence[Word] = DEFAULT
     public_source: str | None = None
     defense_recipe: Literal["own", "shared"] = "shared"
     inception_weights: str | None = None

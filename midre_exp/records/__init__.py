@@ -18,6 +18,8 @@ from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.validate import is_line
+from midre_exp.plan.vary import varied
+from midre_exp.records.claims import registered_claims
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
@@ -84,6 +86,7 @@ def make_record(
         "setup": settings["setup"],
         "scale": settings["scale"],
         "seed": settings["seed"],
+        "vary": [*varied(settings)],
         "attack": settings["attack"]["name"],
         "target": settings["target"]["name"],
         "evaluator": settings["evaluator"]["name"],
@@ -123,10 +126,14 @@ def make_record(
                 found := artifact.manifest.get("numerics"), dict
             )  # perhaps of somebody else's store
         },
+        "claims": registered_claims(str(settings["scale"])),
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }
-    if "judged" in metrics:  # which older artifacts do not tell
+    # what older artifacts do not tell
+    if "test_per_identity" in target:
+        record["test_per_identity"] = target["test_per_identity"]
+    if "judged" in metrics:
         record["judged"] = metrics["judged"]
     own = Store(settings["paths"]["store"]).root
     if found_in := {name: str(a.store) for name, a in artifacts.items() if a.store != own}:
@@ -177,7 +184,16 @@ def update_record(path: Path, record: Record) -> None:
             "mend what makes it, the stages of the run are kept"
         )
     results = (
-        *("metrics", "per_identity", "missing", "alarms", "counts", "queries", "seconds"),
+        *(
+            "metrics",
+            "per_identity",
+            "test_per_identity",
+            "missing",
+            "alarms",
+            "counts",
+            "queries",
+            "seconds",
+        ),
         *("artifacts", "code"),
     )
     old: Mapping[str, object] = {}

@@ -23,7 +23,13 @@ FORMER_NAMES = {
 #: Options that are gone, with the value that they always have now.
 GONE_OPTIONS = {"precision": "32-true"}
 #: Options that came after records were written, with the value under which everything is as before.
-LATER_OPTIONS = {"floor": "chance", "unreadable": "refuse", "split": "auto", "order": "alphabetical"}
+LATER_OPTIONS: dict[str, object] = {
+    "floor": "chance",
+    "unreadable": "refuse",
+    "split": "auto",
+    "order": "alphabetical",
+    "vary": ["training", "attack"],
+}
 #: Metrics that came after records were written and change none of the others: without such a number a record
 #: is of the same thing, and a table says that it was not measured.
 LATER_METRICS = ("LastSeedAccuracy", "OfficialFid", "RebuiltEvaluator", "StretchedKnnDistance")

@@ -61,6 +61,7 @@ class Record(TypedDict, total=False):
     setup: dict[str, Any]  # conf/setup: id, title and what the paper says of it
     scale: str  # mini, synth or paper
     seed: int
+    vary: list[str]  # what the seed changes; records of earlier versions: training and attack
     attack: str
     target: str
     evaluator: str
@@ -68,6 +69,8 @@ class Record(TypedDict, total=False):
     data: dict[str, Any]  # name, resolution
     metrics: dict[str, float]
     per_identity: dict[str, list[float]]  # percent of each attacked identity's reconstructions, by metric
+    #: Of each private identity: its test images, and how many of them the target gets right.
+    test_per_identity: dict[str, list[int]]
     missing: dict[str, str]  # why a metric could not be computed
     #: What evaluator and metrics saw: pictures, floats or eight_bit; image_to_evaluator, names of steps
     judged: dict[str, Any]
@@ -85,6 +88,7 @@ class Record(TypedDict, total=False):
     numerics: dict[
         str, dict[str, Any]
     ]  # by stage: torch's switches, threads, versions of CUDA, cuDNN, driver
+    claims: dict[str, str]  # digests of the claims registered for its scale when it was written, by name
     artifacts: dict[str, str]  # key of each stage in the store
     found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
     config: dict[str, Any]  # resolved
@@ -147,6 +151,16 @@ _START = _Kind(
     "what a classifier started from",
 )
 
+_HITS = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and set(value) == {"right", "images"}
+        and all(isinstance(counts, list) and all(map(_COUNT.fits, counts)) for counts in value.values())
+        and len(value["right"]) == len(value["images"])
+    ),
+    "counts of right and images, as many of each",
+)
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -170,6 +184,7 @@ _REQUIRED: Mapping[str, _Kind] = {
 _OPTIONAL: Mapping[str, _Kind] = {
     "schema": _Kind(lambda value: value == SCHEMA, f"{SCHEMA} (a later version of this program wrote it)"),
     "per_identity": _each(_each(_NUMBER, list), dict),
+    "test_per_identity": _HITS,
     "missing": _each(_Kind(lambda value: isinstance(value, str), "a reason"), dict),
     "alarms": _each(_each(_LINE, list), dict),
     "start": _each(_START, dict),
@@ -177,6 +192,8 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
     "threat": _LINE,
+    "vary": _each(_LINE, list),
+    "claims": _each(_KEY, dict),
     "seconds": _NUMBERS,
     "versions": _each(_LINE, dict),
     "commit": _MAYBE_LINE,

@@ -24,10 +24,9 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import config_files, plain
+from midre_exp.records.claims import REPORT_CONF
 from midre_exp.report.runs.convergence import LONGER
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
-
-REPORT_CONF = Path(__file__).parent / "conf"
 
 TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths")
 ROWS = ("defenses", "setups", "convergence")

@@ -13,6 +13,7 @@ from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
+from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.candidates import CandidatesStage, Search
 from midre_exp.stages.classifier import Evaluator, Target, judges_phases
@@ -43,7 +44,7 @@ class AttackStage(Stage):
         steps = settings["metrics"]["image_to_evaluator"]
         return {
             "attack": without(settings["attack"], "prior", "surrogates", "shard", "judged"),
-            "seed": settings["seed"],
+            "seed": seed_of(settings, "attack"),
             **({"image_to_evaluator": steps} if judges_phases(settings) else {}),
         }
 
@@ -172,7 +173,7 @@ def _attack(
         victim,
         prior,
         identities,
-        seed=job.settings["seed"],
+        seed=seed_of(job.settings, "attack"),
         work=job.work.path,
         runtime=job.runtime,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings, without
+from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.prior import PriorStage
 from midre_exp.store.artifact import Artifact, readable
@@ -61,7 +62,7 @@ class CandidatesStage(Stage):
         return {
             "search": without(attack["search"], "flip", "batch"),
             "image_to_target": attack["image_to_target"],
-            "seed": settings["seed"] if attack["search"]["z_seed"] is None else None,
+            "seed": seed_of(settings, "attack") if attack["search"]["z_seed"] is None else None,
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class CandidatesStage(Stage):
         generator = PriorStage().load(settings, prior, attack.identities)
         job.numerics.accelerate(generator, PRIOR_CALLS)
         generator.to(device).freeze()
-        rng = shared_rng(settings["seed"], job.runtime)
+        rng = shared_rng(seed_of(settings, "attack"), job.runtime)
         render = search.renderer(generator, rng, attack.image_to_target)
         _, channels, height, width = render(slice(0, 1)).shape
         shape = (search.size, channels, height, width)

@@ -15,6 +15,7 @@ from midre_exp.cards.named import card_of_file
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.plan.keys import PUBLIC, is_pretrained_here
+from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, file_needs, library_needs, named_needs
@@ -86,7 +87,7 @@ class ClassifierStage(Stage):
         loads = partial(targets.published_classifier, role=self.role)
         make = trains if node["checkpoint"] is None else loads
         try:
-            model, numbers, history, predicted = make(
+            model, numbers, history, predicted, by_class = make(
                 node,
                 dataset,
                 defense,
@@ -119,6 +120,7 @@ class ClassifierStage(Stage):
             counts["left_out"] = left_out
         job.work.metrics.update(
             numbers,
+            test_per_identity=by_class,
             chance=100 * chance.share,
             counts={f"{self.counted}_{name}": count for name, count in counts.items()},
         )
@@ -240,7 +242,7 @@ class Target(ClassifierStage):
             "data": fingerprint("private"),
             "target": _own(settings["target"]),
             "defense": settings["defense"],
-            "seed": settings["seed"],
+            "seed": seed_of(settings, "training"),
         }
 
     def check(self, settings: Settings, parts: Parts) -> None:
@@ -259,7 +261,7 @@ class Target(ClassifierStage):
             self._check_training(settings, parts.defense)
 
     def make(self, job: Job, private: Dataset, defense: Defense, pretraining: Artifact | None = None) -> None:
-        self._make(job, private, defense, job.settings["seed"], pretraining)
+        self._make(job, private, defense, seed_of(job.settings, "training"), pretraining)
 
     def describe(self, settings: Settings) -> str:
         return f"{settings['target']['name']} with {'+'.join(settings['defense'])}"

@@ -29,6 +29,7 @@ from midre_exp.plan.keys import Plan, fingerprints_once
 from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.shards import SHARD
 from midre_exp.plan.unread import check_read
+from midre_exp.plan.vary import check_vary
 from midre_exp.records import diverged_path, record_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
@@ -91,6 +92,7 @@ class Task:
     def _outcome(self, config: DictConfig) -> Outcome:
         try:
             check_read(config)
+            check_vary(config)
             return Outcome(record=carry_out(expand_paths(plain(config))))
         except LockedError as locked:
             tell(f"{locked}; this run is queued again behind the others")

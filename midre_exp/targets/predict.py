@@ -78,6 +78,16 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return 100.0 * float((predicted_classes(logits) == labels).double().mean())
 
 
+def hits_by_class(logits: Tensor, labels: Tensor) -> dict[str, list[int]]:
+    """How many ``images`` each class has, and how many of them are predicted to be of it (``right``), both in
+    the order of the classes. Raises DivergedError as ``predicted_classes``.
+    """
+    classes = logits.shape[1]
+    right = labels[predicted_classes(logits) == labels]
+    of = {"right": right, "images": labels}
+    return {name: torch.bincount(own, minlength=classes).tolist() for name, own in of.items()}
+
+
 def answers(model: Classifier, images: ImageSet, device: torch.device) -> Tensor:
     """Logits [n, k] on the CPU of clean images. Raises DivergedError unless they and the features are
     finite.

@@ -67,7 +67,7 @@ def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: M
         name=f"{setup} {record['attack']} {defense} seed {record['seed']}",
         identity=f"record-{record['key']}",
     ) as run:
-        run.summary.update(without(record, "config", "per_identity"))
+        run.summary.update(without(record, "config", "per_identity", "test_per_identity", "claims"))
         run.log(_tables(record) | _pictures(record, paths["store"]))
     write_json(note, state)
     return True

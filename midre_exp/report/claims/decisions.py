@@ -1,45 +1,28 @@
-"""From draws of an effect to an answer: supported, contradicted, undecided, or not measured."""
+"""From draws of an effect to an answer: supported, contradicted, undecided, or not measured.
+
+A claim without ``scales`` is answered by the 95 % interval of its effect. One that is registered for a scale
+needs a p-value below 5 % as well, corrected for all claims registered there, measured or not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from midre_exp.report.claims.intervals import ComparisonGroup, Numbers
+from midre_exp.report.claims.definitions import Claim
+from midre_exp.report.claims.effects import Effect, mean_effect
+from midre_exp.report.claims.intervals import ComparisonGroup
+from midre_exp.report.claims.permutation import holm, sign_flip_p
 
 Answer = Literal["supported", "contradicted", "undecided", "not measured"]
 
 #: Share of the draws that must lie on one side: where a 95 % interval leaves a value out.
 SURE = 0.975
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One comparison."""
-
-    where: str
-    detail: str  # what was compared
-    value: float  # from the records themselves
-    draws: Numbers  # [DRAWS], what it could have been
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of the paper with what would show it."""
-
-    name: str
-    statement: str
-    source: str
-    unit: str
-    compare: Callable[[Sequence[ComparisonGroup]], Iterable[Effect]]  # finds its effects in the groups
-    claimed: Literal["below", "above"]  # where the effect is claimed to be
-    threshold: float = 0.0
-    every: bool = False  # each effect must show it; otherwise their mean does
-    ranked: bool = False  # draws are +1, 0 or -1, who had the better of it; shown as the share of draws won
-    needs: str = ""  # which runs
+#: What a corrected p-value must be below.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,27 +45,46 @@ class Decision:
     answer: Answer
     overall: Estimate
     effects: tuple[Estimate, ...]
+    p: float | None = None  # of a registered claim; None: not measured, or not known identity by identity
+    corrected_p: float | None = None
+
+
+def decide_all(claims: Sequence[Claim], groups: Sequence[ComparisonGroup]) -> list[Decision]:
+    """The answers the records give. All registered ``claims`` are one family of tests."""
+    decisions = [decide(claim, groups) for claim in claims]
+    family = [place for place, claim in enumerate(claims) if claim.scales is not None]
+    corrected = holm([1.0 if (p := decisions[place].p) is None else p for place in family])
+    for place, corrected_p in zip(family, corrected, strict=True):
+        decisions[place] = _registered(decisions[place], corrected_p)
+    return decisions
+
+
+def _registered(decision: Decision, corrected_p: float) -> Decision:
+    if decision.answer == "not measured":
+        return decision
+    if decision.p is None:
+        return replace(decision, answer="undecided")
+    answer: Answer = decision.answer if corrected_p < LEVEL else "undecided"
+    return replace(decision, answer=answer, corrected_p=corrected_p)
 
 
 def decide(claim: Claim, groups: Sequence[ComparisonGroup]) -> Decision:
-    """The answer the records give. With ``every`` one contradicting effect is enough, and all must support
-    it.
+    """The answer of the intervals, and the p-value of a registered claim. With ``every`` one contradicting
+    effect is enough, and all must support it.
     """
-    effects = list(claim.compare(groups))
+    effects = claim.effects(groups)
     estimates = tuple(_estimate(claim, effect) for effect in effects)
+    p: float | None = None
     if not effects:
         overall = Estimate("", claim.needs, None, None, None, "not measured")
     elif claim.every:
         overall = _least_favourable(claim, estimates)
     else:
-        overall = _estimate(claim, mean_effect(effects, "", f"mean of {len(effects)}"))
-    return Decision(claim, overall.answer, overall, estimates)
-
-
-def mean_effect(effects: Sequence[Effect], where: str, detail: str) -> Effect:
-    """The mean of effects, draw by draw."""
-    value = float(np.mean([effect.value for effect in effects]))
-    return Effect(where, detail, value, np.mean([effect.draws for effect in effects], axis=0))
+        mean = mean_effect(effects, "", f"mean of {len(effects)}")
+        overall = _estimate(claim, mean)
+        if claim.scales is not None and mean.cells is not None:
+            p = sign_flip_p(mean.cells.less(claim.threshold))
+    return Decision(claim, overall.answer, overall, estimates, p)
 
 
 def _least_favourable(claim: Claim, estimates: Sequence[Estimate]) -> Estimate:
@@ -104,7 +106,7 @@ def _estimate(claim: Claim, effect: Effect) -> Estimate:
         answer = "supported"
     elif np.mean(beyond < 0) >= SURE:
         answer = "contradicted"
-    if claim.ranked:
+    if claim.contrast.is_ranked:
         won = 100 * float(np.mean(beyond > 0) + np.mean(beyond == 0) / 2)
         return Estimate(effect.where, effect.detail, won, None, None, answer)
     low, high = np.quantile(effect.draws, [1 - SURE, SURE])
@@ -113,4 +115,4 @@ def _estimate(claim: Claim, effect: Effect) -> Estimate:
 
 def _support(claim: Claim, estimate: Estimate) -> float:
     value = estimate.value if estimate.value is not None else 0.0
-    return value if claim.claimed == "above" or claim.ranked else -value
+    return value if claim.claimed == "above" or claim.contrast.is_ranked else -value

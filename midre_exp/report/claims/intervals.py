@@ -5,15 +5,19 @@ Runs may be compared when their configs differ in defense and seed alone; such r
 test images could have given. A difference of two defenses is taken draw by draw, so that what both share
 cancels.
 
-- Attack accuracy, with ``record["per_identity"]["att_acc1"]`` (percent by attacked identity): a bootstrap
-  that resamples identities and seeds, the same ones for every defense of a group. Identities are the units
-  because the restarts of one succeed or fail together.
-- Attack accuracy without it: a normal approximation. The standard error of a record is its 95 % interval over
-  2 x 1.96; over the seeds of a defense it is the root of the mean square (all seeds attack the same
+- Attack accuracy, with ``record["per_identity"]["att_acc1"]`` (percent by attacked identity), and accuracy,
+  with ``record["test_per_identity"]`` (how many of each private identity's test images are right): a
+  bootstrap that resamples identities and seeds as clusters, the same ones for every defense of a group.
+  Identities are the units because the restarts and images of one succeed or fail together. Of S seeds S - 1
+  are picked, which makes the variance of the drawn mean s^2 / S, as it should be; S picks would give 2/3 of
+  it with three seeds. Where each seed has identities of its own (``vary``), they are resampled within it.
+- Attack accuracy without them: a normal approximation. The standard error of a record is its 95 % interval
+  over 2 x 1.96; over the seeds of a defense it is the root of the mean square (all seeds attack the same
   identities), and between seeds sd^2 / seeds is added in quadrature. Defenses are drawn independently, which
   makes differences look less certain than a paired bootstrap would.
-- Accuracy: a normal approximation of the binomial of ``counts["private_test"]`` images, with two successes
-  and two failures added so that 100 % is not certainty, and sd^2 / seeds between seeds; defenses independent.
+- Accuracy without them: a normal approximation of the binomial of ``counts["private_test"]`` images, with two
+  successes and two failures added so that 100 % is not certainty, and sd^2 / seeds between seeds; defenses
+  independent.
 
 With one seed nothing here knows how much another training would have changed: the intervals are then of one
 pair of models.
@@ -22,15 +26,17 @@ pair of models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from midre_exp.plan.config import digest
+from midre_exp.plan.config import digest, without
+from midre_exp.plan.vary import WORDS, varied, with_seeds_of_run_0
 from midre_exp.records import Record
 from midre_exp.records.comparable import comparable, comparable_config
+from midre_exp.report.claims.cells import Cells, Place
 from midre_exp.report.runs.convergence import MARK, underfits
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 
@@ -68,6 +74,25 @@ class DefenseRuns:
         """A metric averaged over seeds."""
         return float(np.mean([record["metrics"][metric] for record in self.records]))
 
+    def by_identity(self, metric: str) -> tuple[Numbers, Numbers] | None:
+        """Sums of a metric in percent and how many it is summed over, by seed and identity, each
+        [seeds, identities]; None where a record does not tell.
+        """
+        if metric == "acc":
+            told = [record.get("test_per_identity") or {"right": [], "images": []} for record in self.records]
+            lists = [(100.0 * np.asarray(each["right"]), np.asarray(each["images"])) for each in told]
+        else:
+            hits = [record.get("per_identity", {}).get(metric) or () for record in self.records]
+            lists = [(np.asarray(each), np.ones(len(each))) for each in hits]
+        if len({len(sums) for sums, _ in lists}) != 1 or not len(lists[0][0]):
+            return None
+        sums, counts = (np.asarray(values, dtype=np.float64) for values in zip(*lists, strict=True))
+        return sums, counts
+
+    def of_seed(self, seed: int) -> DefenseRuns:
+        """The runs of one seed alone."""
+        return replace(self, records=tuple(record for record in self.records if record["seed"] == seed))
+
 
 @dataclass(frozen=True)
 class ComparisonGroup:
@@ -90,16 +115,68 @@ class ComparisonGroup:
     @property
     def paired(self) -> bool:
         """Whether every attack accuracy is known by identity."""
-        return all(_all_by_identity(defense) for defense in self.defenses)
+        return all(defense.by_identity("att_acc1") is not None for defense in self.defenses)
+
+    @property
+    def varied(self) -> frozenset[str]:
+        """What differs between the seeds, by the words of ``vary``."""
+        records = [record for defense in self.defenses for record in defense.records]
+        return frozenset(word for word in WORDS if len({_moved(record, word) for record in records}) > 1)
 
     def draws(self, defense: DefenseRuns, metric: str) -> Numbers:
         """What ``acc`` or ``att_acc1`` of a defense could have been, in percent: [DRAWS]."""
-        key = (metric, defense.label + digest(defense.parts))
+        key = (metric, defense.label + digest([defense.parts, *defense.seeds]))
         if key not in self._drawn:
-            attacked = metric == "att_acc1"
-            draw = _resampled if attacked and _all_by_identity(defense) else _normal
-            self._drawn[key] = draw(defense, metric)
+            table = defense.by_identity(metric)
+            self._drawn[key] = _normal(defense, metric) if table is None else self._resampled(defense, *table)
         return self._drawn[key]
+
+    def cells(self, defense: DefenseRuns, metric: str) -> Cells | None:
+        """What each identity adds to the mean of a metric, for tests that exchange defenses identity by
+        identity; None where that is not known.
+        """
+        table = defense.by_identity(metric)
+        if table is None:
+            return None
+        each = table[1].sum(axis=1, keepdims=True) * len(defense.seeds)
+        parts, weights = (values / each for values in table)
+        if "identities" in self.varied:
+            places: list[Place] = [(self.data, seed) for seed in defense.seeds]
+            return Cells(dict(zip(places, parts, strict=True)), dict(zip(places, weights, strict=True)))
+        place: Place = (self.data, None)
+        return Cells({place: parts.sum(axis=0)}, {place: weights.sum(axis=0)})
+
+    def _resampled(self, defense: DefenseRuns, sums: Numbers, counts: Numbers) -> Numbers:
+        """Bootstrap over identities and seeds. The picks depend on the data and on the counts and seeds
+        alone: all defenses of a group share them. Trainings of different targets are picked independently,
+        unless what they share varies too.
+        """
+        seeds, identities = sums.shape
+        name = defense.records[0]["data"]["name"]
+        data = int(digest(name), 16)
+        even = np.full(identities, 1 / identities)
+
+        def picked(*stream: int) -> NDArray[np.int64]:
+            return np.random.default_rng([data, 0, *stream]).multinomial(identities, even, DRAWS)
+
+        picks = max(seeds - 1, 1)
+        shared = self.varied & {"evaluator", "prior", "identities"}
+        place = data if shared else int(digest([name, self.target]), 16)
+        of_seeds = np.random.default_rng([place, 1, *defense.seeds]).multinomial(
+            picks, np.full(seeds, 1 / seeds), DRAWS
+        )
+        if "identities" in self.varied:
+            of_identities, axes = np.stack([picked(seed) for seed in defense.seeds]), "ds,si,sdi->d"
+        else:
+            of_identities, axes = picked(), "ds,si,di->d"
+        total, over = (np.einsum(axes, of_seeds, values, of_identities) for values in (sums, counts))
+        means: Numbers = total / over
+        return means
+
+
+def _moved(record: Record, word: str) -> int:
+    """The seed of what a word of ``vary`` moves, less that of run 0."""
+    return int(record["seed"]) if word in varied(record["config"]) else 0
 
 
 def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup], int]:
@@ -135,7 +212,9 @@ def _rules(config: Mapping[str, Any]) -> dict[str, Any]:
     shown = ("image_to_evaluator", "pictures")
     metrics = {name: config["metrics"][name] for name in shown if name in config["metrics"]}
     kept = {name: config[name] for name in SHARED if name in config}
-    return comparable_config({**kept, "metrics": metrics})
+    seeds = {name: config[name] for name in ("seed", "vary") if name in config}
+    own = without(with_seeds_of_run_0({**kept, **seeds}), "seed", "vary")
+    return comparable_config({**own, "metrics": metrics})
 
 
 def _defenses(records: Sequence[Record]) -> tuple[DefenseRuns, ...]:
@@ -149,30 +228,6 @@ def _defense_runs(records: Sequence[Record]) -> DefenseRuns:
     by_seed = {int(record["seed"]): record for record in records}
     parts, label = records[0]["defense"]["parts"], records[0]["defense"]["label"]
     return DefenseRuns(published_name(parts), parts, label, tuple(by_seed[seed] for seed in sorted(by_seed)))
-
-
-def _by_identity(record: Record) -> Sequence[float] | None:
-    return record.get("per_identity", {}).get("att_acc1")
-
-
-def _all_by_identity(defense: DefenseRuns) -> bool:
-    lengths = {len(_by_identity(record) or ()) for record in defense.records}
-    return len(lengths) == 1 and 0 not in lengths
-
-
-def _resampled(defense: DefenseRuns, metric: str) -> Numbers:
-    """Bootstrap over identities and seeds. The picks depend on the data and the counts alone: all defenses
-    of a group share them.
-    """
-    table = np.asarray([_by_identity(record) for record in defense.records], dtype=np.float64)
-    seeds, identities = table.shape
-    data = int(digest(defense.records[0]["data"]["name"]), 16)
-    of_identities = np.random.default_rng([data, 0]).multinomial(
-        identities, np.full(identities, 1 / identities), DRAWS
-    )
-    of_seeds = np.random.default_rng([data, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
-    means: Numbers = np.einsum("ds,si,di->d", of_seeds, table, of_identities) / table.size
-    return means
 
 
 def _normal(defense: DefenseRuns, metric: str) -> Numbers:

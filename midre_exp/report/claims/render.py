@@ -1,4 +1,4 @@
-"""``python -m midre_exp.report claims``: what the records of a scale say to each claim of the paper."""
+"""``python -m midre_exp.report claims``: what the records of a scale say to each claim."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import Record, read_records, results_folder
 from midre_exp.records.text import inline
-from midre_exp.report.claims.decisions import Decision, Estimate, decide
+from midre_exp.report.claims.decisions import LEVEL, Decision, Estimate, decide_all
+from midre_exp.report.claims.definitions import load_claims
 from midre_exp.report.claims.intervals import ALARM, ComparisonGroup, comparison_groups, is_measured
-from midre_exp.report.claims.paper_claims import CLAIMS
-from midre_exp.report.runs.captions import alarms, passed_over
+from midre_exp.report.claims.registration import registrations
+from midre_exp.report.runs.captions import alarms, passed_over, what_varies
 from midre_exp.report.runs.convergence import (
     MARK,
     UNCONVERGED,
@@ -39,33 +40,37 @@ def render_claims(overrides: Sequence[str]) -> list[Path]:
         settings = settings_of([part for part in overrides if not part.startswith("hydra")])
     folder = results_folder(settings)
     records, unreadable = read_records(folder)
+    claims = load_claims(str(settings["scale"]))
     groups, left_out = comparison_groups(records)
     if not groups:
         raise ConfigError(
             f"{folder / 'records'} holds no records with an attack accuracy; make some, for example with "
             f"midre-exp report table1. {passed_over(unreadable)}".rstrip()
         )
-    decisions = [decide(claim, groups) for claim in CLAIMS]
+    decisions = decide_all(claims, groups)
+    registered = registrations(claims, records_of(groups))
     unmeasured = len(records) - sum(map(is_measured, records))
     text = " ".join(
         filter(
             None,
             [
                 caption(groups, left_out, verdicts(folder)),
+                family(decisions),
                 f"{unmeasured} records have no attack accuracy." if unmeasured else "",
                 passed_over(unreadable),
             ],
         )
     )
     doubts = alarms(records_of(groups))
-    lines = overview(decisions)
+    lines = overview(decisions, registered)
     shown = tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[60])
     print(f"\n{shown}\n\n{text}\n")
     for doubt in doubts:
         print(f"{ALARM} {doubt}")
     paths = [folder / "claims.md", folder / "claims.json"]
-    write_atomic(paths[0], as_markdown(lines, decisions, text, doubts))
-    content = {"caption": text, "claims": [as_json(decision) for decision in decisions]}
+    write_atomic(paths[0], as_markdown(lines, decisions, text, doubts, registered))
+    told = [{**as_json(decision), "registered": registered[decision.claim.name]} for decision in decisions]
+    content = {"caption": text, "claims": told}
     write_json(paths[1], {**content, **({"alarms": doubts} if doubts else {})})
     print("written: " + ", ".join(map(str, paths)))
     return paths
@@ -76,18 +81,31 @@ def records_of(groups: Sequence[ComparisonGroup]) -> list[Record]:
     return [record for group in groups for defense in group.defenses for record in defense.records]
 
 
-def overview(decisions: Sequence[Decision]) -> list[dict[str, str]]:
-    """One line for each claim."""
+def overview(decisions: Sequence[Decision], registered: Mapping[str, str]) -> list[dict[str, str]]:
+    """One line for each claim; p-values where some are registered for the scale."""
+    any_registered = any(decision.claim.scales is not None for decision in decisions)
     return [
         {
             "Claim": decision.claim.statement,
             "Answer": decision.answer,
             **printable(decision.overall),
+            **(p_values(decision) if any_registered else {}),
             "Unit": decision.claim.unit,
             "Cases": str(len(decision.effects)),
+            "Registered": registered[decision.claim.name],
         }
         for decision in decisions
     ]
+
+
+def p_values(decision: Decision) -> dict[str, str]:
+    """Both p-values of a registered claim as text; empty for another."""
+    numbers = {"p": decision.p, "corrected p": decision.corrected_p}
+    return {name: "" if number is None else _p(number) for name, number in numbers.items()}
+
+
+def _p(number: float) -> str:
+    return "< 0.001" if number < 0.001 else f"{number:.3f}"
 
 
 def printable(estimate: Estimate) -> dict[str, str]:
@@ -113,8 +131,12 @@ def caption(groups: Sequence[ComparisonGroup], left_out: int, known: Mapping[str
     used = " and ".join(
         methods[paired] for paired in sorted({group.paired for group in groups}, reverse=True)
     )
+    by_identity = all(d.by_identity("acc") is not None for group in groups for d in group.defenses)
+    accuracy = "the same bootstrap" if by_identity else "binomial in the test images"
     one_seed = (
-        " One seed: how much another training would change is in no interval." if most_seeds == 1 else ""
+        " One seed: how much another training would change is in no interval."
+        if most_seeds == 1
+        else f" {what_varies(records)}"
     )
     dropped = (
         f" {left_out} records of other configurations of the same setups are left out." if left_out else ""
@@ -123,7 +145,7 @@ def caption(groups: Sequence[ComparisonGroup], left_out: int, known: Mapping[str
         f"Scale {records[0]['scale']}: {len(records)} records of {'; '.join(setups(groups))}. "
         "An effect is the mean over its cases, or, where a claim is about all of them, the case that speaks "
         "least for it; supported and contradicted mean that its 95 % interval leaves the claimed limit out, "
-        f"claim by claim. Intervals of attack accuracy: {used}; of accuracy: binomial in the test images."
+        f"claim by claim. Intervals of attack accuracy: {used}; of accuracy: {accuracy}."
         f"{one_seed}{dropped} Seeds {seeds}; commit {commits}; {devices}. {trainings(groups, known)}".rstrip()
     )
 
@@ -150,6 +172,25 @@ def trainings(groups: Sequence[ComparisonGroup], known: Mapping[str, str]) -> st
     return " ".join(filter(None, told))
 
 
+def family(decisions: Sequence[Decision]) -> str:
+    """How the registered claims among these are answered; nothing where there are none."""
+    own = [decision for decision in decisions if decision.claim.scales is not None]
+    if not own:
+        return "No claim is registered for this scale; all are answered by their intervals alone."
+    unknown = sum(decision.p is None and decision.answer != "not measured" for decision in own)
+    lacking = (
+        f" {unknown} without p, for records that lack numbers by identity or seeds of others: undecided."
+        if unknown
+        else ""
+    )
+    return (
+        f"{len(own)} registered claim{'s' if len(own) > 1 else ''}: an answer needs also p < {LEVEL:g}, "
+        "corrected by Holm for all registered ones, measured or not. p is two-sided, of sign flips by "
+        "identity, and supposes that exchanging the two sides within an identity changes nothing; "
+        f"trainings are not exchanged, how much they differ is in the interval.{lacking}"
+    )
+
+
 def setups(groups: Sequence[ComparisonGroup]) -> list[str]:
     """Each setup once, with what attacked which target on which data; setups of which that says enough share
     a line.
@@ -167,7 +208,11 @@ def setups(groups: Sequence[ComparisonGroup]) -> list[str]:
 
 
 def as_markdown(
-    lines: Sequence[Mapping[str, str]], decisions: Sequence[Decision], text: str, doubts: Sequence[str] = ()
+    lines: Sequence[Mapping[str, str]],
+    decisions: Sequence[Decision],
+    text: str,
+    doubts: Sequence[str],
+    registered: Mapping[str, str],
 ) -> str:
     """The overview and the alarms of its records, then every effect behind every claim."""
     parts = [tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True), text]
@@ -176,7 +221,9 @@ def as_markdown(
         claim = decision.claim
         parts.append(f"### {claim.statement}: {decision.answer}")
         if not decision.effects:
-            parts.append(f"Needs {claim.needs}. Source: {claim.source}.")
+            parts.append(
+                f"Needs {claim.needs}. Source: {claim.source}. {_registered(claim.name, registered)}"
+            )
             continue
         effects = [
             {
@@ -187,10 +234,16 @@ def as_markdown(
             }
             for effect in decision.effects
         ]
-        limit = f"{claim.claimed} {50 if claim.ranked else claim.threshold:g} {claim.unit}"
-        parts.append(f"Claimed: {limit}. Source: {claim.source}.")
+        limit = f"{claim.claimed} {50 if claim.contrast.is_ranked else claim.threshold:g} {claim.unit}"
+        found = "".join(f" {name}: {value}." for name, value in p_values(decision).items() if value)
+        told = _registered(claim.name, registered)
+        parts.append(f"Claimed: {limit}.{found} Source: {claim.source}. {told}")
         parts.append(tabulate(effects, headers="keys", tablefmt="pipe", disable_numparse=True))
     return "\n\n".join(parts) + "\n"
+
+
+def _registered(name: str, registered: Mapping[str, str]) -> str:
+    return f"Registered: {registered[name]}."
 
 
 def as_json(decision: Decision) -> dict[str, Any]:
@@ -201,9 +254,10 @@ def as_json(decision: Decision) -> dict[str, Any]:
         "statement": claim.statement,
         "source": claim.source,
         "claimed": claim.claimed,
-        "threshold": 50 if claim.ranked else claim.threshold,
+        "threshold": 50 if claim.contrast.is_ranked else claim.threshold,
         "unit": claim.unit,
         "answer": decision.answer,
         "effect": asdict(decision.overall),
+        **({} if claim.scales is None else {"p": decision.p, "corrected_p": decision.corrected_p}),
         "cases": [asdict(effect) for effect in decision.effects],
     }

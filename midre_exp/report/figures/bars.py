@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from midre_exp.report.figures.marks import OFFICIAL_MARK, Mark, display_name, mark_of, official_handle
+from midre_exp.report.figures.marks import OFFICIAL_MARK, Mark, mark_of, official_handle
 from midre_exp.report.figures.points import (
     absence,
     as_csv,
@@ -29,7 +29,7 @@ from midre_exp.report.figures.points import (
     select,
 )
 from midre_exp.report.figures.style import Plot, Rendered
-from midre_exp.report.runs.defense_names import DefenseName
+from midre_exp.report.runs.defense_names import DefenseName, display_name
 from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 

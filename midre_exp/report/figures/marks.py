@@ -53,11 +53,3 @@ def mark_of(defense: DefenseName, others: Sequence[DefenseName] = ()) -> Mark:
 def official_handle() -> Line2D:
     """Of a legend."""
     return Line2D([], [], color="black", label="ours, as the official program prints", **OFFICIAL_MARK)
-
-
-def display_name(defense: DefenseName) -> str:
-    """A defense in a figure: the paper's name, with its range or share."""
-    if defense.share is None:
-        return str(defense)
-    low, high = defense.share
-    return f"{defense} [{low:g}, {high:g}]" if low != high else f"{defense} {high:g}"

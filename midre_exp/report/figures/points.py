@@ -18,9 +18,8 @@ from midre_exp.report.claims.intervals import (
     comparison_groups,
     is_measured,
 )
-from midre_exp.report.figures.marks import display_name
 from midre_exp.report.runs.as_published import explained, is_told, like_published, official_value
-from midre_exp.report.runs.defense_names import DefenseName
+from midre_exp.report.runs.defense_names import DefenseName, display_name
 from midre_exp.report.runs.planned_runs import NOT_RUN, PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from midre_exp.report.figures.marks import OFFICIAL_MARK, display_name, mark_of, official_handle
+from midre_exp.report.figures.marks import OFFICIAL_MARK, mark_of, official_handle
 from midre_exp.report.figures.points import (
     as_csv,
     attack_and_target,
@@ -26,7 +26,7 @@ from midre_exp.report.figures.points import (
     select,
 )
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
-from midre_exp.report.runs.defense_names import DefenseName
+from midre_exp.report.runs.defense_names import DefenseName, display_name
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from midre_exp.cards.named import published_accuracy
+from midre_exp.plan.vary import WORDS, varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
 from midre_exp.records.starts import RANDOM
@@ -40,7 +41,23 @@ def provenance(records: Sequence[Record]) -> str:
     commits = _joined(commit for record in records for commit in (record["commit"], *_made_at(record)))
     devices = _joined(record["device"] for record in records)
     told = "".join(f"; {text}" for text in dict.fromkeys(map(rounding, records)) if text)
-    return f"Seeds {seeds}; commit {commits}; {devices}{told}."
+    several = what_varies(records)
+    return f"Seeds {seeds}; commit {commits}; {devices}{told}.{f' {several}' if several else ''}"
+
+
+def what_varies(records: Sequence[Record]) -> str:
+    """What differs between the seeds of several records and what all of them share, a sentence; nothing for
+    one seed.
+    """
+    seeds = {int(record["seed"]) for record in records}
+    if len(seeds) < 2:
+        return ""
+    moved = [word for word in WORDS if any(r["seed"] and word in varied(r["config"]) for r in records)]
+    if "identities" in moved:  # which all models are trained anew for
+        return f"Seeds vary {' and '.join(moved)}: evaluators and priors are those of each set of identities."
+    one = {"prior": "one prior", "evaluator": "one evaluator", "identities": "one set of identities"}
+    shared = [words for word, words in one.items() if word not in moved]
+    return f"Seeds vary {' and '.join(moved) or 'nothing'}: {', '.join(shared)}."
 
 
 def rounding(record: Record) -> str:

@@ -72,3 +72,17 @@ def published_name(parts: Mapping[str, Mapping[str, Any]]) -> DefenseName:
         else:
             names.append(NAMES.get(kind, kind))
     return defense_name(names, share)
+
+
+def display_name(defense: DefenseName) -> str:
+    """A defense in figures and claims: the paper's name, with its range or share."""
+    if defense.share is None:
+        return str(defense)
+    low, high = defense.share
+    return f"{defense} [{low:g}, {high:g}]" if low != high else f"{defense} {high:g}"
+
+
+def class_name(target: str) -> str:
+    """The paper's name of a defense class, from its ``_target_``."""
+    kind = target.rpartition(".")[2]
+    return NAMES.get(kind, kind)

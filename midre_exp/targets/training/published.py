@@ -11,7 +11,7 @@ from midre_exp.errors import CheckpointError, DivergedError
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.predict import accuracy, answers, are_alike, predicted_classes
+from midre_exp.targets.predict import accuracy, answers, are_alike, hits_by_class, predicted_classes
 from midre_exp.targets.training.fitting import fitting_options
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.train import TrainedClassifier
@@ -59,7 +59,8 @@ def published_classifier(
         "acc": accuracy(logits, test.labels),
         "parameters": float(sum(p.numel() for p in model.parameters())),
     }
-    return TrainedClassifier(model, numbers, [], predicted_classes(logits))
+    by_class = hits_by_class(logits, test.labels)
+    return TrainedClassifier(model, numbers, [], predicted_classes(logits), by_class)
 
 
 def _load(

@@ -22,7 +22,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.runtime import NoTracker, Runtime, give_memory_back
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.predict import accuracy, answers
+from midre_exp.targets.predict import accuracy, answers, hits_by_class
 from midre_exp.targets.training.batch import EpochBatches, Sampler, Share, Shuffled
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.launch import launch
@@ -43,6 +43,8 @@ class TrainedClassifier(NamedTuple):
     history: list[dict[str, float]]  #: by epoch; empty for a published classifier
     #: Of a published classifier the class it gives each test image, int64 [n].
     predicted: Tensor | None = None
+    #: Test images of each class, and how many of them are recognised (``predict.hits_by_class``).
+    by_class: Mapping[str, list[int]] | None = None
 
 
 def checked_recipe(defense: DefenseHooks, node: Mapping[str, Any], *, place: str = "") -> Mapping[str, Any]:
@@ -95,15 +97,17 @@ def train_classifier(
     model = model.to(runtime.device).eval()
     require_finite(model.state_dict(), "training", REMEDY)
     last_epoch = len(module.history) - 1
+    logits = answers(model, test, runtime.device)
     numbers = {
-        "acc": accuracy(answers(model, test, runtime.device), test.labels),
+        "acc": accuracy(logits, test.labels),
         "train_acc": module.history[-1]["train_acc"],
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "parameters_trained": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),
         "epochs": float(len(module.history)),
         "selected_epoch": float(last_epoch if module.best is None else module.best["epoch"]),
     }
-    return TrainedClassifier(model, numbers, module.history)
+    by_class = hits_by_class(logits, test.labels)
+    return TrainedClassifier(model, numbers, module.history, by_class=by_class)
 
 
 @dataclass(frozen=True)

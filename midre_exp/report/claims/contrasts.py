@@ -1,0 +1,335 @@
+"""The comparisons of records that claims rest on, by the name that a claim's yaml has for them: each finds
+its effects in the comparison groups, whose ``draws`` say how sure they are.
+
+A defense is written as the tables write it: ``MIDRE``, which is MIDRE of whatever range,
+``MIDRE [0.1, 0.4]``, ``NoDef``, ``MIDRE+NLS``. What a contrast takes are its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from midre_exp.plan.arguments import Keys
+from midre_exp.plan.config import without
+from midre_exp.report.claims import cells
+from midre_exp.report.claims.cells import Numbers
+from midre_exp.report.claims.effects import Effect, difference, mean_effect
+from midre_exp.report.claims.frontier import gain_of
+from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns
+from midre_exp.report.runs.defense_names import display_name
+from midre_exp.report.runs.trade_off import trade_off
+
+#: Stands for OP where trade-offs are put in order.
+NOTHING_PAID = 1e9
+
+Metric = Literal["acc", "att_acc1"]
+Groups = Sequence[ComparisonGroup]
+
+
+@dataclass(frozen=True)
+class Where(Keys):
+    """Which groups a contrast looks at: a name or several of each; all where nothing is said."""
+
+    setup: str | Sequence[str] | None = None
+    attack: str | Sequence[str] | None = None
+    target: str | Sequence[str] | None = None
+    data: str | Sequence[str] | None = None
+
+    def holds(self, group: ComparisonGroup) -> bool:
+        """Whether a group is one of them."""
+        wanted = (
+            (getattr(self, name), getattr(group, name)) for name in ("setup", "attack", "target", "data")
+        )
+        return all(
+            names is None or has in ([names] if isinstance(names, str) else names) for names, has in wanted
+        )
+
+
+class Contrast(Keys):
+    """A kind of comparison. ``is_ranked``: its draws are +1, 0 or -1, who had the better of it, shown as the
+    share of draws won.
+    """
+
+    is_ranked: ClassVar[bool] = False
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        """One for each case that the groups hold."""
+        raise NotImplementedError
+
+
+def of_defense(group: ComparisonGroup, name: str) -> list[DefenseRuns]:
+    """The runs of a group under a defense, written with its range or without."""
+    return [
+        defense
+        for defense in group.defenses
+        if name == display_name(defense.name) or _names(name) == set(defense.name.names)
+    ]
+
+
+def _names(text: str) -> set[str]:
+    return set() if text == "NoDef" else set(text.split("+"))
+
+
+@dataclass(frozen=True)
+class Difference(Contrast):
+    """A metric of one defense less that of another, in points."""
+
+    first: str
+    second: str
+    metric: Metric
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for first in of_defense(group, self.first):
+                for second in of_defense(group, self.second):
+                    yield difference(group, first, second, self.metric)
+
+
+@dataclass(frozen=True)
+class AccuracyLost(Contrast):
+    """Accuracy of the base less that under a defense, in points."""
+
+    defense: str
+    base: str = "NoDef"
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for effect in Difference(self.defense, self.base, "acc").effects(groups):
+            turned = None if effect.cells is None else cells.combined([(-1, effect.cells)])
+            yield Effect(effect.where, effect.detail, -effect.value, -effect.draws, turned)
+
+
+@dataclass(frozen=True)
+class AtEqualShare(Contrast):
+    """A metric of two ways of withholding the same share of the training images, in points."""
+
+    first: str
+    second: str
+    metric: Metric
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for a in of_defense(group, self.first):
+                for b in of_defense(group, self.second):
+                    if a.name.share == b.name.share:
+                        yield difference(group, a, b, self.metric)
+
+
+@dataclass(frozen=True)
+class GainAtEqualAccuracy(Contrast):
+    """Attack accuracy of the early-stopped undefended target that is as accurate as the defended one, less
+    that of the defended one, in points (``midre_exp.report.claims.frontier``).
+    """
+
+    defense: str
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for defense in of_defense(group, self.defense):
+                gain = gain_of(group, defense)
+                if gain is not None and gain.effect is not None:
+                    yield gain.effect
+
+
+@dataclass(frozen=True)
+class BetweenSeeds(Contrast):
+    """A metric of one defense under its first seed less that under its second, third less fourth, and so on:
+    a comparison in which there is nothing to find.
+    """
+
+    defense: str
+    metric: Metric
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            if "identities" in group.varied:  # whose seeds have nothing in common
+                continue
+            for defense in of_defense(group, self.defense):
+                for a, b in list(pairwise(defense.seeds))[::2]:
+                    yield self._effect(group, defense, a, b)
+
+    def _effect(self, group: ComparisonGroup, defense: DefenseRuns, a: int, b: int) -> Effect:
+        first, second = defense.of_seed(a), defense.of_seed(b)
+        values = [runs.mean(self.metric) for runs in (first, second)]
+        return Effect(
+            str(group),
+            f"{defense.shown} seed {a} {values[0]:.2f} against seed {b} {values[1]:.2f}",
+            values[0] - values[1],
+            group.draws(first, self.metric) - group.draws(second, self.metric),
+            cells.combined([(1, group.cells(first, self.metric)), (-1, group.cells(second, self.metric))]),
+        )
+
+
+@dataclass(frozen=True)
+class SlopeOverShare(Contrast):
+    """Slope of attack accuracy over the share that a defense erases: points for each further 10 % of the
+    image, by least squares.
+    """
+
+    defense: str
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            families: dict[str, list[DefenseRuns]] = {}
+            for defense in of_defense(group, self.defense):
+                rules = [without(part, "a_l", "a_h") for part in defense.parts.values()]
+                families.setdefault(repr(rules), []).append(defense)
+            for family in families.values():
+                defenses = sorted(family, key=lambda defense: defense.name.share or (0, 0))
+                shares = np.asarray(
+                    [10 * defense.name.share[0] for defense in defenses if defense.name.share]
+                )
+                if len(set(shares)) < 2:
+                    continue
+                weights = (shares - shares.mean()) / np.square(shares - shares.mean()).sum()
+                values = np.asarray([defense.mean("att_acc1") for defense in defenses])
+                draws = np.stack([group.draws(defense, "att_acc1") for defense in defenses])
+                detail = ", ".join(
+                    f"{defense.shown} {value:.2f}" for defense, value in zip(defenses, values, strict=True)
+                )
+                yield Effect(str(group), detail, float(weights @ values), weights @ draws)
+
+
+@dataclass(frozen=True)
+class WiderRange(Contrast):
+    """Attack accuracy under a wider range of a defense less that under a narrower one, in points."""
+
+    defense: str
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for a, b in combinations(of_defense(group, self.defense), 2):
+                narrow, wide = sorted((a, b), key=lambda defense: defense.name.share or (0, 0))
+                if narrow.name.share != wide.name.share:
+                    yield difference(group, wide, narrow, "att_acc1")
+
+
+@dataclass(frozen=True)
+class Combination(Contrast):
+    """Attack accuracy under a defense with another less that under each of the two alone, with the same
+    parameters, in points.
+    """
+
+    defense: str
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for both in group.defenses:
+                if self.defense not in both.name.names or len(both.name.names) < 2:
+                    continue
+                for name, part in both.parts.items():
+                    for alone in group.defenses:
+                        if dict(alone.parts) == {name: part}:
+                            yield difference(group, both, alone, "att_acc1")
+
+
+@dataclass(frozen=True)
+class Averaged(Contrast):
+    """Attack accuracy of one defense less that of another, averaged for each target, attack or data set;
+    nothing where there is only one of them.
+    """
+
+    first: str
+    second: str
+    by: Literal["target", "attack", "data"]
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        by_name: dict[str, list[Effect]] = {}
+        for group in groups:
+            for effect in Difference(self.first, self.second, "att_acc1").effects([group]):
+                by_name.setdefault(getattr(group, self.by), []).append(effect)
+        if len(by_name) < 2:
+            return
+        for name, effects in by_name.items():
+            detail = f"mean of {len(effects)}" if len(effects) > 1 else effects[0].detail
+            yield mean_effect(effects, name, detail)
+
+
+@dataclass(frozen=True)
+class BetterTradeOff(Contrast):
+    """Which of two defenses has the better Δ: +1 the first, -1 the second, 0 neither.
+
+    TL-DMI is left out where its target was never trained on public data: it then freezes layers that nobody
+    has trained.
+    """
+
+    first: str
+    second: str
+
+    is_ranked: ClassVar[bool] = True
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for undefended in group.with_defense():
+                for first in of_defense(group, self.first):
+                    for second in of_defense(group, self.second):
+                        if "TL-DMI" in second.name.names and _from_scratch(second):
+                            continue
+                        yield _compared_trade_offs(group, undefended, first, second)
+
+
+def _from_scratch(defense: DefenseRuns) -> bool:
+    """Whether a target's layers began at random: it neither started from weights nor was loaded."""
+    targets = [record["config"]["target"] for record in defense.records]
+    return any(node.get("weights") is None and node.get("checkpoint") is None for node in targets)
+
+
+def ordered_trade_off(taken: Numbers, lost: Numbers) -> Numbers:
+    """Trade-offs as numbers in order of preference: nothing taken from the attacker (0, all alike), Δ, then
+    OP by what it takes.
+    """
+    ratio = np.divide(taken, lost, out=np.zeros_like(taken), where=lost > 0)
+    ordered: Numbers = np.where(taken <= 0, 0.0, np.where(lost > 0, ratio, NOTHING_PAID + taken))
+    return ordered
+
+
+def _compared_trade_offs(
+    group: ComparisonGroup, undefended: DefenseRuns, first: DefenseRuns, second: DefenseRuns
+) -> Effect:
+    ordered = [_trade_off_draws(group, undefended, defense) for defense in (first, second)]
+    values = [_trade_off_value(undefended, defense) for defense in (first, second)]
+    details = []
+    for defense in (first, second):
+        delta = trade_off(*_accuracies(defense), *_accuracies(undefended))
+        details.append(f"{defense.shown} Δ {delta if isinstance(delta, str) else f'{delta:.2f}'}")
+    return Effect(
+        str(group),
+        " against ".join(details),
+        float(np.sign(values[0] - values[1])),
+        np.sign(ordered[0] - ordered[1]),
+    )
+
+
+def _trade_off_draws(group: ComparisonGroup, undefended: DefenseRuns, defense: DefenseRuns) -> Numbers:
+    return ordered_trade_off(
+        group.draws(undefended, "att_acc1") - group.draws(defense, "att_acc1"),
+        group.draws(undefended, "acc") - group.draws(defense, "acc"),
+    )
+
+
+def _trade_off_value(undefended: DefenseRuns, defense: DefenseRuns) -> float:
+    (acc, att_acc), (base_acc, base_att_acc) = _accuracies(defense), _accuracies(undefended)
+    return float(ordered_trade_off(np.asarray([base_att_acc - att_acc]), np.asarray([base_acc - acc]))[0])
+
+
+def _accuracies(defense: DefenseRuns) -> tuple[float, float]:
+    return defense.mean("acc"), defense.mean("att_acc1")
+
+
+#: The contrasts by what a yaml calls them.
+CONTRASTS: Mapping[str, type[Any]] = {
+    "difference": Difference,
+    "accuracy_lost": AccuracyLost,
+    "at_equal_share": AtEqualShare,
+    "gain_at_equal_accuracy": GainAtEqualAccuracy,
+    "between_seeds": BetweenSeeds,
+    "slope_over_share": SlopeOverShare,
+    "wider_range": WiderRange,
+    "combination": Combination,
+    "averaged": Averaged,
+    "better_trade_off": BetterTradeOff,
+}
