@@ -16,7 +16,6 @@ from midre_exp.report.claims.definitions import load_claims
 from midre_exp.report.claims.intervals import comparison_groups
 from midre_exp.report.claims.render import as_json
 from midre_exp.report.definitions import load_table
-from midre_exp.report.runs.convergence import verdicts
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.tables import render
 from midre_exp.report.tables.publish import write_tables
