@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from midre_exp.report.figures.marks import display_name, mark_of
+from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
+from midre_exp.report.runs.defense_names import display_name
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
 from midre_exp.report.tables.convergence import Arm, Point, points_of
