@@ -8,7 +8,8 @@ of its target each run is trained for, one run for each.
 - ``table/NAME.yaml``: ``sweep`` may stand for a single one of ``sweeps``. ``rows: setups`` makes one line of
   each setup, described as the paper's Table 2 does, instead of one of each defense, and ``rows: convergence``
   one of each length with the verdict whether the training was long enough. ``published`` names the
-  table of results/published.csv whose numbers stand beside ours.
+  table of results/published.csv whose numbers stand beside ours. ``pictures: false``: no page, which would
+  show reconstructions of private people.
 - ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
   of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
   known setup and can only be told in the caption.
@@ -28,7 +29,7 @@ from midre_exp.records.claims import REPORT_CONF
 from midre_exp.report.runs.convergence import LONGER
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 
-TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths")
+TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths", "pictures")
 ROWS = ("defenses", "setups", "convergence")
 FIGURE_KEYS = ("title", "sweeps", "draw")
 FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies", "lengths")
@@ -47,6 +48,7 @@ class TableDefinition:
     inconsistencies: tuple[int, ...] = ()
     rows: str = "defenses"  # one of ``ROWS``
     lengths: tuple[float, ...] = ()
+    pictures: bool = True  # whether a page with reconstructions is written
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ def load_table(name: str) -> TableDefinition:
     rows = node.get("rows", ROWS[0])
     if rows not in ROWS:
         raise ConfigError(f"{path}: rows is one of {', '.join(ROWS)}, not {rows}")
+    pictures = node.get("pictures", True)
+    if not isinstance(pictures, bool):
+        raise ConfigError(f"{path}: pictures is true or false, not {pictures}")
     return TableDefinition(
         name=name,
         title=str(node["title"]),
@@ -103,6 +108,7 @@ def load_table(name: str) -> TableDefinition:
         inconsistencies=_inconsistencies(node, path),
         rows=rows,
         lengths=_lengths(node, path, needed=rows == "convergence"),
+        pictures=pictures,
     )
 
 

@@ -19,11 +19,11 @@ REPLACE = "--replace"
 
 
 def file_stem(name: str, settings: Mapping[str, Any], *, with_data: bool) -> str:
-    """The name of a table's or figure's files without ending. Two folders of images are two data sets, told
-    apart by the folder's name and a few digits of its path.
+    """The name of a table's or figure's files without ending, not twice that of its data. Two folders of
+    images are two data sets, told apart by the folder's name and a few digits of its path.
     """
     data = settings["data"]
-    if not with_data:
+    if not with_data or data["name"] == name:
         return name
     private = data.get("private")
     if not isinstance(private, Mapping) or not is_own_folder(private):

@@ -45,19 +45,24 @@ class RenderedTable:
     gallery: Gallery = field(default=Gallery())
 
 
-def publish(table: RenderedTable, folder: Path, stem: str, *, replace: bool = False) -> list[Path]:
-    """Write ``<stem>.md``, ``.csv``, ``.tex`` and ``.html`` and print the table; returns what was written.
+def publish(
+    table: RenderedTable, folder: Path, stem: str, *, replace: bool = False, page: bool = True
+) -> list[Path]:
+    """Write ``<stem>.md``, ``.csv``, ``.tex`` and, with ``page``, ``.html`` and print the table; returns what
+    was written.
 
     Files that show more stay, which is said, unless ``replace``: all of them where runs are missing that they
     have, the page where pictures are.
     """
     text = table.shown.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
     print("\n" + "\n\n".join([text, table.caption, *table.notes]) + "\n")
-    old, page, pictures = folder / f"{stem}.csv", folder / f"{stem}.html", table.gallery
+    old, place, pictures = folder / f"{stem}.csv", folder / f"{stem}.html", table.gallery
     if not replace and table.missing and shows_more(old, table.values):
         print(kept(f"{folder / stem}.*", f"they show more runs: {len(table.missing)} have no record here"))
         return []
     paths = write_tables(table, folder, stem)
+    if not page:
+        return paths
     html = page_of(
         title=table.title,
         caption=table.caption,
@@ -67,11 +72,11 @@ def publish(table: RenderedTable, folder: Path, stem: str, *, replace: bool = Fa
         notes=[*table.notes, *pictures.notes],
     )
     gone = [*table.missing, *pictures.gone]
-    if not replace and gone and pictures_in(page) > pictures_in(html):
-        print(kept(str(page), f"it shows more pictures: those of {gone[0]} are not here"))
+    if not replace and gone and pictures_in(place) > pictures_in(html):
+        print(kept(str(place), f"it shows more pictures: those of {gone[0]} are not here"))
         return paths
-    write_atomic(page, html)
-    return [*paths, page]
+    write_atomic(place, html)
+    return [*paths, place]
 
 
 def write_tables(table: RenderedTable, folder: Path, stem: str) -> list[Path]:

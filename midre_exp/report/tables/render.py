@@ -67,11 +67,11 @@ def render_table(
         named_by_data = other_data if definition.published else settings["data"]["name"] != "synthfaces"
     folder = results_folder(settings)
     stem = file_stem(definition.name, settings, with_data=named_by_data)
-    if definition.rows == "defenses":
+    if definition.rows == "defenses" and definition.pictures:
         shown = partial(may_show, files=[folder / f"{stem}.html"], asked=show_private)
         pictures = gallery([run for run in disambiguate(runs) if run.record is not None], may_show=shown)
         table = dataclasses.replace(table, gallery=pictures)
-    paths = publish(table, folder, stem, replace=replace)
+    paths = publish(table, folder, stem, replace=replace, page=definition.pictures)
     if paths and definition.rows == "convergence":
         name = stem if stem.startswith("convergence") else f"convergence-{stem}"
         paths.append(keep_verdicts(definition, runs, folder / f"{name}.json"))
