@@ -88,7 +88,7 @@ class LFW(FileListDataset):
 
     def list_files(self, part: Part) -> FileList:
         """A part. Raises DataError where no folder of people is found or too few have enough pictures."""
-        for told in self.alarms("private"):
+        for told in self._smaller:
             warn_once(log, f"{told} ({self.root})")
         if part == "public":
             return self._of([name for name in self._people if name not in self._private], None)
@@ -99,7 +99,12 @@ class LFW(FileListDataset):
         return every.rows(train if part == "train" else test)
 
     def alarms(self, role: Role) -> list[str]:
-        """A copy that is not the whole set."""
+        """A copy that is not the whole set, told of the private people alone: once is enough."""
+        return self._smaller if role == "private" and self.pool == "private" else []
+
+    @cached_property
+    def _smaller(self) -> list[str]:
+        """A sentence about a copy that has other numbers than the official set."""
         found = (sum(map(len, self._people.values())), len(self._people))
         if found == OFFICIAL:
             return []

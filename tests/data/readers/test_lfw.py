@@ -96,6 +96,7 @@ def test_a_smaller_copy_is_told_and_used(tree: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         data.load("train")
     (told,) = data.alarms("private")
+    assert data.alarms("public") == dataset("lfw", tree, **COUNT, pool="pretraining").alarms("private") == []
     assert told == (
         "this copy of LFW has 29 pictures of 9 people, the official set 13,233 pictures of 5,749 people"
     )
