@@ -10,7 +10,7 @@ TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 EVIDENCE := convergence lengths evidence early_stopping
 
-.PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid lfw claims doctor test test-slurm fidelity chaos smoke rehearse lint benchmarks clean
+.PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid lfw claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -60,7 +60,10 @@ doctor: setup    ## which of the 37 setups can run here at scale paper, what is 
 	@$(PY) -m midre_exp.doctor $(if $(filter command environment,$(origin SCALE)),--scale $(SCALE)) $(ARGS)
 
 test: lint       ## lint, types and the test suite
-	@$(PY) -m pytest -n auto --dist worksteal
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
+
+test-slow: setup ## what make test leaves out: half a minute and more each, or the second of its kind. ARGS="-k damage": some
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n auto --dist worksteal $(ARGS)
 
 test-slurm: setup   ## sweeps on a SLURM of its own, disturbed in every way (ten minutes; root gets slurm-wlm and munge installed)
 	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && ! command -v slurmctld >/dev/null; then \

@@ -6,8 +6,10 @@ import gc
 import pickle
 import re
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +52,11 @@ TINY = (
 
 #: Batch norm under averaged weights, half the time of a tiny prior: 2 batches of 8 latents, not 40 of 64.
 SHORT_CALIBRATION = ("midre_exp.priors.gan.training._CALIBRATION", (2, 8))
+
+
+def pytest_configure():
+    """For fixtures of modules, which are made before the one of each test."""
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish():
@@ -115,40 +122,45 @@ def _composer() -> Composer:
     return packaged_composer()
 
 
+def resolved(job: Sequence[str]) -> dict[str, Any]:
+    """The settings of a job, as in a sweep: choices of groups are composed once for all tests, values laid
+    over them.
+    """
+    with packaged_configs():
+        if own_configs() is not None:  # may change while a test runs
+            return settings_of(job)
+        return _composer().settings(readable(job, sweeps=False))
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """``tiny("defense=midre", ...)``: the resolved settings of a tiny run that writes under this test's
-    folder. Choices of groups are composed once for all tests, values laid over them as in a sweep.
+    folder.
     """
 
     monkeypatch.setattr(*SHORT_CALIBRATION)
 
-    def compose(*overrides: str):
-        job = [*tiny_overrides(tmp_path), *overrides]
-        with packaged_configs():
-            if own_configs() is not None:  # may change while a test runs
-                return settings_of(job)
-            return _composer().settings(readable(job, sweeps=False))
-
-    return compose
+    return lambda *overrides: resolved([*tiny_overrides(tmp_path), *overrides])
 
 
 @pytest.fixture(scope="session")
-def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the default tiny run."""
     folder = tmp_path_factory.mktemp("whole")
-    with packaged_configs(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(*SHORT_CALIBRATION)
-        run(settings_of(tiny_overrides(folder)))
+        patch.setattr("midre_exp.plan.imported._imported", {})  # as for every test
+        run(resolved(tiny_overrides(folder)))
     return folder / "store"
 
 
 @pytest.fixture
-def stocked(_whole_run: Path, tmp_path: Path) -> Path:
+def stocked(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store of this test's tiny runs, which has all stages of the default one already: for what comes
     after a run, or beside it.
     """
-    return shutil.copytree(_whole_run, tmp_path / "store")
+    monkeypatch.setattr(*SHORT_CALIBRATION)
+    return shutil.copytree(whole_run, tmp_path / "store")
 
 
 def without_time(text: str) -> str:

@@ -32,7 +32,7 @@ from midre_exp.stages import make_plan
 from midre_exp.store.store import Store
 from midre_exp.targets.base import Output
 from tests.attacks.toy_style import PlainLoop, ToyPrior, shared_rng, toy_prior, toy_victim
-from tests.conftest import tiny_overrides
+from tests.conftest import resolved, tiny_overrides
 from tests.golden.fill import golden
 from tests.priors.stylegan.test_networks import check, filled
 
@@ -392,7 +392,7 @@ def test_the_attack_raises_the_targets_confidence(prior, tmp_path):
     assert (after.confidence > before.confidence).all()
 
 
-def test_a_whole_run_leaves_a_record_and_judges_its_stages_in_passing(tmp_path):
+def test_a_whole_run_leaves_a_record_and_judges_its_stages_in_passing(stocked, tmp_path):
     """Seconds: a generator of 8 channels, three steps of everything."""
     sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "group_size": 2}
     entry = "{{steps: {}, radius_features: 1, radius_w: null}}"
@@ -402,8 +402,7 @@ def test_a_whole_run_leaves_a_record_and_judges_its_stages_in_passing(tmp_path):
     changes += [f"attack.prior.{name}={size}" for name, size in sizes.items()]
     gone = ("attack.prior.latent_dim", "attack.steps")
     shared = [override for override in tiny_overrides(tmp_path) if not override.startswith(gone)]
-    with packaged_configs():
-        settings = settings_of([*shared, *changes])
+    settings = resolved([*shared, *changes])
     plan = make_plan(settings)
     assert plan["attack"].upstream["evaluator"] == plan["evaluator"].key
     record = json.loads(run(settings).read_text())

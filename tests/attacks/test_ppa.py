@@ -28,7 +28,7 @@ from midre_exp.runtime import Runtime
 from midre_exp.seeding import ItemRNG
 from midre_exp.store.store import Store
 from tests.attacks.toy_style import PlainLoop, shared_rng, toy_prior, toy_victim
-from tests.conftest import tiny_overrides
+from tests.conftest import resolved, tiny_overrides
 from tests.golden.fill import golden
 
 GOLDEN = golden("attack_ppa")
@@ -389,11 +389,10 @@ def tiny_settings(folder) -> dict:
     sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "group_size": 2}
     changes += [f"attack.prior.{name}={size}" for name, size in sizes.items()]
     shared = [override for override in tiny_overrides(folder) if "latent_dim" not in override]
-    with packaged_configs():
-        return settings_of([*shared, "attack=ppa", *changes])
+    return resolved([*shared, "attack=ppa", *changes])
 
 
-def test_a_whole_run_leaves_a_record(tmp_path):
+def test_a_whole_run_leaves_a_record(stocked, tmp_path):
     settings = tiny_settings(tmp_path)
     record = json.loads(run(settings).read_text())
     # the search, the steps, the final selection

@@ -68,9 +68,10 @@ def test_builders_with_jumping_clocks_are_neither_robbed_nor_forgotten(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def one_run(tmp_path_factory):
+def one_run(tmp_path_factory, whole_run):
     """A folder with one finished run, and its settings."""
     folder = tmp_path_factory.mktemp("one")
+    shutil.copytree(whole_run, folder / "store")
     with packaged_configs():
         settings = settings_of(tiny_overrides(folder))
     carry_out(settings)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import tiny_overrides
 from tests.e2e.test_command_line import cli, records  # noqa: F401  # a fixture
 
 
@@ -68,7 +66,7 @@ def test_an_outcome_goes_when_the_run_succeeds(cli, tmp_path, monkeypatch):  # n
     assert not outcomes(tmp_path) and len(records(tmp_path)) == 1
 
 
-def test_a_sweep_tells_diverged_runs_from_failed_ones(cli, tmp_path):  # noqa: F811
+def test_a_sweep_tells_diverged_runs_from_failed_ones(cli, stocked, tmp_path):  # noqa: F811
     code, out, err = cli("-m", *steps_by("target", "0,1e30"), "defense=bido")
     assert code == 2
     assert "1 runs done, 1 diverged, 0 failed, after" in out
@@ -77,17 +75,11 @@ def test_a_sweep_tells_diverged_runs_from_failed_ones(cli, tmp_path):  # noqa: F
     assert len(records(tmp_path)) == len(outcomes(tmp_path)) == 1
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A store with a tiny target, and its weights."""
-    from midre_exp.plan.compose import packaged_configs, settings_of
-    from midre_exp.run import run
-
-    folder = tmp_path_factory.mktemp("trained")
-    with packaged_configs():
-        run(settings_of([*tiny_overrides(folder), "runtime.quiet=true"]))
-    (weights,) = folder.glob("store/target/*/weights.safetensors")
-    return folder, load_file(weights)
+@pytest.fixture
+def state(stocked):
+    """The weights of a tiny target that the store has."""
+    (weights,) = stocked.glob("target/*/weights.safetensors")
+    return load_file(weights)
 
 
 def nan(state):
@@ -121,9 +113,7 @@ CHECKPOINTS = [
 
 @pytest.mark.parametrize(("damage", "told"), CHECKPOINTS, ids=lambda value: getattr(value, "__name__", ""))
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_a_checkpoint_of_a_dead_network_is_refused_by_name(cli, tmp_path, trained, damage, told, ending):  # noqa: F811
-    store, state = trained
-    shutil.copytree(store / "store", tmp_path / "store")
+def test_a_checkpoint_of_a_dead_network_is_refused_by_name(cli, tmp_path, state, damage, told, ending):  # noqa: F811
     path = tmp_path / f"dead{ending}"
     state = damage(state)
     save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
@@ -134,8 +124,7 @@ def test_a_checkpoint_of_a_dead_network_is_refused_by_name(cli, tmp_path, traine
     assert left(tmp_path, "target") == before and not records(tmp_path) and not outcomes(tmp_path)
 
 
-def test_an_evaluator_at_chance_is_told_and_judges_only_where_that_is_allowed(cli, tmp_path, trained):  # noqa: F811
-    shutil.copytree(trained[0] / "store", tmp_path / "store")
+def test_an_evaluator_at_chance_is_told_and_judges_only_where_that_is_allowed(cli, tmp_path, stocked):  # noqa: F811
     code, out, err = cli("evaluator.floor=chance", "defense=midre")
     assert code == 2 and "target" not in out, err  # before the target is trained
     told = "which is not significantly more than chance (25.0 %"

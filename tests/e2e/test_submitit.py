@@ -48,7 +48,7 @@ def until(condition: Callable[[], object], seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
-def test_the_local_executor_runs_a_sweep_and_the_next_one_finds_it_finished(tmp_path):
+def test_the_local_executor_runs_a_sweep_and_the_next_one_finds_it_finished(stocked, tmp_path):
     output = finish(start(tmp_path, "defense=nodef,midre"))
     assert "2 jobs, 2 at a time" in output and "2 runs done, 0 failed" in output
     assert len(list(tmp_path.glob("results/mini/records/*.json"))) == 2

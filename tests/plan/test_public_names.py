@@ -18,14 +18,15 @@ from midre_exp.stages import make_plan
 
 ROOT = Path(attacks.__file__).parents[1]
 PLAN = """
-import json, sys
+import json
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.stages import make_plan
 import attacks
-with packaged_configs():
-    settings = settings_of(["attack=brepmi", *sys.argv[1:]])
-keys = {stage.name: stage.key for stage in make_plan(settings).stages.values()}
-print(json.dumps([attacks.BREPMI.__module__, keys]))
+for named in ([], ["attack._target_=attacks.moved.BREPMI"]):
+    with packaged_configs():
+        settings = settings_of(["attack=brepmi", *named])
+    keys = {stage.name: stage.key for stage in make_plan(settings).stages.values()}
+    print(json.dumps([attacks.BREPMI.__module__, keys]))
 """
 
 
@@ -37,16 +38,16 @@ def test_a_class_that_moves_to_another_module_changes_no_stage_key(tmp_path):
     (tmp_path / "attacks" / "brepmi.py").rename(tmp_path / "attacks" / "moved.py")
     stub = tmp_path / "attacks" / "__init__.pyi"
     stub.write_text(stub.read_text().replace("from .brepmi import", "from .moved import"))
-    for named in ([], ["attack._target_=attacks.moved.BREPMI"]):
-        done = subprocess.run(
-            [sys.executable, "-c", PLAN, *named],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == ["attacks.moved", before]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )
+    assert done.returncode == 0, done.stderr
+    packaged, named = map(json.loads, done.stdout.splitlines())
+    assert packaged == named == ["attacks.moved", before]
 
 
 @pytest.mark.parametrize(

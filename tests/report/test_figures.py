@@ -302,7 +302,7 @@ def test_hull_numbers_count_reconstructions_of_a_person():
     assert row["erased_in_private"] == 40 and row["overlap"] == pytest.approx(100 / 7)
 
 
-def test_feature_space_and_grid_of_real_runs(tiny, tmp_path, capsys):
+def test_feature_space_and_grid_of_real_runs(tiny, stocked, tmp_path, capsys):
     for defense in ("nodef", "re"):
         run(tiny("setup=demo", f"defense={defense}"))
     planned_runs = plan_runs(expand(["setup=demo", "defense=nodef,re", *tiny_overrides(tmp_path)]))

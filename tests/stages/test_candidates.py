@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -16,16 +18,16 @@ from midre_exp.stages import candidates, make_plan
 from midre_exp.store.store import Store
 from tests.attacks.test_ppa import tiny_settings
 from tests.attacks.toy_style import shared_rng, toy_prior, toy_victim
+from tests.conftest import resolved
 
 STEPS = (CenterCrop(size=48), Resize(size=32))
 
 
 def planned(*overrides: str):
-    with packaged_configs():
-        return make_plan(settings_of(["scale=mini", *overrides]))
+    return make_plan(resolved(["scale=mini", *overrides]))
 
 
-def test_an_attack_that_finds_them_computes_what_it_does_without(tmp_path, monkeypatch):
+def test_an_attack_that_finds_them_computes_what_it_does_without(stocked, tmp_path, monkeypatch):
     made = []
     honest = InitialSelection.renderer
     monkeypatch.setattr(
@@ -35,6 +37,9 @@ def test_an_attack_that_finds_them_computes_what_it_does_without(tmp_path, monke
     alone["runtime"]["candidates_gb"] = 0
     found = []
     for settings in (shared, {**shared, "seed": 1}, alone):
+        if settings is alone:
+            again = shutil.ignore_patterns("candidates", "attack", "metrics")
+            shutil.copytree(stocked, alone["paths"]["store"], ignore=again)
         run(settings)
         plan = make_plan(settings)
         found.append(Store(settings["paths"]["store"]).find("attack", plan["attack"].key))

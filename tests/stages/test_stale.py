@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ LATER = ("attack", "metrics")
 
 
 @pytest.fixture
-def ran(tiny):
+def ran(tiny, stocked):
     """Settings and plan of a run that is done."""
     settings = tiny()
     run(settings)
@@ -140,7 +141,8 @@ def test_a_shard_is_part_of_its_attack(tiny):
     assert stale.to_rebuild(settings, make_plan(settings)) == {"target", "shard"}
 
 
-def test_shards_of_other_code_are_not_merged_on_demand(tiny, monkeypatch, capfd):
+def test_shards_of_other_code_are_not_merged_on_demand(tiny, stocked, monkeypatch, capfd):
+    shutil.rmtree(stocked / "attack")
     run(tiny("attack.shard=1/2"))
     change(monkeypatch, "attack", "shard")
     with pytest.raises(StaleError, match=r"shard .*-1of2 is in the store, made by other code"):
