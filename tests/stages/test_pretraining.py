@@ -267,10 +267,11 @@ def test_a_pretraining_that_was_interrupted_ends_like_an_unbroken_one(tiny, tmp_
     ],
 )
 def test_a_network_without_shortcuts_starts_from_the_whole_one(tiny, tmp_path, network, defense, at_random):
-    node, file = tiny(f"target={network}")["target"], tmp_path / "whole.safetensors"
+    chosen = (f"target={network}", "target.model.width=0.375")
+    node, file = tiny(*chosen)["target"], tmp_path / "whole.safetensors"
     whole = assemble(node, 3, compose_defenses({}), seed=1)
     save_file(whole.state_dict(), file)
-    cut = compose_defenses(tiny(f"target={network}", f"defense={defense}")["defense"])
+    cut = compose_defenses(tiny(*chosen, f"defense={defense}")["defense"])
     model = assemble(node, 3, cut, seed=2, weights=str(file), fresh_head=True)
     before = whole.state_dict()
     other = {
