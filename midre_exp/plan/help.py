@@ -27,7 +27,7 @@ GROUPS = (
     "defense",
     "attack",
     "attack/prior",
-    "attack/expectation",
+    "attack=gmi attack/expectation",
     "attack=lomma_gmi attack/surrogates",
     "metrics",
     "numerics",
