@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--plan", action="store_true", help="only tell what would be built")
     parser.add_argument("--device", metavar="KIND", help="with --plan: the GPU it is for: A100, H200, ...")
+    parser.add_argument("--count", action="store_true", help="with --plan: count what was never measured")
     parser.add_argument(
         "--rebuild", metavar="STAGE,...", help="make these stages, and all that rests on them, anew"
     )
@@ -105,6 +106,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.device and not options.plan:
         raise ConfigError("--device goes with --plan; what runs use is runtime.device")
+    if options.count and not options.plan:
+        raise ConfigError("--count goes with --plan; leave it out")
     names = [word for word in options.words if "=" not in word and not word.startswith("~")]
     overrides = [word for word in options.words if word not in names]
     if options.rebuild:
@@ -119,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
         from midre_exp.sweep import estimate
 
         jobs = [job for name in tables for job in jobs_of(load_definition(name), overrides)]
-        estimate.show(jobs, device=options.device)
+        estimate.show(jobs, count=options.count, device=options.device)
         for line in diverged(plan_runs(jobs)):
             print(line)
         return 0

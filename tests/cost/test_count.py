@@ -108,6 +108,14 @@ def test_training_grows_with_epochs_and_costs_what_a_real_step_does():
     assert twice.phases[0].flops == pytest.approx(2 * few.phases[0].flops)
 
 
+def test_a_training_that_stops_early_costs_the_epochs_it_trains():
+    whole = count_stage("target", settings("target.recipe.epochs=4"), SIZES)
+    early = ["defense=early_stopping", "defense.early_stopping.share=0.5", "target.recipe.epochs=4"]
+    half = count_stage("target", settings(*early), SIZES)
+    assert half.phases[0].flops == pytest.approx(whole.phases[0].flops / 2)
+    assert half.phases[1].flops == pytest.approx(whole.phases[1].flops * 3 / 5)  # a look after each, one more
+
+
 def test_a_pretraining_computes_what_a_target_of_its_images_would():
     recipe = [f"target.pretraining.recipe.{key}" for key in ("epochs=2", "batch_size=8")]
     sizes = Sizes(1, 1, 1, 1, pretraining_train=16, pretraining_test=8, pretraining_classes=4)

@@ -82,6 +82,21 @@ def test_a_training_of_other_length_is_forecast_in_proportion(tmp_path):
     assert next(entry for entry in wider.stages if entry.stage == "target").takes.seconds is None
 
 
+def test_a_scale_without_records_is_forecast_by_those_of_the_others(tmp_path):
+    jobs = jobs_of(tmp_path, ["target.recipe.epochs=18"])
+    counts = {"private_train": 16, "private_test": 8, "public": 32, "private_identities": 4}
+    record = {"artifacts": {"target": "k"}, "config": jobs[0][0], "counts": counts}
+
+    def found(scale, seconds):
+        records = tmp_path / "results" / scale / "records"
+        records.mkdir(parents=True)
+        (records / "one.json").write_text(json.dumps({**record, "seconds": {"target": seconds}}))
+        return next(entry.takes.seconds for entry in estimate(jobs).stages if entry.stage == "target")
+
+    assert found("other", 30) == 30
+    assert found("mini", 18) == 18  # its own alone
+
+
 def test_attempts_at_the_time_limit_are_told():
     needed = Needed("attack", "k", "mirror", False, Forecast("counted", 100 * 3600.0, 40e9), ["a"])
     text = "\n".join(lines(Estimate(1, 0, 0, [needed], time_limit=240.0)))
