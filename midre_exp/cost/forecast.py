@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from midre_exp.cost.accelerators import GB, REFERENCE, RESERVED, Accelerator, accelerator, seconds
 from midre_exp.cost.counted import Counted
 from midre_exp.cost.inputs import differ_in_numbers, inputs_of, more_of_the_same, sizes_behind
+from midre_exp.cost.likened import likened
 from midre_exp.cost.remembered import Wanted, count_all, remembered
 from midre_exp.cost.sizes import Sizes
 from midre_exp.errors import UserError
@@ -54,7 +55,8 @@ class Asked(NamedTuple):
 
 class Forecast(NamedTuple):
     """What a stage will take. ``basis``: measured (a stage exactly like it), scaled (its count times what
-    stages like it took beside theirs), counted (no measurement on this kind of device), "" (unknown).
+    stages like it took beside theirs), counted (no measurement on this kind of device), likened (the rate of
+    others of its network, prior or attack), "" (unknown).
     """
 
     basis: str
@@ -153,11 +155,23 @@ def forecasts(
     most ``limit`` seconds (None: until all are), and without any there is no forecast.
     """
     by_kind: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    measured = list(measured)
     for one in measured:
         by_kind[one.stage, one.what].append(one)
     cases = [_Case.of(one, by_kind[one.stage, one.what], device) for one in asked]
     count_all((wanted for case in cases for wanted in case.wanted()), limit, say)
-    return [case.forecast(cases) for case in cases]
+    seconds_of = likened((one.stage, one.settings, one.sizes, one.seconds) for one in measured)
+    return [_or_likened(case.forecast(cases), case.asked, seconds_of) for case in cases]
+
+
+def _or_likened(
+    found: Forecast, asked: Asked, seconds_of: Callable[[str, Settings, Sizes | None], float | None]
+) -> Forecast:
+    """A forecast, or what others of the same network, prior or attack let expect where there is none."""
+    if found.seconds is not None:
+        return found
+    seconds = seconds_of(asked.stage, asked.settings, asked.sizes)
+    return found if seconds is None else found._replace(basis="likened", seconds=seconds)
 
 
 def _as_many(stage: str, one: Sizes | None, other: Sizes | None) -> bool:

@@ -38,7 +38,12 @@ _ORDER = (*(stage.name for stage in STAGES), SHARD)
 _LISTED = 80  # stages listed one by one; above that only the sums
 _TIME_LIMIT = 240.0  # minutes of an attempt, as in conf/hydra/launcher/slurm.yaml
 #: How a time that was not measured is marked.
-_MARKS = {"measured": "", "scaled": ", scaled from others of its kind", "counted": ", counted"}
+_MARKS = {
+    "measured": "",
+    "scaled": ", scaled from others of its kind",
+    "counted": ", counted",
+    "likened": ", from others of its network or attack",
+}
 
 
 @dataclass
@@ -223,12 +228,15 @@ def _together(plan: Estimate) -> list[str]:
     build = [entry for entry in plan.stages if not entry.stored]
     known = [entry.takes for entry in build if entry.takes.seconds is not None]
     total = sum(takes.seconds or 0.0 for takes in known)
-    counted = [takes for takes in known if takes.basis != "measured"]
+    counted = [takes for takes in known if takes.basis in ("scaled", "counted")]
+    like = [takes.seconds or 0.0 for takes in known if takes.basis == "likened"]
     device = " or ".join(plan.devices) or "device"
     text = f"together about {duration(total)} of one {device}, by the records there are"
     if counted:
         share = sum(takes.seconds or 0.0 for takes in counted)
         text += f" ({duration(share)} of it by counting what {len(counted)} stages compute)"
+    if like:
+        text += f" ({duration(sum(like))} of it from others of the network or attack of {len(like)} stages)"
     if unknown := len(build) - len(known):
         text += f"; {unknown} stages of kinds never measured come on top (--plan --count counts them)"
     found = [text]

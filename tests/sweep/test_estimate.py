@@ -97,6 +97,30 @@ def test_a_scale_without_records_is_forecast_by_those_of_the_others(tmp_path):
     assert found("mini", 18) == 18  # its own alone
 
 
+def test_what_was_never_measured_is_likened_to_others_of_its_network_and_attack(tmp_path):
+    ((settings, _),) = jobs_of(tmp_path, ["target.recipe.epochs=10", "attack.identities=2"])
+    records = tmp_path / "results" / "mini" / "records"
+    records.mkdir(parents=True)
+    counts = {"private_train": 16, "private_test": 8, "public": 32, "private_identities": 4}
+    seconds = {"target": 20, "attack": 6}
+    record = {
+        "seconds": seconds,
+        "artifacts": dict.fromkeys(seconds, "k"),
+        "config": settings,
+        "counts": counts,
+    }
+    (records / "one.json").write_text(json.dumps(record))
+    jobs = jobs_of(tmp_path, ["defense=cutmix", "target.recipe.epochs=5", "attack.identities=4"])
+    found = estimate(jobs)
+    takes = {entry.stage: entry.takes for entry in found.stages}
+    assert (takes["target"].basis, takes["target"].seconds) == ("likened", 10)
+    assert (takes["attack"].basis, takes["attack"].seconds) == ("likened", 12)
+    assert takes["prior"].seconds is None
+    text = "\n".join(lines(found))
+    assert "22 s of it from others of the network or attack of 2 stages" in text
+    assert "about 10 s, from others of its network or attack: resnet18 with cutmix" in text
+
+
 def test_attempts_at_the_time_limit_are_told():
     needed = Needed("attack", "k", "mirror", False, Forecast("counted", 100 * 3600.0, 40e9), ["a"])
     text = "\n".join(lines(Estimate(1, 0, 0, [needed], time_limit=240.0)))
