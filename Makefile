@@ -8,7 +8,7 @@ ARGS ?=
 
 TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
-EVIDENCE := convergence lengths evidence early_stopping
+EVIDENCE := convergence lengths evidence early_stopping frontier
 
 .PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid lfw claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help

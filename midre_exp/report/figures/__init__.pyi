@@ -4,6 +4,7 @@ from .bars import Bars as Bars
 from .curves import Curves as Curves
 from .feature_hulls import IdentityHulls as IdentityHulls
 from .feature_hulls import ReconstructionHulls as ReconstructionHulls
+from .frontier import Frontier as Frontier
 from .grid import Grid as Grid
 from .lengths import Lengths as Lengths
 from .scatter import Scatter as Scatter

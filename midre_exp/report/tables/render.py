@@ -17,6 +17,7 @@ from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate, diverge
 from midre_exp.report.runs.published import table_rows
 from midre_exp.report.tables.comparison import KEYS, caption, comparison, printable
 from midre_exp.report.tables.convergence import keep_verdicts, render_convergence
+from midre_exp.report.tables.gains import EXPLAINED, frontier_records, printable_gains, with_gain
 from midre_exp.report.tables.html import gallery
 from midre_exp.report.tables.notes import remarks_of, with_remarks
 from midre_exp.report.tables.publish import RenderedTable, publish
@@ -101,7 +102,11 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
         else f"{definition.title}. Scale {scale}: no run has a record yet."
     )
     notes: list[str] = []
+    table = with_gain(table, records, frontier_records(folder, records))
     shown = mark_missing(printable(table), table, runs)
+    if "gain" in table:
+        shown.insert(list(shown).index("Δ") + 1, "gain", printable_gains(table))
+        text = f"{text} {EXPLAINED}"
     if definition.published is not None:
         table, likenesses = with_official(table, runs, scale)
         table = with_published(table, runs, table_rows(definition.published))

@@ -1,0 +1,231 @@
+"""Every defense over the early-stopping frontier: accuracy against attack accuracy, a panel for each network
+and attack. What lies below the line protects more than a less accurate undefended target does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from midre_exp.errors import ConfigError
+from midre_exp.report.claims.frontier import EARLY_STOPPING, frontier_draws, frontier_of, gain_of, is_frontier
+from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
+from midre_exp.report.figures.marks import Mark, mark_of
+from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
+from midre_exp.report.runs.defense_names import DefenseName, display_name
+from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.runs.published import PublishedResult
+
+#: Accuracies at which the band is drawn, between the ends of a frontier.
+GRID = 60
+_ENDS = (0.025, 0.975)
+#: Where a label is tried, in points from its marker, nearest first.
+_PLACES = [
+    (distance * x, distance * y)
+    for distance in (6, 9, 13, 18, 24, 31, 39)
+    for x, y in ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (1, 0.5), (1, -0.5), (0, 1), (0, -1))
+]
+
+
+class Frontier(Plot):
+    """A line with its 95 % band, and a marker with both intervals for each defense."""
+
+    def __init__(self, *, columns: int = 4):
+        self.columns = columns  # panels in a line
+
+    def draw(
+        self,
+        runs: Sequence[PlannedRun],
+        published: Sequence[PublishedResult],
+        cached: Mapping[str, pd.DataFrame],
+    ) -> Rendered:
+        """Groups without a frontier are drawn without a line. Raises ConfigError without any record."""
+        records = [run.record for run in runs if run.record is not None]
+        groups, _ = comparison_groups(records)
+        if not groups:
+            raise ConfigError("figure frontier has no finished run yet; leave out --no-run to run it")
+        figure, every = panels(
+            len(groups),
+            self.columns,
+            2.3,
+            x="accuracy (%), more is better",
+            y="attack accuracy (%), less is safer",
+        )
+        arms = list(dict.fromkeys(d.name for group in groups for d in group.defenses if not is_frontier(d)))
+        for axes, group in zip(every, groups, strict=True):
+            lacking = [] if frontier_of(group) else ["no frontier"]
+            _panel(axes, group, arms)
+            title_panel(axes, f"{group.attack}, {group.target}", lacking)
+        figure.legend(
+            handles=_handles(arms),
+            loc="outside lower center",
+            ncols=min(5, 1 + min(self.columns, len(groups))),
+        )
+        _label(figure, every, groups, arms)
+        table = pd.DataFrame([_row(group, defense) for group in groups for defense in group.defenses])
+        notes = [
+            "Line: undefended targets stopped at several accuracies (small circles) and NoDef, the "
+            "early-stopping frontier, with its 95 % band. Bars are 95 % intervals. What lies below the line "
+            "protects more than stopping early does, at the same accuracy."
+        ]
+        used = [record for group in groups for defense in group.defenses for record in defense.records]
+        return Rendered(figure, {"": table}, used, notes)
+
+
+def _panel(axes: Axes, group: ComparisonGroup, arms: Sequence[DefenseName]) -> None:
+    points = frontier_of(group)
+    if points:
+        accuracies = [point.mean("acc") for point in points]
+        at = np.linspace(min(accuracies), accuracies[0], GRID)
+        like = group.draws(points[0], "acc")
+        draws = np.stack([frontier_draws(group, points, np.full_like(like, x)) for x in at])
+        low, high = np.quantile(draws, _ENDS, axis=1)
+        axes.fill_between(at, low, high, color="0.85", linewidth=0, zorder=1)
+        inside = sorted((p for p in points if p.mean("acc") <= accuracies[0]), key=lambda p: p.mean("acc"))
+        axes.plot(
+            [p.mean("acc") for p in inside], [p.mean("att_acc1") for p in inside],
+            color="black", linewidth=1, marker="o", markersize=3, zorder=2,
+        )  # fmt: skip
+    for defense in group.defenses:
+        if defense.name.names == ():
+            _point(axes, group, defense, Mark("o", "#000000", ""))
+        elif not is_frontier(defense):
+            _point(axes, group, defense, mark_of(defense.name, arms))
+    axes.margins(0.12)
+
+
+def _point(axes: Axes, group: ComparisonGroup, defense: DefenseRuns, mark: Mark) -> None:
+    numbers = {metric: _number(group, defense, metric) for metric in ("acc", "att_acc1")}
+    x, y = numbers["acc"], numbers["att_acc1"]
+    axes.errorbar(
+        [x[0]], [y[0]], [[max(y[0] - y[1], 0)], [max(y[2] - y[0], 0)]],
+        [[max(x[0] - x[1], 0)], [max(x[2] - x[0], 0)]],
+        marker=mark.marker, color=mark.colour, linestyle="none", elinewidth=0.6, capsize=1.5, zorder=3,
+        markersize=8 if mark.marker in "*P" else 5,
+    )  # fmt: skip
+
+
+def _number(group: ComparisonGroup, defense: DefenseRuns, metric: str) -> tuple[float, float, float]:
+    low, high = np.clip(np.quantile(group.draws(defense, metric), _ENDS), 0, 100)
+    return defense.mean(metric), float(low), float(high)
+
+
+def _label(
+    figure: Figure, every: Sequence[Axes], groups: Sequence[ComparisonGroup], arms: Sequence[DefenseName]
+) -> None:
+    """Put the name of each defense beside its marker, where it covers neither a marker nor another name; with
+    a thin line to it where that is not next to it.
+    """
+    figure.draw_without_rendering()  # fixes where the panels are
+    for axes, group in zip(every, groups, strict=True):
+        frame = axes.get_window_extent()
+        shown = [defense for defense in group.defenses if defense.name.names != (EARLY_STOPPING,)]
+        taken = [box for defense in group.defenses for box in _drawn(axes, group, defense)]
+        taken += _line(axes, group)
+        for defense in sorted(shown, key=lambda each: each.mean("att_acc1")):
+            colour = "#000000" if not defense.name.names else mark_of(defense.name, arms).colour
+            taken.append(_placed(axes, frame, taken, defense, colour))
+
+
+def _drawn(axes: Axes, group: ComparisonGroup, defense: DefenseRuns) -> list[Bbox]:
+    """What the marker of a defense and its bars cover."""
+    (x, *ends_x), (y, *ends_y) = (_number(group, defense, metric) for metric in ("acc", "att_acc1"))
+    found = [_box(axes, (x, y), (x, y), 3.5)]
+    if defense.name.names != (EARLY_STOPPING,):
+        found += [
+            _box(axes, (ends_x[0], y), (ends_x[1], y), 1),
+            _box(axes, (x, ends_y[0]), (x, ends_y[1]), 1),
+        ]
+    return found
+
+
+def _line(axes: Axes, group: ComparisonGroup) -> list[Bbox]:
+    """What the line of a frontier covers, in small steps."""
+    points = sorted((p.mean("acc"), p.mean("att_acc1")) for p in frontier_of(group))
+    if not points:
+        return []
+    xs, ys = zip(*points, strict=True)
+    at = np.linspace(xs[0], xs[-1], GRID)
+    return [_box(axes, place, place, 1) for place in zip(at, np.interp(at, xs, ys), strict=True)]
+
+
+def _box(axes: Axes, low: tuple[float, float], high: tuple[float, float], border: float) -> Bbox:
+    """Two places in data and a border in points, as pixels."""
+    assert axes.figure is not None
+    edge = border * axes.figure.dpi / 72
+    return Bbox([axes.transData.transform(low) - edge, axes.transData.transform(high) + edge])
+
+
+def _placed(axes: Axes, frame: Bbox, taken: Sequence[Bbox], defense: DefenseRuns, colour: str) -> Bbox:
+    """The label at the first place that is free; at the last where none is."""
+    own: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "color": colour, "zorder": 5}
+    place = (defense.mean("acc"), defense.mean("att_acc1"))
+    label: Annotation | None = None
+    for x, y in _PLACES:
+        if label is not None:
+            label.remove()
+        align = {1: "left", -1: "right", 0: "center"}[int(np.sign(x))]
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
+        label = axes.annotate(
+            display_name(defense.name), place, (x, y), ha=align, va="center",
+            arrowprops=line if max(abs(x), abs(y)) > 11 else None, **own,
+        )  # fmt: skip
+        label.set_in_layout(False)
+        box = Bbox.from_extents(*_text_box(label))
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        if inside and not any(box.overlaps(other) for other in taken):
+            return box
+    return box
+
+
+def _text_box(label: Annotation) -> tuple[float, float, float, float]:
+    """Of the words alone, without the line to the marker."""
+    figure, axes = label.figure, label.axes
+    assert figure is not None and axes is not None
+    points = figure.dpi / 72
+    x, y = axes.transData.transform(label.xy) + points * np.asarray(label.xyann)
+    width, height = 0.58 * 6 * points * len(label.get_text()), 1.1 * 6 * points  # of DejaVu Sans at 6 points
+    left = {"left": x, "right": x - width, "center": x - width / 2}[str(label.get_horizontalalignment())]
+    return left, y - height / 2, left + width, y + height / 2
+
+
+def _handles(arms: Sequence[DefenseName]) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color="black", marker="o", markersize=3, label="early stopping"),
+        Patch(color="0.85", label="its 95 % band"),
+        Line2D([], [], color="black", marker="o", linestyle="none", label="NoDef"),
+    ]
+    for name in arms:
+        mark = mark_of(name, arms)
+        handles.append(
+            Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="none", label=display_name(name))
+        )
+    return handles
+
+
+def _row(group: ComparisonGroup, defense: DefenseRuns) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "setup": group.setup,
+        "attack": group.attack,
+        "target": group.target,
+        "defense": defense.label,
+        "seeds": len(defense.seeds),
+    }
+    for metric in ("acc", "att_acc1"):
+        value, low, high = _number(group, defense, metric)
+        row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+    gain = gain_of(group, defense)
+    low_high = None if gain is None else gain.interval
+    row["gain"] = None if gain is None else gain.value
+    row["gain_low"], row["gain_high"] = low_high or (None, None)
+    row["gain_at"] = "" if gain is None else gain.position
+    return row
