@@ -43,7 +43,7 @@ def test_the_defense_of_the_readme_works_as_printed(tmp_path, monkeypatch):
     sys.modules.pop("label_smoothing")
 
 
-def test_the_attack_of_the_readme_works_as_printed(tmp_path, monkeypatch, tiny):
+def test_the_attack_of_the_readme_works_as_printed(stocked, tmp_path, monkeypatch, tiny):
     (tmp_path / "ascent.py").write_text(block("python", "ascent"))
     monkeypatch.syspath_prepend(tmp_path)
     node = yaml.safe_load(block("yaml", "ascent"))

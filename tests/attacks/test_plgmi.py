@@ -182,7 +182,7 @@ def test_settings_that_optimise_nothing_are_refused_by_name(name):
         attack(**{name: 0})
 
 
-def test_a_whole_run_trains_its_prior_against_the_target_and_leaves_a_record(tiny):
+def test_a_whole_run_trains_its_prior_against_the_target_and_leaves_a_record(tiny, stocked):
     settings = tiny("attack=plgmi", "attack.prior.width=2", "attack.prior.per_class=4")
     record = json.loads(run(settings).read_text())
     assert record["queries"] == 4 * 2 * 3 * 2  # identities x restarts x steps x views

@@ -146,15 +146,9 @@ def test_a_cap_under_a_noisy_head_ends_with_the_best_so_far(attack, cap, tmp_pat
 # the record
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One store for both attacks: what comes before them is the same."""
-    return tmp_path_factory.mktemp("query")
-
-
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_record_says_what_was_seen_and_asked(attack, shared):
-    tiny = [one for one in tiny_overrides(shared) if "attack.steps" not in one]
+def test_the_record_says_what_was_seen_and_asked(attack, stocked, tmp_path):
+    tiny = [one for one in tiny_overrides(tmp_path) if "attack.steps" not in one]
     assert len(tiny) == len(TINY) + 2
     small = [f"attack.{override}" for override in SMALL[attack]]
     with packaged_configs():

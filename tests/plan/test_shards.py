@@ -46,7 +46,7 @@ def strip(path):
 
 @pytest.mark.parametrize("attack", ["attack=gmi", "attack=plgmi"])
 def test_a_split_attack_merges_to_exactly_the_unsplit_numbers(tiny, stocked, tmp_path, attack):
-    more = ("attack.prior.per_class=4",) if attack.endswith("plgmi") else ()
+    more = ("attack.prior.per_class=4", "attack.prior.width=2") if attack.endswith("plgmi") else ()
     whole = tiny(attack, *more)
     expected = strip(run(whole))
     found = Store(whole["paths"]["store"]).find("attack", make_plan(whole)["attack"].key)

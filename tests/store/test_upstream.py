@@ -210,9 +210,10 @@ def test_a_user_who_may_only_read_lists_the_store_and_works(two_folders):
 
 
 @needs_root
-def test_a_whole_run_of_a_user_who_may_only_read(two_folders, tmp_path, tiny):
+def test_a_whole_run_of_a_user_who_may_only_read(two_folders, stocked, tmp_path, tiny):
     lab, mine = two_folders
     places = [f"paths.{name}={mine / name}" for name in ("runs", "results")]
+    stocked.rename(tmp_path / "own")
     record = run(tiny(f"paths.store={tmp_path / 'own'}", f"paths.results={tmp_path / 'own'}"))
     shutil.copytree(tmp_path / "own", lab, dirs_exist_ok=True)
     before = everything(lab)
