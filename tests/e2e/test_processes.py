@@ -140,7 +140,18 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
     subprocess.run(build, check=True, capture_output=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-compile",
+        "--quiet",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(pip, check=True, env=environment)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

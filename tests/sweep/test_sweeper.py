@@ -14,7 +14,7 @@ from midre_exp.store.lock import BuildLock, LockedError
 from midre_exp.store.store import Store
 from midre_exp.sweep.job import Outcome
 from midre_exp.sweep.sweeper import Planned, launch_all
-from tests.e2e.test_processes import finish, start
+from tests.e2e.test_processes import start
 
 
 class Launcher:
@@ -89,8 +89,9 @@ def test_without_waiting_the_builder_is_named(tmp_path):
     ("part", "evaluates"),
     [((), True), pytest.param(("attack.shard=1/2",), False, marks=pytest.mark.slow)],
 )
-def test_a_run_trains_its_evaluator_while_another_process_trains_its_target(tmp_path, part, evaluates):
-    finish(start(tmp_path))
+def test_a_run_trains_its_evaluator_while_another_process_trains_its_target(
+    stocked, tmp_path, part, evaluates
+):
     store = tmp_path / "store"
     (target,) = (store / "target").iterdir()
     key = target.name
@@ -114,14 +115,13 @@ def test_a_run_trains_its_evaluator_while_another_process_trains_its_target(tmp_
     assert ("evaluator" in said.split("waiting for it")[0]) == evaluates
 
 
-def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(tmp_path):
-    finish(start(tmp_path, "defense=midre"))
+def test_a_sweep_does_its_other_runs_while_somebody_builds_what_one_needs(stocked, tmp_path):
     (target,) = (tmp_path / "store" / "target").iterdir()
     key = target.name
     target.rename(tmp_path / key)  # as if it were not there yet
     lock = BuildLock(tmp_path / "store" / "locks" / f"target-{key}.lock", f"target {key}")
     assert lock.acquire()
-    sweep = start(tmp_path, "-m", "defense=midre", "attack.steps=1,2")
+    sweep = start(tmp_path, "-m", "attack.steps=1,2")
     try:
         output = ""
         for line in sweep.stdout:
