@@ -98,7 +98,7 @@ def skin(c: Canvas, f: Faces) -> None:
 
 
 def relief(c: Canvas, f: Faces) -> None:
-    """The nose in its light, eye sockets, cheeks, chin, and the folds of age and expression."""
+    """The nose in its light, eye sockets, cheeks, and the folds of age and expression."""
     u, v, length, width = c["u"], c["v"], f["nose_length"], f["nose_width"]
     au, below = u.abs(), v - length
     ex = au - f["eye_spacing"]
@@ -121,19 +121,14 @@ def relief(c: Canvas, f: Faces) -> None:
     shade.add_(fold.mul_(soft(below * 18 + 0.2)).mul_(soft((f["mouth_y"] + 0.02 - v).mul_(18))))
     bag = ridge((ex * ex).mul_(3.0).add_(v).sub_(0.5 * f["eye_height"] + 0.078).mul_(45)).mul_(f["bags"])
     shade.add_(bag.mul_(soft((0.085 - ex.abs()).mul_(20))))
-    furrow = wave((u * u).mul_(1.2).add_(v).mul_(13.0)).mul_(3).sub_(2).clamp_min_(0)
-    shade.add_(furrow.mul_(blob(u * 3.0, (v + 0.32).mul_(7.5))).mul_(f["furrows"]))
     frown = ridge((au - 0.035).mul_(70)).mul_(blob(u * 9, (v + 0.10).mul_(14)))
     shade.add_(frown.mul_(f["frowning"]))
-    chin = v - (f["chin"] - 0.10)
-    shade.add_(ridge(u * 48).mul_(blob(u * 12, (chin - 0.01).mul_(11))).mul_(f["clefted"]))
     lit.mul_(shade.clamp_max_(0.8).neg_().add_(1))
     cheeks = blob((ex - 0.03).mul_(5.5), (v - 0.17).mul_(6.0)).add_(blob(u * 9, below * 10).mul_(0.5))
     tip = (below + length * 0.14).mul_(11 - 3 * f["nose_tip"])
     gloss = blob(across * 1.5, tip).mul_(0.10 + 0.06 * f["nose_tip"])
     gloss.add_(ridge(across * 2.2).mul_(down.sub_(0.1).clamp_min_(0)).mul_(above).mul_(0.06))
     gloss.add_(blob((ex - 0.055).mul_(6.5), (v - 0.105).mul_(9.5)).mul_(0.09))
-    gloss.add_(blob(u * 6, chin.mul_(9)).mul_(0.07))
     c.colours.mul_((f["rosy"] * cheeks).neg_().add_(1)).mul_(lit).add_(f["skin"] * gloss.mul_(f["light"]))
     au = (u - 0.075 * f["turn"]).abs_()
     wing = disc(au - width * 0.78, (below + 0.012) * 0.9, width * 0.34)
@@ -142,23 +137,48 @@ def relief(c: Canvas, f: Faces) -> None:
     c.darken(c.cover(nostril.mul_(0.016)).mul_(0.50).add_(wing))
 
 
-def marks(c: Canvas, f: Faces) -> None:
-    """Freckles, two moles, a birthmark, a scar."""
+def forehead(c: Canvas, f: Faces) -> None:
+    """The furrows of age."""
+    u, v = c["u"], c["v"]
+    furrow = wave((u * u).mul_(1.2).add_(v).mul_(13.0)).mul_(3).sub_(2).clamp_min_(0)
+    c.darken(furrow.mul_(blob(u * 3.0, (v + 0.32).mul_(7.5))).mul_(f["furrows"]))
+
+
+def chin(c: Canvas, f: Faces) -> None:
+    """Its light, and a cleft in some."""
+    u, y = c["u"], c["v"] - (f["chin"] - 0.10)
+    c.colours.add_(f["skin"] * blob(u * 6, y * 9).mul_(0.07 * f["light"]))
+    c.darken(ridge(u * 48).mul_(blob(u * 12, (y - 0.01).mul_(11))).mul_(f["clefted"]))
+
+
+def freckles(c: Canvas, f: Faces) -> None:
+    """Over nose and cheeks."""
     u, v = c["u"], c["v"]
     spots = wave(u * 9.3 + v * 1.7).mul_(wave(v * 11.1 - u * 2.3)).mul_(wave(u * 4.1 - v * 5.3))
-    spots = soft(spots.sub_(0.22).mul_(5)).mul_(blob(u * 2.4, (v - 0.17).mul_(4.5)))
-    shade = spots.mul_(f["freckled"])
-    shade.add_(c.cover(disc(u - f["mole_x"], v - f["mole_y"], 0.022)).mul_(f["moled"]))
-    shade.add_(c.cover(disc(u - f["mole2_x"], v - f["mole2_y"], 0.022)).mul_(f["moled2"]))
-    bx, by = u - f["birthmark_x"], (v - f["birthmark_y"]) * 1.25
-    ragged = wave(bx * 4.1 + by * 2.3).add_(wave(by * 5.7 - bx * 3.1)).mul_(0.12)
-    stain = blob(bx.div_(f["birthmark_size"]), by.div_(f["birthmark_size"])).add_(ragged).sub_(0.25)
+    c.darken(soft(spots.sub_(0.22).mul_(5)).mul_(blob(u * 2.4, (v - 0.17).mul_(4.5))).mul_(f["freckled"]))
+
+
+def moles(c: Canvas, f: Faces) -> None:
+    """Up to two."""
+    u, v = c["u"], c["v"]
+    shade = c.cover(disc(u - f["mole_x"], v - f["mole_y"], 0.030)).mul_(f["moled"])
+    c.darken(torch.maximum(shade, c.cover(disc(u - f["mole2_x"], v - f["mole2_y"], 0.030)).mul_(f["moled2"])))
+
+
+def birthmark(c: Canvas, f: Faces) -> None:
+    """A red stain with a ragged edge."""
+    x, y = c["u"] - f["birthmark_x"], (c["v"] - f["birthmark_y"]) * 1.25
+    ragged = wave(x * 4.1 + y * 2.3).add_(wave(y * 5.7 - x * 3.1)).mul_(0.12)
+    stain = blob(x.div_(f["birthmark_size"]), y.div_(f["birthmark_size"])).add_(ragged).sub_(0.25)
     stain = soft(stain.mul_(3.5)).mul_(f["birthmarked"])
     c.colours.mul_((colour(0.30, 0.60, 0.56) * stain).neg_().add_(1))
-    sx, sy = u - f["scar_x"], v - f["scar_y"]
-    cut = (sx + sy * (0.8 * f["scar_slant"])).abs_().sub_(0.009)
-    cut = c.cover(torch.maximum(cut, sy.abs().sub_(0.085))).mul_(f["scarred"])
-    c.darken(shade.clamp_max_(0.8))
+
+
+def scar(c: Canvas, f: Faces) -> None:
+    """A bright line."""
+    x, y = c["u"] - f["scar_x"], c["v"] - f["scar_y"]
+    cut = (y * (0.8 * f["scar_slant"])).add_(x).abs_().sub_(0.009)
+    cut = c.cover(torch.maximum(cut, y.abs_().sub_(0.085))).mul_(f["scarred"])
     c.paint(cut, (f["skin"] * 0.7 + colour(0.30, 0.20, 0.19)) * c["light"])
 
 
@@ -171,9 +191,14 @@ def _face(c: Canvas, f: Faces) -> None:
     turn, nod = f["face_width"] * f["turn"] * 1.1, f["chin"] * 0.5 * f["nod"]
     left, right, up, down = turn.clamp_max(0), turn.clamp_min(0), nod.clamp_max(0), nod.clamp_min(0)
     of_face = ("u", "v", "light")
-    whole = (left - 0.50, right + 0.50)
-    in_window(c, f, relief, whole, (up - 0.48, down + 0.76), *of_face)
-    on_some(c, f, "marked", marks, (-0.64, 0.64), (-0.66, 0.80), *of_face)
+    in_window(c, f, relief, (left - 0.48, right + 0.48), (up - 0.18, down + 0.72), *of_face)
+    in_window(c, f, chin, (left - 0.20, right + 0.20), (up + 0.40, down + 0.78), *of_face)
+    face = (-0.66, 0.66)
+    on_some(c, f, "furrows", forehead, face, (-0.66, 0.10), *of_face)
+    on_some(c, f, "freckled", freckles, face, (-0.30, 0.64), *of_face)
+    on_some(c, f, "birthmarked", birthmark, face, (-0.72, 0.78), *of_face)
+    on_some(c, f, "scarred", scar, face, (-0.42, 0.66), *of_face)
+    on_some(c, f, "marked", moles, face, (-0.60, 0.76), *of_face)
     on_some(c, f, "bearded", partial(beard, steepest=15.0), (-0.60, 0.60), (-0.20, 0.84), *of_face, "outline")
     in_window(c, f, mouth, (left - 0.24, right + 0.24), (up + 0.20, down + 0.66), *of_face)
     in_window(c, f, eyes, (left - 0.42, right + 0.42), (up - 0.32, down + 0.14), *of_face)

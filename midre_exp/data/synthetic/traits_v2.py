@@ -36,33 +36,33 @@ from midre_exp.seeding import ItemRNG
 PERSON: dict[str, Ranges] = {
     "build": {"age": (0.0, 1.0), "femininity": (0.0, 1.0)},
     "outline": {
-        "face_width": (0.375, 0.500), "skull": (0.54, 0.63), "chin": (0.55, 0.72), "jaw": (0.0, 0.95),
-        "taper": (0.0, 0.28), "cheek": (-0.05, 0.07), "temple": (0.0, 0.16), "cleft": (-1.2, 1.0),
+        "face_width": (0.360, 0.515), "skull": (0.53, 0.64), "chin": (0.53, 0.74), "jaw": (0.0, 0.95),
+        "taper": (0.0, 0.32), "cheek": (-0.07, 0.08), "temple": (0.0, 0.16), "cleft": (-1.2, 1.0),
         "hollow": (-0.5, 1.0), "neck": (0.60, 0.80), "shoulders": (0.80, 1.05),
     },
     "eyes": {
-        "eye_spacing": (0.160, 0.240), "eye_width": (0.080, 0.122), "eye_height": (0.040, 0.074),
-        "eye_tilt": (-0.22, 0.28), "iris_tone": (0.0, 1.0), "iris_size": (0.038, 0.051), "lid": (0.0, 1.0),
+        "eye_spacing": (0.148, 0.250), "eye_width": (0.074, 0.126), "eye_height": (0.034, 0.080),
+        "eye_tilt": (-0.26, 0.32), "iris_tone": (0.0, 1.0), "iris_size": (0.036, 0.054), "lid": (0.0, 1.0),
         "lashes": (0.0, 1.0),
     },
     "brows": {
-        "brow_height": (0.115, 0.190), "brow_thickness": (0.012, 0.046), "brow_slope": (-0.26, 0.34),
-        "brow_arch": (0.0, 3.2), "brow_length": (0.085, 0.140), "brow_tone": (0.0, 1.0),
+        "brow_height": (0.105, 0.200), "brow_thickness": (0.010, 0.056), "brow_slope": (-0.34, 0.42),
+        "brow_arch": (0.0, 3.2), "brow_length": (0.080, 0.150), "brow_tone": (0.0, 1.0),
     },
     "nose": {
-        "nose_length": (0.165, 0.290), "nose_width": (0.050, 0.115), "nose_bridge": (0.018, 0.046),
+        "nose_length": (0.150, 0.305), "nose_width": (0.042, 0.128), "nose_bridge": (0.018, 0.046),
         "nose_tip": (0.0, 1.0),
     },
     "mouth": {
-        "mouth_place": (0.34, 0.49), "mouth_width": (0.100, 0.195), "lip_upper": (0.012, 0.044),
-        "lip_lower": (0.018, 0.060), "lip_tone": (0.0, 1.0),
+        "mouth_place": (0.32, 0.51), "mouth_width": (0.090, 0.205), "lip_upper": (0.010, 0.050),
+        "lip_lower": (0.014, 0.068), "lip_tone": (0.0, 1.0),
     },
-    "ears": {"ear_size": (0.070, 0.125), "ear_out": (-0.025, 0.035)},
+    "ears": {"ear_size": (0.060, 0.140), "ear_out": (-0.025, 0.035)},
     "skin": {"skin_tone": (0.0, 1.0), "skin_hue": (-1.0, 1.0), "blush": (0.0, 1.0)},
     "marks": {
         "freckles": (0.0, 1.0), "mole": (0.0, 1.0), "mole_x": (-0.26, 0.26), "mole_y": (0.08, 0.50),
         "mole2": (0.0, 1.0), "mole2_x": (-0.26, 0.26), "mole2_y": (-0.36, 0.36), "birthmark": (0.0, 1.0),
-        "birthmark_x": (-0.28, 0.28), "birthmark_y": (-0.34, 0.42), "birthmark_size": (0.05, 0.12),
+        "birthmark_x": (-0.28, 0.28), "birthmark_y": (-0.34, 0.42), "birthmark_size": (0.07, 0.16),
         "scar": (0.0, 1.0), "scar_x": (-0.25, 0.25), "scar_y": (-0.10, 0.36), "scar_slant": (-1.0, 1.0),
     },
     "hair": {
@@ -84,19 +84,19 @@ PERSON: dict[str, Ranges] = {
 #: One photograph.
 PHOTOGRAPH: dict[str, Ranges] = {
     "pose": {
-        "yaw": (-0.46, 0.46), "pitch": (-0.24, 0.24), "roll": (-0.16, 0.16), "x": (-0.08, 0.08),
-        "y": (-0.08, 0.04), "scale": (1.10, 1.36),
+        "yaw": (-0.34, 0.34), "pitch": (-0.18, 0.18), "roll": (-0.12, 0.12), "x": (-0.05, 0.05),
+        "y": (-0.06, 0.03), "scale": (1.18, 1.36),
     },
     "expression": {
-        "smile": (-0.45, 1.0), "mouth_open": (-1.1, 1.0), "brow_raise": (-1.2, 1.2), "frown": (-1.0, 1.0),
+        "smile": (-0.45, 1.0), "mouth_open": (-1.1, 1.0), "brow_raise": (-0.8, 0.8), "frown": (-1.0, 1.0),
         "eye_open": (0.50, 1.12), "gaze_x": (-1.0, 1.0), "gaze_y": (-1.0, 1.0),
     },
     "light": {
-        "light_x": (-1.0, 1.0), "light_y": (-0.9, 0.2), "light": (0.26, 0.80), "ambient": (0.34, 0.66),
-        "warmth": (-1.2, 1.4), "tan": (-0.09, 0.09),
+        "light_x": (-1.0, 1.0), "light_y": (-0.9, 0.2), "light": (0.36, 0.74), "ambient": (0.42, 0.64),
+        "warmth": (-0.8, 0.9), "tan": (-0.05, 0.05),
     },
     "camera": {
-        "exposure": (0.84, 1.14), "blur": (0.0, 0.020), "noise": (0.003, 0.020), "noise_x": (0.0, 1.0),
+        "exposure": (0.90, 1.10), "blur": (0.0, 0.016), "noise": (0.003, 0.020), "noise_x": (0.0, 1.0),
         "noise_y": (0.0, 1.0),
     },
     "ground": {
@@ -162,12 +162,12 @@ def _looks(f: dict[str, Tensor], hair: ItemRNG) -> None:
     f["hair"] = torch.where(f["hair_dye"] > 0.97, hsv(f["hair_hue"], 0.50, 0.62), natural)
     f["brow"] = along(HAIRS[:8], f["brow_tone"]) * (0.80 - 0.20 * dark)
     f["iris"] = along(IRISES, f["iris_tone"])
-    f["lips"] = f["skin"] * (colour(0.90, 0.68, 0.66) - colour(0.06, 0.14, 0.09) * f["lip_tone"])
+    f["lips"] = f["skin"] * (colour(0.98, 0.80, 0.78) - colour(0.22, 0.32, 0.26) * f["lip_tone"])
     made_up = 0.8 * ((f["femininity"] - 0.5) * 4).clamp(0, 1) * f["lipstick"].clamp_min(0)
     f["lips"] = f["lips"] + made_up * (
         colour(0.62, 0.10, 0.20) + colour(0.14, 0.14, 0.08) * f["lipstick_hue"] - f["lips"]
     )
-    f["rosy"] = colour(-0.02, 0.16, 0.12) * (0.10 + 0.70 * f["blush"] * f["blush"])
+    f["rosy"] = colour(-0.03, 0.22, 0.17) * (0.05 + 0.90 * f["blush"] * f["blush"])
     f["frame"] = along(FRAMES, f["glasses_tone"])
     # who wears what is nearly free of sex, or hair would tell half of who it is
     hairstyle(f, (0.76 * f["hair_kind"] + 0.24 * (f["femininity"] > 0.5)) * len(HAIRSTYLES), hair)
@@ -178,9 +178,9 @@ def _looks(f: dict[str, Tensor], hair: ItemRNG) -> None:
     f["glassed"] = 1.0 * (f["glasses_kind"] > 0.80)
     f["earringed"] = 1.0 * (f["earring"] * f["femininity"] > 0.5)
     f["moled"], f["moled2"] = 0.75 * (f["mole"] > 0.60), 0.75 * (f["mole2"] > 0.60)
-    f["freckled"] = 0.40 * ((f["freckles"] - 0.72) * 20).clamp(0, 1)
-    f["birthmarked"], f["scarred"] = 0.45 * (f["birthmark"] > 0.80), 0.6 * (f["scar"] > 0.80)
-    f["marked"] = f["moled"] + f["moled2"] + f["freckled"] + f["birthmarked"] + f["scarred"]
+    f["freckled"] = 0.45 * ((f["freckles"] - 0.65) * 20).clamp(0, 1)
+    f["birthmarked"], f["scarred"] = 0.60 * (f["birthmark"] > 0.70), 0.6 * (f["scar"] > 0.80)
+    f["marked"] = f["moled"] + f["moled2"]
     f["clefted"], f["hollowed"] = 0.34 * f["cleft"].clamp_min(0), 0.26 * f["hollow"].clamp_min(0)
     f["old"] = ((f["age"] - 0.4) * 1.7).clamp(0, 1)
     f["bags"] = 0.16 * (0.3 + f["old"])

@@ -14,7 +14,7 @@ from midre_exp.data.synthetic.synthfaces import render
 from midre_exp.data.synthetic.traits_v2 import OCCLUDERS, OTHER, PERSON, PHOTOGRAPH
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build
-from midre_exp.plan.keys import nodes_of
+from midre_exp.plan.keys import node_of
 
 PEOPLE, PHOTOS = 40, 10
 
@@ -166,9 +166,8 @@ def test_the_traits_of_an_image_are_those_that_it_was_painted_from(look):
 def test_the_choice_of_version_2_is_read_from_its_file():
     with packaged_configs():
         settings = settings_of(["setup=S27", "data=synthfaces_v2", "data.occluders=0.25"])
-        private, _, judged = nodes_of(settings["data"])
     assert settings["data"]["name"] == "synthfaces_v2"
-    for node in (private, judged):
-        data = build(node, kind=SynthFaces)
+    for role in ("private", "evaluation", "pretraining", "public"):
+        data = build(node_of(settings["data"], role), kind=SynthFaces)
         assert data.fingerprint("private")["version"] == 2
         assert data.occluders == 0.25 and list(data.per_photo) == ["hair", "glasses", "clothes"]
