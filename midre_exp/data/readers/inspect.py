@@ -30,6 +30,7 @@ from midre_exp.data.readers.inspection import Report, text
 from midre_exp.data.readers.remarks import remarks
 from midre_exp.data.readers.tree import ImageFile, natural, read_tree
 from midre_exp.errors import ConfigError, UserError
+from midre_exp.plan import vary
 from midre_exp.plan.config import CONF_DIR, build
 from midre_exp.store.contents import content_hashes
 from midre_exp.store.progress import Progress
@@ -150,7 +151,8 @@ def _folder(
     node = OmegaConf.load(CONF_DIR / "data" / "folder.yaml")
     given = {"root": str(root), "split": split, "identity_level": level, "min_images": min_images}
     given["labels"] = None if labels is None else str(labels)
-    config = OmegaConf.create({"resolution": 64, "data": node})
+    vary.register()
+    config = OmegaConf.create({"resolution": 64, "seed": 0, "data": node})
     for key, value in given.items():
         config.data[key] = value
     config.data.private.store = None  # an inspection leaves nothing behind
