@@ -10,6 +10,7 @@ of its target each run is trained for, one run for each.
   one of each length with the verdict whether the training was long enough. ``published`` names the
   table of results/published.csv whose numbers stand beside ours. ``pictures: false``: no page, which would
   show reconstructions of private people.
+- ``claim/NAME.yaml``: midre_exp/report/claims/definitions.py.
 - ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
   of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
   known setup and can only be told in the caption.

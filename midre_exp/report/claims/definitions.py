@@ -100,6 +100,8 @@ def load_claim(name: str, path: Path, defenses: frozenset[str]) -> Claim:
         if key in options:
             _check_defense(str(options[key]), f"contrast.{key}", path, defenses)
     scales = node.get("scales")
+    if unknown := [scale for scale in scales or () if scale not in config_files("scale")]:
+        raise ConfigError(f"{path}: scales has {unknown[0]}; there are {', '.join(config_files('scale'))}")
     if scales is not None and (node.get("cases") == "every" or kind.is_ranked):
         what = "cases: every" if node.get("cases") == "every" else f"contrast.kind: {contrast['kind']}"
         raise ConfigError(
