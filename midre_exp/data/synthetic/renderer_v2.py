@@ -15,7 +15,7 @@ from midre_exp.data.synthetic.features import beard, earrings, eyes, glasses, mo
 from midre_exp.data.synthetic.renderer import background, body, develop, fringe, in_window, on_some, vault
 
 #: Part of every artifact key: raise it whenever an image changes.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 
 
 def head(c: Canvas, f: Faces) -> None:
