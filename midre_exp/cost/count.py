@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,29 +71,48 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        packet = func.overloadpacket
-        args, kwargs = _without_content(args), _on_meta(func, kwargs or {})
-        if (answer := _ANSWERS.get(packet)) is not None:
-            return answer(*args, **kwargs)
-        if packet is aten._to_copy and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
-            return args[0].detach()  # of another place, where everything is
-        if packet in _MASKED:
-            args = (args[0], [_places(one) for one in args[1]], *args[2:])
-        if packet is aten.cat:  # empty ones of any shape count for nothing, which meta tensors do not know
-            args = ([one for one in args[0] if one.numel()] or args[0], *args[1:])
-        if _is_view(func):
+        how = _how(func)
+        args, given = _without_content(args)
+        if kwargs or how.makes_tensors:
+            kwargs = _on_meta(how, kwargs or {})
+            given = given, tuple([(name, _like(value)) for name, value in kwargs.items()])
+        else:
+            kwargs = {}
+        packet = how.packet
+        if how.is_special:
+            if (answer := _ANSWERS.get(packet)) is not None:
+                return answer(*args, **kwargs)
+            if packet is aten._to_copy and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
+                return args[0].detach()  # of another place, where everything is
+            if packet in _MASKED:
+                args = (args[0], [_places(one) for one in args[1]], *args[2:])
+            if packet is aten.cat:  # empty ones of any shape count for nothing, which meta does not know
+                args = ([one for one in args[0] if one.numel()] or args[0], *args[1:])
+            given = _like(args), given
+        if how.is_view:
             return func(*args, **kwargs)
-        key = func, _like(args), _like(tuple(kwargs.items()))
+        key = func, given
         known = _KNOWN.get(key)
-        is_new = _makes_new(func)
-        out = _made(func, known[0]) if known is not None and is_new else func(*args, **kwargs)
         if known is None:
-            layouts = [_layout(one) for one in _tensors(out)] if is_new else []
+            before = _like(args), _like(tuple(kwargs.items()))
+            out = func(*args, **kwargs)
             flops, kind = _arithmetic(packet, args, kwargs, out)
-            known = _KNOWN[key] = layouts, (kind, flops, *_traffic(packet, args, kwargs, out))
+            layouts = [_layout(one) for one in _tensors(out)] if how.makes_new else []
+            # only what leaves the layouts of what it changes as they were need not be done again
+            is_repeatable = how.makes_new or (
+                how.changed is not None and before == (_like(args), _like(tuple(kwargs.items())))
+            )
+            counted = (kind, flops, *_traffic(packet, args, kwargs, out))
+            known = _KNOWN[key] = _Known(layouts, counted, is_repeatable)
+        elif not known.is_repeatable:
+            out = func(*args, **kwargs)
+        elif how.makes_new:
+            out = _made(how, known.layouts)
+        else:
+            out = _changed(how, args, kwargs)
         self._hold(out)
-        if packet not in _FREE:
-            self._operators.append(Operator(*known[1], self.times))
+        if not how.is_free:
+            self._operators.append(Operator(*known.counted, self.times))
         return out
 
     def mark(self) -> int:
@@ -109,7 +128,7 @@ class Counter(TorchDispatchMode):
         self._operators += [one._replace(times=one.times * self.times) for one in operators]
 
     def _hold(self, out: Any) -> None:
-        for tensor in _tensors(out):
+        for tensor in [out] if isinstance(out, Tensor) else _tensors(out):
             if tensor is not None:
                 storage = tensor.untyped_storage()
                 name = storage._cdata
@@ -124,24 +143,27 @@ class Counter(TorchDispatchMode):
         self._watched.pop(name, None)
 
 
-def _without_content(args: Any) -> Any:
-    """The same, with tensors of the meta device in place of others."""
-    if isinstance(args, Tensor):
-        if args.is_meta:
-            return args
-        return torch.empty_strided(args.shape, args.stride(), dtype=args.dtype, device="meta")
-    if isinstance(args, list | tuple) and any(isinstance(one, Tensor | list | tuple) for one in args):
-        return type(args)(_without_content(one) for one in args)
-    return args
+def _without_content(args: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The same with tensors of the meta device in place of others, and what they are like."""
+    found, like = [], []
+    for one in args:
+        if isinstance(one, Tensor):
+            if not one.is_meta:
+                one = torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=_META)
+            like.append((one.shape, one.stride(), one.dtype))
+        elif isinstance(one, list | tuple):
+            one, inner = _without_content(one)
+            like.append(inner)
+        else:
+            like.append((type(one), one))
+        found.append(one)
+    return type(args)(found), tuple(like)
 
 
-def _on_meta(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _on_meta(how: _How, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The keywords of a call that makes its tensors on the meta device and draws nothing."""
-    makes = _makes_tensors(func)
-    if not kwargs and not makes:
-        return kwargs
-    found = {name: _without_content(value) for name, value in kwargs.items()}
-    if "device" in found or makes:
+    found = dict(zip(kwargs, _without_content(tuple(kwargs.values()))[0], strict=True))
+    if "device" in found or how.makes_tensors:
         found["device"] = _META
     if "generator" in found:
         found["generator"] = None
@@ -149,25 +171,88 @@ def _on_meta(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+class _How(NamedTuple):
+    """What an operator does, by its schema."""
+
+    packet: Any
+    is_special: bool  #: answered, or given otherwise than it is called
+    is_view: bool  #: what it returns is what it was given, unchanged
+    is_free: bool  #: no kernel runs
+    makes_new: bool  #: all that it returns is new and of a shape that follows from shapes
+    makes_tensors: bool  #: of none, on a device that is named
+    is_single: bool  #: returns one tensor, no list
+    changed: tuple[int | str, ...] | None  #: arguments that it returns, changed; None: not these alone
+
+
 @cache
-def _makes_tensors(func: Any) -> bool:
-    """Whether it makes a tensor of none, on a device that is named."""
-    given = func._schema.arguments
-    return any(one.name == "device" for one in given) and not any("Tensor" in str(one.type) for one in given)
+def _how(func: Any) -> _How:
+    packet, schema = func.overloadpacket, func._schema
+    returns, arguments = schema.returns, schema.arguments
+    kinds = {str(one.type) for one in returns}
+    aliases = [one.alias_info for one in returns if one.alias_info is not None]
+    return _How(
+        packet,
+        is_special=packet in _ANSWERS or packet in _MASKED or packet in (aten._to_copy, aten.cat),
+        is_view=bool(aliases) and not any(alias.is_write for alias in aliases),
+        is_free=packet in _FREE,
+        makes_new=bool(returns)
+        and kinds <= {"Tensor", "List[Tensor]", "Optional[Tensor]"}
+        and not schema.is_mutable
+        and not aliases
+        and packet is not aten._unsafe_view,
+        makes_tensors=any(one.name == "device" for one in arguments)
+        and not any("Tensor" in str(one.type) for one in arguments),
+        is_single=len(returns) == 1 and kinds != {"List[Tensor]"},
+        changed=_changed_arguments(schema) if schema.is_mutable else None,
+    )
 
 
-#: Of calls that were counted, by operator and what its arguments are like: the layouts of the tensors that it
-#: makes, and what an ``Operator`` says but how often. Networks repeat themselves, and so do stages.
-_KNOWN: dict[Any, tuple[list[Any], tuple[str, float, float, int]]] = {}
+def _changed_arguments(schema: Any) -> tuple[int | str, ...] | None:
+    """Where a call has what it returns, by number or name; None where it returns anything else."""
+    found: list[int | str] = []
+    for one in schema.returns:
+        alias = one.alias_info
+        same = [
+            argument.name if argument.kwarg_only else number
+            for number, argument in enumerate(schema.arguments)
+            if alias is not None
+            and argument.alias_info is not None
+            and argument.alias_info.before_set == alias.before_set
+        ]
+        if len(same) != 1 or str(one.type) != "Tensor":
+            return None
+        found.append(same[0])
+    return tuple(found)
 
 
-def _made(func: Any, layouts: Sequence[Any]) -> Any:
+class _Known(NamedTuple):
+    """Of a call that was counted: the layouts of the tensors that it makes, what an ``Operator`` says but how
+    often, and whether the next one like it can be spared.
+    """
+
+    layouts: list[Any]
+    counted: tuple[str, float, float, int]
+    is_repeatable: bool
+
+
+#: By operator and what its arguments are like. Networks repeat themselves, and so do stages.
+_KNOWN: dict[Any, _Known] = {}
+
+
+def _made(how: _How, layouts: Sequence[Any]) -> Any:
     """Tensors as the operator makes them."""
     made = [
         None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device=_META)
         for one in layouts
     ]
-    return made[0] if len(func._schema.returns) == 1 and not _returns_list(func) else made
+    return made[0] if how.is_single else made
+
+
+def _changed(how: _How, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the operator returns of its arguments, which have no content that it could change."""
+    assert how.changed is not None
+    found = [args[one] if isinstance(one, int) else kwargs[one] for one in how.changed]
+    return None if not found else found[0] if len(found) == 1 else tuple(found)
 
 
 def _tensors(values: Any) -> list[Tensor | None]:
@@ -190,33 +275,6 @@ def _like(value: Any) -> Any:
 
 def _layout(tensor: Tensor | None) -> tuple[Any, ...] | None:
     return None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype)
-
-
-@cache
-def _makes_new(func: Any) -> bool:
-    """Whether all that it returns is new and of a shape that follows from shapes."""
-    returns = func._schema.returns
-    kinds = {str(one.type) for one in returns}
-    return (
-        bool(returns)
-        and kinds <= {"Tensor", "List[Tensor]", "Optional[Tensor]"}
-        and not func._schema.is_mutable
-        and all(one.alias_info is None for one in returns)
-        and func.overloadpacket is not aten._unsafe_view
-    )
-
-
-@cache
-def _returns_list(func: Any) -> bool:
-    return str(func._schema.returns[0].type) == "List[Tensor]"
-
-
-@cache
-def _is_view(func: Any) -> bool:
-    """Whether what it returns is what it was given, unchanged."""
-    returns = func._schema.returns
-    aliases = [one.alias_info for one in returns if one.alias_info is not None]
-    return bool(aliases) and not any(alias.is_write for alias in aliases)
 
 
 def _arithmetic(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[float, str]:

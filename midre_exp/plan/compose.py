@@ -1,9 +1,9 @@
 """Which jobs a list of overrides means, and the resolved settings of each.
 
 Hydra takes a quarter of a second to compose a config, and the jobs of a sweep share most of theirs. So Hydra
-composes once per distinct choice of groups, and of each defense once alone; OmegaConf then lays the values of
-a job, such as ``seed=1``, over a copy and resolves it. A job that starts composes with Hydra again and
-compares keys, so a difference could not go unnoticed.
+composes once per distinct choice of groups, and of each defense once alone; the values of a job, such as
+``seed=1``, are then laid over a copy and resolved (``resolve``; by OmegaConf what that does not know). A job
+that starts composes with Hydra again and compares keys, so a difference could not go unnoticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -29,10 +29,12 @@ from omegaconf.errors import OmegaConfBaseException
 from midre_exp.errors import ConfigError
 from midre_exp.plan.answers import answer
 from midre_exp.plan.config import CONF_DIR, digest, own_configs, plain
+from midre_exp.plan.loaded_once import loaded_once
 from midre_exp.plan.overrides import as_meant, readable
 from midre_exp.plan.paths import expand_paths
+from midre_exp.plan.resolve import NotKnown, overridden, resolved
 from midre_exp.plan.unread import check_read
-from midre_exp.plan.vary import check_vary
+from midre_exp.plan.vary import DEFAULT, check_vary
 from midre_exp.store.files import known_sha256
 
 #: The group that depends on no other choice and on which no other choice depends; most jobs differ in it.
@@ -63,35 +65,49 @@ def settings_of(job: Sequence[str]) -> dict[str, Any]:
 class Composer:
     """Resolved settings of many jobs.
 
-    ``compose`` is Hydra's: overrides to a config without the node ``hydra``; ``loader`` knows the groups.
-    What was composed is remembered, so use one composer for one sweep.
+    ``compose`` is Hydra's: overrides to a config without the node ``hydra``; ``loader`` knows the groups;
+    ``unresolved``: the same in plain containers, where that is at hand. What was composed is remembered, so
+    use one composer for one sweep.
     """
 
-    def __init__(self, compose: Callable[[list[str]], DictConfig], loader: ConfigLoader):
+    def __init__(
+        self,
+        compose: Callable[[list[str]], DictConfig],
+        loader: ConfigLoader,
+        unresolved: Callable[[list[str]], Any] | None = None,
+    ):
+        found = unresolved or (lambda choices: _unresolved(compose(choices)))
         self._compose = compose
         # pickled: copying so takes a fifth of the time of deepcopy
-        self._composed = cache(lambda *choices: pickle.dumps(compose(list(choices))))
-        self._alone = cache(
-            lambda choice: OmegaConf.to_container(compose([choice])[_INDEPENDENT], resolve=False)
-        )
+        self._plain = cache(lambda *choices: pickle.dumps(found(list(choices))))
+        self._composed = cache(lambda *choices: pickle.dumps(_composed(self._plain(*choices))))
+        self._alone = cache(lambda choice: pickle.dumps(found([choice])[_INDEPENDENT]))
         self._is_group = cache(lambda name: bool(loader.get_group_options(name)))
-        self._parser = OverridesParser.create()
+        parser = OverridesParser.create()
+        self._parsed = cache(lambda word: parser.parse_overrides([word])[0])
 
     def settings(self, job: Sequence[str]) -> dict[str, Any]:
         """The resolved config of one job, as plain containers. Raises what Hydra raises, and ConfigError for
         missing values.
         """
-        overrides = self._parser.parse_overrides(list(job))
-        config = self._laid_over(overrides) if all(map(_is_plain, overrides)) else None
-        config = self._compose(list(job)) if config is None else config
-        check_vary(config)
-        settings: dict[str, Any] = expand_paths(plain(config))
+        overrides = [self._parsed(word) for word in job]
+        settings: dict[str, Any] = expand_paths(self._resolved(job, overrides))
         return settings
 
-    def _laid_over(self, overrides: Sequence[Override]) -> DictConfig | None:
-        """The composed choices of groups under the values of a job; None where Hydra has to say what is
-        wrong with a value.
-        """
+    def _resolved(self, job: Sequence[str], overrides: Sequence[Override]) -> Any:
+        config = None
+        if all(map(_is_plain, overrides)):
+            parts = self._parts(overrides)
+            try:
+                return _laid_over(parts, pickle.loads(self._plain(*parts.choices)), self._defense(parts))
+            except NotKnown:
+                config = self._merged(parts)
+        config = self._compose(list(job)) if config is None else config
+        check_vary(config)
+        return plain(config)
+
+    def _parts(self, overrides: Sequence[Override]) -> _Parts:
+        """What the overrides of a job are."""
         choices: list[str] = []
         independent = None
         values: list[Override] = []
@@ -102,31 +118,75 @@ class Composer:
                 choices.append(str(override.input_line))
             elif not override.key_or_group.startswith("hydra."):  # how jobs are launched is in no settings
                 values.append(override)
-        config: DictConfig = pickle.loads(self._composed(*choices))
-        if independent is not None:
-            config[_INDEPENDENT] = self._alone(independent)
+        return _Parts(tuple(choices), independent, tuple(values))
+
+    def _defense(self, parts: _Parts) -> Any:
+        """The node that a job chooses for itself, unresolved; None: that of the composed config."""
+        return None if parts.independent is None else pickle.loads(self._alone(parts.independent))
+
+    def _merged(self, parts: _Parts) -> DictConfig | None:
+        """The composed choices of groups under the values of a job, by OmegaConf; None where Hydra has to say
+        what is wrong with a value.
+        """
+        config: DictConfig = pickle.loads(self._composed(*parts.choices))
+        if parts.independent is not None:
+            config[_INDEPENDENT] = self._defense(parts)
         try:
-            for override in values:
+            for override in parts.values:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
             return None
         return config
 
 
+class _Parts(NamedTuple):
+    """The overrides of a job: choices of groups, the choice that depends on no other, and values."""
+
+    choices: tuple[str, ...]
+    independent: str | None
+    values: tuple[Override, ...]
+
+
+def _laid_over(parts: _Parts, config: dict[str, Any], independent: Any) -> dict[str, Any]:
+    """The values of a job over a plain unresolved config, resolved. Raises ``NotKnown``."""
+    if independent is not None:
+        config[_INDEPENDENT] = independent
+    for override in parts.values:
+        overridden(config, override.key_or_group, override.value())
+    if config.get("vary") != list(DEFAULT):
+        raise NotKnown("vary")  # which is checked in the config of OmegaConf's
+    return resolved(config)
+
+
+def _composed(pickled: bytes) -> DictConfig:
+    """The config that Hydra made of pickled plain containers."""
+    found = OmegaConf.create(pickle.loads(pickled))
+    OmegaConf.set_struct(found, True)  # as Hydra's
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def _unresolved(config: DictConfig) -> Any:
+    """Plain containers, interpolations as they are written."""
+    return OmegaConf.to_container(config, resolve=False)
+
+
 def packaged_composer() -> Composer:
     """A composer of the packaged configs. Call and use inside ``packaged_configs``."""
-    configs = _digest_of_configs()
+    configs, loader = _digest_of_configs(), GlobalHydra.instance().config_loader()
+    files: dict[str, bytes] = {}
+
+    def unresolved(overrides: list[str]) -> Any:
+        def make() -> Any:
+            with loaded_once(loader, files):
+                return _unresolved(checked(compose("config", overrides)))
+
+        return answer(["composed", configs, overrides], make, (), keep=_is_json)
 
     def composed(overrides: list[str]) -> DictConfig:
-        def make() -> Any:
-            return OmegaConf.to_container(checked(compose("config", overrides)), resolve=False)
+        return _composed(pickle.dumps(unresolved(overrides)))
 
-        found = OmegaConf.create(answer(["composed", configs, overrides], make, (), keep=_is_json))
-        OmegaConf.set_struct(found, True)  # as Hydra's
-        assert isinstance(found, DictConfig)
-        return found
-
-    return Composer(composed, GlobalHydra.instance().config_loader())
+    return Composer(composed, loader, unresolved)
 
 
 def _digest_of_configs() -> str:

@@ -73,8 +73,10 @@ class Plan:
         return any(name in other.upstream and not is_there(other) for other in self.stages.values())
 
 
+#: What a data set tells of its images.
+Fingerprint = Mapping[str, object]
 #: What ``fingerprints_once`` remembers; None outside of it.
-_known: ContextVar[dict[str, Mapping[str, object]] | None] = ContextVar("fingerprints", default=None)
+_known: ContextVar[dict[str, Fingerprint | DataError] | None] = ContextVar("fingerprints", default=None)
 _absent_allowed: ContextVar[bool] = ContextVar("absent_allowed", default=False)
 
 
@@ -155,8 +157,20 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
     Those of a class outside of our packages change with its code.
     """
     known, name = _known.get(), digest([node, role])
-    if known is not None and name in known:
-        return known[name]
+    found = None if known is None else known.get(name)
+    if found is None:
+        found = _asked(node, role, trusted)
+        if known is not None:
+            known[name] = found
+    if not isinstance(found, DataError):
+        return found
+    if not _absent_allowed.get():
+        raise found
+    return {"absent": name, **_own_code(node, trusted)}  # which no data set says of itself
+
+
+def _asked(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> Fingerprint | DataError:
+    """What the dataset itself says, or that it is not here."""
     asked: list[bool] = []
 
     def look() -> Mapping[str, object]:
@@ -168,15 +182,14 @@ def fingerprint(node: Mapping[str, Any], role: str, trusted: Sequence[str]) -> M
     # without a file that might change, the node alone decides
     try:
         found = answer(["fingerprint", node, role], look, trusted, lambda found: asked == [True])
-    except DataError:
-        if not _absent_allowed.get():
-            raise
-        found = {"absent": name}  # which no data set says of itself
-    if own := sources().own_code(node, trusted):
-        found = {**found, "code": own}
-    if known is not None:
-        known[name] = found
-    return found
+    except DataError as error:
+        return error
+    return {**found, **_own_code(node, trusted)}
+
+
+def _own_code(node: Mapping[str, Any], trusted: Sequence[str]) -> dict[str, object]:
+    own = sources().own_code(node, trusted)
+    return {"code": own} if own else {}
 
 
 def is_pretrained_here(classifier: Mapping[str, Any]) -> bool:

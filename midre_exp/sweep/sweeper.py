@@ -22,6 +22,7 @@ from midre_exp.plan.config import digest
 from midre_exp.plan.explain import settings_of_job
 from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
+from midre_exp.plan.loaded_once import loaded_once
 from midre_exp.plan.machine_values import decided
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
@@ -242,9 +243,11 @@ def _rebuild_requests(
 def composer_of(sweeper: Any) -> Composer:
     """What composes the jobs of a sweep as Hydra will when they start."""
     loader = sweeper.hydra_context.config_loader
+    files: dict[str, bytes] = {}
 
     def compose(overrides: list[str]) -> DictConfig:
-        composed: DictConfig = loader.load_sweep_config(sweeper.config, overrides)
+        with loaded_once(loader, files):
+            composed: DictConfig = loader.load_sweep_config(sweeper.config, overrides)
         with open_dict(composed):
             del composed["hydra"]
         return checked(composed)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+import midre_exp.plan.keys
 from midre_exp.data.synthetic.synthfaces import SynthFaces
+from midre_exp.errors import DataError
 from midre_exp.plan.digests import first_difference
-from midre_exp.plan.keys import fingerprints_once, is_pretrained, reads_public
+from midre_exp.plan.keys import absent_data_allowed, fingerprints_once, is_pretrained, reads_public
 from midre_exp.stages import make_plan
 from tests.conftest import STAGES
 
@@ -80,6 +82,31 @@ def test_datasets_are_asked_once_for_many_plans_over_the_same_data(tiny, monkeyp
     asked.clear()
     make_plan(tiny("defense=nodef"))
     assert len(asked) == 3
+
+
+def test_data_that_are_not_here_are_looked_for_once(tiny, tmp_path, monkeypatch):
+    looked = []
+    honest = midre_exp.plan.keys.build
+
+    def counted(node, **given):
+        looked.append(node["_target_"])
+        return honest(node, **given)
+
+    monkeypatch.setattr(midre_exp.plan.keys, "build", counted)
+    settings = tiny("data=celeba", f"paths.data={tmp_path}")
+    with fingerprints_once():
+        told = []
+        for _ in range(3):
+            with pytest.raises(DataError) as error:
+                make_plan(settings)
+            told.append(str(error.value))
+        assert len(set(told)) == 1 and str(tmp_path) in told[0]
+        with absent_data_allowed():
+            key = make_plan(settings).key
+    private, public = (settings["data"][name]["_target_"] for name in ("private", "public"))
+    assert looked.count(private) + looked.count(public) == len(looked) <= 3  # each node and role
+    with absent_data_allowed():
+        assert make_plan(settings).key == key
 
 
 def test_published_weights_need_no_public_images():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -215,12 +216,22 @@ def _sentence(outcome: Mapping[str, Any] | None) -> str | None:
     return None if outcome is None else str(outcome["sentence"])
 
 
+#: What comparable configs have in common whatever else they hold: setup and seed.
+_Label = tuple[str, str]
+
+
+def _label(config: Mapping[str, Any]) -> _Label:
+    setup = config.get("setup")
+    return str(setup.get("id") if isinstance(setup, Mapping) else setup), str(config.get("seed"))
+
+
 class _RecordIndex:
     """What lies in results folders, by comparable configs, read when first asked for."""
 
     def __init__(self) -> None:
         self.commit = git_commit()  # of today's code
-        self._by_config: dict[tuple[Path, bool, bool], dict[str, Record]] = {}
+        self._by_config: dict[tuple[Path, bool, bool, _Label], dict[str, Record]] = {}
+        self._by_label: dict[Path, dict[_Label, list[Record]]] = {}
         self._read: dict[Path, tuple[list[Record], frozenset[Path]]] = {}
         self._diverged: dict[Path, dict[str, str]] = {}
 
@@ -235,10 +246,19 @@ class _RecordIndex:
             config = without(config, "numerics") if any_numerics else config
             return digest(comparable_config(config, data_folders=same_folders))
 
-        place = (results_folder(settings), same_folders, any_numerics)
+        folder, label = results_folder(settings), _label(settings)
+        place = (folder, same_folders, any_numerics, label)
         if place not in self._by_config:
-            self._by_config[place] = {name(record["config"]): record for record in self._records(place[0])[0]}
+            self._by_config[place] = {name(one["config"]): one for one in self._labelled(folder, label)}
         return self._by_config[place].get(name(settings))
+
+    def _labelled(self, folder: Path, label: _Label) -> list[Record]:
+        """The records of that setup and seed."""
+        if folder not in self._by_label:
+            self._by_label[folder] = found = defaultdict(list)
+            for record in self._records(folder)[0]:
+                found[_label(record["config"])].append(record)
+        return self._by_label[folder].get(label, [])
 
     def unreadable(self, settings: Mapping[str, Any]) -> frozenset[Path]:
         """The files beside them that are no records, or damaged."""
