@@ -127,6 +127,11 @@ class Counter(TorchDispatchMode):
         """Count what ``since`` gave once more."""
         self._operators += [one._replace(times=one.times * self.times) for one in operators]
 
+    def outside(self, tensor: Tensor) -> Tensor:
+        """A tensor that does not lie on the device, but in a file that is mapped into memory."""
+        self._release(tensor.untyped_storage()._cdata)
+        return tensor
+
     def _hold(self, out: Any) -> None:
         for tensor in [out] if isinstance(out, Tensor) else _tensors(out):
             if tensor is not None:

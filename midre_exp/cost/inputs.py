@@ -17,7 +17,7 @@ from midre_exp.stages.classifier import judges_phases
 from midre_exp.stages.judging import judging
 
 #: Raised by one when counting gives other numbers of the same programs.
-_VERSION = 2
+_VERSION = 3
 #: Numbers to which the time of a stage is proportional.
 _LENGTHS = {"training": ("epochs", "steps"), "attack": ("steps", "episodes", "identities"), "metrics": ()}
 #: The sizes that matter to a stage.

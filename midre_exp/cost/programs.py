@@ -243,7 +243,7 @@ class _Run:
         if stages.candidates.is_part_of(self.settings):  # rendered before
             pixels = int(self.settings["resolution"])
             search = cast(Search, getattr(attack, "search"))  # noqa: B009  of those that have one
-            search.pictures = torch.empty(search.size, 3, pixels, pixels)
+            search.pictures = self.counter.outside(torch.empty(search.size, 3, pixels, pixels))
         with self.counter.phase("start"):
             start = attack.initialise(
                 victim, prior, items[:group], shared_rng=shared, runtime=self.runtime(1)

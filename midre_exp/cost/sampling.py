@@ -92,7 +92,9 @@ class SampledLoop(Loop):
             until(state)  # which may prepare what the steps use
         begin = counter.mark()
         for first, end in itertools.pairwise(sorted({0, rounds, *(saved_after or ())})):
-            yield from self.runtime.bar(range(first, end), self.title)
+            once = int(bool(saved_after))  # the last of a part, whose end is more work than a step
+            yield from self.runtime.bar(range(first, end - once), self.title)
+            yield from range(end - once, end)
         self._known[kind] = counter.since(begin)
 
 
