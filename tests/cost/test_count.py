@@ -13,6 +13,7 @@ from midre_exp.cost.accelerators import accelerator, seconds
 from midre_exp.cost.count import Counter
 from midre_exp.cost.counted import Counted, Operator, Phase
 from midre_exp.cost.programs import count_stage
+from midre_exp.cost.sampling import SampledLoop, SampledRuntime
 from midre_exp.cost.sizes import Sizes
 from midre_exp.memory import batches
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -177,3 +178,42 @@ def test_what_is_imported_during_a_count_works_as_before_afterwards(monkeypatch)
     monkeypatch.delitem(sys.modules, "attacks.brepmi", raising=False)
     count_stage("attack", settings("attack=brepmi"), SIZES)
     assert importlib.import_module("attacks.brepmi").in_batches is batches.in_batches
+
+
+def test_a_call_like_one_before_is_spared_only_where_it_leaves_layouts_alone():
+    shapes, same = [], []
+
+    def program():
+        a, out = torch.empty(4, 6), torch.empty(4, 6)
+        for _ in range(3):
+            same.append(a.add_(1) is a and torch.div(a, 2, out=out) is out)
+            a.t_()
+            out.t_()
+            shapes.append((a.shape, a.stride()))
+
+    found = counted(program)
+    assert same == [True] * 3
+    assert shapes == [((6, 4), (1, 6)), ((4, 6), (6, 1)), ((6, 4), (1, 6))]
+    assert found.kernels == 3 * 4 and found.fixed == 2 * 4 * 24
+
+
+def test_the_end_of_a_part_of_a_loop_is_counted_once(tmp_path):
+    counter = Counter()
+    runtime = SampledRuntime(counter=counter, quiet=True)
+    loop = SampledLoop(tmp_path, "steps", runtime, None)  # type: ignore[arg-type]
+    with counter, counter.phase("all"):
+        for step in loop(60, {}, saved_after=[50, 60]):
+            torch.empty(3) + 1
+            if step in (49, 59):
+                torch.empty(3) * 2
+    assert [one.times for one in counter.phases[0].operators if one.kernels] == [60.0, 2.0]
+
+
+def test_what_lies_in_a_file_takes_no_memory_of_the_device():
+    with Counter() as counter, counter.phase("all"):
+        mapped = counter.outside(torch.empty(1000, 4))
+        mapped[:10] + 1
+    assert counter.phases[0].fixed == 1000 * 16
+    with counter, counter.phase("next"):
+        mapped[:10] + 1
+    assert counter.phases[1].fixed == 160
