@@ -150,7 +150,8 @@ class Counter(TorchDispatchMode):
 
 def _without_content(args: Any) -> tuple[Any, tuple[Any, ...]]:
     """The same with tensors of the meta device in place of others, and what they are like."""
-    found, like = [], []
+    found: list[Any] = []
+    like: list[Any] = []
     for one in args:
         if isinstance(one, Tensor):
             if not one.is_meta:

@@ -255,9 +255,10 @@ class _RecordIndex:
     def _labelled(self, folder: Path, label: _Label) -> list[Record]:
         """The records of that setup and seed."""
         if folder not in self._by_label:
-            self._by_label[folder] = found = defaultdict(list)
+            found: dict[_Label, list[Record]] = defaultdict(list)
             for record in self._records(folder)[0]:
                 found[_label(record["config"])].append(record)
+            self._by_label[folder] = found
         return self._by_label[folder].get(label, [])
 
     def unreadable(self, settings: Mapping[str, Any]) -> frozenset[Path]:
