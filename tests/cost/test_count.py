@@ -3,6 +3,8 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -200,12 +202,13 @@ def test_a_call_like_one_before_is_spared_only_where_it_leaves_layouts_alone():
 def test_the_end_of_a_part_of_a_loop_is_counted_once(tmp_path):
     counter = Counter()
     runtime = SampledRuntime(counter=counter, quiet=True)
-    loop = SampledLoop(tmp_path, "steps", runtime, None)  # type: ignore[arg-type]
+    victim: Any = SimpleNamespace(queries=0)
+    loop = SampledLoop(tmp_path, "steps", runtime, victim)
     with counter, counter.phase("all"):
         for step in loop(60, {}, saved_after=[50, 60]):
             torch.empty(3) + 1
             if step in (49, 59):
-                torch.empty(3) * 2
+                torch.empty(5) * 2
     assert [one.times for one in counter.phases[0].operators if one.kernels] == [60.0, 2.0]
 
 
