@@ -5,6 +5,7 @@ import pytest
 import midre_exp.plan.keys
 from midre_exp.data.synthetic.synthfaces import SynthFaces
 from midre_exp.errors import DataError
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.digests import first_difference
 from midre_exp.plan.keys import absent_data_allowed, fingerprints_once, is_pretrained, reads_public
 from midre_exp.stages import make_plan
@@ -84,7 +85,7 @@ def test_datasets_are_asked_once_for_many_plans_over_the_same_data(tiny, monkeyp
     assert len(asked) == 3
 
 
-def test_data_that_are_not_here_are_looked_for_once(tiny, tmp_path, monkeypatch):
+def test_data_that_are_not_here_are_looked_for_once(tmp_path, monkeypatch):
     looked = []
     honest = midre_exp.plan.keys.build
 
@@ -93,7 +94,8 @@ def test_data_that_are_not_here_are_looked_for_once(tiny, tmp_path, monkeypatch)
         return honest(node, **given)
 
     monkeypatch.setattr(midre_exp.plan.keys, "build", counted)
-    settings = tiny("data=celeba", f"paths.data={tmp_path}")
+    with packaged_configs():
+        settings = settings_of(["setup=S01", "scale=paper", f"paths.data={tmp_path}"])
     with fingerprints_once():
         told = []
         for _ in range(3):
