@@ -47,7 +47,7 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
     "old, new, told",
     [
         ("unit: points\n", "", "own.yaml lacks unit; it needs statement, source"),
-        ("unit:", "units: x\nunit:", "own.yaml: units is read by nothing; did you mean unit?"),
+        ("unit:", "units: x\nunit:", "own.yaml: units is read by nothing; did you mean unit? a claim takes"),
         ("direction: below", "direction: down", "own.yaml: direction=down cannot be used; give below or abo"),
         (
             "kind: difference",
@@ -69,7 +69,7 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
         ),
         ("{kind: difference", "[kind", "own.yaml is no yaml of a claim"),
         ("scales: [mini]", "scales: []", "own.yaml: scales="),
-        ("scales: [mini]", "scales: [minni]", "own.yaml: scales has minni; there are evidence, mini"),
+        ("scales: [mini]", "scales: [minni]", "own.yaml: scales has minni; there are evidence, "),
         ("scales:", "cases: every\nscales:", "cases: every has no p-value, so it cannot be registered"),
         (GOOD, "- a list", "own.yaml"),
     ],

@@ -133,7 +133,8 @@ def _check(node: Any, kind: type[Any], key: str, path: Path) -> None:
     found = fault(node, kind, key)
     if found is not None:
         told = str(found) if found.key else f"it is not a mapping of {_needed(kind)}"
-        raise ConfigError(f"{path}: {found.sentence or told}")
+        sentence = (found.sentence or told).replace("a run takes", "a claim takes")
+        raise ConfigError(f"{path}: {sentence}")
 
 
 def _needed(kind: type[Any]) -> str:
