@@ -29,6 +29,9 @@ LATER_OPTIONS: dict[str, object] = {
     "split": "auto",
     "order": "alphabetical",
     "vary": ["training", "attack"],
+    "version": 1,  # of synthetic faces, with what belongs to it
+    "per_photo": ["clothes"],
+    "occluders": 0,
 }
 #: Metrics that came after records were written and change none of the others: without such a number a record
 #: is of the same thing, and a table says that it was not measured.
