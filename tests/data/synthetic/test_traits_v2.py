@@ -122,7 +122,7 @@ def test_occluders_lie_before_the_stated_share_and_change_nothing_else(album):
 
 
 def test_hair_tells_who_somebody_is_in_version_1_alone(album):
-    """Chance is 1 of 40. By the traits of hair nothing is told; the pixels of hair are told by their inner rim,
+    """Chance is 1 of 40. By the traits of hair nothing is told; the pixels of hair have an inner rim,
     which is the face's outline: 11 % in version 2, 68 % in version 1.
     """
     identity, index = album
