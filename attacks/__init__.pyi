@@ -7,7 +7,6 @@ from .base import WhiteBoxAttack as WhiteBoxAttack
 from .brepmi import BREPMI as BREPMI
 from .factory import build_attack as build_attack
 from .gmi import GMI as GMI
-from .gradient import GradientAttack as GradientAttack
 from .ifgmi import IFGMI as IFGMI
 from .kedmi import KedMI as KedMI
 from .lomma import LogitLoss as LogitLoss
@@ -19,6 +18,7 @@ from .mirror import Mirror as Mirror
 from .mirror_genetic import MirrorGenetic as MirrorGenetic
 from .parts.expectation import Expectation as Expectation
 from .parts.final_selection import FinalSelection as FinalSelection
+from .parts.gradient_attack import GradientAttack as GradientAttack
 from .parts.initial_selection import InitialSelection as InitialSelection
 from .parts.p_space import Energy as Energy
 from .parts.p_space import NaiveBox as NaiveBox

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import ItemRNG, Loop, Prior, WhiteBoxVictim, apply
-from attacks.gradient import GradientAttack
 from attacks.losses import CrossEntropy, IdentityLoss, critic_prior
 from attacks.parts.checks import at_least_one, clip_or_none
+from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.optimisers import nesterov_step
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive
 

@@ -24,9 +24,9 @@ from attacks.base import (
     apply,
     split_evenly,
 )
-from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, one_of
+from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.l1_ball import near
 from attacks.parts.optimisers import adam_steps

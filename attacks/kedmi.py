@@ -18,9 +18,9 @@ from attacks.base import (
     apply,
     split_evenly,
 )
-from attacks.gradient import GradientAttack
 from attacks.losses import CrossEntropy, IdentityLoss, real_class_prior
 from attacks.parts.checks import at_least_one, clip_or_none
+from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.optimisers import adam_step
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, LearningRate, NonNegative, Positive

@@ -21,10 +21,10 @@ from attacks.base import (
     apply,
     split_evenly,
 )
-from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, in_unit_interval, one_of
 from attacks.parts.consistency import MOST, most_consistent
+from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.optimisers import adam_step
 from attacks.parts.p_space import ConstraintEstimator

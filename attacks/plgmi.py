@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks.base import ItemRNG, Loop, Prior, WhiteBoxVictim, apply
-from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import at_least_one
+from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.optimisers import adam_step
 from midre_exp.data.transforms.view import NUMBERS, RandomView
 from midre_exp.plan.ranges import Count, LearningRate

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from attacks.base import ItemRNG, Loop, Prior, Runtime, WhiteBoxVictim, apply
-from attacks.gradient import GradientAttack
 from attacks.losses import IdentityLoss, real_class_prior
 from attacks.parts.checks import above_zero, adam_betas, at_least_one
 from attacks.parts.final_selection import FinalSelection
+from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.initial_selection import InitialSelection, most_confident, place_in_class, style_prior
 from attacks.parts.optimisers import adam_step
 from attacks.parts.random_crops import RandomCrop
