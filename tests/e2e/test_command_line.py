@@ -214,6 +214,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself(monkeypa
             "study",
             "smoke",
             "data inspect",
+            "data sheet",
             "data get",
             "data prepare",
             "data verify",
@@ -233,7 +234,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself(monkeypa
     [
         (["dcotor"], "dcotor is no command; did you mean doctor? commands: run, sweep, plan"),
         (["data", "fixture"], "data fixture is no command; did you mean data make-fixture?"),
-        (["data"], "data is no command; commands: data inspect, data get, data prepare, data verify"),
+        (["data"], "data is no command; commands: data inspect, data sheet, data get, data prepare"),
         (["setup"], "setup is no command; did you mean sweep? commands: run"),
     ],
 )
