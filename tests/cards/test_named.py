@@ -182,7 +182,7 @@ def test_the_manifest_and_the_record_name_the_start(tmp_path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with weights_used() as used:
         stage = Evaluator()
-        stage.name = "target"
+        stage.role = "target"
         stage._note_start(with_files(config))
     assert used["ms1m"]["sha256"] == digest and used["ms1m"]["file"] == IR50
 

@@ -465,7 +465,8 @@ class Narrow:
 @every_attack
 @pytest.mark.parametrize("narrow", ["target", "prior"])
 def test_memory_that_is_short_in_any_phase_changes_no_number(case, narrow, capsys):
-    attack, device = case.attack(), Narrow(2)
+    copies = case.options.get("expectation", {"copies": 1})["copies"]  # of one item, which go together
+    attack, device = case.attack(), Narrow(2 * copies if narrow == "target" else 2)
     network = device.target() if narrow == "target" else Colours()
     prior = device.prior(case.prior) if narrow == "prior" else prior_of(case.prior)
     victim, runtime = Victim.of(network, CLASSES, attack.threat), Counting(chunk=512)

@@ -22,7 +22,7 @@ FORBIDDEN = {
 #: processes, a training handed to those that share it, and a SLURM job's result, as submitit leaves it.
 OWN = {
     (f"midre_exp/{name}.py", "pickle.loads")
-    for name in ("plan/compose", "sweep/job", "sweep/endings", "targets/training/launch")
+    for name in ("plan/compose", "plan/loaded_once", "sweep/job", "sweep/endings", "targets/training/launch")
 }
 METHODS = {"extractall", "extract"}  # of archives: nothing is unpacked to disk
 

@@ -67,7 +67,7 @@ def official(name: str, **changes: Any) -> Prior:
     node = OmegaConf.to_container(
         OmegaConf.load(CONF_DIR / "attack" / "prior" / f"{name}.yaml"), resolve=False
     )
-    return initial_prior({**node, **changes}, num_classes=CLASSES)
+    return initial_prior({**node, "seed": 0, **changes}, num_classes=CLASSES)
 
 
 def public(n: int = 40, size: int = 16) -> ImageSet:

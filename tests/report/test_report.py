@@ -78,7 +78,7 @@ def asked(attack: str, defense: str, queries: int, failed: int | None, **options
     made = record(defense, 85.0, 50.0, **options)
     threat = "white_box" if attack == "gmi" else "labels" if attack == "brepmi" else "scores"
     counts = made["counts"] if failed is None else {**made["counts"], "failed": failed}
-    return {**made, "attack": attack, "threat": threat, "queries": queries, "counts": counts}
+    return {**made, "config": {}, "attack": attack, "threat": threat, "queries": queries, "counts": counts}
 
 
 def test_a_table_with_query_attacks_says_what_was_asked_and_what_failed():

@@ -13,7 +13,7 @@ from torch import nn
 
 from midre_exp import metrics, stages
 from midre_exp.data.base import ImageSet
-from midre_exp.data.synthetic import synthfaces
+from midre_exp.data.synthetic import renderer
 from midre_exp.metrics.extractors import Extractor, extractors, of_clouds
 from midre_exp.metrics.inception import InceptionFeatures
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -44,12 +44,12 @@ def counted(monkeypatch, owner, name):
 def test_two_runs_render_once_and_look_once_and_the_numbers_are_those_of_runs_that_do_not_share(
     tiny, monkeypatch
 ):
-    painted = counted(monkeypatch, synthfaces, "paint")
+    painted = counted(monkeypatch, renderer, "paint")
     looked = counted(monkeypatch, metrics, "private_features")
     records = [json.loads(run(tiny(f"defense={name}", *SHORT)).read_text()) for name in ("nodef", "midre")]
     settings = tiny("defense=midre", *SHORT)
     assert len(looked) == 1
-    assert sum(len(traits) for traits, _ in painted) == 16 + 8 + 32  # train, test and public, all of 32 px
+    assert sum(len(traits) for traits, *_ in painted) == 16 + 8 + 32  # train, test and public, all of 32 px
     keys = [record["artifacts"]["features"] for record in records]
     assert keys[0] == keys[1] and "features" in records[1]["seconds"]
 
