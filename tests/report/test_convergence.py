@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from midre_exp.report.tables.render import render_table
 from midre_exp.store.files import write_json
 from tests.report.paper_records import record
 
-TABLE = load_table("convergence")
+TABLE = replace(load_table("convergence"), lengths=(0.5, 1, 1.5))
 
 
 def arm(
@@ -110,7 +111,9 @@ def test_the_table_its_verdicts_and_its_figure_are_written_and_other_tables_read
     assert f"MIDRE [0.1, 0.4]{convergence.MARK}" in claims
     assert "Trainings too short by the rule of the table convergence: MIDRE [0.1, 0.4] of resnet18." in claims
 
-    figure = render_figure(load_figure("lengths"), runs, other_data=False)
+    curves = load_figure("lengths")
+    curves = replace(curves, lengths=TABLE.lengths, draw={**curves.draw, "lengths": TABLE.lengths})
+    figure = render_figure(curves, runs, other_data=False)
     points = pd.read_csv(tmp_path / "mini" / "lengths.csv")
     assert len(points) == 6 and (tmp_path / "mini" / "lengths.png") in figure
 
