@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import re
 import shutil
@@ -17,7 +18,7 @@ from hydra._internal.config_repository import ConfigRepository, ConfigResult
 from hydra.core.object_type import ObjectType
 
 from midre_exp.plan.compose import Composer, packaged_composer, packaged_configs, settings_of
-from midre_exp.plan.config import own_configs
+from midre_exp.plan.config import OWN_CONFIGS, own_configs
 from midre_exp.plan.overrides import readable
 from midre_exp.run import run
 
@@ -73,6 +74,17 @@ def pytest_runtest_setup(item: pytest.Item):
         pytest.skip("torch sees no GPU here; make rehearse pretends one")
     if item.get_closest_marker("rehearsal") and not torch.cuda.is_available():
         pytest.skip("needs a pretended GPU; run make rehearse")
+
+
+@pytest.fixture(autouse=True)
+def _own_configs_end_with_their_test():
+    """A command that is called with ``--config-dir`` leaves the folder in the environment."""
+    before = os.environ.get(OWN_CONFIGS)
+    yield
+    if before is None:
+        os.environ.pop(OWN_CONFIGS, None)
+    else:
+        os.environ[OWN_CONFIGS] = before
 
 
 @pytest.fixture(autouse=True)
