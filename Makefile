@@ -47,7 +47,7 @@ all: setup       ## every table and figure, what they lack as one sweep, then th
 	@$(PY) -m midre_exp.report $(TABLES) $(FIGURES) claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 evidence: SCALE = evidence
-evidence: setup  ## converged targets, controls, three seeds: tables, figures, claims and one page, results/evidence (docs/evidence.md; 4 h)
+evidence: setup  ## converged targets, controls, three seeds: tables, figures, claims and one page, results/evidence (docs/evidence.md; about 4 h)
 	@$(PY) -m midre_exp.report $(EVIDENCE) claims summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 lfw: setup       ## real faces (Labeled Faces in the Wild): PPA and PLG-MI, four defenses, three seeds. LFW=DIR: where they lie (default: data)

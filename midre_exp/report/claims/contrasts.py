@@ -7,6 +7,7 @@ A defense is written as the tables write it: ``MIDRE``, which is MIDRE of whatev
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -50,16 +51,16 @@ class Where(Keys):
         )
 
 
-class Contrast(Keys):
+class Contrast(Keys, ABC):
     """A kind of comparison. ``is_ranked``: its draws are +1, 0 or -1, who had the better of it, shown as the
     share of draws won.
     """
 
     is_ranked: ClassVar[bool] = False
 
+    @abstractmethod
     def effects(self, groups: Groups) -> Iterator[Effect]:
         """One for each case that the groups hold."""
-        raise NotImplementedError
 
 
 def of_defense(group: ComparisonGroup, name: str) -> list[DefenseRuns]:
@@ -87,7 +88,12 @@ class Difference(Contrast):
         for group in groups:
             for first in of_defense(group, self.first):
                 for second in of_defense(group, self.second):
-                    yield difference(group, first, second, self.metric)
+                    if self.compares(first, second):
+                        yield difference(group, first, second, self.metric)
+
+    def compares(self, first: DefenseRuns, second: DefenseRuns) -> bool:
+        """Whether this pair is a case."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -104,19 +110,11 @@ class AccuracyLost(Contrast):
 
 
 @dataclass(frozen=True)
-class AtEqualShare(Contrast):
-    """A metric of two ways of withholding the same share of the training images, in points."""
+class AtEqualShare(Difference):
+    """The same of two ways of withholding an equal share of the training images."""
 
-    first: str
-    second: str
-    metric: Metric
-
-    def effects(self, groups: Groups) -> Iterator[Effect]:
-        for group in groups:
-            for a in of_defense(group, self.first):
-                for b in of_defense(group, self.second):
-                    if a.name.share == b.name.share:
-                        yield difference(group, a, b, self.metric)
+    def compares(self, first: DefenseRuns, second: DefenseRuns) -> bool:
+        return first.name.share == second.name.share
 
 
 @dataclass(frozen=True)
