@@ -24,6 +24,7 @@ from midre_exp.plan.code import sources_once
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey
+from midre_exp.plan.publication import may_show
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.runtime import Runtime, give_memory_back, make_runtime
@@ -279,6 +280,7 @@ class Executor:
                     "stage": {"name": planned.name, "key": planned.key, "defense": label},
                 },
                 folder=Path(settings["paths"]["runs"]) / "wandb" / f"{planned.name}-{planned.key}",
+                pictures=may_show(settings),
             ) as tracker,
             progress.stage(name),
         ):

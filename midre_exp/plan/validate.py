@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from midre_exp.errors import ConfigError
 from midre_exp.plan.answers import answer
 from midre_exp.plan.arguments import Fault, Keys, Node, fault, options_of, trusting
+from midre_exp.plan.publication import People
 from midre_exp.plan.ranges import (
     BelowOne,
     Count,
@@ -146,6 +147,7 @@ class Data(Keys):
     public: Dataset
     evaluation: Mapping[str, Any]
     name: str
+    people: People = "unknown"
     pretraining: Mapping[str, Any] | None = None
     others: ClassVar[Any] = Any
 
@@ -220,6 +222,13 @@ class Runtime(Keys):
 
 
 @dataclass
+class Publish(Keys):
+    """What may be shown of a run."""
+
+    people: bool = False
+
+
+@dataclass
 class Planned(Keys):
     """What a sweep tells its jobs."""
 
@@ -250,6 +259,7 @@ class Run(Keys):
     attack: Attack
     metrics: Metrics
     vary: Sequence[Word] = DEFAULT
+    publish: Publish | None = None
     public_source: str | None = None
     defense_recipe: Literal["own", "shared"] = "shared"
     inception_weights: str | None = None

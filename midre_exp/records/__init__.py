@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from midre_exp.errors import DivergedError, StoreError
 from midre_exp.plan.config import without
 from midre_exp.plan.keys import Plan
+from midre_exp.plan.publication import people_of
 from midre_exp.plan.validate import is_line
 from midre_exp.plan.vary import varied
 from midre_exp.records.claims import registered_claims
@@ -133,6 +134,9 @@ def make_record(
     # what older artifacts do not tell
     if "test_per_identity" in target:
         record["test_per_identity"] = target["test_per_identity"]
+    names = artifacts["target"].json("classes")["names"] if _is_named(settings, artifacts["target"]) else []
+    if names:
+        record["classes"] = [_line(name) for name in names]
     if "judged" in metrics:
         record["judged"] = metrics["judged"]
     own = Store(settings["paths"]["store"]).root
@@ -142,6 +146,11 @@ def make_record(
     if any(alarms.values()):
         record["alarms"] = {name: [*map(_line, told)] for name, told in alarms.items() if told}
     return record
+
+
+def _is_named(settings: Mapping[str, Any], target: Artifact) -> bool:
+    """Whether a target's classes have names that tell something: those of rendered people count them."""
+    return people_of(settings) != "synthetic" and "classes.json" in target.manifest["files"]
 
 
 def best_epoch(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from midre_exp.plan.keys import is_pretrained_here
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
 #: earlier versions kept in it besides.
-EXECUTION = ("paths", "runtime", "plan", "tracking", "composer")
+EXECUTION = ("paths", "runtime", "plan", "tracking", "publish", "composer")
 #: Classes and options that records of earlier versions know by another name.
 FORMER_NAMES = {
     "Search": "InitialSelection",
@@ -50,7 +50,7 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
         if isinstance(node, Mapping):
             unused = () if is_pretrained_here(node) else ("pretraining",)
             config[name] = without(node, "defense_defaults", *unused)
-    kept = without(settings["data"], "store")  # where decoded or rendered images are kept
+    kept = without(settings["data"], "store", "people")  # where images are kept, and who may see them
     if not any(is_pretrained_here(settings.get(name) or {}) for name in ("target", "evaluator")):
         kept = {key: value for key, value in kept.items() if not key.startswith("pretraining")}
     config["data"] = {

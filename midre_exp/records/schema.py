@@ -71,6 +71,7 @@ class Record(TypedDict, total=False):
     per_identity: dict[str, list[float]]  # percent of each attacked identity's reconstructions, by metric
     #: Of each private identity: its test images, and how many of them the target gets right.
     test_per_identity: dict[str, list[int]]
+    classes: list[str]  # names of the private identities in the order of labels; not of rendered ones
     missing: dict[str, str]  # why a metric could not be computed
     #: What evaluator and metrics saw: pictures, floats or eight_bit; image_to_evaluator, names of steps
     judged: dict[str, Any]
@@ -185,6 +186,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "schema": _Kind(lambda value: value == SCHEMA, f"{SCHEMA} (a later version of this program wrote it)"),
     "per_identity": _each(_each(_NUMBER, list), dict),
     "test_per_identity": _HITS,
+    "classes": _each(_LINE, list),
     "missing": _each(_Kind(lambda value: isinstance(value, str), "a reason"), dict),
     "alarms": _each(_each(_LINE, list), dict),
     "start": _each(_START, dict),

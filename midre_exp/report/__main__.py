@@ -6,7 +6,7 @@ A table is a yaml in midre_exp/report/conf/table: a title and the overrides of i
 alike. What several tables lack is launched as one sweep. ``--no-run`` renders the records there are, those of
 an earlier version of the code too, and shows the command for every missing run; ``--plan`` only tells what
 would be built and how long that may take. Files of before that show more runs or pictures than there are now
-stay (``--replace``); private photographs go only into files that git does not keep (``--show-private``).
+stay (``--replace``); nobody real is shown unless ``publish.people=true``.
 
 ``claims`` tells what the records of a scale say to the paper's claims, and ``summary`` makes one page of
 their answers; both run nothing. ``wandb`` pushes the
@@ -26,7 +26,6 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.data.photographs import SHOW
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.compose import expand
@@ -84,7 +83,6 @@ def _parser() -> argparse.ArgumentParser:
         "--rebuild", metavar="STAGE,...", help="make these stages, and all that rests on them, anew"
     )
     parser.add_argument(REPLACE, action="store_true", help="write also over files that show more")
-    parser.add_argument(SHOW, action="store_true", help="private photographs also in files that git keeps")
     parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     return parser
@@ -126,8 +124,9 @@ def _run(options: argparse.Namespace) -> int:
         for line in diverged(plan_runs(jobs)):
             print(line)
         return 0
-    allowed = {"replace": options.replace, "show_private": options.show_private}
-    code = make(tables, overrides, launch_missing=not options.no_run, **allowed) if tables else 0
+    code = (
+        make(tables, overrides, launch_missing=not options.no_run, replace=options.replace) if tables else 0
+    )
     if "claims" in names and code in (0, 2):
         from midre_exp.report.claims.render import render_claims
 
@@ -139,12 +138,14 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool, **allowed: bool) -> int:
+def make(
+    names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool, replace: bool = False
+) -> int:
     """Render tables and figures, one after the other; returns the exit code.
 
-    ``allowed``: ``replace`` and ``show_private`` as in ``render_table``. With ``launch_missing`` what they
-    lack is run before; when runs failed, what has neither a record nor an outcome is not rendered. Without it
-    records of an earlier version of the code serve as well.
+    ``replace`` as in ``render_table``. With ``launch_missing`` what they lack is run before; when runs
+    failed, what has neither a record nor an outcome is not rendered. Without it records of an earlier version
+    of the code serve as well.
     """
     definitions = [load_definition(name) for name in names]
     jobs = [jobs_of(definition, overrides) for definition in definitions]
@@ -169,7 +170,7 @@ def make(names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool
         other_data = "data" in [text.partition("=")[0] for text in overrides]
         for definition, runs in zip(definitions, tables, strict=True):
             if code == 0 or any(run.record is not None or run.diverged is not None for run in runs):
-                render(definition, runs, other_data=other_data, **allowed)
+                render(definition, runs, other_data=other_data, replace=replace)
     return code
 
 
@@ -230,7 +231,7 @@ def render(
     runs: Sequence[PlannedRun],
     *,
     other_data: bool,
-    **allowed: bool,
+    replace: bool,
 ) -> None:
     """Write the files of a table or figure."""
     from midre_exp.runtime import one_thread
@@ -239,11 +240,11 @@ def render(
         if isinstance(definition, FigureDefinition):
             from midre_exp.report.figures.render import render_figure
 
-            render_figure(definition, runs, other_data=other_data, **allowed)
+            render_figure(definition, runs, other_data=other_data, replace=replace)
         else:
             from midre_exp.report.tables.render import render_table
 
-            render_table(definition, runs, other_data=other_data, **allowed)
+            render_table(definition, runs, other_data=other_data, replace=replace)
 
 
 if __name__ == "__main__":

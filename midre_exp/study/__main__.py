@@ -4,9 +4,9 @@
 identity, which of two reconstructions is closer to a photograph, and a key file that tells which was whose.
 ``python -m midre_exp.study score ANSWERS.csv ... --key KEY.json`` counts. The paper's supplement reports such
 a study (CelebA, first 150 identities, a choice between two candidates); how its pictures were chosen and how
-many participants answered is unknown. The page shows private photographs: give it only to people who may see
-them. They are read as your own config says (``data.root=PATH`` and the like behind the records); a record is
-data and names no code that would be run.
+many participants answered is unknown. The page shows private photographs, of real people only with
+``publish.people=true`` behind the records: give it only to people who may see them. They are read as your own
+config says (``data.root=PATH`` and the like); a record is data and names no code that would be run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from midre_exp.data.base import Part
-from midre_exp.data.photographs import SHOW
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import use_own_configs
 from midre_exp.plan.explain import explain
@@ -78,7 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     make.add_argument("--store", help="artifact store (default: paths.store of your config)")
     make.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
-    make.add_argument(SHOW, action="store_true", help="write photographs of people even where git keeps them")
     count = commands.add_parser("score", help="count the answers")
     count.add_argument("answers", nargs="+", type=Path, help="CSV files that participants downloaded")
     count.add_argument("--key", nargs="+", type=Path, required=True, help="key files of the studies")
@@ -96,7 +94,6 @@ def _make(options: argparse.Namespace) -> None:
         seed=options.seed,
         part=options.part,
         store=options.store,
-        show_private=options.show_private,
         overrides=tuple(options.overrides),
     )
     questions = make_study(tuple(options.records), options.out, key, choice)

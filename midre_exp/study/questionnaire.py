@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.base import Dataset, Part
-from midre_exp.data.photographs import SHOW, may_show
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.metrics import only_selected
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build, config_files, digest, trusted_packages
+from midre_exp.plan.publication import banner, is_kept_by_git, shows_people, withheld
 from midre_exp.records import Record, read_record
 from midre_exp.records.comparable import private_images
 from midre_exp.seeding import generator
@@ -43,7 +43,6 @@ class Choice:
     seed: int = 0  # of the order of the questions and the sides
     part: Part = "train"  # of the private images: the photographs
     store: str | None = None  # with the reconstructions; None: that of the user's config
-    show_private: bool = False  # write photographs of people even where git keeps the page
     overrides: tuple[str, ...] = ()  # of the runs, as far as their private images depend on them
 
 
@@ -61,10 +60,12 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
     store = Store(choice.store or settings["paths"]["store"])
     first, second = (_reconstructions(record, store) for record in (a, b))
     dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
-    if not may_show(dataset, [page], asked=choice.show_private):
+    if reason := withheld(settings):
+        raise ConfigError(f"{reason} Give it behind the records, if this page may show them")
+    if shows_people(settings) and is_kept_by_git(page):
         raise ConfigError(
             f"{page} would hold private photographs where git keeps it; give --out outside of the checkout "
-            f"or where git ignores it, or {SHOW}"
+            "or where git ignores it"
         )
     private = dataset.load(choice.part)
     photographs = _first_of_each(private.images, private.labels)
@@ -92,7 +93,12 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
     ]
     study = digest([a["key"], b["key"], choice.part, choice.seed, questions])
     environment = jinja2.Environment(loader=jinja2.PackageLoader("midre_exp.study", "."), autoescape=True)
-    write_atomic(page, environment.get_template("page.html.j2").render(study=study, pictures=pictures))
+    write_atomic(
+        page,
+        environment.get_template("page.html.j2").render(
+            study=study, pictures=pictures, banner=banner(settings)
+        ),
+    )
     runs = {"a": _description(a), "b": _description(b)}
     content = {"study": study, "seed": choice.seed, "part": choice.part, "runs": runs, "questions": questions}
     write_json(key, content)

@@ -219,7 +219,7 @@ def check_frozen(settings: Mapping[str, Any], plan: Plan, code: Snapshot) -> Non
         snapshot = snapshot_path(settings, planned["key"])
         change = "the data changed"
         if snapshot.exists():
-            ignore = ("plan", "runtime", "tracking", "paths")
+            ignore = ("plan", "runtime", "tracking", "paths", "publish")
             launched = read_json(snapshot)
             if not isinstance(launched, dict):
                 raise StoreError(f"{snapshot} is no config of a job; delete it and launch the sweep again")

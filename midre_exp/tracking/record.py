@@ -2,7 +2,7 @@
 ``metrics``, the last stage of a run.
 
 The id of the W&B run is made of the record's key, so that a record is there once however often it is pushed;
-private images are never sent.
+private images are never sent, reconstructions of people only with ``publish.people=true``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
+from midre_exp.plan.publication import may_show, people_of
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Places, Store
 from midre_exp.tracking.pictures import grid
@@ -29,22 +30,25 @@ def show_record(settings: Mapping[str, Any], record: Mapping[str, Any], say: Cal
     if settings["tracking"]["mode"] == "off":
         return
     try:
-        push_record(record, settings["tracking"], settings["paths"])
+        push_record(record, settings)
     except UserError as error:
         say(f"the record is not in W&B: {error}; python -m midre_exp.report wandb does it later")
 
 
-def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: Mapping[str, Any]) -> bool:
+def push_record(record: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Push one record; False when this very record was pushed before from these folders, to the same place.
 
-    ``tracking`` as in conf/tracking, not off; reconstructions are shown if the store of ``paths`` still has
-    them. Raises ConfigError as ``wandb_run``.
+    Of ``settings`` count ``tracking``, not off; ``paths``, whose store may still have the reconstructions;
+    and ``publish``, without which nobody real is shown or named. Raises ConfigError as ``wandb_run``.
     """
+    tracking, paths = settings["tracking"], settings["paths"]
+    shown = may_show({**record["config"], "publish": settings["publish"]})
     folder = Path(paths["runs"]) / "wandb" / f"record-{record['key']}"
     state = {
         "record": digest(record),
         "online": goes_online(tracking),
         **{key: tracking[key] for key in ("project", "entity")},
+        **({"people": True} if shown and people_of(record["config"]) != "synthetic" else {}),
     }
     note = folder / "pushed.json"
     try:
@@ -67,8 +71,9 @@ def push_record(record: Mapping[str, Any], tracking: Mapping[str, Any], paths: M
         name=f"{setup} {record['attack']} {defense} seed {record['seed']}",
         identity=f"record-{record['key']}",
     ) as run:
-        run.summary.update(without(record, "config", "per_identity", "test_per_identity", "claims"))
-        run.log(_tables(record) | _pictures(record, paths["store"]))
+        left_out = ("config", "per_identity", "test_per_identity", "claims", "classes")
+        run.summary.update(without(record, *left_out))
+        run.log(_tables(record) | (_pictures(record, paths["store"]) if shown else {}))
     write_json(note, state)
     return True
 

@@ -31,17 +31,20 @@ _LONGEST_TAG = 64  # characters that W&B takes
 
 
 class WandbTracker:
-    """Reports to one W&B run."""
+    """Reports to one W&B run; ``pictures``: those of people too (``publish.people``)."""
 
-    def __init__(self, run: wandb.Run):
+    def __init__(self, run: wandb.Run, *, pictures: bool = False):
         self.run = run
+        self.pictures = pictures
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers at a step."""
         self.run.log({**values, "step": step})
 
     def images(self, name: str, images: Tensor, step: int) -> None:
-        """One picture holding the whole grid."""
+        """One picture holding the whole grid, where it may be shown."""
+        if not self.pictures:
+            return
         import wandb  # slow; only needed here
 
         self.run.log({name: wandb.Image(grid(images)), "step": step})
@@ -138,9 +141,10 @@ def track(
     tags: Sequence[str],
     config: Mapping[str, Any],
     folder: Path,
+    pictures: bool = False,
 ) -> Iterator[Tracker]:
-    """The tracker of one stage, as ``settings`` (conf/tracking) asks. Closed when the block ends, with the
-    exit code of its outcome.
+    """The tracker of one stage, as ``settings`` (conf/tracking) asks, with ``pictures`` where they may be
+    shown. Closed when the block ends, with the exit code of its outcome.
 
     ``mode``: ``off``; ``offline``; ``online`` (needs a key); ``auto`` is online with a key and offline
     without.
@@ -150,4 +154,4 @@ def track(
         return
     with wandb_run(settings, stage=stage, group=group, tags=tags, config=config, folder=folder) as run:
         run.define_metric("*", step_metric="epoch" if stage in _BY_EPOCH else "step")
-        yield WandbTracker(run)
+        yield WandbTracker(run, pictures=pictures)

@@ -5,20 +5,23 @@ doubts and outcomes are told, and nothing that shows more is replaced.
 from __future__ import annotations
 
 import ast
+import html
 import io
 import json
 import random
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from midre_exp.data.photographs import is_kept_by_git, may_show
 from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.publication import is_kept_by_git, people_folder
 from midre_exp.records.text import csv_of, inline, read_csv, tex
 from midre_exp.report.__main__ import main
 from midre_exp.report.claims.render import render_claims
@@ -31,6 +34,7 @@ from midre_exp.report.tables.latex import latex
 from midre_exp.report.tables.publish import RenderedTable, publish
 from midre_exp.report.tables.render import render_defenses, render_table
 from midre_exp.store.files import write_json
+from midre_exp.store.store import Store
 from tests.report.paper_records import record
 
 ROOT = Path(__file__).parents[2]
@@ -314,26 +318,56 @@ def test_two_folders_of_images_have_files_of_their_own():
         assert file_stem("demo", settings_of([]), with_data=True) == "demo-synthfaces"
 
 
-def test_photographs_of_people_stay_out_of_what_git_keeps(tmp_path, monkeypatch):
+def test_what_shows_people_lies_where_git_ignores_it(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "--quiet", str(tmp_path / "checkout")], check=True)
     (tmp_path / "checkout" / ".gitignore").write_text("*.html\n")
     kept, ignored = tmp_path / "checkout" / "new" / "a.png", tmp_path / "checkout" / "new" / "a.html"
     assert is_kept_by_git(kept) and not is_kept_by_git(ignored) and not is_kept_by_git(tmp_path / "a.png")
     (tmp_path / "link").symlink_to(tmp_path / "checkout")
     assert is_kept_by_git(tmp_path / "link" / "a.png")
-    someone = object()
-    assert not may_show(someone, [ignored, kept], asked=False) and may_show(someone, [ignored], asked=False)
-    assert may_show(someone, [kept], asked=True)
+    assert not is_kept_by_git(people_folder(tmp_path / "checkout" / "new") / "a.png")
     monkeypatch.setenv("PATH", "")  # nobody to ask
     assert is_kept_by_git(ignored)
 
-    run = planned("nodef", (90.0, 60.0))
-    run.settings["paths"]["store"] = str(tmp_path / "store")
-    shown = gallery([run], identities=2, may_show=lambda _: False)
-    assert (
-        not shown.rows and "are left out, because git would keep this file (--show-private" in shown.notes[0]
-    )
-    assert [row.title for row in gallery([run], identities=2).rows] == ["private image"]  # synthetic
+
+def _save(work, held):
+    work.save_tensors(*held)
+
+
+def test_a_page_shows_nobody_real_without_the_switch(tmp_path):
+    def page(**changes) -> tuple[str, list]:
+        run = planned("nodef", (90.0, 60.0))
+        run.settings["paths"]["store"] = str(tmp_path / "store")
+        few = {"identities": 2, "train_per_identity": 1, "test_per_identity": 1, "public_identities": 4}
+        run.settings["data"]["private"] |= few | {"size": 16, "store": None}
+        shades = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        tensors = {"images": shades, "labels": torch.arange(2), "restarts": torch.zeros(2, dtype=torch.int64)}
+        run.record["artifacts"] |= {"attack": "a" * 16, "metrics": "b" * 16}
+        store = Store(tmp_path / "store")
+        kept = {
+            "attack": ("a" * 16, "reconstructions", tensors),
+            "metrics": ("b" * 16, "judgement", {"predicted": torch.arange(2)}),
+        }
+        for stage, (key, *held) in kept.items():
+            store.build(stage, key, config={}, upstream={}, make=partial(_save, held=held))
+        for place, value in changes.items():
+            run.settings[place] = {**run.settings.get(place, {}), **value}
+        pictures = gallery([run], identities=2)
+        shown = pd.DataFrame({"Defense": ["NoDef"]})
+        written = publish(
+            RenderedTable("T", shown, shown, "c", gallery=pictures), tmp_path / "out", "t", replace=True
+        )
+        return next(path for path in written if path.suffix == ".html"), pictures.notes
+
+    path, notes = page(data={"people": "unknown"})
+    assert path == tmp_path / "out" / "t.html" and pictures_in(path) == 0
+    assert "Nobody of synthfaces is shown" in notes[0] and notes[0] in html.unescape(path.read_text())
+    path, notes = page(data={"people": "unknown"}, publish={"people": True})
+    assert path == tmp_path / "out" / "people" / "t.html" and pictures_in(path) == 4 and not notes
+    assert "This page shows people (of unknown consent)" in path.read_text()
+    path, notes = page()  # synthetic
+    assert path == tmp_path / "out" / "t.html" and pictures_in(path) == 4
+    assert "This page shows people" not in path.read_text()
 
 
 def test_a_fresh_clone_keeps_the_page_that_has_pictures(tmp_path, capsys):

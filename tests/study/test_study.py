@@ -265,16 +265,19 @@ def test_a_record_runs_nothing_of_what_it_names(pair, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "s.html").exists()
 
 
-def test_photographs_of_people_are_not_written_where_git_keeps_them(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("midre_exp.data.photographs.is_synthetic", lambda _: False)
+def test_people_are_asked_about_only_with_the_switch_and_where_git_keeps_nothing(pair, tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     subprocess.run(["git", "init", "--quiet", str(checkout)], check=True)
     (checkout / ".gitignore").write_text("/private/\n")
     page, key = checkout / "study.html", tmp_path / "k.json"
+    people = (*OVERRIDES, "data.people=consented")
+    with pytest.raises(ConfigError, match="Nobody of synthfaces is shown: the people in it are consented"):
+        make_study(pair, tmp_path / "outside.html", key, choice(tmp_path, overrides=people))
+    shown = choice(tmp_path, overrides=(*people, "publish.people=true"))
     with pytest.raises(ConfigError, match="private photographs where git keeps it; give --out outside"):
-        make_study(pair, page, key, choice(tmp_path))
+        make_study(pair, page, key, shown)
     assert not page.exists()
     for path in (checkout / "private" / "s.html", tmp_path / "outside.html"):
-        assert make_study(pair, path, key, choice(tmp_path)) == 6
-    assert make_study(pair, page, key, choice(tmp_path, show_private=True)) == 6
+        assert make_study(pair, path, key, shown) == 6
+        assert "This page shows people (consented)" in path.read_text()

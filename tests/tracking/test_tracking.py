@@ -10,6 +10,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.report.wandb.push import push_records
 from midre_exp.run import run
 from midre_exp.runtime import NoTracker
+from midre_exp.store.store import Store
 from midre_exp.tracking.tracker import goes_online, has_key, track
 from tests.report import paper_records
 
@@ -68,7 +69,7 @@ def test_two_stages_in_one_process_are_two_finished_offline_runs(tmp_path, offli
 
     runs = []
     for stage in ("target", "prior"):
-        with track(SETTINGS, **options(tmp_path / stage, stage)) as tracker:
+        with track(SETTINGS, **options(tmp_path / stage, stage), pictures=stage == "prior") as tracker:
             tracker.log({"loss": 1.0}, step=0)
             tracker.images("samples", torch.rand(4, 3, 8, 8), step=0)
             runs.append(tracker.run)
@@ -80,6 +81,7 @@ def test_two_stages_in_one_process_are_two_finished_offline_runs(tmp_path, offli
         list((tmp_path / stage).glob("wandb/offline-run-*/run-*.wandb")) for stage in ("target", "prior")
     )
     assert list((tmp_path / "prior").glob("wandb/offline-run-*/files/media/images/samples*.png"))
+    assert not list((tmp_path / "target").glob("wandb/offline-run-*/files/media/images/*"))  # of people
 
 
 def test_a_failing_stage_still_finishes_its_run(tmp_path, offline):
@@ -170,6 +172,32 @@ def test_a_tracked_run_is_one_wandb_run_per_stage_and_the_last_holds_the_record(
         len(list(tmp_path.glob("runs/wandb/record-*/wandb/offline-run-*"))) == 1
     )  # not two states of one run
     assert "wandb sync" in capsys.readouterr().out
+
+
+def test_nobody_real_is_shown_or_named_without_the_switch(tmp_path, offline, created):
+    tensors = {
+        "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        "labels": torch.arange(2),
+        "restarts": torch.zeros(2, dtype=torch.int64),
+    }
+    Store(tmp_path / "store").build(
+        "attack",
+        "a" * 16,
+        config={},
+        upstream={},
+        make=lambda work: work.save_tensors("reconstructions", tensors),
+    )
+    made = paper_records.record(50, 50, setup="S01") | {"key": "0123456789abcdef", "classes": ["anna", "bo"]}
+    made["artifacts"] |= {"attack": "a" * 16}
+    made["config"]["data"]["people"] = "consented"
+    folder = tmp_path / "results" / "mini" / "records"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps(made))
+    paths = [f"paths.{name}={tmp_path / name}" for name in ("store", "runs", "results")]
+    pictures = "runs/wandb/record-*/wandb/*/files/media/images/reconstructions*.png"
+    assert push_records(["mini", *paths]) == 1 and not list(tmp_path.glob(pictures))
+    assert push_records(["mini", *paths, "publish.people=true"]) == 1 and list(tmp_path.glob(pictures))
+    assert not any("classes" in arguments["summary"] for _, arguments in created)
 
 
 def test_pushing_without_records_or_with_tracking_off_is_a_sentence(tmp_path, offline):

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from midre_exp.errors import StoreError
+from midre_exp.errors import ConfigError, StoreError
 from midre_exp.report.figures.style import Plot, Rendered
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
@@ -28,6 +28,8 @@ FRAMES = {True: ("#C03020", 2.0, "✓"), False: ("0.75", 0.6, "–"), None: ("0.
 class Grid(Plot):
     """A line for each run, with the pictures of the HTML pages."""
 
+    shows_pictures = True
+
     def __init__(self, *, identities: int):
         self.identities = identities  # how many of the first ones
 
@@ -37,7 +39,7 @@ class Grid(Plot):
         published: Sequence[PublishedResult],
         cached: Mapping[str, pd.DataFrame],
     ) -> Rendered:
-        """Raises StoreError when no run has its pictures in the store."""
+        """Raises StoreError when no run has its pictures in the store, ConfigError when none may be shown."""
         recorded = [run for run in runs if run.record is not None]
         stored = [run for run in recorded if all(run.artifact(stage) for stage in ("attack", "metrics"))]
         if not stored:
@@ -46,8 +48,10 @@ class Grid(Plot):
                 f"{Store(runs[0].settings['paths']['store'])}; give paths.store= of the one that has them, "
                 "or make them again: leave out --no-run"
             )
-        pictures = gallery(recorded, identities=self.identities, may_show=self.may_show)
+        pictures = gallery(recorded, identities=self.identities)
         rows = pictures.rows
+        if not rows and pictures.notes:
+            raise ConfigError(" ".join(pictures.notes))
         columns = max(len(row.pictures) for row in rows)
         figure = Figure(figsize=(1.7 + 0.62 * columns, 0.78 * len(rows) + 0.1), layout="constrained")
         for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
@@ -76,6 +80,7 @@ class Grid(Plot):
                 if run not in stored
             ),
             *pictures.notes,
+            *pictures.banners,
         ]
         records = [run.record for run in stored if run.record is not None]
         return Rendered(figure, {"": table}, records, notes, pictures.gone)

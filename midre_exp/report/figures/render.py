@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
 
-from midre_exp.data.photographs import may_show
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
+from midre_exp.plan.publication import people_folder, shows_people
 from midre_exp.records import results_folder
 from midre_exp.records.text import csv_of, inline, read_csv
 from midre_exp.report.definitions import FigureDefinition
-from midre_exp.report.figures.style import LOOK, NO_DATE, Plot, Rendered, saved
+from midre_exp.report.figures.style import LOOK, Plot, Rendered, saved
 from midre_exp.report.output import file_stem, kept, shows_more
 from midre_exp.report.runs.captions import alarms, circumstances, provenance
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
@@ -30,13 +29,12 @@ def render_figure(
     *,
     other_data: bool,
     replace: bool = False,
-    show_private: bool = False,
 ) -> list[Path]:
     """Draw the figure, write its files under ``results/<scale>/``, print its caption; returns the paths.
 
     ``other_data``: the user chose the data, which then becomes part of the files' names; ``replace``: also
-    files that show more; ``show_private``: photographs of people also where git keeps them. Raises
-    ConfigError when there is nothing to draw, and what the figure's kind raises.
+    files that show more. A figure that shows people lies in a folder of its own. Raises ConfigError when
+    there is nothing to draw, and what the figure's kind raises.
     """
     published = [row for table in definition.published for row in table_rows(table)]
     if not published and all(run.record is None for run in runs):
@@ -44,9 +42,9 @@ def render_figure(
     settings = runs[-1].settings
     folder = results_folder(settings)
     stem = file_stem(definition.name, settings, with_data=other_data)
-    pictures = [folder / f"{stem}.{kind}" for kind in NO_DATE]
     plot = build(definition.draw, kind=Plot)
-    plot.may_show = partial(may_show, files=pictures, asked=show_private)
+    if plot.shows_pictures and any(shows_people(run.settings) for run in runs):
+        folder = people_folder(folder)
     with matplotlib.rc_context(LOOK):
         rendered = plot.draw(runs, published, cached_tables(folder, stem))
     text = [*caption(definition, rendered, str(settings["scale"])), *filter(None, [unreadable(runs)])]

@@ -7,17 +7,15 @@ from __future__ import annotations
 import io
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from midre_exp.data.base import Dataset
-from midre_exp.data.photographs import is_synthetic
 from midre_exp.records import Record
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
@@ -56,8 +54,8 @@ class Rendered:
 class Plot(ABC):
     """A kind of figure, built by ``_target_`` from midre_exp/report/conf/figure."""
 
-    #: Whose private images it may draw.
-    may_show: Callable[[Dataset], bool] = staticmethod(is_synthetic)
+    #: Whether private images or reconstructions are on it.
+    shows_pictures: ClassVar[bool] = False
 
     @abstractmethod
     def draw(

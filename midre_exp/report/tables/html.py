@@ -5,7 +5,7 @@ reconstructed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import jinja2
 import pandas as pd
 
 from midre_exp.data.base import Dataset
-from midre_exp.data.photographs import SHOW, is_synthetic
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
+from midre_exp.plan.publication import banner, withheld
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.tracking.pictures import data_url
 
@@ -70,41 +70,40 @@ class Gallery:
     rows: Sequence[PictureRow] = ()
     gone: Sequence[str] = ()  # of what there are no pictures any more, or not on this machine
     notes: Sequence[str] = ()  # what a reader must know of the pictures
+    banners: Sequence[str] = ()  # what stands above pictures of people
 
 
-def gallery(
-    runs: Sequence[PlannedRun], *, identities: int = 10, may_show: Callable[[Dataset], bool] = is_synthetic
-) -> Gallery:
+def gallery(runs: Sequence[PlannedRun], *, identities: int = 10) -> Gallery:
     """For each private data set a line of training samples, then for each run the first restart of the same
     identities.
 
     Nothing is picked by quality. Runs whose artifacts are not in the store are left out, and so are samples
-    of data that are not on this machine, or that ``may_show`` does not want shown.
+    of data that are not on this machine; of people without ``publish.people=true`` everything is.
     """
     rows: list[PictureRow] = []
     gone: list[str] = []
     notes: list[str] = []
+    banners: list[str] = []
     groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(digest(run.settings["data"]["private"]), []).append(run)
     for group in groups.values():
         settings = group[0].settings
+        if reason := withheld(settings):
+            notes.append(reason)
+            continue
+        if told := banner(settings):
+            banners.append(told)
         dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
-        if may_show(dataset):
-            try:
-                rows.append(_private_row(dataset, identities))
-            except DataError:
-                gone.append(f"private images of {settings['data']['name']}")
-        else:
-            notes.append(
-                f"Private images of {settings['data']['name']} are left out, because git would keep this "
-                f"file ({SHOW} shows them)."
-            )
+        try:
+            rows.append(_private_row(dataset, identities))
+        except DataError:
+            gone.append(f"private images of {settings['data']['name']}")
         for run in group:
             row = _reconstructed_row(run, runs, identities)
             rows += [] if row is None else [row]
             gone += [f"{run.row['attack']} against {run.label}"] if row is None else []
-    return Gallery(rows, gone, list(dict.fromkeys(notes)))
+    return Gallery(rows, gone, list(dict.fromkeys(notes)), list(dict.fromkeys(banners)))
 
 
 def _private_row(dataset: Dataset, identities: int) -> PictureRow:
@@ -140,9 +139,10 @@ def page_of(
     rows: Sequence[PictureRow],
     missing: Sequence[str] = (),
     notes: Sequence[str] = (),
+    banners: Sequence[str] = (),
 ) -> str:
     """The page. ``table`` is printable text; ``missing`` lists the commands of runs without a record;
-    ``notes`` are footnotes.
+    ``notes`` are footnotes, ``banners`` stand on top.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("midre_exp.report.tables", "."),
@@ -159,4 +159,5 @@ def page_of(
         private=any(row.title == PRIVATE for row in rows),
         missing=missing,
         notes=notes,
+        banners=banners,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from midre_exp.plan.publication import people_folder
 from midre_exp.records.text import csv_of, inline
 from midre_exp.report.output import kept, pictures_in, shows_more
 from midre_exp.report.tables.html import Gallery, page_of
@@ -52,11 +53,12 @@ def publish(
     was written.
 
     Files that show more stay, which is said, unless ``replace``: all of them where runs are missing that they
-    have, the page where pictures are.
+    have, the page where pictures are. One that shows people lies in a folder that git ignores.
     """
     text = table.shown.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
     print("\n" + "\n\n".join([text, table.caption, *table.notes]) + "\n")
-    old, place, pictures = folder / f"{stem}.csv", folder / f"{stem}.html", table.gallery
+    old, pictures = folder / f"{stem}.csv", table.gallery
+    place = (people_folder(folder) if pictures.banners else folder) / f"{stem}.html"
     if not replace and table.missing and shows_more(old, table.values):
         print(kept(f"{folder / stem}.*", f"they show more runs: {len(table.missing)} have no record here"))
         return []
@@ -70,6 +72,7 @@ def publish(
         rows=pictures.rows,
         missing=table.missing,
         notes=[*table.notes, *pictures.notes],
+        banners=pictures.banners,
     )
     gone = [*table.missing, *pictures.gone]
     if not replace and gone and pictures_in(place) > pictures_in(html):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from midre_exp.data.photographs import may_show
 from midre_exp.errors import ConfigError
 from midre_exp.records import results_folder
 from midre_exp.report.definitions import TableDefinition
@@ -50,13 +48,12 @@ def render_table(
     *,
     other_data: bool,
     replace: bool = False,
-    show_private: bool = False,
 ) -> list[Path]:
     """Print the table and write its files under ``results/<scale>/``; returns the paths.
 
     ``other_data``: the user chose the data, which then becomes part of the files' names; ``replace``: also
-    files that show more; ``show_private``: photographs of people also where git keeps them. Raises
-    ConfigError when no run has a record and there is nothing published to show.
+    files that show more. A page that shows people lies in a folder of its own. Raises ConfigError when no run
+    has a record and there is nothing published to show.
     """
     settings = runs[-1].settings
     if definition.rows == "setups":
@@ -69,8 +66,7 @@ def render_table(
     folder = results_folder(settings)
     stem = file_stem(definition.name, settings, with_data=named_by_data)
     if definition.rows == "defenses" and definition.pictures:
-        shown = partial(may_show, files=[folder / f"{stem}.html"], asked=show_private)
-        pictures = gallery([run for run in disambiguate(runs) if run.record is not None], may_show=shown)
+        pictures = gallery([run for run in disambiguate(runs) if run.record is not None])
         table = dataclasses.replace(table, gallery=pictures)
     paths = publish(table, folder, stem, replace=replace, page=definition.pictures)
     if paths and definition.rows == "convergence":

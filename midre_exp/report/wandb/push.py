@@ -34,7 +34,7 @@ def push_records(overrides: Sequence[str]) -> int:
             f"{paths['results']} has no records of scale {settings['scale']}; run something, or give another "
             "scale"
         )
-    pushed = sum(push_record(record, tracking, paths) for record in records)
+    pushed = sum(push_record(record, settings) for record in records)
     print(f"{pushed} of {len(records)} records pushed, {len(records) - pushed} were there unchanged")
     if unreadable:
         print(passed_over(unreadable))
