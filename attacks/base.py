@@ -12,6 +12,7 @@ from midre_exp.attack import (
     split_evenly,
     to_uint8,
 )
+from midre_exp.defense import Informed
 from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
@@ -21,6 +22,7 @@ from midre_exp.threat import LabelVictim, ScoreVictim, Victim, WhiteBoxVictim
 __all__ = [
     "Attack",
     "AttackResult",
+    "Informed",
     "ItemRNG",
     "LabelAttack",
     "LabelVictim",

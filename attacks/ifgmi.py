@@ -138,7 +138,8 @@ class IFGMI(GradientAttack):
             self.image_to_target,
             runtime,
             shared_rng=shared_rng,
-            expectation=self.expectation,
+            expectation=self.averaging,
+            score=self.ranked_by,
         )
         return codes[:, :1].cpu()[most_confident(confidences, labels)]
 

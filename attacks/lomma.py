@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -36,12 +38,19 @@ class LogitLoss(IdentityLoss):
     #: "mean" of the target's features of public images (released), or "sample": drawn from N(mean, std) for
     #: every item and step (the paper; the released code overwrites its sample with the mean).
     p_reg: FeatureGoal
+    #: What a defense names in place of the criterion (``Informed.identity_loss``), of target and students.
+    given: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         one_of("attack.identity_loss.criterion", self.criterion, Criterion)
         one_of("attack.identity_loss.p_reg", self.p_reg, FeatureGoal)
         if self.regulariser < 0:
             raise ConfigError(f"attack.identity_loss.regulariser={self.regulariser} must not be negative")
+
+    def with_loss(self, loss: Callable[[Tensor, Tensor], Tensor]) -> IdentityLoss:
+        other = copy.copy(self)
+        other.given = loss
+        return other
 
     def __call__(
         self,
@@ -61,7 +70,7 @@ class LogitLoss(IdentityLoss):
                 "set attack.surrogates to conf/attack/surrogates/lomma.yaml"
             )
         output = victim(images)
-        criterion = _LOSSES[self.criterion]
+        criterion = self.given or _LOSSES[self.criterion]
         logits = [output.logits, *(student(images).logits for student in surrogates.networks.values())]
         losses = torch.stack([criterion(answer, labels) for answer in logits]).mean(0)
         if self.regulariser:

@@ -8,6 +8,7 @@ attacks restore that scale with their ``reference_batch``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -112,6 +113,10 @@ class IdentityLoss(ABC):
         from ``rng`` row by row.
         """
 
+    def with_loss(self, loss: Callable[[Tensor, Tensor], Tensor]) -> IdentityLoss:
+        """The same with another function of logits [n, k] and labels int64 [n], [n]."""
+        return GivenLoss(loss)
+
 
 class OfLogits(IdentityLoss):
     """An identity loss that is a function of the target's logits and the labels."""
@@ -130,6 +135,16 @@ class OfLogits(IdentityLoss):
         step: int,
     ) -> Tensor:
         return self.loss(victim(images).logits, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenLoss(OfLogits):
+    """A loss that a defense names (``Informed.identity_loss``)."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.function(logits, labels)
 
 
 class CrossEntropy(OfLogits):

@@ -101,7 +101,8 @@ class Mirror(GradientAttack):
             self.image_to_target,
             runtime,
             shared_rng=shared_rng,
-            expectation=self.expectation,
+            expectation=self.averaging,
+            score=self.ranked_by,
         )
         return codes.cpu()[most_confident(confidences, labels)]
 
@@ -195,10 +196,10 @@ class Mirror(GradientAttack):
 
         def ask(part: slice) -> Tensor:
             codes, theirs = latents[part].to(runtime.device), labels[part].to(runtime.device)
-            images = self.render(prior, codes, theirs)
-            if self.expectation is None or not self.expectation.selection:
+            images, averaging = self.render(prior, codes, theirs), self.averaging
+            if averaging is None or not averaging.selection:
                 return victim(images).logits.cpu()
-            logits = self.expectation.of(
+            logits = averaging.of(
                 images, shared_rng, "selection copies", 0, lambda copies, _: victim(copies).logits
             )
             return logits.cpu()
@@ -209,6 +210,7 @@ class Mirror(GradientAttack):
             logits.unflatten(0, (-1, self.restarts)),
             labels[:: self.restarts],
             by_softmax=self.score == "softmax",
+            score=None if self.known is None else self.known.score,
         )
         return {"selected": F.one_hot(chosen, self.restarts).bool().flatten()}
 

@@ -77,7 +77,8 @@ class PPA(GradientAttack):
             self.image_to_target,
             runtime,
             shared_rng=shared_rng,
-            expectation=self.expectation,
+            expectation=self.averaging,
+            score=self.ranked_by,
         )
         return codes[:, : 1 if self.single_w else None].cpu()[most_confident(confidences, labels)]
 
@@ -137,7 +138,8 @@ class PPA(GradientAttack):
             labels,
             shared_rng=shared_rng,
             runtime=runtime,
-            expectation=self.expectation,
+            expectation=self.averaging,
+            score=self.ranked_by,
         )
         return {"robustness": found}
 

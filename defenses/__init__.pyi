@@ -2,6 +2,7 @@
 # These names, not the modules, stand in configs and keys.
 from .base import Batch as Batch
 from .base import Defense as Defense
+from .base import Informed as Informed
 from .base import Sampler as Sampler
 from .base import TrainingProgress as TrainingProgress
 from .bido import BiDO as BiDO

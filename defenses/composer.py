@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from defenses.base import Batch, Defense, Sampler, TrainingProgress
+from defenses.base import Batch, Defense, Informed, Sampler, TrainingProgress
 from defenses.nodef import NoDef
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
@@ -91,6 +92,25 @@ class Composed(Defense):
         for part in self.parts.values():
             part.on_inference(model)
 
+    def informed(self, model: Classifier) -> Informed:
+        """What the parts say as one: views in the order of training, those of stored images first. Raises
+        ConfigError where two give the attack different losses or scores.
+        """
+        if not self.parts:
+            told = NoDef().informed(model)
+            return replace(told, reasons={"nodef": told.reason})
+        known = {name: part.informed(model) for name, part in self.parts.items()}
+        said = {name: one for name, one in known.items() if one is not None}
+        in_order = sorted(said.values(), key=lambda one: not one.stored)
+        return Informed(
+            views=[view for one in in_order for view in one.views],
+            identity_loss=_only("identity_loss", {name: one.identity_loss for name, one in said.items()}),
+            score=_only("score", {name: one.score for name, one in said.items()}),
+            target=[change for one in said.values() for change in one.target],
+            reasons={name: one.reason for name, one in said.items()},
+            silent=[name for name, one in known.items() if one is None],
+        )
+
     # -- what one part has --
 
     def trainable(self, model: Classifier) -> Sequence[str] | None:
@@ -122,6 +142,19 @@ class Composed(Defense):
 
 def _first(choices: Iterable[_Choice | None]) -> _Choice | None:
     return next((choice for choice in choices if choice is not None), None)
+
+
+def _only(what: str, choices: Mapping[str, _Choice | None]) -> _Choice | None:
+    """What those parts agree on that have one."""
+    chosen = {name: choice for name, choice in choices.items() if choice is not None}
+    first = next(iter(chosen), None)
+    for name, choice in chosen.items():
+        if first is not None and choice != chosen[first]:
+            raise ConfigError(
+                f"defenses {first} and {name} both give an informed attacker a {what}; keep one of them, or "
+                "set attack.informed=false"
+            )
+    return None if first is None else chosen[first]
 
 
 def compose(**parts: Defense) -> Composed:

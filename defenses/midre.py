@@ -6,10 +6,10 @@ Table 1. Loss, optimiser and schedule stay as they are, and test images are neve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from defenses.parts.erasing import Erasing
@@ -32,7 +32,7 @@ class MIDRE(Erasing):
         images: Tensor,
         squares: tuple[Tensor, Tensor, Tensor],
         fill: Tensor,
-        generator: torch.Generator,
+        further: Callable[[int], Tensor],
     ) -> Tensor:
         """``images`` with ``fill`` on the squares drawn, (top, left, side)."""
         return erase_squares(images, *squares, fill)

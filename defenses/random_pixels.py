@@ -4,6 +4,7 @@ in one square. A difference between the two is due to the shape of what is gone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,15 +12,15 @@ import torch
 from torch import Tensor
 
 from defenses.parts.erasing import Erasing
-from midre_exp.seeding import uniform
 
 
-def erase_pixels(images: Tensor, count: Tensor, fill: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A copy of ``images`` [n, c, h, w] with ``fill`` on ``count`` pixels of each, int64 [n], every set of so
-    many equally likely; other pixels are bit-equal. ``fill``: [c] or [1, c, 1, 1] in the units of the images.
+def erase_pixels(images: Tensor, count: Tensor, fill: Tensor, numbers: Tensor) -> Tensor:
+    """A copy of ``images`` [n, c, h, w] with ``fill`` on ``count`` pixels of each, int64 [n], those whose
+    ``numbers`` [n, h * w] are the lowest: uniform ones make every set of so many equally likely. Other pixels
+    are bit-equal. ``fill``: [c] or [1, c, 1, 1] in the units of the images.
     """
     n, _, height, width = images.shape
-    order = uniform(generator, n, height * width, device=images.device).argsort(1)
+    order = numbers.argsort(1)
     first = torch.arange(height * width, device=images.device) < count[:, None]
     erased = torch.zeros_like(first).scatter_(1, order, first).view(n, 1, height, width)
     return torch.where(erased, fill.reshape(1, -1, 1, 1).to(images), images)
@@ -40,7 +41,8 @@ class RandomPixels(Erasing):
         images: Tensor,
         squares: tuple[Tensor, Tensor, Tensor],
         fill: Tensor,
-        generator: torch.Generator,
+        further: Callable[[int], Tensor],
     ) -> Tensor:
         side = squares[2]
-        return erase_pixels(images, side * side, fill, generator=generator)
+        height, width = images.shape[-2:]
+        return erase_pixels(images, side * side, fill, further(height * width))

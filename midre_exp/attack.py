@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from midre_exp.defense import Informed
 from midre_exp.errors import ConfigError
 from midre_exp.loop import Loop
 from midre_exp.plan.config import Trusted, build, without
@@ -73,6 +74,8 @@ class Attack(ABC, Generic[V]):
     threat: ClassVar[Threat]
     #: Whether latents alone give the images again (``generated``).
     latents_suffice: ClassVar[bool] = True
+    #: Whether ``inform`` can tell it what it knows of a defense.
+    can_be_informed: ClassVar[bool] = False
 
     identities: Count  # how many private classes are attacked: labels 0 to identities - 1
     restarts: Count  # reconstructions per identity
@@ -84,6 +87,8 @@ class Attack(ABC, Generic[V]):
     #: Keep the pictures as floats besides (detail ``floats``, float32 [n, 3, h, w], four times their bytes),
     #: for a judge that sees floats: of an attack whose latents alone do not give them again.
     keep_floats: bool = False
+    #: Do what the defense says that an attacker does who knows it (``Defense.informed``).
+    informed: bool = False
     #: What was prepared against this target besides the prior (``attack.surrogates``), if anything.
     surrogates: Surrogates | None = field(default=None, init=False, repr=False)
 
@@ -94,8 +99,23 @@ class Attack(ABC, Generic[V]):
             )
         if self.eight_bits not in get_args(EightBits):
             raise ConfigError(f"attack.eight_bits={self.eight_bits} is unknown; use rounded or truncated")
+        if self.informed and not self.can_be_informed:
+            sees = {Threat.SCORES: "sees scores alone", Threat.LABELS: "sees labels alone"}
+            why = sees.get(self.threat, "is no attacks.GradientAttack")
+            raise ConfigError(
+                "attack.informed=true changes the gradient that an attack follows, and "
+                f"{type(self).__name__} {why}; use attack.informed=false, or an attack such as attack=ppa"
+            )
         self.image_to_target = tuple(self.image_to_target)
         self.picture = None if self.picture is None else tuple(self.picture)
+
+    def inform(self, known: Informed) -> None:
+        """Know a defense from here on. Raises ConfigError for an attack that can make nothing of it."""
+        raise ConfigError(f"{type(self).__name__} cannot use what is known of a defense")
+
+    def told(self) -> dict[str, Any]:
+        """What a record says of what it does by what it knows."""
+        return {}
 
     @property
     def group_size(self) -> int:

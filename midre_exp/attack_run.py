@@ -44,8 +44,10 @@ def run_attack(
     seed: int = 0,
     work: Path | None = None,
     runtime: Runtime | None = None,
+    deployed: V | None = None,
 ) -> Reconstructions:
-    """Attack every (identity, restart).
+    """Attack every (identity, restart). ``deployed``: the target whose confidence the result tells, where the
+    attack asks a changed copy of it.
 
     Finished items stay in the folder ``work`` and are not computed again after an interruption, whatever
     ``runtime.chunk`` is then; None: a temporary folder. Raises ConfigError for a victim of another threat
@@ -56,7 +58,14 @@ def run_attack(
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         everyone = range(attack.identities)
         shard = run_shard(
-            attack, victim, prior, everyone, seed=seed, work=folder, runtime=runtime or Runtime()
+            attack,
+            victim,
+            prior,
+            everyone,
+            seed=seed,
+            work=folder,
+            runtime=runtime or Runtime(),
+            deployed=deployed,
         )
     return merge_shards([shard])
 
@@ -70,6 +79,7 @@ def run_shard(
     seed: int,
     work: Path,
     runtime: Runtime,
+    deployed: V | None = None,
 ) -> Columns:
     """Attack some of the identities; ``merge_shards`` makes the shards of all into what ``run_attack``
     returns, number by number.
@@ -80,7 +90,7 @@ def run_shard(
     _check_victim(attack, victim)
     _check_groups(attack, identities)
     prior.to(runtime.device).freeze()
-    job = _Job(attack, victim, prior, shared_rng(seed, runtime), work, runtime)
+    job = _Job(attack, victim, prior, shared_rng(seed, runtime), work, runtime, deployed or victim)
     items = _Items.of(identities, attack.restarts, seed)
     initial = _initialise(job, items)
     blocks, runtime = _invert_in_chunks(job, items, initial.tensors.get("start"))
@@ -113,10 +123,12 @@ class _Job(Generic[V]):
     shared_rng: ItemRNG
     work: Path
     runtime: Runtime
+    deployed: V  # who is asked how confident the target is in the end
 
     def require_finite(self, tensors: dict[str, Tensor], where: str) -> None:
         """Raise DivergedError unless these and all answers of the victim until now are finite."""
         self.victim.check_answers()
+        self.deployed.check_answers()
         require_finite(tensors, f"{type(self.attack).__name__} {where}", REMEDY)
 
 
@@ -350,7 +362,7 @@ def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> C
         before = job.victim.queries
         examined = attack.examine(job.victim, exact, theirs, shared_rng=job.shared_rng, runtime=job.runtime)
         spent = split_evenly(job.victim.queries - before, len(theirs)).to(found.queries.device)
-        confidence = job.victim.confidence(seen.float() / 255, theirs)  # not a query of the attack
+        confidence = job.deployed.confidence(seen.float() / 255, theirs)  # not a query of the attack
         columns = {**examined, **floats, "confidence": confidence, "queries": found.queries[part] + spent}
         return picture.cpu(), columns
 

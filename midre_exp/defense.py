@@ -7,7 +7,9 @@ time is a function of the ``TrainingProgress`` a hook is given, so that a resume
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -15,11 +17,57 @@ import torch
 from torch import Tensor
 
 from midre_exp.data.base import ImageSet
+from midre_exp.data.transforms import View
 from midre_exp.plan.config import Trusted, build
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
 
-__all__ = ["Batch", "Defense", "Sampler", "TrainingProgress"]
+__all__ = ["Batch", "Defense", "Informed", "Sampler", "TrainingProgress"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Informed:
+    """What a white-box attacker does who knows a defense. Nothing by default; records and logs call the parts
+    by their ``repr``, functions by their names.
+    """
+
+    reason: str = ""  # one sentence: what is done and why, or why there is nothing to do
+    #: Changes of images over which loss, search and selection are averaged, each image's by its own stream.
+    views: Sequence[View] = ()
+    stored: bool = False  # the views are of stored images: they come before those of batches
+    #: What is minimised in place of the attack's function of logits [n, k] and labels int64 [n], [n].
+    identity_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    #: What search and selection rank by in place of the softmax, [n, k] of logits [n, k].
+    score: Callable[[Tensor], Tensor] | None = None
+    target: Sequence[Callable[[Classifier], None]] = ()  # changes of the attacker's own copy of the network
+    reasons: Mapping[str, str] = field(default_factory=dict)  # of composed defenses, by name
+    silent: Sequence[str] = ()  # composed defenses that do not say what such an attacker does
+
+    def network(self, deployed: Classifier) -> Classifier:
+        """The network that the attacker asks: ``deployed`` itself, or a changed copy of it."""
+        if not self.target:
+            return deployed
+        own = copy.deepcopy(deployed)
+        for change in self.target:
+            change(own)
+        return own
+
+    def told(self) -> dict[str, Any]:
+        """What a record says of it, in plain values."""
+        return {
+            "views": [_name(view) for view in self.views],
+            "identity_loss": None if self.identity_loss is None else _name(self.identity_loss),
+            "score": None if self.score is None else _name(self.score),
+            "target": [_name(change) for change in self.target],
+            "reasons": dict(self.reasons) or {"defense": self.reason},
+            "silent": list(self.silent),
+        }
+
+
+def _name(part: object) -> str:
+    """A part in a line of text: the name of a function, the ``repr`` of anything else."""
+    text = str(getattr(part, "__name__", None) or repr(part))
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class Defense:
@@ -109,6 +157,12 @@ class Defense:
 
     def on_inference(self, model: Classifier) -> None:
         """Bring the model into the form that is attacked (after training or after loading its weights)."""
+
+    def informed(self, model: Classifier) -> Informed | None:
+        """What an attacker does who knows this defense and holds ``model`` in the form that is attacked;
+        None: nobody has said. Never from private images or a judge.
+        """
+        return None
 
 
 def compose_defenses(nodes: Mapping[str, Any], trusted: Trusted = ()) -> Defense:

@@ -4,6 +4,8 @@ al. 2022).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,18 +13,27 @@ _TOP = 5
 MOST = 50  #: reconstructions of a class that can be compared
 
 
-def most_consistent(logits: Tensor, labels: Tensor, *, by_softmax: bool = False) -> Tensor:
+def most_consistent(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    by_softmax: bool = False,
+    score: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Which of the k reconstructions of each class to hand in, int64 [g] of ``logits`` [g, k, classes] and
     ``labels`` int64 [g]; k <= 50.
 
     A reconstruction that the target ranks its label first for has four neighbours, the next labels; any other
     has none. Looked for is the largest group of two or more that have two neighbours in common, or else one;
     failing that, all k are the group. In the group, the largest logit of the label wins, or with
-    ``by_softmax`` its largest probability. Of groups of equal size, of which the method names none, the one
-    counts whose first member comes first, then its second, and so on.
+    ``by_softmax`` its largest probability, or its largest ``score``, of logits [n, classes] to as many. Of
+    groups of equal size, of which the method names none, the one counts whose first member comes first, then
+    its second, and so on.
     """
     group = consistent_group(logits, labels)
     scores = logits.softmax(2) if by_softmax else logits
+    if score is not None:
+        scores = score(logits.flatten(0, 1)).view_as(logits)
     own = scores.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1)).squeeze(2)
     return own.masked_fill(~group, float("-inf")).argmax(1)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attacks.base import ItemRNG, Runtime, WhiteBoxVictim
 from attacks.parts.expectation import Expectation
+from attacks.parts.initial_selection import Score, probabilities
 from attacks.parts.random_crops import NUMBERS, random_crop
 from midre_exp.data.transforms.random_crop import require_range
 from midre_exp.errors import ConfigError
@@ -53,8 +54,9 @@ class FinalSelection:
         shared_rng: ItemRNG,
         runtime: Runtime,
         expectation: Expectation | None = None,
+        score: Score = probabilities,
     ) -> Tensor:
-        """The target's mean probability of each label over the views, [n].
+        """The target's mean probability of each label over the views, or its mean ``score``, [n].
 
         ``images`` [n, 3, h, w] as the target gets them, not clipped; ``labels`` int64 [n]. ``shared_rng`` is
         one stream. With ``expectation`` every view is changed once more by its views, for all items alike.
@@ -72,5 +74,6 @@ class FinalSelection:
             seen = random_crop(images[rows], numbers, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
             if expectation is not None and expectation.selection:
                 seen = expectation.changed(seen, shared_rng.repeated(len(seen)), "selection copies", view)
-            total[rows] += victim.confidence(seen, labels[rows])
+            scores = score(victim(seen).logits)
+            total[rows] += scores.gather(1, labels[rows][:, None]).squeeze(1)
         return total / self.views

@@ -1,24 +1,66 @@
-"""What attacks that follow the target's gradient have in common: an identity loss, and over which copies of
-an image it is averaged.
+"""What attacks that follow the target's gradient have in common: an identity loss, over which copies of an
+image it is averaged, and what a defense that is known makes of both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
-from attacks.base import ItemRNG, WhiteBoxAttack, WhiteBoxVictim
+from attacks.base import Informed, ItemRNG, WhiteBoxAttack, WhiteBoxVictim
 from attacks.losses import IdentityLoss
 from attacks.parts.expectation import Expectation
+from attacks.parts.initial_selection import Score, probabilities
+
+#: Copies of an image over which an informed attack averages that is given no expectation of its own.
+COPIES = 8
 
 
 @dataclass(kw_only=True, eq=False)
 class GradientAttack(WhiteBoxAttack):
     """Base of attacks that descend an identity loss of the images that the target is shown."""
 
+    can_be_informed = True
+
     identity_loss: IdentityLoss  # L_id of the method
     expectation: Expectation | None = None  # over which copies of an image; None: the image alone
+    known: Informed | None = field(default=None, init=False, repr=False)  # of the defense
+
+    def inform(self, known: Informed) -> None:
+        """Average over the defense's views as well, 8 copies in search, optimisation and selection where
+        ``expectation`` names no others; take its loss and its score.
+        """
+        self.known = known
+
+    def told(self) -> dict[str, Any]:
+        """What the defense says of itself, how many copies, and where they count."""
+        averaging, places = self.averaging, ("search", "optimisation", "selection")
+        return {
+            **({} if self.known is None else self.known.told()),
+            "copies": 1 if averaging is None else averaging.copies,
+            "places": [place for place in places if averaging is not None and getattr(averaging, place)],
+        }
+
+    @property
+    def averaging(self) -> Expectation | None:
+        """Over which copies of what the target is shown: the attack's own views, then those of a defense that
+        it knows.
+        """
+        if self.known is None or not self.known.views:
+            return self.expectation
+        everywhere = {"search": True, "optimisation": True, "selection": True}
+        own = self.expectation or Expectation(copies=COPIES, views=(), **everywhere)
+        return replace(own, views=(*own.views, *self.known.views))
+
+    @property
+    def ranked_by(self) -> Score:
+        """What search and selection rank by, of logits [n, k], [n, k]: probabilities, or what a defense that
+        is known says.
+        """
+        known = None if self.known is None else self.known.score
+        return known or probabilities
 
     def identity(
         self,
@@ -34,11 +76,14 @@ class GradientAttack(WhiteBoxAttack):
 
         ``name`` is that of the random numbers of the copies: another for every call in a step.
         """
-        if self.expectation is None or not self.expectation.optimisation:
-            return self.identity_loss(victim, self.surrogates, images, labels, rng, step)
+        averaging, identity_loss = self.averaging, self.identity_loss
+        if self.known is not None and self.known.identity_loss is not None:
+            identity_loss = identity_loss.with_loss(self.known.identity_loss)
+        if averaging is None or not averaging.optimisation:
+            return identity_loss(victim, self.surrogates, images, labels, rng, step)
 
         def loss(copies: Tensor, streams: ItemRNG) -> Tensor:
             theirs = labels.repeat(len(copies) // len(labels))
-            return self.identity_loss(victim, self.surrogates, copies, theirs, streams, step)
+            return identity_loss(victim, self.surrogates, copies, theirs, streams, step)
 
-        return self.expectation.of(images, rng, name, step, loss)
+        return averaging.of(images, rng, name, step, loss)

@@ -22,6 +22,14 @@ from midre_exp.memory.footprint import planned
 from midre_exp.plan.ranges import Count, Range, Share
 from midre_exp.priors.style_prior import StylePrior
 
+#: What candidates are ranked by for each class, [n, k] of logits [n, k].
+Score = Callable[[Tensor], Tensor]
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Class probabilities [n, k] of logits [n, k]."""
+    return logits.softmax(1)
+
 
 def style_prior(prior: Prior) -> StylePrior:
     """The prior, which must be a style generator. Raises ConfigError for any other."""
@@ -117,16 +125,17 @@ class InitialSelection:
         *,
         shared_rng: ItemRNG,
         expectation: Expectation | None = None,
+        score: Score = probabilities,
     ) -> Tensor:
         """The target's probabilities of each candidate, [N, num_classes] on the CPU, for ``codes``
-        [N, 1 or num_ws, w_dim], which are rendered as they are (truncate before); with ``expectation`` the
-        mean of those of its copies, for which a candidate has a stream of its own.
+        [N, 1 or num_ws, w_dim], which are rendered as they are (truncate before), or another ``score``; with
+        ``expectation`` the mean of those of its copies, for which a candidate has a stream of its own.
         """
         streams = shared_rng.copies(len(codes))
 
-        def probabilities(images: Tensor) -> Tensor:
+        def scores(images: Tensor) -> Tensor:
             seen = torch.cat((images, images.flip(-1))) if self.flip else images
-            mean: Tensor = victim(seen).logits.softmax(1).unflatten(0, (-1, len(images))).mean(0)
+            mean: Tensor = score(victim(seen).logits).unflatten(0, (-1, len(images))).mean(0)
             return mean
 
         def ask(part: slice) -> Tensor:
@@ -134,7 +143,7 @@ class InitialSelection:
                 images = self.pictures[part].to(runtime.device)
             else:
                 images = apply(transforms, self.clip(prior.synthesise(codes[part].to(runtime.device))))
-            return _over_copies(probabilities, images, streams[part], expectation)
+            return _over_copies(scores, images, streams[part], expectation)
 
         return torch.cat(self._of_all(ask, len(codes), victim, runtime)).cpu()
 
@@ -150,22 +159,23 @@ class InitialSelection:
         *,
         shared_rng: ItemRNG,
         expectation: Expectation | None = None,
+        score: Score = probabilities,
     ) -> Tensor:
         """The victim's probabilities of codes [N, w_dim], truncated: those of the first ``classes`` labels,
         [N, classes] on the CPU; those of all labels for many codes would not fit into memory. ``expectation``
-        as in ``confidences``.
+        and ``score`` as in ``confidences``.
         """
         streams = shared_rng.copies(len(codes))
 
-        def probabilities(images: Tensor) -> Tensor:
-            return self._ask(victim, images)
+        def scores(images: Tensor) -> Tensor:
+            return self._ask(victim, images, score)
 
         def ask(part: slice) -> Tensor:
             if self.pictures is not None:
                 images = self.pictures[part].to(runtime.device)
             else:
                 images = apply(transforms, self.render(prior, codes[part]))
-            return _over_copies(probabilities, images, streams[part], expectation)[:, :classes].cpu()
+            return _over_copies(scores, images, streams[part], expectation)[:, :classes].cpu()
 
         return torch.cat(self._of_all(ask, len(codes), victim, runtime))
 
@@ -181,10 +191,12 @@ class InitialSelection:
         """
         return self._ask(victim, apply(transforms, self.render(prior, codes)))
 
-    def _ask(self, victim: WhiteBoxVictim | ScoreVictim, images: Tensor) -> Tensor:
+    def _ask(
+        self, victim: WhiteBoxVictim | ScoreVictim, images: Tensor, score: Score = probabilities
+    ) -> Tensor:
         def query(images: Tensor) -> Tensor:
             if isinstance(victim, WhiteBoxVictim):
-                return victim(images).logits.softmax(1)
+                return score(victim(images).logits)
             return victim.scores(images)
 
         answer = query(images)

@@ -6,19 +6,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from defenses.base import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, Informed, TrainingProgress
+from defenses.parts.batch_view import BatchView, Numbers
 from defenses.parts.options import check_choice
 from defenses.parts.squares import ROUNDINGS, square_side
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Range
-from midre_exp.seeding import moved
+from midre_exp.seeding import moved, uniform
 from midre_exp.targets.base import Classifier
 
 #: How the erased share is distributed between ``a_l`` and ``a_h``.
@@ -41,7 +42,24 @@ def sample_squares(
     generator: torch.Generator,
     name: str = "midre",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one square per image: (top, left, side), each int64 [n] on the CPU.
+    """One square per image by the law of ``squares``, (top, left, side), each int64 [n] on the CPU."""
+    numbers = torch.rand(3, n, generator=generator)
+    law = {"a_l": a_l, "a_h": a_h}
+    return squares(numbers, height, width, **law, area=area, rounding=rounding, name=name)
+
+
+def squares(
+    numbers: Tensor,
+    height: int,
+    width: int,
+    *,
+    a_l: float,
+    a_h: float,
+    area: str,
+    rounding: str,
+    name: str = "midre",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One square per column of ``numbers`` [3, n], uniform in [0, 1): (top, left, side), each int64 [n].
 
     The options are those of ``MIDRE``, or of the defense ``name`` that shares them; the corner is uniform
     over all whole positions at which the square fits. The host never waits for the device. Raises ConfigError
@@ -55,10 +73,10 @@ def sample_squares(
             f"defense.{name}.a_h={a_h:g} asks for a square of side {largest} on {height}x{width} images; "
             f"choose an a_h that gives a side from 1 to {min(height, width) - 1}"
         )
-    draw, down, right = torch.rand(3, n, generator=generator)
+    draw, down, right = numbers
     # Only whole sides occur, so the law of the length is inverted by looking the draw up among the lengths at
     # which each side begins: exact, and no iteration.
-    begins = torch.arange(smallest + 1, largest + 1) - ROUNDINGS[rounding][1]
+    begins = torch.arange(smallest + 1, largest + 1, device=draw.device) - ROUNDINGS[rounding][1]
     low, high = (
         _cumulative(area, math.sqrt(share * (height * width)), height, width) for share in (a_l, a_h)
     )
@@ -144,24 +162,39 @@ class Erasing(Defense):
         """Erase one square of its own from every image. Raises ConfigError when the largest does not fit."""
         if self.a_h == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
-        n, _, height, width = batch.images.shape
-        drawn = sample_squares(
-            n,
-            height,
-            width,
-            a_l=self.a_l,
-            a_h=self.a_h,
-            area=self.area,
-            rounding=self.rounding,
-            generator=generator,
-            name=self.name,
+        n, device = len(batch.images), batch.images.device
+        # squares are looked up by the processor, and only they go to the device
+        drawn = self._squares(batch.images, torch.rand(3, n, generator=generator))
+        places = (moved(drawn[0], device), moved(drawn[1], device), moved(drawn[2], device))
+        fill = self._pixel_fill(model, device)
+
+        def further(count: int) -> Tensor:
+            return uniform(generator, n, count, device=device)
+
+        return replace(batch, images=self._erase(batch.images, places, fill, further))
+
+    def informed(self, model: Classifier) -> Informed:
+        def erase(images: Tensor, numbers: Numbers) -> Tensor:
+            places = self._squares(images, numbers("square", 3).T)
+            fill = self._pixel_fill(model, images.device)
+            return self._erase(images, places, fill, lambda count: numbers("pixels", count))
+
+        return Informed(
+            views=(BatchView(self.label, erase),),
+            reason="the target has seen erased faces alone, so it is shown faces erased by the same law",
         )
-        top, left, side = (moved(part, batch.images.device) for part in drawn)
+
+    def _squares(self, images: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The squares of ``images`` [n, c, h, w] by ``numbers`` [3, n]."""
+        height, width = images.shape[-2:]
+        law = {"a_l": self.a_l, "a_h": self.a_h}
+        return squares(numbers, height, width, **law, area=self.area, rounding=self.rounding, name=self.name)
+
+    def _pixel_fill(self, model: Classifier, device: torch.device) -> Tensor:
+        """``fill`` as a value of pixels in [0, 1], [1, 3, 1, 1]."""
         # A blocking copy would make the host wait for the device in every step.
-        fill = torch.tensor(self.fill).view(1, 3, 1, 1).to(batch.images.device, non_blocking=True)
-        if self.fill_space == "normalised_literal":
-            fill = fill * model.std + model.mean
-        return replace(batch, images=self._erase(batch.images, (top, left, side), fill, generator))
+        fill = torch.tensor(self.fill).view(1, 3, 1, 1).to(device, non_blocking=True)
+        return fill * model.std + model.mean if self.fill_space == "normalised_literal" else fill
 
     @abstractmethod
     def _erase(
@@ -169,6 +202,8 @@ class Erasing(Defense):
         images: Tensor,
         squares: tuple[Tensor, Tensor, Tensor],
         fill: Tensor,
-        generator: torch.Generator,
+        further: Callable[[int], Tensor],
     ) -> Tensor:
-        """``images`` with ``fill`` on as many pixels as the squares drawn have, (top, left, side)."""
+        """``images`` with ``fill`` on as many pixels as the squares drawn have, (top, left, side);
+        ``further``: as many more uniform numbers of each image, [n, count].
+        """

@@ -35,6 +35,7 @@ from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.stages.classifier import ClassifierStage, judges_phases
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
+from midre_exp.stages.victim import informed_network
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -180,14 +181,17 @@ class _Run:
         with self.counter.phase(phase), torch.no_grad(), self.counter.repeated(images / batch):
             model(to_float(torch.empty(batch, 3, pixels, pixels, dtype=torch.uint8)))
 
-    def victim(self) -> AnyVictim:
-        """The trained target as the attack sees it."""
-        defense = self.defense()
-        node = self.settings["target"]
+    def model(self) -> Classifier:
+        """The target, trained, in the form that is attacked."""
+        defense, node = self.defense(), self.settings["target"]
         model = targets.assemble.assemble(node, self.sizes.classes, defense, seed=0, trusted=self.trusted)
         defense.on_inference(model)
+        return model.eval()
+
+    def victim(self) -> AnyVictim:
+        """The trained target as the attack sees it."""
         threat = build_attack(self.settings["attack"], self.trusted).threat
-        return Victim.of(model.eval(), self.sizes.classes, threat)
+        return Victim.of(self.model(), self.sizes.classes, threat)
 
     def untrained_prior(self) -> Prior:
         """Of the sizes that the config says; published files are not opened."""
@@ -228,7 +232,8 @@ class _Run:
         tells what of the memory grows with the chunk.
         """
         attack = build_attack(self.settings["attack"], self.trusted)
-        victim, prior = self.victim(), self.untrained_prior()
+        asked = informed_network(attack, self.defense(), self.model())
+        victim, prior = Victim.of(asked, self.sizes.classes, attack.threat), self.untrained_prior()
         prior.eval().requires_grad_(False)
         if self.settings["attack"].get("surrogates"):
             made = self.students()

@@ -131,6 +131,8 @@ def make_record(
         "artifacts": {name: stage.key for name, stage in plan.stages.items()},
         "config": without(settings, "plan"),
     }
+    if "informed" in attack:
+        record["informed"] = attack["informed"]
     # what older artifacts do not tell
     if "test_per_identity" in target:
         record["test_per_identity"] = target["test_per_identity"]

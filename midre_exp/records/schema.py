@@ -53,6 +53,19 @@ class StartEntry(_Start, total=False):
     pretraining: PretrainingEntry  # of public weights
 
 
+class InformedEntry(TypedDict):
+    """What an attack did that knew the defense (``attack.informed``); parts are named in a line of text."""
+
+    views: list[str]  # changes of images over which it averaged besides its own
+    identity_loss: str | None  # in place of its own
+    score: str | None  # by which it ranked in place of probabilities
+    target: list[str]  # changes of the copy of the network that it asked
+    reasons: dict[str, str]  # by defense: what is done and why, or why there is nothing to do
+    silent: list[str]  # defenses that do not say
+    copies: int  # of an image, over which it averaged; 1: none
+    places: list[str]  # where: search, optimisation, selection
+
+
 class Record(TypedDict, total=False):
     """What a run leaves. Percent are 0 to 100, times are seconds."""
 
@@ -80,6 +93,7 @@ class Record(TypedDict, total=False):
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
     queries: int  # of the target during the attack
     queries_per_identity: dict[str, float]  # mean, min, max
+    informed: InformedEntry  # of an attack that knew the defense
     threat: str  # what the attack saw: white_box, scores or labels
     seconds: dict[str, float]  # of the build of each stage's artifact
     device: str
@@ -152,6 +166,17 @@ _START = _Kind(
     "what a classifier started from",
 )
 
+_LINES = _each(_LINE, list)
+_INFORMED = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and all(_LINES.fits(value.get(name)) for name in ("views", "target", "silent"))
+        and _MAYBE_LINE.fits(value.get("identity_loss"))
+        and _each(_LINE, dict).fits(value.get("reasons"))
+    ),
+    "what an informed attack did: views, identity_loss, target, reasons and silent",
+)
+
 _HITS = _Kind(
     lambda value: (
         isinstance(value, dict)
@@ -193,6 +218,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "judged": _NODE,
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
+    "informed": _INFORMED,
     "threat": _LINE,
     "vary": _each(_LINE, list),
     "claims": _each(_KEY, dict),

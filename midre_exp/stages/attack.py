@@ -5,7 +5,7 @@ run without ``attack.shard`` merges with the others.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from midre_exp.errors import UserError
@@ -17,11 +17,11 @@ from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.candidates import CandidatesStage, Search
 from midre_exp.stages.classifier import Evaluator, Target, judges_phases
-from midre_exp.stages.preflight import size_after
+from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
-from midre_exp.stages.victim import VICTIM, load_victim
+from midre_exp.stages.victim import VICTIM, known_of, load_victims
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -42,8 +42,9 @@ class AttackStage(Stage):
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         steps = settings["metrics"]["image_to_evaluator"]
+        off = () if settings["attack"].get("informed") else ("informed",)
         return {
-            "attack": without(settings["attack"], "prior", "surrogates", "shard", "judged"),
+            "attack": without(settings["attack"], "prior", "surrogates", "shard", "judged", *off),
             "seed": seed_of(settings, "attack"),
             **({"image_to_evaluator": steps} if judges_phases(settings) else {}),
         }
@@ -69,6 +70,8 @@ class AttackStage(Stage):
         seen = size_after(parts.attack.image_to_target, made)
         if seen != pixels:
             Target().check_size(settings, seen, "attack.image_to_target", parts.undefended)
+        if parts.attack.informed:  # what defenses say of it may not go together
+            make_once(lambda: known_of(parts.defense, Target().untrained(settings, parts.defense)))
 
     def make(
         self,
@@ -79,15 +82,25 @@ class AttackStage(Stage):
         candidates: Artifact | None = None,
         evaluator: Artifact | None = None,
     ) -> None:
-        attack, victim, generator = self.load(job, target, prior, surrogates, candidates, evaluator)
+        made = self.load(job, target, prior, surrogates, candidates, evaluator)
+        if made.attack.informed:
+            told = made.attack.told()
+            job.work.metrics["informed"] = told
+            for name, reason in told["reasons"].items():
+                job.runtime.say(f"informed attacker, {name}: {reason}")
+            for name in told["silent"]:
+                job.runtime.say(
+                    f"informed attacker, {name}: the defense does not say what an attacker does who knows it "
+                    "(Defense.informed), so it is attacked as by one who does not"
+                )
         shard = parse_shard(job.settings["attack"]["shard"])
         if shard is None:
-            _attack_everyone(job, attack, victim, generator)
+            _attack_everyone(job, made)
         else:
-            identities = shard.share(attack.identities)
-            part = _attack(job, attack, victim, generator, identities)
+            identities = shard.share(made.attack.identities)
+            part = _attack(job, made, identities)
             job.work.save_tensors("part", part)
-            job.work.metrics.update(queries=victim.queries, counts={"identities": len(identities)})
+            job.work.metrics.update(queries=made.victim.queries, counts={"identities": len(identities)})
 
     def load(
         self,
@@ -97,13 +110,13 @@ class AttackStage(Stage):
         surrogates: Artifact | None,
         candidates: Artifact | None = None,
         evaluator: Artifact | None = None,
-    ) -> tuple[Attack[AnyVictim], AnyVictim, Prior]:
-        """The attack with what was prepared for it, its victim and its trained prior."""
+    ) -> _Made:
+        """The attack with what was prepared for it."""
         from midre_exp.metrics.phases import PhaseJudge  # planning loads this module, and no torch
         from midre_exp.targets.base import Classifier
 
         settings, attack = job.settings, job.parts.attack
-        victim = load_victim(job, target)
+        victim, deployed = load_victims(job, target)
         if surrogates is not None:
             attack.surrogates = SurrogatesStage().load(
                 settings, surrogates, victim.num_classes, job.runtime.device
@@ -118,14 +131,15 @@ class AttackStage(Stage):
             attack.judge = PhaseJudge(Evaluator().asked(job, evaluator))  # type: ignore[attr-defined]
         generator = PriorStage().load(settings, prior, victim.num_classes)
         job.numerics.accelerate(generator, PRIOR_CALLS)
-        return attack, victim, generator
+        return _Made(attack, victim, deployed, generator)
 
     def memory_remedy(self, settings: Settings) -> str:
         return lower(settings, "runtime.chunk", "attack.search.batch", "attack.selection.batch")
 
     def describe(self, settings: Settings) -> str:
         target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
-        return f"{settings['attack']['name']} on {target}"
+        informed = " informed" if settings["attack"].get("informed") else ""
+        return f"{settings['attack']['name']}{informed} on {target}"
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         wanted = settings["attack"]["identities"]
@@ -143,39 +157,48 @@ class AttackStage(Stage):
             )
 
 
-def _attack_everyone(job: Job, attack: Attack[AnyVictim], victim: AnyVictim, prior: Prior) -> None:
+@dataclass(frozen=True)
+class _Made:
+    """What an attack is carried out with."""
+
+    attack: Attack[AnyVictim]
+    victim: AnyVictim  # whom it asks
+    deployed: AnyVictim  # whose confidence is told: the victim, unless an informed attack asks a changed copy
+    prior: Prior
+
+
+def _attack_everyone(job: Job, made: _Made) -> None:
     """Attack whom no stored shard has, and put all parts together."""
     from midre_exp.attack_run import merge_shards  # planning loads this module with the stages, and no torch
 
-    pieces = stored_shards(job.store, job.planned.key, attack.identities)
+    pieces = stored_shards(job.store, job.planned.key, made.attack.identities)
     shards = [artifact for _, artifact in pieces if artifact is not None]
     if shards:
         job.runtime.say(f"{len(shards)} of {len(pieces)} shards of this attack are in the store")
     parts = [
-        _attack(job, attack, victim, prior, identities) if shard is None else shard.tensors("part")
+        _attack(job, made, identities) if shard is None else shard.tensors("part")
         for identities, shard in pieces
     ]
     found = merge_shards(parts)
     job.runtime.tracker.images("reconstructions", found.images[:64], step=0)
     job.work.save_tensors("reconstructions", found.tensors())
-    job.work.metrics.update(_numbers(attack, found))
+    job.work.metrics.update(_numbers(made.attack, found))
     if shards:
         job.work.metrics["shard_seconds"] = sum(shard.seconds for shard in shards)
 
 
-def _attack(
-    job: Job, attack: Attack[AnyVictim], victim: AnyVictim, prior: Prior, identities: range
-) -> dict[str, Tensor]:
+def _attack(job: Job, made: _Made, identities: range) -> dict[str, Tensor]:
     from midre_exp.attack_run import run_shard  # as above
 
     return run_shard(
-        attack,
-        victim,
-        prior,
+        made.attack,
+        made.victim,
+        made.prior,
         identities,
         seed=seed_of(job.settings, "attack"),
         work=job.work.path,
         runtime=job.runtime,
+        deployed=made.deployed,
     )
 
 

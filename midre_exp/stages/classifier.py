@@ -69,6 +69,14 @@ class ClassifierStage(Stage):
         defense.on_inference(model)
         return model.eval()
 
+    def untrained(self, settings: Settings, defense: Defense) -> Classifier:
+        """The network in the form that is attacked, without weights that mean anything."""
+        node, classes = self.node(settings), settings["attack"]["identities"]
+        trusted = trusted_packages(settings)
+        model = targets.assemble.assemble(node, classes, defense, seed=0, trusted=trusted)
+        defense.on_inference(model)
+        return model.eval()
+
     def _make(
         self, job: Job, dataset: Dataset, defense: Defense, seed: int, start: Artifact | None = None
     ) -> None:

@@ -21,6 +21,7 @@ import attacks
 import attacks.factory
 import attacks.rlbmi
 from attacks import Attack, build_attack
+from defenses import Defense, NoDef, build_defense, compose
 from midre_exp.attack_run import merge_shards, run_attack, run_shard
 from midre_exp.errors import ConfigError, DivergedError, OutOfMemory
 from midre_exp.plan.choice import choice
@@ -32,7 +33,7 @@ from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
-from midre_exp.targets.base import Output
+from midre_exp.targets.base import Classifier, Output
 from midre_exp.threat import Threat, Victim
 from midre_exp.weights import checkpoint
 from tests.devices import CPU, CUDA, each_device
@@ -102,6 +103,14 @@ class Colours(nn.Module):
         return Output(self.layer(features), features)
 
 
+class Normalised(Classifier):
+    """What a defense asks of the network: how it normalises."""
+
+    def __init__(self):
+        super().__init__()
+        self.set_normalisation(0.5, 0.5)
+
+
 def statistics() -> LommaSurrogates:
     """LOMMA's feature statistics, without students."""
     made = from_config("surrogates", "lomma", initial_surrogates, students=[])
@@ -133,6 +142,7 @@ COPIES = {
     "optimisation": True,
     "selection": True,
 }
+ERASING = build_defense("midre", a_l=0.2, a_h=0.5)
 PHASES = [
     {"steps": 3, "radius_features": None, "radius_w": 0.1},
     {"steps": 2, "radius_features": 0.5, "radius_w": None},
@@ -147,6 +157,7 @@ class Case:
     prior: str
     options: dict[str, Any]
     surrogates: Callable[[], Any] | None = None
+    defense: Defense | None = None  #: that it knows
 
     def __str__(self) -> str:
         return self.name
@@ -167,6 +178,8 @@ class Case:
 def built(case: Case) -> Attack:
     made = case.changed()
     made.surrogates = None if case.surrogates is None else case.surrogates()
+    if case.defense is not None:
+        made.inform(compose(it=case.defense).informed(Normalised()))
     return made
 
 
@@ -187,6 +200,14 @@ CASES = [
     Case("lomma_gmi", "pixels", {"steps": 5, "lr": 0.5, "expectation": COPIES}, statistics),
     Case("ppa", "style", {**PPA, "expectation": COPIES}),
     Case("mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "expectation": COPIES}),
+    Case("gmi", "pixels", {"steps": 5, "lr": 0.5, "informed": True}, defense=ERASING),
+    Case("lomma_kedmi", "kedmi", {"steps": 5, "group": 2, "informed": True}, statistics, ERASING),
+    Case("plgmi", "pixels", {"steps": 5, "informed": True}, defense=ERASING),
+    Case("ppa", "style", {**PPA, "informed": True}, defense=ERASING),
+    Case(
+        "mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "informed": True}, defense=ERASING
+    ),
+    Case("ifgmi", "style", {**STYLE, "stages": PHASES, "informed": True}, defense=ERASING),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "own"}),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "shared"}),
     Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),
@@ -295,7 +316,12 @@ def test_the_list_names_every_attack_of_the_configs():
 NOTHING = {**COPIES, "copies": 1, "views": [{**COPIES["views"][1], "sigma": 0}]}
 gradient_attacks = pytest.mark.parametrize(
     "case",
-    [c for c in CASES if "expectation" not in c.options and isinstance(c.changed(), attacks.GradientAttack)],
+    [
+        c
+        for c in CASES
+        if not {"expectation", "informed"} & set(c.options)
+        and isinstance(c.changed(), attacks.GradientAttack)
+    ],
     ids=str,
 )
 
@@ -304,6 +330,14 @@ gradient_attacks = pytest.mark.parametrize(
 def test_one_unchanged_copy_is_the_plain_attack_to_the_byte(case):
     attack = case.changed(expectation=NOTHING)
     attack.surrogates = case.attack().surrogates
+    assert_equal(carried_out(case, attack), unbroken(case))
+
+
+@gradient_attacks
+def test_nothing_to_know_is_the_plain_attack_to_the_byte(case):
+    attack = case.changed(informed=True)
+    attack.surrogates = case.attack().surrogates
+    attack.inform(compose(nodef=NoDef()).informed(Normalised()))
     assert_equal(carried_out(case, attack), unbroken(case))
 
 
@@ -465,8 +499,10 @@ class Narrow:
 @every_attack
 @pytest.mark.parametrize("narrow", ["target", "prior"])
 def test_memory_that_is_short_in_any_phase_changes_no_number(case, narrow, capsys):
-    copies = case.options.get("expectation", {"copies": 1})["copies"]  # of one item, which go together
-    attack, device = case.attack(), Narrow(2 * copies if narrow == "target" else 2)
+    attack = case.attack()
+    averaging = getattr(attack, "averaging", None)
+    copies = 1 if averaging is None else averaging.copies  # of one item, which go together
+    device = Narrow(2 * copies if narrow == "target" else 2)
     network = device.target() if narrow == "target" else Colours()
     prior = device.prior(case.prior) if narrow == "prior" else prior_of(case.prior)
     victim, runtime = Victim.of(network, CLASSES, attack.threat), Counting(chunk=512)

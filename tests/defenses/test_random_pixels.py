@@ -10,6 +10,7 @@ from defenses import MIDRE, TrainingProgress, erase_pixels, sample_squares
 from defenses.parts.erasing import Erasing
 from defenses.random_pixels import RandomPixels
 from midre_exp.errors import ConfigError
+from midre_exp.seeding import uniform
 from tests.defenses.test_midre import RELEASED, Toy, chi_square, chi_square_limit, random_batch, seeded
 
 CLOCK = TrainingProgress(epoch=0, epochs=1)
@@ -43,7 +44,7 @@ def test_every_pixel_goes_equally_often_and_neighbours_independently() -> None:
     n, gone = 4000, 64
     images = torch.zeros(n, 3, 16, 16)
     fill = torch.ones(3)
-    erased = erase_pixels(images, torch.full((n,), gone), fill, generator=seeded(0))[:, 0].bool()
+    erased = erase_pixels(images, torch.full((n,), gone), fill, uniform(seeded(0), n, 256))[:, 0].bool()
     assert torch.equal(erased.sum((1, 2)), torch.full((n,), gone))
     counts = erased.double().sum(0).flatten()
     assert chi_square(counts, torch.full_like(counts, n * gone / 256)) < chi_square_limit(256)
@@ -53,7 +54,7 @@ def test_every_pixel_goes_equally_often_and_neighbours_independently() -> None:
 
 def test_none_and_all_of_the_pixels_can_go() -> None:
     images = random_batch(2).images
-    after = erase_pixels(images, torch.tensor([0, 256]), torch.ones(3), generator=seeded(0))
+    after = erase_pixels(images, torch.tensor([0, 256]), torch.ones(3), uniform(seeded(0), 2, 256))
     assert torch.equal(after[0], images[0]) and bool((after[1] == 1).all())
 
 
