@@ -232,8 +232,8 @@ class _Run:
         tells what of the memory grows with the chunk.
         """
         attack = build_attack(self.settings["attack"], self.trusted)
-        asked = informed_network(attack, self.defense(), self.model())
-        victim, prior = Victim.of(asked, self.sizes.classes, attack.threat), self.untrained_prior()
+        network = informed_network(attack, self.defense(), self.model())
+        victim, prior = Victim.of(network, self.sizes.classes, attack.threat), self.untrained_prior()
         prior.eval().requires_grad_(False)
         if self.settings["attack"].get("surrogates"):
             made = self.students()
