@@ -6,6 +6,7 @@
     public data  ─────► prior       (generator, for some attacks trained against the target)
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
+    other people ──► verifier, trait_reader (if asked for) ──► open_set, traits ──► record
 
 Two more stages only spare work that is the same in many runs: ``features`` (what the evaluator sees in
 private images) and ``candidates`` (the pictures among which an attack looks for starts).
@@ -51,7 +52,11 @@ def run(settings: Mapping[str, Any]) -> Path:
         surrogates = build(stages.surrogates, parts.public, target)
         candidates = build(stages.candidates, prior)
         attack = build(stages.attack, target, prior, surrogates, candidates, evaluator)
-        build(stages.metrics, attack, evaluator, parts.evaluation, features, prior)
+        metrics = build(stages.metrics, attack, evaluator, parts.evaluation, features, prior)
+        verifier = build(stages.verifier, parts.verification)
+        open_set = build(stages.open_set, attack, verifier, parts.evaluation)
+        reader = build(stages.trait_reader, parts.traits)
+        build(stages.traits, attack, reader, metrics, open_set, parts.evaluation)
     if SHARD in plan.stages:  # a part of an attack leaves no record
         return build.artifacts[SHARD].path
     return write_record(settings, build)

@@ -121,7 +121,7 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
         hours(own, "evaluator_pretraining", "evaluator"),
         hours(own, "prior", "surrogates"),
         hours(own, "attack"),
-        hours(own, "metrics"),
+        hours(own, "metrics", "verifier", "open_set", "trait_reader", "traits"),
         hours(own, *stages),
         hours("float32", *stages),
         hours("tf32", *stages),

@@ -114,6 +114,15 @@ def read_measured(results: Path, trusted: Trusted = ()) -> list[Measured]:
     return list(found.values())
 
 
+def _learnt_from(record: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Images and people that a verifier of a record learnt from, and images that a reader of traits did."""
+    verifier = (record.get("open_set") or {}).get("verifier") or {}
+    reader = (record.get("traits") or {}).get("reader") or {}
+    people = int(verifier.get("identities", 0)) + int(verifier.get("held_out", 0))
+    read = int(reader.get("identities", 0)) + int(reader.get("held_out", 0))
+    return int(verifier.get("images", 0)) + int(verifier.get("held_out_images", 0)), people, read
+
+
 def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
     record = read_json(path)
     check_record(path)
@@ -132,6 +141,7 @@ def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
             int(counts.get("public") or 0),
             int(counts["private_identities"]),
             *(int(pool.get(name, 0)) for name in ("images", "tested", "identities")),
+            *_learnt_from(record),
         )
     for stage, spent in record["seconds"].items():
         key = str(record["artifacts"][stage])

@@ -29,6 +29,10 @@ _SIZES = {
     **dict.fromkeys(("target", "evaluator", "features", "metrics"), ("train", "test", "classes")),
     **dict.fromkeys(("prior", "surrogates"), ("public", "classes")),
     **dict.fromkeys(("attack", "candidates"), ("classes",)),
+    "verifier": ("verification_images", "verification_classes"),
+    "open_set": ("test", "classes", "verification_classes"),
+    "trait_reader": ("trait_images",),
+    "traits": ("test", "classes"),
 }
 #: What of the numerics changes how fast, with what runs had before there was a choice.
 _PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
@@ -46,6 +50,8 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
     prior = attack["prior"]
     target = {"target": settings["target"], "defense": settings["defense"]}
     sizes = {"resolution": settings["resolution"], "image_size": prior.get("image_size")}
+    judged = {"resolution": settings["evaluator"].get("resolution")}
+    shown = {"attack": {name: attack.get(name) for name in ("identities", "restarts", "kept", "picture")}}
     found: dict[str, Any] = {
         "pretraining": {**_pretrained(settings["target"]), "resolution": settings["resolution"]},
         "evaluator_pretraining": {
@@ -78,6 +84,10 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
             **({"prior": prior, "judged": attack["judged"]} if judging(settings).rendered else {}),
             "resolution": settings["resolution"],
         },
+        "verifier": {"verifier": settings.get("open_set"), **judged},
+        "open_set": {"verifier": settings.get("open_set"), **shown, **judged},
+        "trait_reader": {"reader": settings.get("traits"), **judged},
+        "traits": {"reader": settings.get("traits"), **shown, **judged},
     }[stage]
     stripped: dict[str, Any] = _stripped(found)
     node = settings.get("numerics") or {}  # which older records lack

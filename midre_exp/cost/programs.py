@@ -24,6 +24,8 @@ from midre_exp.cost.sampling import FEW, SampledLoop, SampledRuntime, without_co
 from midre_exp.cost.sizes import Sizes, result_bytes
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.defense import Defense, compose_defenses
+from midre_exp.leakage.network import FaceNetwork, pixels_seen
+from midre_exp.leakage.verification import Cosines, cosface
 from midre_exp.metrics.extractors import extractors
 from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
@@ -51,6 +53,8 @@ _BATCH = 256  #: images that a trained classifier is shown at once
 _RHYTHMS = ("critic_steps", "gp_every", "r1_every", "path_every")
 #: Bytes of weights and checkpoints for each parameter: float32, kept once and, while it trains, three times.
 _KEPT_PER_PARAMETER = 16
+#: About as many outputs as a reader of traits has: numbers, and classes of kinds.
+_TRAIT_OUTPUTS = 75
 
 
 def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
@@ -68,6 +72,10 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "features": _Run.features,
         "candidates": _Run.candidates,
         "metrics": _Run.metrics,
+        "verifier": _Run.verifier,
+        "open_set": _Run.open_set,
+        "trait_reader": _Run.trait_reader,
+        "traits": _Run.traits,
     }
     counter, images = Counter(), _Images.of(settings, sizes)
     with without_content(counter), torch.random.fork_rng(devices=[]), counter:
@@ -174,8 +182,8 @@ class _Run:
                 optimizer.step()
         optimizer.zero_grad()
 
-    def _shown(self, model: Classifier, pixels: int, images: float, batch: int, phase: str) -> None:
-        """Images through a trained classifier."""
+    def _shown(self, model: torch.nn.Module, pixels: int, images: float, batch: int, phase: str) -> None:
+        """Images through a trained network."""
         model.eval()
         batch = int(min(batch, max(images, 1)))
         with self.counter.phase(phase), torch.no_grad(), self.counter.repeated(images / batch):
@@ -375,6 +383,77 @@ class _Run:
         if "RebuiltEvaluator" in names and _is_rebuilt(model):
             self._shown(model, pixels, kept + self._attacked_images(), _BATCH, "judgement by the rebuilt one")
         return Counted(tuple(self.counter.phases))
+
+    def verifier(self) -> Counted:
+        """Training on most of the people, and a look at the photographs of the others."""
+        node, sizes = self.settings["open_set"], self.sizes
+        people = max(1, round(sizes.verification_classes * (1 - node["held_out"])))
+        cosines = Cosines(self._face_network("open_set"), int(node["dimension"]), people)
+
+        def loss(images: Tensor) -> Tensor:
+            labels = torch.empty(len(images), dtype=torch.int64)
+            return cosface(cosines(images), labels, margin=node["margin"], scale=node["scale"])
+
+        self._learnt(cosines, node, sizes.verification_images * (1 - node["held_out"]), loss)
+        pixels = int(self.settings["evaluator"]["resolution"])
+        held_out = 2 * sizes.verification_images * node["held_out"]  # and their mirror images
+        self._shown(cosines.network, pixels, held_out, _BATCH, "validation")
+        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(cosines))
+
+    def open_set(self) -> Counted:
+        """Reconstructions and private test images, each with its mirror image."""
+        self._judged_by("open_set", 2)
+        return Counted(tuple(self.counter.phases))
+
+    def trait_reader(self) -> Counted:
+        """Training on most of the people, and a look at the photographs of the others."""
+        node, network = self.settings["traits"], self._face_network("traits")
+        photographs = self.sizes.trait_images
+        self._learnt(
+            network,
+            node,
+            photographs * (1 - node["held_out"]),
+            lambda images: network(images).square().mean(),
+        )
+        pixels = int(self.settings["evaluator"]["resolution"])
+        self._shown(network, pixels, photographs * node["held_out"], _BATCH, "validation")
+        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(network))
+
+    def traits(self) -> Counted:
+        """Reconstructions and private test images."""
+        self._judged_by("traits", 1)
+        return Counted(tuple(self.counter.phases))
+
+    def _face_network(self, group: str) -> FaceNetwork:
+        """The network of a verifier or of a reader of traits."""
+        node, shown = self.settings[group], int(self.settings["evaluator"]["resolution"])
+        outputs = int(node.get("dimension", _TRAIT_OUTPUTS))
+        return FaceNetwork(pixels=pixels_seen(node["pixels"], shown), outputs=outputs, normed=True)
+
+    def _learnt(
+        self,
+        network: torch.nn.Module,
+        node: Mapping[str, Any],
+        images: float,
+        loss: Callable[[Tensor], Tensor],
+    ) -> None:
+        """The training of such a network."""
+        network.train()
+        adam = torch.optim.AdamW(network.parameters(), lr=node["lr"])
+        batch, pixels = int(node["batch_size"]), int(self.settings["evaluator"]["resolution"])
+        shown = torch.empty(batch, 3, pixels, pixels, dtype=torch.uint8)
+        with self.counter.phase("training"), self.counter.repeated(int(node["epochs"]) * images / batch):
+            adam.zero_grad()
+            torch.autograd.backward(loss(to_float(shown)))
+            adam.step()
+        adam.zero_grad()
+
+    def _judged_by(self, group: str, times: int) -> None:
+        """Reconstructions that count and private test images, ``times`` through such a network."""
+        attack = build_attack(self.settings["attack"], self.trusted)
+        kept = getattr(attack, "kept", attack.restarts) * attack.identities
+        pixels = int(self.settings["evaluator"]["resolution"])
+        self._shown(self._face_network(group), pixels, times * (kept + self.sizes.test), _BATCH, "judgement")
 
     def _rendered_again(self, attack: Attack[AnyVictim], items: int) -> None:
         """Reconstructions rendered from their latents, to be judged as floats."""

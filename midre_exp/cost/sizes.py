@@ -19,7 +19,8 @@ _TRAINED_ON = 0.9  #: of private images, where neither data nor card says; the s
 @dataclass(frozen=True)
 class Sizes:
     """Images to train and test on, public images, and private identities, which are the classes; images and
-    classes to pre-train on, 0 where that is not done.
+    classes to pre-train on, images and people that a verifier learns from, images that a reader of traits
+    does, 0 where that is not done.
     """
 
     train: int
@@ -29,6 +30,9 @@ class Sizes:
     pretraining_train: int = 0
     pretraining_test: int = 0
     pretraining_classes: int = 0
+    verification_images: int = 0
+    verification_classes: int = 0
+    trait_images: int = 0
 
     def as_json(self) -> dict[str, int]:
         """Plain values."""
@@ -44,8 +48,18 @@ def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     pool = _classified(settings, pools[0], remember) if pools else (0, 0, 0)
     if public is None or private is None or pool is None:
         return None
-    train, test, classes = private
-    return Sizes(train, test, public, classes, *pool)
+    learnt = {name: _classified(settings, name, remember) for name in _learnt_from(settings)}
+    if None in learnt.values():
+        return None
+    shown, more, people = learnt.get("verification") or (0, 0, 0)
+    photographs, _, _ = learnt.get("traits") or (0, 0, 0)
+    return Sizes(*private[:2], public, private[2], *pool, shown + more, people, photographs)
+
+
+def _learnt_from(settings: Settings) -> list[str]:
+    """The images of the judges beside the evaluator that a run has."""
+    groups = {"verification": "open_set", "traits": "traits"}
+    return [name for name, group in groups.items() if settings.get(group) is not None]
 
 
 def _classified(settings: Settings, name: str, remember: Remember) -> tuple[int, int, int] | None:

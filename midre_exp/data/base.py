@@ -50,6 +50,22 @@ class SourceFile(NamedTuple):
     sha256: str
 
 
+class KnownTraits(NamedTuple):
+    """What is true of the person in each of n photographs, by the name of the trait."""
+
+    numbers: dict[str, Tensor]  # float [n]
+    shows: dict[str, Tensor]  # bool [n], by the names of ``numbers``: whether the number shows at all
+    kinds: dict[str, tuple[tuple[str, ...], Tensor]]  # names of the classes, and int64 [n]
+
+    def of_rows(self, rows: Tensor) -> KnownTraits:
+        """Some of the photographs."""
+        return KnownTraits(
+            {name: value[rows] for name, value in self.numbers.items()},
+            {name: value[rows] for name, value in self.shows.items()},
+            {name: (names, classes[rows]) for name, (names, classes) in self.kinds.items()},
+        )
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 [..] in 0..255 to float32 in [0, 1]."""
     return images.float().div_(255.0)
@@ -62,6 +78,10 @@ class Dataset(ABC):
     duplicates: Literal["tell", "refuse"] = "tell"
     #: Whether its arguments alone decide about every image, and no file.
     is_rendered: ClassVar[bool] = False
+    #: Whether the people of every ``pool`` are neither private nor public; else other pools are public ones.
+    has_own_pools: ClassVar[bool] = False
+    #: Whether ``known_traits`` knows any.
+    knows_traits: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, part: Part) -> ImageSet:
@@ -108,6 +128,12 @@ class Dataset(ABC):
         for it. None where images come from no files. Raises as ``count_images``.
         """
         return {}
+
+    def known_traits(self, part: Part) -> KnownTraits | None:
+        """The true traits of the people in the images of a part, in the order of ``load``; None where nobody
+        knows. Nothing is decoded for it.
+        """
+        return None
 
     def alarms(self, role: Role) -> list[str]:
         """What a reader of a record must know of the images of a role, one sentence each."""

@@ -19,7 +19,15 @@ from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest
 from midre_exp.plan.keys import node_of, reads_public
 from midre_exp.runtime import choose_device
-from midre_exp.stages import STAGES, Requirement, candidates, evaluator_pretraining, pretraining
+from midre_exp.stages import (
+    STAGES,
+    Requirement,
+    candidates,
+    evaluator_pretraining,
+    pretraining,
+    trait_reader,
+    verifier,
+)
 from midre_exp.stages.candidates import PICTURES, candidate_bytes
 from midre_exp.stages.requirements import Images, images_of
 from midre_exp.store.artifact import readable
@@ -69,6 +77,8 @@ class Checks:
         """Bytes of every data set the run reads, decoded; of one that is not here, by its card."""
         names = ["private", "evaluation", *(["public"] if reads_public(settings["attack"]) else [])]
         names += [stage.name for stage in (pretraining, evaluator_pretraining) if stage.is_part_of(settings)]
+        judges = {"verification": verifier, "traits": trait_reader}
+        names += [name for name, stage in judges.items() if stage.is_part_of(settings)]
         data = settings["data"]
         found = [(images_of(settings, name, self.remember), card_of(node_of(data, name))) for name in names]
         return sum(requirements.image_bytes(_count(each, card) or 0, each.pixels) for each, card in found)

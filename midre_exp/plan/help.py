@@ -30,6 +30,8 @@ GROUPS = (
     "attack=gmi attack/expectation",
     "attack=lomma_gmi attack/surrogates",
     "metrics",
+    "open_set",
+    "traits",
     "numerics",
     "tracking",
     "hydra/launcher",

@@ -27,6 +27,10 @@ from midre_exp.store.store import Places
 PUBLIC = "public"
 
 
+#: Images of judges beside the evaluator: the group of the config that asks for them, and who learns of them.
+_LEARNT_FROM = {"verification": ("open_set", "a verifier"), "traits": ("traits", "a reader of traits")}
+
+
 @dataclass(frozen=True)
 class StageKey:
     """One stage of one run: its key and everything the key was made from."""
@@ -110,13 +114,22 @@ def stage_key(
 
 def node_of(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The dataset node behind some images of a run: ``private``, ``public``, private ones as the evaluator
-    sees them (``evaluation``), those to pre-train the target on (``pretraining``) or the evaluator.
+    sees them (``evaluation``), those to pre-train the target on (``pretraining``) or the evaluator, those
+    that a verifier (``verification``) and a reader of traits (``traits``) learn from.
 
     All but the public ones are the private node with what other nodes have different, so that target and
-    evaluator always know the same identities. Raises ConfigError for data without images to pre-train on.
+    evaluator always know the same identities. Raises ConfigError for data without the images asked for.
     """
     if name in ("private", "public"):
         return dict(data[name])
+    if name in _LEARNT_FROM:
+        if data.get(name) is None:
+            group, who = _LEARNT_FROM[name]
+            raise ConfigError(
+                f"data={data['name']} has no people that {who} could learn from (data.{name}); use "
+                f"{group}=null"
+            )
+        return {**data["private"], **data["evaluation"], **data[name]}
     pool = data.get("pretraining")
     if pool is None and name != "evaluation":
         raise ConfigError(

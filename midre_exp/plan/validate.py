@@ -149,6 +149,8 @@ class Data(Keys):
     name: str
     people: People = "unknown"
     pretraining: Mapping[str, Any] | None = None
+    verification: Mapping[str, Any] | None = None
+    traits: Mapping[str, Any] | None = None
     others: ClassVar[Any] = Any
 
 
@@ -159,6 +161,35 @@ class Metrics(Keys):
     image_to_evaluator: Sequence[Step]
     measure: Mapping[str, Metric | None]
     pictures: Literal["official", "eight_bit"] = "eight_bit"
+
+
+FalseAccepts = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+
+
+@dataclass
+class Learner(Keys):
+    """How a small network that judges reconstructions is trained."""
+
+    name: str
+    pixels: Count | None
+    epochs: Count
+    batch_size: Count
+    lr: LearningRate
+    weight_decay: NonNegative
+    held_out: BelowOne
+    seed: Seed
+
+
+@dataclass
+class OpenSet(Learner):
+    """A node of conf/open_set."""
+
+    dimension: Count
+    margin: BelowOne
+    scale: Positive
+    template: Count
+    far: Annotated[Sequence[FalseAccepts], NotEmpty()]
+    most_eer: Annotated[float, Range(0, 100)]
 
 
 @dataclass
@@ -258,6 +289,8 @@ class Run(Keys):
     defense: Mapping[str, Defense]
     attack: Attack
     metrics: Metrics
+    open_set: OpenSet | None = None
+    traits: Learner | None = None
     vary: Sequence[Word] = DEFAULT
     publish: Publish | None = None
     public_source: str | None = None
@@ -302,7 +335,7 @@ def _first_fault(settings: Mapping[str, Any], trusted: tuple[str, ...]) -> Fault
                 found = fault(settings[name], known[name].hint, name)
                 if found is None and name == "data":
                     private = settings["data"]["private"]
-                    for other in ("evaluation", "pretraining"):
+                    for other in ("evaluation", "pretraining", "verification", "traits"):
                         node = {**private, **(settings["data"].get(other) or {})}
                         found = found or fault(node, Dataset, f"data.{other}")
                 faults += [] if found is None else [found]

@@ -20,6 +20,7 @@ from midre_exp.plan.keys import Plan
 from midre_exp.plan.publication import people_of
 from midre_exp.plan.validate import is_line
 from midre_exp.plan.vary import varied
+from midre_exp.records.beside import judged_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
@@ -99,7 +100,10 @@ def make_record(
             **best_epoch(artifacts["target"].json("history")),
             **without(metrics, "missing", "per_identity", "counts", "alarms", "judged"),
         },
-        "per_identity": metrics["per_identity"],
+        "per_identity": {
+            **metrics["per_identity"],
+            **(artifacts["open_set"].metrics["per_identity"] if "open_set" in artifacts else {}),
+        },
         "missing": metrics.get("missing", {}),
         "counts": {
             name: count
@@ -133,6 +137,7 @@ def make_record(
     }
     if "informed" in attack:
         record["informed"] = attack["informed"]
+    record.update(judged_beside(artifacts))
     # what older artifacts do not tell
     if "test_per_identity" in target:
         record["test_per_identity"] = target["test_per_identity"]
@@ -205,7 +210,7 @@ def update_record(path: Path, record: Record) -> None:
             "queries",
             "seconds",
         ),
-        *("artifacts", "code"),
+        *("artifacts", "code", "open_set", "traits"),
     )
     old: Mapping[str, object] = {}
     if path.exists():

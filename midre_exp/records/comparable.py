@@ -33,6 +33,8 @@ LATER_OPTIONS: dict[str, object] = {
     "per_photo": ["clothes"],
     "occluders": 0,
 }
+#: What of the data only judges beside the evaluator read, by the group that asks for them.
+_JUDGES_DATA = {"open_set": ("verification",), "traits": ("trait",)}
 #: Metrics that came after records were written and change none of the others: without such a number a record
 #: is of the same thing, and a table says that it was not measured.
 LATER_METRICS = ("LastSeedAccuracy", "OfficialFid", "RebuiltEvaluator", "StretchedKnnDistance")
@@ -53,6 +55,9 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     kept = without(settings["data"], "store", "people")  # where images are kept, and who may see them
     if not any(is_pretrained_here(settings.get(name) or {}) for name in ("target", "evaluator")):
         kept = {key: value for key, value in kept.items() if not key.startswith("pretraining")}
+    for group, prefixes in _JUDGES_DATA.items():
+        if settings.get(group) is None:
+            kept = {key: value for key, value in kept.items() if not key.startswith(prefixes)}
     config["data"] = {
         name: _node(node, data_folders) if isinstance(node, Mapping) else node for name, node in kept.items()
     }

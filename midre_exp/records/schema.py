@@ -66,6 +66,53 @@ class InformedEntry(TypedDict):
     places: list[str]  # where: search, optimisation, selection
 
 
+class VerifierEntry(TypedDict, total=False):
+    """Who told people apart (``open_set``), and how well."""
+
+    key: str  # in the store
+    people: str  # whom it was trained on: of their own, or public ones, who are the attacker's too
+    identities: int
+    images: int
+    held_out: int  # people, who are the decoys
+    held_out_images: int
+    eer: float  # percent, on photographs of people held out
+    pairs: int  # of impostors, behind it and behind the thresholds
+    tar: dict[str, float]  # percent of these people's photographs accepted, by false accept rate
+    eer_alike: float  # among impostors of the same sex, skin and hair, where that is known
+    pairs_alike: int
+
+
+class OpenSetEntry(TypedDict, total=False):
+    """What a judge who never saw a private picture says of the reconstructions (``open_set``). Percent."""
+
+    verifier: VerifierEntry
+    identities: int
+    reconstructions: int
+    decoys: int
+    #: By false accept rate: value of reconstructions accepted, low and high (95 %, identities resampled), the
+    #: threshold, the shares of impostors that reach it (false_photographs, false_decoys, false_others: the
+    #: reconstructions as other private people), and of photographs that do: of people held out (held_out),
+    #: of the private people (photographs).
+    tar: dict[str, dict[str, float]]
+    rank: dict[str, float]  # of the right person among decoys: median, its chance, first, its interval, ten
+    missing: dict[str, str]  # why a rate is not told
+
+
+class TraitsEntry(TypedDict, total=False):
+    """Which known traits the reconstructions show (``traits``)."""
+
+    reader: dict[str, Any]  # key, identities it was trained on, and held out
+    identities: int
+    readable: int  # traits that the reader sees in photographs of people held out
+    tested: int  # of these, such as enough private people show
+    recovered: int  # of these, by permutation tests together at 5 % (Holm)
+    #: By trait: kind (number | kind), reader, readable; value with low and high, floor, p, people,
+    #: photographs: a number's correlation, a kind's percent read rightly; recovered; nearer, percent.
+    by_trait: dict[str, dict[str, Any]]
+    nearer: dict[str, float]  # value, low, high, photographs: percent, 50 where nothing is told
+    by_group: dict[str, dict[str, Any]]  # by kind and class: identities, and measures with intervals
+
+
 class Record(TypedDict, total=False):
     """What a run leaves. Percent are 0 to 100, times are seconds."""
 
@@ -88,6 +135,8 @@ class Record(TypedDict, total=False):
     missing: dict[str, str]  # why a metric could not be computed
     #: What evaluator and metrics saw: pictures, floats or eight_bit; image_to_evaluator, names of steps
     judged: dict[str, Any]
+    open_set: OpenSetEntry  # of a run with such a judge
+    traits: TraitsEntry  # of a run with a reader of traits
     alarms: dict[str, list[str]]  # by stage, what puts its numbers in doubt, a sentence each; only if any
     counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
@@ -187,6 +236,18 @@ _HITS = _Kind(
     "counts of right and images, as many of each",
 )
 
+
+def _verified(value: dict[str, Any]) -> bool:
+    """Whether a block ``open_set`` has what tables take from it."""
+    places = ("verifier.eer", "rank.first", "rank.median")
+    rates = value.get("tar")
+    return (
+        all(_is_number(at(value, place)) for place in places)
+        and isinstance(rates, dict)
+        and all(isinstance(told, dict) and _NUMBERS.fits(told) and "value" in told for told in rates.values())
+    )
+
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -216,6 +277,12 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "alarms": _each(_each(_LINE, list), dict),
     "start": _each(_START, dict),
     "judged": _NODE,
+    "open_set": _Kind(
+        lambda value: isinstance(value, dict) and _verified(value), "verdicts of a verifier, with its numbers"
+    ),
+    "traits": _Kind(
+        lambda value: isinstance(value, dict) and _COUNT.fits(value.get("readable")), "traits that were read"
+    ),
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
     "informed": _INFORMED,

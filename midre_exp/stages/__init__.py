@@ -10,10 +10,14 @@ from midre_exp.stages.graph import (
     features,
     make_plan,
     metrics,
+    open_set,
     pretraining,
     prior,
     surrogates,
     target,
+    trait_reader,
+    traits,
+    verifier,
 )
 
 __all__ = [
@@ -27,8 +31,12 @@ __all__ = [
     "features",
     "make_plan",
     "metrics",
+    "open_set",
     "pretraining",
     "prior",
     "surrogates",
     "target",
+    "trait_reader",
+    "traits",
+    "verifier",
 ]

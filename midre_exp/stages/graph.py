@@ -23,6 +23,8 @@ from midre_exp.stages.pretraining import EvaluatorPretraining, Pretraining
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import ROLES
 from midre_exp.stages.surrogates import SurrogatesStage
+from midre_exp.stages.traits import TraitReaderStage, TraitsStage
+from midre_exp.stages.verification import OpenSetStage, VerifierStage
 
 pretraining = Pretraining()
 target = Target()
@@ -34,6 +36,10 @@ surrogates = SurrogatesStage()
 candidates = CandidatesStage()
 attack = AttackStage()
 metrics = MetricsStage()
+verifier = VerifierStage()
+open_set = OpenSetStage()
+trait_reader = TraitReaderStage()
+traits = TraitsStage()
 
 #: In the order in which they stand in plans, tables of seconds and records.
 STAGES: tuple[Stage, ...] = (
@@ -47,6 +53,10 @@ STAGES: tuple[Stage, ...] = (
     candidates,
     attack,
     metrics,
+    verifier,
+    open_set,
+    trait_reader,
+    traits,
 )
 
 

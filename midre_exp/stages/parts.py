@@ -17,7 +17,8 @@ from midre_exp.threat import AnyVictim
 @dataclass(frozen=True)
 class Parts:
     """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), those
-    that target and evaluator are pre-trained on, None where they are not, the composed ``defense``, the
+    that target and evaluator are pre-trained on, those that a verifier (``verification``) and a reader of
+    traits (``traits``) learn from, None where there is none, the composed ``defense``, the
     composition of none (``undefended``), and the ``attack``.
     """
 
@@ -26,6 +27,8 @@ class Parts:
     evaluation: Dataset
     pretraining: Dataset | None
     evaluator_pretraining: Dataset | None
+    verification: Dataset | None
+    traits: Dataset | None
     defense: Defense
     undefended: Defense
     attack: Attack[AnyVictim]
@@ -53,6 +56,8 @@ def make_parts(settings: Settings) -> Parts:
         evaluator_pretraining=(
             images("evaluator_pretraining") if is_pretrained_here(settings["evaluator"]) else None
         ),
+        verification=images("verification") if settings.get("open_set") else None,
+        traits=images("traits") if settings.get("traits") else None,
         defense=defense,
         undefended=compose_defenses({}),
         attack=build_attack(settings["attack"], trusted),

@@ -26,6 +26,8 @@ ROLES = {
     "evaluation": "private",
     "pretraining": "private",  # of a data set of their own
     "evaluator_pretraining": "private",
+    "verification": "private",
+    "traits": "private",
 }
 
 

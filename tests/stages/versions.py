@@ -45,6 +45,10 @@ SOURCES = {
         *_IMAGES,
     ),
     "metrics": ("midre_exp/metrics", *_IMAGES),
+    "verifier": ("midre_exp/leakage", *_IMAGES),
+    "open_set": ("midre_exp/leakage", *_IMAGES),
+    "trait_reader": ("midre_exp/leakage", *_IMAGES),
+    "traits": ("midre_exp/leakage", *_IMAGES),
 }
 
 

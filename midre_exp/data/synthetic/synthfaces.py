@@ -18,9 +18,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from midre_exp.data.base import Dataset, ImageSet, Part, Role
+from midre_exp.data.base import Dataset, ImageSet, KnownTraits, Part, Role
 from midre_exp.data.block import threads
 from midre_exp.data.cache import rendered_images
+from midre_exp.data.synthetic.known import known_traits
 from midre_exp.data.synthetic.looks import V1, Look, Version
 from midre_exp.data.synthetic.traits import SOURCES
 from midre_exp.errors import ConfigError
@@ -34,7 +35,8 @@ from midre_exp.store.store import Places
 #: Private identities are 0, 1, ..; public ones start here, as do test photographs of a private one.
 OFFSET = 1_000_000
 #: The first identity of each pool.
-_FIRST = {"private": 0, "public": OFFSET, "pretraining": 2 * OFFSET}
+_FIRST = {"private": 0, "public": OFFSET, "pretraining": 2 * OFFSET, "verification": 3 * OFFSET}
+_POOLS = ("private", "pretraining", "verification")
 
 #: What paints them, by version: with its code, stored images are of this art and no other.
 _ART: dict[int, tuple[str, ...]] = {
@@ -105,7 +107,8 @@ def render_into(
 @dataclass(kw_only=True, eq=False)
 class SynthFaces(Dataset):
     """Private identities and, disjoint from them, public ones, who share the public images evenly. With
-    ``pool: pretraining`` others, who are neither, stand in place of the private ones.
+    ``pool: pretraining`` or ``verification`` others, who are none of these, stand in place of the private
+    ones.
     """
 
     size: Count  # px of a side, 16 to 1024
@@ -118,7 +121,9 @@ class SynthFaces(Dataset):
     # CelebA
     source: Literal["same", "other"] = "same"
     seed: Seed = 0  # of all identities and photographs
-    pool: Literal["private", "pretraining"] = "private"  # whose photographs are train and test
+    pool: Literal["private", "pretraining", "verification"] = (
+        "private"  # whose photographs are train and test
+    )
     # 1: hair, glasses and all of the face are the person's; 2: ``per_photo`` decides, and there are occluders
     version: Version = 1
     # the groups of traits that are drawn anew for every photograph (see ``trait_groups``)
@@ -129,6 +134,8 @@ class SynthFaces(Dataset):
     store: Places | None = None
 
     is_rendered: ClassVar[bool] = True
+    has_own_pools: ClassVar[bool] = True
+    knows_traits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("resolution", self.size, 16, 1024)
@@ -143,8 +150,8 @@ class SynthFaces(Dataset):
             )
         if self.source not in SOURCES:
             raise ConfigError(f"public_source={self.source} is unknown; use same or other")
-        if self.pool not in ("private", "pretraining"):
-            raise ConfigError(f"data.*.pool={self.pool} is unknown; use private or pretraining")
+        if self.pool not in _POOLS:
+            raise ConfigError(f"data.*.pool={self.pool} is unknown; use {', '.join(_POOLS)}")
         self._look = Look(self.version, tuple(self.per_photo), self.occluders)
 
     def load(self, part: Part) -> ImageSet:
@@ -189,6 +196,10 @@ class SynthFaces(Dataset):
             name: value.squeeze(-1) if value.dim() == 2 else value.squeeze(-1).t().contiguous()
             for name, value in numbers.items()
         }
+
+    def known_traits(self, part: Part) -> KnownTraits:
+        """Those that a person has in every photograph."""
+        return known_traits(self.traits(part), self.personal_traits(), self.version)
 
     def trait_groups(self) -> dict[str, tuple[str, ...]]:
         """The names of the drawn traits by group."""
@@ -240,7 +251,7 @@ class SynthFaces(Dataset):
 
     def _who(self, part: Part) -> str:
         """How the photographs of a part are called."""
-        return f"pretraining {part}" if self.pool == "pretraining" and part != "public" else part
+        return part if self.pool == "private" or part == "public" else f"{self.pool} {part}"
 
     def fingerprint(self, role: Role) -> dict[str, object]:
         """The arguments that matter to the role, and the version of the art."""

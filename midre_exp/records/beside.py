@@ -1,0 +1,45 @@
+"""What judges beside the evaluator say, as a record tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from midre_exp.plan.config import without
+from midre_exp.records.schema import Record
+from midre_exp.store.store import Artifact
+
+
+def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
+    """What judges beside the evaluator say, where a run has any: blocks ``open_set`` and ``traits``."""
+    found: Record = {}
+    if (verdicts := artifacts.get("open_set")) is not None:
+        verifier, told = artifacts["verifier"], verdicts.metrics
+        counts = verifier.metrics["counts"]
+        found["open_set"] = {
+            **without(told, "first", "per_identity", "alarms"),
+            "verifier": {
+                "key": verifier.key,
+                "people": "of their own" if verifier.metrics["own_pool"] else "public, the attacker's too",
+                "identities": counts["verifier_identities"],
+                "images": counts["verifier_train"],
+                "held_out": counts["held_out_identities"],
+                "held_out_images": counts["held_out"],
+                **{
+                    name: verifier.metrics[name]
+                    for name in ("eer", "pairs", "tar", "eer_alike", "pairs_alike")
+                    if name in verifier.metrics
+                },
+            },
+        }
+    if (traits := artifacts.get("traits")) is not None:
+        reader = artifacts["trait_reader"]
+        counts = reader.metrics["counts"]
+        found["traits"] = {
+            **without(traits.metrics, "alarms"),
+            "reader": {
+                "key": reader.key,
+                "identities": counts["trait_reader_identities"],
+                "held_out": counts["held_out_identities"],
+            },
+        }
+    return found
