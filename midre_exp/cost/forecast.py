@@ -140,8 +140,10 @@ def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
             int(counts["private_test"]),
             int(counts.get("public") or 0),
             int(counts["private_identities"]),
-            *(int(pool.get(name, 0)) for name in ("images", "tested", "identities")),
-            *_learnt_from(record),
+            *(
+                *(int(pool.get(name, 0)) for name in ("images", "tested", "identities")),
+                *_learnt_from(record),
+            ),
         )
     for stage, spent in record["seconds"].items():
         key = str(record["artifacts"][stage])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 from midre_exp.plan.config import without
-from midre_exp.records.schema import Record
+from midre_exp.records.schema import OpenSetEntry, Record, TraitsEntry
 from midre_exp.store.store import Artifact
 
 
@@ -15,7 +16,7 @@ def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
     if (verdicts := artifacts.get("open_set")) is not None:
         verifier, told = artifacts["verifier"], verdicts.metrics
         counts = verifier.metrics["counts"]
-        found["open_set"] = {
+        block: dict[str, Any] = {
             **without(told, "first", "per_identity", "alarms"),
             "verifier": {
                 "key": verifier.key,
@@ -31,10 +32,11 @@ def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
                 },
             },
         }
+        found["open_set"] = cast(OpenSetEntry, block)
     if (traits := artifacts.get("traits")) is not None:
         reader = artifacts["trait_reader"]
         counts = reader.metrics["counts"]
-        found["traits"] = {
+        block = {
             **without(traits.metrics, "alarms"),
             "reader": {
                 "key": reader.key,
@@ -42,4 +44,5 @@ def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
                 "held_out": counts["held_out_identities"],
             },
         }
+        found["traits"] = cast(TraitsEntry, block)
     return found
