@@ -12,7 +12,7 @@ from midre_exp.attack import (
     split_evenly,
     to_uint8,
 )
-from midre_exp.defense import Informed
+from midre_exp.defense import Informed, PictureView
 from midre_exp.loop import Loop
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
@@ -27,6 +27,7 @@ __all__ = [
     "LabelAttack",
     "LabelVictim",
     "Loop",
+    "PictureView",
     "Prior",
     "Reconstructions",
     "Runtime",

@@ -34,8 +34,9 @@ from torch import Tensor
 
 from attacks.losses import poincare
 from attacks.parts.optimisers import adam_step
-from attacks.parts.random_crops import NUMBERS, shared_crop
+from attacks.parts.random_crops import shared_crop
 from midre_exp.data.transforms import Resize
+from midre_exp.data.transforms.random_crop import NUMBERS
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator, SynthesisNetwork
 from midre_exp.runtime import choose_device
 from midre_exp.targets import build_target

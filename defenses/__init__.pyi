@@ -3,6 +3,7 @@
 from .base import Batch as Batch
 from .base import Defense as Defense
 from .base import Informed as Informed
+from .base import PictureView as PictureView
 from .base import Sampler as Sampler
 from .base import TrainingProgress as TrainingProgress
 from .bido import BiDO as BiDO

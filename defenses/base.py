@@ -1,5 +1,5 @@
 """What a defense derives from: the engine's contract, under the name that plugins import."""
 
-from midre_exp.defense import Batch, Defense, Informed, Sampler, TrainingProgress
+from midre_exp.defense import Batch, Defense, Informed, PictureView, Sampler, TrainingProgress
 
-__all__ = ["Batch", "Defense", "Informed", "Sampler", "TrainingProgress"]
+__all__ = ["Batch", "Defense", "Informed", "PictureView", "Sampler", "TrainingProgress"]

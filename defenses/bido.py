@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Defense, Sampler, TrainingProgress
+from defenses.base import Batch, Defense, Informed, Sampler, TrainingProgress
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, LearningRate, Natural, NonNegative, Positive
@@ -282,3 +282,8 @@ class BiDO(Defense):
             for side, values in terms.items()
             for stage, value in zip(self._layers, values.float(), strict=True)
         }
+
+    def informed(self, model: Classifier) -> Informed:
+        return Informed(
+            reason="features depend less on the image, but gradients are not hidden and no weakness is known"
+        )

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, Informed, PictureView, TrainingProgress
 from defenses.parts.options import check_flag
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Positive, Probability
-from midre_exp.seeding import moved
+from midre_exp.seeding import ItemRNG, moved
 from midre_exp.targets.base import Classifier
 
 
@@ -41,15 +41,22 @@ def symmetric_beta(alpha: float, radius: Tensor, angle: Tensor) -> Tensor:
 def sample_boxes(
     n: int, height: int, width: int, *, alpha: float, p: float, per_batch: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One box per image: (top, bottom, left, right), each int64 [n] on the CPU; bottom and
-    right lie outside the box.
+    """One box per image by the law of ``boxes``, (top, bottom, left, right), each int64 [n] on the CPU."""
+    numbers = torch.rand(5, 1 if per_batch else n, generator=generator).expand(5, n)
+    return boxes(numbers, height, width, alpha=alpha, p=p)
+
+
+def boxes(
+    numbers: Tensor, height: int, width: int, *, alpha: float, p: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One box per column of ``numbers`` [5, n], uniform in [0, 1): (top, bottom, left, right), each int64
+    [n]; bottom and right lie outside the box.
 
     Each side is sqrt(1 - lambda) of the image's, lambda from Beta(alpha, alpha), in whole pixels from the
     centre, which is uniform in the image; what leaves the image is cut off. With probability 1 - p a box is
     empty.
     """
-    draws = torch.rand(5, 1 if per_batch else n, generator=generator)
-    radius, angle, down, right, chance = draws.expand(5, n)
+    radius, angle, down, right, chance = numbers
     reach = (1 - symmetric_beta(alpha, radius, angle)).sqrt() / 2 * (chance < p)
     edges = []
     for place, length in ((down, height), (right, width)):
@@ -118,12 +125,44 @@ class CutMix(Defense):
         drawn = sample_boxes(
             n, height, width, alpha=self.alpha, p=self.p, per_batch=self.per_batch, generator=generator
         )
-        boxes = [moved(edge, batch.images.device) for edge in drawn]
+        edges = [moved(edge, batch.images.device) for edge in drawn]
         # Sorting noise permutes without the host reading anything back.
         partner = moved(torch.rand(n, generator=generator).argsort(), batch.images.device)
-        images, visible = paste_boxes(batch.images, batch.images[partner], *boxes)
+        images, visible = paste_boxes(batch.images, batch.images[partner], *edges)
         own = batch.soft_labels
         if own is None:
             own = F.one_hot(batch.labels, self.num_classes).float()
         soft = own[partner].lerp(own, visible[:, None].to(own))
         return replace(batch, images=images, labels=soft.argmax(1), soft_labels=soft)
+
+    def informed(self, model: Classifier) -> Informed:
+        if self.p == 0:
+            return Informed(reason="nothing is mixed, so the attack is the plain one")
+        return Informed(
+            views=(PastedView(self),),
+            reason="the target has seen faces with a box of another face, so boxes of random pictures of the "
+            "prior are pasted by the same law",
+        )
+
+
+class PastedView(PictureView):
+    """A box of a random picture of the attacker's prior in every image, each image's by its own stream.
+
+    The attacker has no private images to mix, and another image of its batch would make an item depend on its
+    company. The loss goes on asking for the item's label, however little of the item stays visible.
+    """
+
+    def __init__(self, defense: CutMix):
+        self.defense = defense
+
+    def __call__(self, images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+        """As ``View``."""
+        if self.pictures is None:
+            raise RuntimeError("an attack draws pictures in prepare, which was not called")
+        numbers = rng.uniform(f"{name} box", 5, step=step).T
+        edges = boxes(numbers, *images.shape[-2:], alpha=self.defense.alpha, p=self.defense.p)
+        chosen = (len(self.pictures) * rng.uniform(f"{name} picture", 1, step=step)[:, 0]).long()
+        return paste_boxes(images, self.pictures.to(images)[chosen], *edges)[0]
+
+    def __repr__(self) -> str:
+        return f"{self.defense.label} with pictures of the prior"

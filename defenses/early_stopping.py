@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from defenses.base import Defense
+from defenses.base import Defense, Informed
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Range
+from midre_exp.targets.base import Classifier
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,3 +36,8 @@ class EarlyStopping(Defense):
 
     def trained_epochs(self, epochs: int) -> int:
         return max(1, round(self.share * epochs))
+
+    def informed(self, model: Classifier) -> Informed:
+        return Informed(
+            reason="a target trained for less hides nothing, so there is nothing to do against it"
+        )

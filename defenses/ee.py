@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, Sampler
+from defenses.base import Defense, Informed, Sampler
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne
 from midre_exp.seeding import derive, generator
+from midre_exp.targets.base import Classifier
 from midre_exp.targets.training.batch import Shuffled
 
 #: What stays as without the defense: the number of epochs, or also the number of steps in each.
@@ -107,4 +108,9 @@ class LeaveOut(Defense):
     def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None:
         return PartialEpochs(
             labels, share=self.share, keep=self.keep, batch_size=batch_size, drop_last=drop_last, seed=seed
+        )
+
+    def informed(self, model: Classifier) -> Informed:
+        return Informed(
+            reason="what is left out is whole images, so the target knows whole faces; nothing is to be done"
         )

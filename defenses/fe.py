@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from defenses.base import Defense
+from defenses.base import Defense, Informed
+from defenses.parts.batch_view import BatchView, Numbers
 from defenses.parts.options import check_choice
 from defenses.parts.squares import ROUNDINGS, erase_squares, square_side
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Share
 from midre_exp.seeding import ItemRNG
+from midre_exp.targets.base import Classifier
 
 #: Whether the last place at which the square fits counts.
 CORNERS = ("half_open", "closed")
@@ -32,7 +34,13 @@ def fixed_corners(n: int, rows: int, columns: int, *, seed: int) -> tuple[Tensor
 
     A pure function of (seed, position of the image), so that epochs, workers and resumed runs agree.
     """
-    down, right = ItemRNG(seed, "fixed erasing", items=torch.arange(n)).uniform("corner", 2).unbind(1)
+    numbers = ItemRNG(seed, "fixed erasing", items=torch.arange(n)).uniform("corner", 2)
+    return corners(numbers, rows, columns)
+
+
+def corners(numbers: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """(top, left), int64 [n] each, of ``numbers`` [n, 2], uniform in [0, 1)."""
+    down, right = numbers.unbind(1)
     return (down * rows).long(), (right * columns).long()
 
 
@@ -82,14 +90,7 @@ class FixedErasing(Defense):
         if self.share == 0:
             return train
         n, _, height, width = train.images.shape
-        side = square_side(self.share, height, width, self.rounding)
-        if not 0 < side < min(height, width):
-            raise ConfigError(
-                f"defense.fe.share={self.share:g} asks for a square of side {side} on {height}x{width} "
-                "images; "
-                f"choose a share that gives a side from 1 to {min(height, width) - 1}"
-            )
-        rows, columns = (length - side + (self.corner == "closed") for length in (height, width))
+        side, rows, columns = self._sizes(height, width)
         top, left = fixed_corners(n, rows, columns, seed=seed)
         fill = (255 * torch.tensor(self.fill)).round().to(train.images.dtype)
         erased = torch.empty(train.images.shape, dtype=train.images.dtype)
@@ -98,3 +99,35 @@ class FixedErasing(Defense):
             sides = torch.full_like(top[block], side)
             erased[block] = erase_squares(train.images[block], top[block], left[block], sides, fill)
         return replace(train, images=erased)
+
+    def informed(self, model: Classifier) -> Informed:
+        """The square as it lies in stored images, at the size of the target's; what augmentation made of it
+        in training is left out.
+        """
+        if self.share == 0:
+            return Informed(reason="nothing is erased, so the attack is the plain one")
+        fill = (255 * torch.tensor(self.fill)).round() / 255
+
+        def erase(images: Tensor, numbers: Numbers) -> Tensor:
+            side, rows, columns = self._sizes(*images.shape[-2:])
+            top, left = corners(numbers("corner", 2), rows, columns)
+            sides = torch.full_like(top, side)
+            return erase_squares(images, top, left, sides, fill.to(images.device, non_blocking=True))
+
+        return Informed(
+            views=(BatchView(self.label, erase),),
+            stored=True,
+            reason="the target has seen erased faces alone, so it is shown faces erased by the same law",
+        )
+
+    def _sizes(self, height: int, width: int) -> tuple[int, int, int]:
+        """The side of the square in an image, and in how many rows and columns its corner may lie."""
+        side = square_side(self.share, height, width, self.rounding)
+        if not 0 < side < min(height, width):
+            raise ConfigError(
+                f"defense.fe.share={self.share:g} asks for a square of side {side} on {height}x{width} "
+                "images; "
+                f"choose a share that gives a side from 1 to {min(height, width) - 1}"
+            )
+        further = self.corner == "closed"
+        return side, height - side + further, width - side + further

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, Informed, TrainingProgress
+from defenses.parts.batch_view import BatchView, Numbers
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, NonNegative
 from midre_exp.seeding import uniform
@@ -70,15 +71,31 @@ class GaussianBlur(Defense):
         self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
     ) -> Batch:
         """Blur every image. Raises ConfigError when it is smaller than half the kernel."""
-        low, high = self.sigma
-        if high == 0:
+        if self.sigma[1] == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
-        n, _, height, width = batch.images.shape
+        draw = uniform(generator, len(batch.images), device=batch.images.device)
+        return replace(batch, images=self._blurred(batch.images, draw))
+
+    def informed(self, model: Classifier) -> Informed:
+        if self.sigma[1] == 0:
+            return Informed(reason="nothing is blurred, so the attack is the plain one")
+
+        def blur(images: Tensor, numbers: Numbers) -> Tensor:
+            return self._blurred(images, numbers("blur", 1)[:, 0])
+
+        return Informed(
+            views=(BatchView(self.label, blur),),
+            reason="the target has seen blurred faces alone, so it is shown faces blurred by the same law",
+        )
+
+    def _blurred(self, images: Tensor, draw: Tensor) -> Tensor:
+        """Every image blurred by its number of ``draw`` [n], uniform in [0, 1)."""
+        low, high = self.sigma
+        height, width = images.shape[-2:]
         if self.kernel_size // 2 >= min(height, width):
             raise ConfigError(
                 f"defense.gaussian_blur.kernel_size={self.kernel_size} is too wide for {height}x{width} "
                 "images; "
                 f"use at most {2 * min(height, width) - 1}"
             )
-        draw = uniform(generator, n, device=batch.images.device)
-        return replace(batch, images=gaussian_blur(batch.images, low + (high - low) * draw, self.kernel_size))
+        return gaussian_blur(images, low + (high - low) * draw, self.kernel_size)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.base import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, Informed, TrainingProgress
 from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import NonNegative
@@ -144,6 +144,19 @@ class MID(Defense):
     def on_inference(self, model: Classifier) -> None:
         """Start the noise anew, so that the model behaves alike right after training and read from a file."""
         _bottleneck(model).rewind()
+
+    def informed(self, model: Classifier) -> Informed:
+        if self.eval_noise == "mean":
+            return Informed(reason="the bottleneck passes on its mean, so the attack is the plain one")
+        return Informed(
+            target=(mean_of_noise,),
+            reason="who holds the weights knows the mean of the noise, and follows its gradient",
+        )
+
+
+def mean_of_noise(model: Classifier) -> None:
+    """Let the bottleneck pass on the mean of its draws."""
+    _bottleneck(model).eval_noise = "mean"
 
 
 def _bottleneck(model: Classifier) -> Bottleneck:

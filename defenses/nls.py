@@ -14,11 +14,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from defenses.base import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, Informed, TrainingProgress
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Range, Share
-from midre_exp.targets.base import Output
+from midre_exp.targets.base import Classifier, Output
+from midre_exp.targets.margins import margins, max_margin_identity
 
 #: How a negative factor comes in over the epochs.
 SCHEDULES = ("official", "linear", "constant")
@@ -102,3 +103,12 @@ class NLS(Defense):
             self.alpha, progress, schedule=self.schedule, start=self.start, full=self.full
         )
         return None if alpha == 0 else smoothed_cross_entropy(output.logits, batch.targets, alpha).mean()
+
+    def informed(self, model: Classifier) -> Informed:
+        if self.alpha >= 0:
+            return Informed(reason="no wrong class is pushed down, so the attack is the plain one")
+        return Informed(
+            identity_loss=max_margin_identity,
+            score=margins,
+            reason="probabilities saturate under it, so loss, search and selection go by margins of logits",
+        )

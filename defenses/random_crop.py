@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from defenses.base import Batch, Defense, TrainingProgress
+from defenses.base import Batch, Defense, Informed, TrainingProgress
+from defenses.parts.batch_view import BatchView, Numbers
 from midre_exp.data.transforms import RandomResizedCrop
+from midre_exp.data.transforms.random_crop import NUMBERS, random_crop
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Share
 from midre_exp.targets.base import Classifier
@@ -47,3 +50,17 @@ class RandomCrop(Defense):
         if self.scale[0] == 1:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
         return replace(batch, images=self._crop(batch.images, generator))
+
+    def informed(self, model: Classifier) -> Informed:
+        if self.scale[0] == 1:
+            return Informed(reason="nothing is cropped, so the attack is the plain one")
+
+        def crop(images: Tensor, numbers: Numbers) -> Tensor:
+            return random_crop(
+                images, numbers("box", NUMBERS), scale=self._crop.scale, ratio=self._crop.ratio
+            )
+
+        return Informed(
+            views=(BatchView(self.label, crop),),
+            reason="the target has seen parts of faces alone, so it is shown parts cut out by the same law",
+        )

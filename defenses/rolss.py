@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from defenses.base import Defense
-from defenses.parts.skip_connections import scale_shortcuts
+from defenses.base import Defense, Informed
+from defenses.parts.skip_connections import known_shortcuts, scale_shortcuts
 from midre_exp.targets.base import Classifier
 
 
@@ -23,3 +23,6 @@ class RoLSS(Defense):
 
     def modify_backbone(self, model: Classifier) -> None:
         scale_shortcuts(model, 0.0, self.stages, defense="rolss")
+
+    def informed(self, model: Classifier) -> Informed:
+        return known_shortcuts(model)

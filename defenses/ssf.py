@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from defenses.base import Defense
+from defenses.base import Defense, Informed
 from defenses.parts.options import check_factor
-from defenses.parts.skip_connections import scale_shortcuts
+from defenses.parts.skip_connections import known_shortcuts, scale_shortcuts
 from midre_exp.plan.ranges import Share
 from midre_exp.targets.base import Classifier
 
@@ -33,3 +33,6 @@ class SSF(Defense):
 
     def modify_backbone(self, model: Classifier) -> None:
         scale_shortcuts(model, self.k, self.stages, defense="ssf")
+
+    def informed(self, model: Classifier) -> Informed:
+        return known_shortcuts(model)

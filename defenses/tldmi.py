@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from defenses.base import Defense, TrainingProgress
+from defenses.base import Defense, Informed, TrainingProgress
 from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative
@@ -140,6 +140,11 @@ class TLDMI(Defense):
                 for layer in module.modules():
                     if isinstance(layer, _BatchNorm):
                         layer.eval()
+
+    def informed(self, model: Classifier) -> Informed:
+        return Informed(
+            reason="frozen layers hide nothing and gradients pass them, so the attack is the plain one"
+        )
 
     def _frozen(self, model: Classifier) -> list[nn.Module]:
         blocks = blocks_before(model, self.cut)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from defenses.base import Defense, TrainingProgress
+from defenses.base import Defense, Informed, TrainingProgress
 from defenses.parts.options import check_factor
-from defenses.parts.skip_connections import scale_shortcuts
+from defenses.parts.skip_connections import known_shortcuts, scale_shortcuts
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Range, Share
 from midre_exp.targets.base import Classifier
@@ -87,3 +87,6 @@ class TTS(Defense):
     def on_inference(self, model: Classifier) -> None:
         """The network of the last epochs."""
         scale_shortcuts(model, self.k, self.stages, defense="tts")
+
+    def informed(self, model: Classifier) -> Informed:
+        return known_shortcuts(model)

@@ -129,6 +129,11 @@ class Attack(ABC, Generic[V]):
         """How many consecutive items of a group share a row of what is optimised, and of its memory."""
         return 1
 
+    def prepare(self, prior: Prior, *, shared_rng: ItemRNG, runtime: Runtime) -> None:
+        """Make what all phases need of the prior alone, before the first of them, in every shard and attempt
+        anew.
+        """
+
     def initialise(
         self, victim: V, prior: Prior, labels: Tensor, *, shared_rng: ItemRNG, runtime: Runtime
     ) -> Tensor | None:

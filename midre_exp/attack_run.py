@@ -92,6 +92,7 @@ def run_shard(
     prior.to(runtime.device).freeze()
     job = _Job(attack, victim, prior, shared_rng(seed, runtime), work, runtime, deployed or victim)
     items = _Items.of(identities, attack.restarts, seed)
+    attack.prepare(prior, shared_rng=job.shared_rng, runtime=runtime)
     initial = _initialise(job, items)
     blocks, runtime = _invert_in_chunks(job, items, initial.tensors.get("start"))
     columns = _join(blocks)

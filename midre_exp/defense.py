@@ -8,6 +8,7 @@ time is a function of the ``TrainingProgress`` a hook is given, so that a resume
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,10 +20,11 @@ from torch import Tensor
 from midre_exp.data.base import ImageSet
 from midre_exp.data.transforms import View
 from midre_exp.plan.config import Trusted, build
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
 
-__all__ = ["Batch", "Defense", "Informed", "Sampler", "TrainingProgress"]
+__all__ = ["Batch", "Defense", "Informed", "PictureView", "Sampler", "TrainingProgress"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,18 @@ class Informed:
             "reasons": dict(self.reasons) or {"defense": self.reason},
             "silent": list(self.silent),
         }
+
+
+class PictureView(ABC):
+    """A view that shows pictures besides: ``pictures`` [m, 3, h, w] of the attacker's own prior as the target
+    would be shown them, which an attack draws before it begins.
+    """
+
+    pictures: Tensor | None = None
+
+    @abstractmethod
+    def __call__(self, images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+        """As ``View``."""
 
 
 def _name(part: object) -> str:

@@ -14,8 +14,7 @@ from torch import Tensor
 from attacks.base import ItemRNG, Runtime, WhiteBoxVictim
 from attacks.parts.expectation import Expectation
 from attacks.parts.initial_selection import Score, probabilities
-from attacks.parts.random_crops import NUMBERS, random_crop
-from midre_exp.data.transforms.random_crop import require_range
+from midre_exp.data.transforms.random_crop import NUMBERS, random_crop, require_range
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, Positive, Probability, Share
 

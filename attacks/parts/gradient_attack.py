@@ -7,15 +7,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from attacks.base import Informed, ItemRNG, WhiteBoxAttack, WhiteBoxVictim
+from attacks.base import (
+    Informed,
+    ItemRNG,
+    PictureView,
+    Prior,
+    Runtime,
+    WhiteBoxAttack,
+    WhiteBoxVictim,
+    apply,
+)
 from attacks.losses import IdentityLoss
 from attacks.parts.expectation import Expectation
 from attacks.parts.initial_selection import Score, probabilities
+from midre_exp.memory.batches import in_batches
+from midre_exp.priors.random_images import random_images
 
 #: Copies of an image over which an informed attack averages that is given no expectation of its own.
 COPIES = 8
+#: Pictures of the prior that a view may show.
+PICTURES = 64
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,6 +47,22 @@ class GradientAttack(WhiteBoxAttack):
         ``expectation`` names no others; take its loss and its score.
         """
         self.known = known
+
+    def prepare(self, prior: Prior, *, shared_rng: ItemRNG, runtime: Runtime) -> None:
+        """Draw pictures for those views of a defense that show some, the same ones in every shard."""
+        views = [] if self.known is None else self.known.views
+        wanting = [view for view in views if isinstance(view, PictureView)]
+        if not wanting:
+            return
+        streams = shared_rng.copies(PICTURES)
+
+        def draw(part: slice) -> Tensor:
+            images = random_images(prior, streams[part], self.identities)
+            return apply(self.image_to_target, images).clamp(0, 1)
+
+        drawn = torch.cat(list(in_batches(draw, PICTURES, min(runtime.chunk, PICTURES), what="pictures")))
+        for view in wanting:
+            view.pictures = drawn
 
     def told(self) -> dict[str, Any]:
         """What the defense says of itself, how many copies, and where they count."""

@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from attacks.parts.checks import one_of
-from attacks.parts.random_crops import NUMBERS, random_crop
-from midre_exp.data.transforms.random_crop import require_range
+from midre_exp.data.transforms.random_crop import NUMBERS, random_crop, require_range
 from midre_exp.data.transforms.view import rotate
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import NonNegative, Positive, Probability, Range, Share

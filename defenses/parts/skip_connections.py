@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from defenses.base import Informed
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier
+from midre_exp.targets.shortcut import Shortcut
 
 
 def scale_shortcuts(model: Classifier, k: float, stages: Sequence[str] | None, *, defense: str) -> None:
@@ -31,3 +33,32 @@ def scale_shortcuts(model: Classifier, k: float, stages: Sequence[str] | None, *
         model.scale_shortcuts(chosen, k)
     except ConfigError as error:
         raise ConfigError(f"defense.{defense}.stages={chosen} is not possible: {error}") from error
+
+
+def known_shortcuts(model: Classifier) -> Informed:
+    """What is known of a network whose shortcuts are scaled down: gradients can be led past them all the same
+    (straight-through, a backward pass as in BPDA of Athalye et al. 2018).
+    """
+    if any(shortcut.k != 1 for shortcut in _shortcuts(model)):
+        return Informed(
+            target=(full_shortcuts_backward,),
+            reason="scaled shortcuts weaken gradients, so the backward pass takes them with a factor of 1",
+        )
+    if model.fresh != type(model).fresh:
+        return Informed(
+            reason=f"a {type(model).__name__} without its connections has other shapes, in which no gradient "
+            "finds a place for them"
+        )
+    return Informed(reason="all shortcuts are whole, so the attack is the plain one")
+
+
+def full_shortcuts_backward(model: Classifier) -> None:
+    """Let gradients pass all scaled shortcuts as if they were whole; answers stay as they are. Where a
+    shortcut has layers, gradients pass these as they lie there, trained or not.
+    """
+    for shortcut in _shortcuts(model):
+        shortcut.is_straight = True
+
+
+def _shortcuts(model: Classifier) -> list[Shortcut]:
+    return [module for module in model.modules() if isinstance(module, Shortcut)]

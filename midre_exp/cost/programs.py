@@ -258,6 +258,7 @@ class _Run:
             search = cast(Search, getattr(attack, "search"))  # noqa: B009  of those that have one
             search.pictures = self.counter.outside(torch.empty(search.size, 3, pixels, pixels))
         with self.counter.phase("start"):
+            attack.prepare(prior, shared_rng=shared, runtime=self.runtime(1))
             start = attack.initialise(
                 victim, prior, items[:group], shared_rng=shared, runtime=self.runtime(1)
             )

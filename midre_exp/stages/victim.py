@@ -28,8 +28,9 @@ def load_victims(job: Job, target: Artifact) -> tuple[AnyVictim, AnyVictim]:
     informed of a defense that has it ask a changed copy. Tells the attack what it knows.
     """
     model = _network(job, target)
-    deployed = _shown(job, target, model)
+    # before it is accelerated: a copy of an accelerated network would still compute with the first one
     asked = informed_network(job.parts.attack, job.parts.defense, model)
+    deployed = _shown(job, target, model)
     return (deployed if asked is model else _shown(job, target, asked)), deployed
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from midre_exp.errors import ConfigError
@@ -15,18 +18,38 @@ class Shortcut(nn.Sequential):
     network.
     """
 
+    #: Let gradients pass as at k = 1, whatever k is; the forward pass stays as it is.
+    is_straight = False
+
     def __init__(self, k: float, *layers: nn.Module):
         super().__init__(*layers)
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
         """Take ``x`` [n, c, h, w] along the path, times k."""
-        if self.k == 0:
+        if self.k == 0 and not self.is_straight:
             return x.new_zeros(())
         path = x
         for layer in self:
             path = layer(path)
-        return path if self.k == 1 else self.k * path
+        if self.k == 1:
+            return path
+        if self.is_straight:
+            scaled: Tensor = _StraightThrough.apply(path, self.k)
+            return scaled
+        return self.k * path
+
+
+class _StraightThrough(torch.autograd.Function):
+    """``k`` times a tensor, with the gradient of the tensor itself."""
+
+    @staticmethod
+    def forward(ctx: Any, path: Tensor, k: float) -> Tensor:
+        return k * path if k else torch.zeros_like(path)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def scale_shortcut(model: nn.Module, name: str, k: float) -> None:

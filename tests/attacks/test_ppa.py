@@ -15,11 +15,11 @@ from torch import Tensor
 
 from attacks.losses import Poincare, poincare
 from attacks.parts.final_selection import FinalSelection
-from attacks.parts.random_crops import NUMBERS, random_crop
 from attacks.ppa import PPA
 from midre_exp.attack import apply
 from midre_exp.attack_run import run_attack
 from midre_exp.data.transforms import CenterCrop, Resize
+from midre_exp.data.transforms.random_crop import NUMBERS, random_crop
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, plain, without

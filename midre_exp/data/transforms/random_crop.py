@@ -16,6 +16,7 @@ from midre_exp.plan.ranges import Count, Positive, Share
 from midre_exp.seeding import moved
 
 TRIES = 10  #: of torchvision's RandomResizedCrop
+NUMBERS = 2 * TRIES + 3  #: uniform numbers that ``random_crop`` takes: those of a box, and a flip
 
 
 @dataclass(kw_only=True, eq=False)
@@ -152,3 +153,57 @@ def _resample(images: Tensor, start: Tensor, length: Tensor, size: int) -> Tenso
         mode="sum",
     )
     return resampled.view(n, channels, size, width)
+
+
+def random_crop(
+    images: Tensor,
+    numbers: Tensor,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    size: int | None = None,
+    flip_p: float = 0.0,
+) -> Tensor:
+    """A box of images [n, c, h, w], resized bilinearly and antialiased to ``size`` x ``size`` (None: h x w),
+    mirrored or not.
+
+    ``numbers`` [n, NUMBERS] are uniform in [0, 1), one row per image; [1, NUMBERS]: one for all. As
+    torchvision's resized_crop with antialias=True: pixels outside of the box have no influence.
+    Differentiable; the host never waits for the device.
+    """
+    height, width = images.shape[-2:]
+    top, left, box_height, box_width = boxes(numbers, height, width, scale=scale, ratio=ratio)
+    rows = interpolation(top, box_height, height, size or height)
+    columns = interpolation(left, box_width, width, size or width)
+    mirrored = (numbers[:, -1] < flip_p)[:, None, None]
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    cropped: Tensor = rows[:, None] @ images @ columns[:, None].mT
+    return cropped
+
+
+def boxes(
+    numbers: Tensor, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height and width of boxes in images of ``height`` x ``width``, by the law of
+    ``fitting_boxes``: whole numbers [n], in the type of ``numbers`` [n, NUMBERS].
+    """
+    found = fitting_boxes(numbers.T[:-1], height, width, scale=scale, ratio=ratio)
+    top, left, box_height, box_width = (part.to(numbers) for part in found)
+    return top, left, box_height, box_width
+
+
+def interpolation(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """Weights [n, size, pixels] by which ``pixels`` in a row become ``size``, from those in [start, start +
+    length) alone.
+
+    ``start``, ``length``: whole numbers [n]. A triangle whose half width is the distance of the output
+    pixels, at least one pixel, cut off at the ends of the box and scaled to sum 1. As matrices, because one
+    product serves all images that share a box.
+    """
+    step = (length / size)[:, None, None]
+    reach = step.clamp(min=1.0)
+    centre = step * (torch.arange(size, device=start.device) + 0.5)[:, None]
+    pixel = torch.arange(pixels, device=start.device) - start[:, None, None]
+    weight = (1 - ((pixel + 0.5 - centre) / reach).abs()).clamp(min=0)
+    weight = torch.where((pixel >= 0) & (pixel < length[:, None, None]), weight, 0.0)
+    return weight / weight.sum(-1, keepdim=True)

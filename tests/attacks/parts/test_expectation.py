@@ -14,8 +14,8 @@ from torch import Tensor
 from attacks.losses import poincare
 from attacks.parts.expectation import Expectation
 from attacks.parts.optimisers import adam_step
-from attacks.parts.random_crops import interpolation
 from attacks.parts.views import CropMirrorRotate, GaussianNoise
+from midre_exp.data.transforms.random_crop import interpolation
 from midre_exp.data.transforms.view import rotate
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import ItemRNG

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torchvision.transforms.functional import resized_crop
 
-from attacks.parts.random_crops import NUMBERS, RandomCrop, boxes, random_crop, shared_crop
+from attacks.parts.random_crops import RandomCrop, shared_crop
+from midre_exp.data.transforms.random_crop import NUMBERS, boxes, random_crop
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import ItemRNG
 

@@ -1,0 +1,136 @@
+"""What an attack does with what it knows of a defense: golden numbers of erasing in the loop, losses, scores,
+and whose confidence is told.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import attacks
+from attacks.losses import CrossEntropy, MaxMargin, OfLogits, Poincare
+from attacks.parts.expectation import Expectation
+from attacks.parts.gradient_attack import COPIES
+from defenses import erase_squares
+from midre_exp.defense import Informed
+from midre_exp.errors import ConfigError
+from midre_exp.seeding import ItemRNG
+from midre_exp.targets.margins import margins, max_margin_identity
+from tests.golden.fill import golden
+
+GOLDEN = golden("eot_erasing")
+LABELS = torch.tensor(GOLDEN["labels"])
+BOXES = torch.tensor(GOLDEN["boxes_values"])  # [copy, item, 3]
+
+
+def state(key: str) -> np.random.RandomState:
+    return np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
+
+
+WEIGHTS = 0.15 * torch.from_numpy(state("eot.T").standard_normal((5, 192)))
+IMAGES = torch.from_numpy(state("eot.x").uniform(size=(2, 3, 8, 8)))
+
+
+def logits(images: Tensor) -> Tensor:
+    return (2 * images - 1).flatten(1).tanh() @ WEIGHTS.T
+
+
+def recorded(images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+    """The recorded squares, painted with 0.485, 0.456, 0.406 of [-1, 1]."""
+    fill = (torch.tensor([0.485, 0.456, 0.406], dtype=images.dtype) + 1) / 2
+    return erase_squares(images, *BOXES.flatten(0, 1).unbind(1), fill)
+
+
+def mean(ask, images: Tensor = IMAGES) -> Tensor:
+    expectation = Expectation(
+        copies=len(BOXES), views=[recorded], search=True, optimisation=True, selection=True
+    )
+    rng = ItemRNG(0, "test", items=torch.arange(len(images)))
+    return expectation.of(images, rng, "copies", 0, lambda copies, _: ask(copies))
+
+
+def close(found: Tensor, expected: object) -> None:
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("cross_entropy", CrossEntropy()), ("poincare", Poincare(xi=1e-4)), ("margin", MaxMargin())],
+)
+def test_loss_and_gradient_are_means_over_erased_copies(name: str, loss: OfLogits) -> None:
+    expected = GOLDEN["losses"][name]
+    images = IMAGES.clone().requires_grad_()
+    by_item = mean(lambda copies: loss.loss(logits(copies), LABELS.repeat(len(BOXES))), images)
+    close(by_item, expected["mean_loss"])
+    (gradient,) = torch.autograd.grad(by_item.sum(), images)
+    close(gradient.flatten(1).norm(dim=1), expected["gradient_norm_by_item"])
+    close(gradient[0, 0], expected["gradient_of_item0_channel0"])
+
+
+def test_search_and_selection_go_by_the_mean_probability_over_erased_copies() -> None:
+    probabilities = mean(lambda copies: logits(copies).softmax(1))
+    close(probabilities, GOLDEN["mean_probabilities"])
+    close(probabilities.gather(1, LABELS[:, None])[:, 0], GOLDEN["selection_score_by_item"])
+
+
+def test_a_margin_is_minus_the_loss_of_its_class_and_ties_have_none() -> None:
+    drawn = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    drawn[0, :2] = 7.0
+    expected = torch.stack([-max_margin_identity(drawn, torch.full((6,), c)) for c in range(5)], 1)
+    assert torch.equal(margins(drawn), expected)
+    assert margins(drawn)[0, 0] == 0
+
+
+def changed(images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+    return images + 0.1 * rng.normal(name, *images.shape[1:], step=step)
+
+
+def halved(images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+    return images / 2
+
+
+COPIED = {
+    "_target_": "attacks.Expectation",
+    "copies": 3,
+    "views": [{"_target_": "attacks.GaussianNoise", "sigma": 0.1, "range_of": "scale"}],
+    "search": False,
+    "optimisation": True,
+    "selection": False,
+}
+
+
+def test_its_own_expectation_says_how_many_copies_and_where_and_the_views_of_the_defense_come_last() -> None:
+    known = Informed(views=(changed, halved))
+    plain = attacks.build_attack("gmi", informed=True)
+    assert plain.averaging is None
+    plain.inform(known)
+    everywhere = (plain.averaging.search, plain.averaging.optimisation, plain.averaging.selection)
+    assert plain.averaging.copies == COPIES == 8 and everywhere == (True, True, True)
+    own = attacks.build_attack("gmi", informed=True, expectation=COPIED)
+    for _ in range(2):  # as often as it is told
+        own.inform(known)
+    averaging = own.averaging
+    assert (averaging.copies, averaging.search, averaging.selection) == (3, False, False)
+    assert [*averaging.views[1:]] == [changed, halved] and isinstance(
+        averaging.views[0], attacks.GaussianNoise
+    )
+    assert own.told()["places"] == ["optimisation"] and own.told()["copies"] == 3
+    own.inform(Informed())
+    assert own.averaging is own.expectation
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("brepmi", "labels alone"), ("rlbmi", "scores alone"), ("mirror_genetic", "scores alone")],
+)
+def test_an_attack_without_gradients_says_why_it_cannot_be_informed(name: str, why: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"attack\.informed=true .* sees {why}; use attack\.informed=false"
+    ):
+        attacks.build_attack(name, informed=True)
+    with pytest.raises(ConfigError, match="cannot use what is known"):
+        attacks.build_attack(name).inform(Informed())
