@@ -194,7 +194,9 @@ class Erasing(Defense):
         """``fill`` as a value of pixels in [0, 1], [1, 3, 1, 1]."""
         # A blocking copy would make the host wait for the device in every step.
         fill = torch.tensor(self.fill).view(1, 3, 1, 1).to(device, non_blocking=True)
-        return fill * model.std + model.mean if self.fill_space == "normalised_literal" else fill
+        if self.fill_space == "pixel":
+            return fill
+        return fill * model.std.to(device) + model.mean.to(device)
 
     @abstractmethod
     def _erase(

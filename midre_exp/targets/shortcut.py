@@ -45,7 +45,8 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, path: Tensor, k: float) -> Tensor:
-        return k * path if k else torch.zeros_like(path)
+        # without a layout of its own, which would decide about that of the sum, and how later layers round
+        return k * path if k else path.new_zeros(()).expand_as(path)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -143,6 +143,8 @@ COPIES = {
     "selection": True,
 }
 ERASING = build_defense("midre", a_l=0.2, a_h=0.5)
+PASTING = build_defense("cutmix")
+SATURATED = build_defense(["nls", "random_crop"])
 PHASES = [
     {"steps": 3, "radius_features": None, "radius_w": 0.1},
     {"steps": 2, "radius_features": 0.5, "radius_w": None},
@@ -200,14 +202,14 @@ CASES = [
     Case("lomma_gmi", "pixels", {"steps": 5, "lr": 0.5, "expectation": COPIES}, statistics),
     Case("ppa", "style", {**PPA, "expectation": COPIES}),
     Case("mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "expectation": COPIES}),
-    Case("gmi", "pixels", {"steps": 5, "lr": 0.5, "informed": True}, defense=ERASING),
-    Case("lomma_kedmi", "kedmi", {"steps": 5, "group": 2, "informed": True}, statistics, ERASING),
+    Case("gmi", "pixels", {"steps": 5, "lr": 0.5, "informed": True}, defense=PASTING),
+    Case("lomma_kedmi", "kedmi", {"steps": 5, "group": 2, "informed": True}, statistics, SATURATED),
     Case("plgmi", "pixels", {"steps": 5, "informed": True}, defense=ERASING),
     Case("ppa", "style", {**PPA, "informed": True}, defense=ERASING),
     Case(
-        "mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "informed": True}, defense=ERASING
+        "mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "informed": True}, None, SATURATED
     ),
-    Case("ifgmi", "style", {**STYLE, "stages": PHASES, "informed": True}, defense=ERASING),
+    Case("ifgmi", "style", {**STYLE, "stages": PHASES, "informed": True}, defense=PASTING),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "own"}),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "shared"}),
     Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),

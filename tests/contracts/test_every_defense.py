@@ -22,11 +22,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses import Batch, Defense, NoDef, TrainingProgress, build_defense, compose
+from defenses import (
+    Batch,
+    Defense,
+    Informed,
+    NoDef,
+    PictureView,
+    TrainingProgress,
+    build_defense,
+    compose,
+)
+from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, config_files
+from midre_exp.plan.validate import is_line
+from midre_exp.seeding import ItemRNG
 from midre_exp.stages import make_plan
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
@@ -340,6 +352,98 @@ def test_a_killed_training_resumes_and_its_weights_reload_to_identical_logits(
             defense.on_inference(model)
         images = IMAGES.to(device)
         torch.testing.assert_close(reloaded.eval()(images).logits, whole(images).logits, rtol=0, atol=0)
+
+
+# -- what an attacker does who knows it --
+
+#: What it gives an informed attacker; the others have nothing to give.
+GIVES = {
+    "midre": {"views"},
+    "fe": {"views"},
+    "random_pixels": {"views"},
+    "cutmix": {"views"},
+    "random_crop": {"views"},
+    "gaussian_blur": {"views"},
+    "nls": {"identity_loss", "score"},
+    "mid": {"target"},
+    "rolss": {"target"},
+    "ssf": {"target"},
+    "tts": {"target"},
+}
+VIEWED = pytest.mark.parametrize(
+    "case", [case for case in CASES if GIVES.get(case.name) == {"views"}], ids=str
+)
+
+
+def known(case: Case, **options: Any) -> tuple[Informed, Classifier]:
+    parts = compose(**{case.name: made(case, **options)})
+    model = assemble({"model": model_node("resnet18")}, 3, parts, seed=0)
+    parts.on_inference(model)
+    return parts.informed(model.eval()), model
+
+
+@EVERY
+def test_it_says_what_an_attacker_does_who_knows_it_and_why(case: Case) -> None:
+    found, _ = known(case)
+    gives = {name for name in ("views", "identity_loss", "score", "target") if getattr(found, name)}
+    assert gives == GIVES.get(case.name, set()) and not found.silent
+    told = found.told()
+    (reason,) = told["reasons"].values()
+    assert list(told["reasons"]) == [case.name] and is_line(reason) and len(reason) > 20
+    names = [*told["views"], *told["target"], told["identity_loss"] or "-", told["score"] or "-"]
+    assert all(is_line(name) and "0x" not in name for name in names)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.null is not None], ids=str)
+def test_nothing_is_to_be_known_of_its_null_setting(case: Case) -> None:
+    found, model = known(case, **case.null or {})
+    assert not (found.views or found.identity_loss or found.score or found.target)
+    assert found.network(model) is model
+
+
+def two_faces(size: int = 16) -> Tensor:
+    """Two pictures of 8 bits as floats, [2, 3, size, size]."""
+    drawn = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0))
+    return drawn.float() / 255
+
+
+def viewed(case: Case, images: Tensor, rng: ItemRNG) -> Tensor:
+    found, _ = known(case)
+    (view,) = found.views
+    if isinstance(view, PictureView):
+        view.pictures = two_faces(images.shape[-1])
+    return view(images, rng, "copies", 0)
+
+
+@VIEWED
+def test_its_view_changes_images_by_the_law_of_its_training(case: Case) -> None:
+    n = 1500
+    images = two_faces().repeat_interleave(n, 0)
+    _, model = known(case)
+    defense, labels = made(case), torch.arange(2).repeat_interleave(n)
+    data = defense.on_dataset(ImageSet((255 * images).round().byte(), labels, ("a", "b")), seed=0)
+    batch = Batch(data.images / 255, labels, torch.arange(2 * n))
+    progress = TrainingProgress(epoch=0, epochs=1)
+    trained = defense.on_batch(batch, model, progress, torch.Generator().manual_seed(0)).images
+    ours = viewed(case, images, ItemRNG(0, "law", items=torch.arange(2 * n)))
+    for one, other in ((trained[:n], ours[:n]), (trained[n:], ours[n:])):
+        for power in (1, 2):
+            a, b = one.double() ** power, other.double() ** power
+            error = ((a.var(0) + b.var(0)) / n).sqrt()
+            assert bool(((a.mean(0) - b.mean(0)).abs() <= 5 * error + 1e-4).all())
+
+
+@VIEWED
+def test_its_view_changes_an_image_alike_in_any_company_and_gradients_pass_it(case: Case) -> None:
+    images, rng = torch.rand(5, 3, 16, 16), ItemRNG(0, "test", items=torch.arange(5))
+    whole = viewed(case, images, rng)
+    torch.testing.assert_close(viewed(case, images[3:], rng[3:]), whole[3:])
+    assert not torch.allclose(whole, images)
+    alone = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(viewed(case, alone, rng)[2].sum(), alone)
+    assert bool(gradient[2].any()) and not bool(gradient[[0, 1, 3, 4]].any())
+    same = viewed(case, images[:1].repeat(3, 1, 1, 1), rng[:1].repeated(3))
+    assert torch.equal(same[0], same[2])  # as in a selection, where all are changed alike
 
 
 # -- values that belong to a network --

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses import MIDRE, Batch, Defense, NoDef, Sampler, TrainingProgress, compose
+from defenses import MIDRE, Batch, Defense, Informed, NoDef, Sampler, TrainingProgress, compose
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Classifier, Output
 
 CLOCK = TrainingProgress(epoch=1, epochs=4)
@@ -183,3 +184,61 @@ def test_what_one_part_owns_is_taken_from_it_wherever_it_stands() -> None:
         assert both.trainable(Model()) == ["fc.bias"]
         base_loss = both.base_loss(output(), given, CLOCK)
         assert base_loss is not None and float(base_loss) == 7.0
+
+
+class Telling(Defense):
+    """Says what it is made with."""
+
+    def __init__(self, told: Informed | None):
+        self.told = told
+
+    def informed(self, model: Classifier) -> Informed | None:
+        return self.told
+
+
+def square(logits: Tensor) -> Tensor:
+    return logits.square()
+
+
+def view(images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+    return images
+
+
+def stored_view(images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+    return images
+
+
+def renamed(model: Classifier) -> None:
+    changes_of(model).append("renamed")
+
+
+def test_what_an_attacker_knows_of_the_parts_is_merged_in_the_order_of_training() -> None:
+    known = compose(
+        batches=Telling(Informed(views=[view], score=square, reason="first")),
+        own=Telling(None),
+        stored=Telling(Informed(views=[stored_view], stored=True, target=[renamed], reason="second")),
+        same=Telling(Informed(score=square, reason="third")),
+    ).informed(Model())
+    assert known.told() == {
+        "views": ["stored_view", "view"],
+        "identity_loss": None,
+        "score": "square",
+        "target": ["renamed"],
+        "reasons": {"batches": "first", "stored": "second", "same": "third"},
+        "silent": ["own"],
+    }
+    deployed = Model()
+    asked = known.network(deployed)
+    assert changes_of(asked) == ["renamed"] and changes_of(deployed) == []
+
+
+def test_no_defense_gives_its_reason_and_a_silent_one_its_name() -> None:
+    known = compose(nodef=NoDef()).informed(Model())
+    assert list(known.reasons) == ["nodef"] and not known.views and not known.silent
+    assert compose(own=Defense()).informed(Model()).told()["silent"] == ["own"]
+
+
+def test_two_different_scores_contradict_each_other() -> None:
+    parts = {"one": Telling(Informed(score=square)), "two": Telling(Informed(score=torch.exp))}
+    with pytest.raises(ConfigError, match="defenses one and two both give an informed attacker a score"):
+        compose(**parts).informed(Model())

@@ -18,6 +18,7 @@ from defenses import MIDRE, Batch, TrainingProgress, erase_squares, sample_squar
 from defenses.parts.squares import square_side
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR, build
+from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Classifier
 from tests.devices import never_waiting
 
@@ -349,3 +350,15 @@ def test_the_configs_build_the_released_defense_under_the_key_midre(overrides: l
     assert defense.label == label
     released = midre(a_h=defense.a_h)
     assert vars(defense) == vars(released)
+
+
+def test_an_attacker_who_knows_it_erases_a_corner_seldom_and_the_centre_most() -> None:
+    (view,) = MIDRE(**{**RELEASED, "a_l": 0.1, "a_h": 0.4}).informed(Toy()).views
+    images, erased = torch.full((4000, 3, 32, 32), 7.0), torch.zeros(32, 32)
+    for part in range(5):
+        rng = ItemRNG(part, "test", items=torch.arange(4000))
+        erased += (view(images, rng, "copies", 0) != 7).any(1).sum(0)
+    share = erased / 20_000
+    assert 0.001 < share[[0, 0, -1, -1], [0, -1, 0, -1]].mean() < 0.005
+    assert 0.04 < share[[0, 16, -1, 16], [16, 0, 16, -1]].mean() < 0.06
+    assert 0.72 < share[15:17, 15:17].mean() < 0.76

@@ -9,17 +9,25 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import attacks
 from attacks.losses import CrossEntropy, MaxMargin, OfLogits, Poincare
 from attacks.parts.expectation import Expectation
 from attacks.parts.gradient_attack import COPIES
-from defenses import erase_squares
+from defenses import build_defense, erase_squares
+from midre_exp.attack_run import run_attack
 from midre_exp.defense import Informed
 from midre_exp.errors import ConfigError
+from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.priors.base import Prior
 from midre_exp.seeding import ItemRNG
+from midre_exp.surrogates.base import initial_surrogates
+from midre_exp.targets.base import Classifier
 from midre_exp.targets.margins import margins, max_margin_identity
+from midre_exp.threat import Victim
 from tests.golden.fill import golden
 
 GOLDEN = golden("eot_erasing")
@@ -134,3 +142,105 @@ def test_an_attack_without_gradients_says_why_it_cannot_be_informed(name: str, w
         attacks.build_attack(name, informed=True)
     with pytest.raises(ConfigError, match="cannot use what is known"):
         attacks.build_attack(name).inform(Informed())
+
+
+class Colours(Classifier):
+    """A target of four colours of quarters, whose answers are ``times`` as sure."""
+
+    head_name = "layer"
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.set_normalisation(0.5, 0.5)
+        self.layer = nn.Linear(12, 4)
+        drawn = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+        self.layer.weight.data, self.layer.bias.data = drawn, -drawn.sum(1) / 2
+        self.times, self.shown = times, 0
+
+    def stages(self):
+        yield "pool", lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1)
+
+    def forward(self, images, taps=()):
+        self.shown += len(images)
+        output = super().forward(images, taps)
+        return output._replace(logits=self.times * output.logits)
+
+
+class Pixels(Prior):
+    latent_dim = 48
+
+    def generate(self, latents, labels=None):
+        return latents.view(-1, 3, 4, 4).sigmoid()
+
+    def realism(self, images):
+        return images.flatten(1).mean(1)
+
+    def fit(self, public, victim=None, **options):
+        raise NotImplementedError
+
+
+def gmi(**options) -> attacks.GMI:
+    return attacks.build_attack("gmi", identities=2, restarts=2, steps=3, lr=0.5, **options)
+
+
+def carried_out(attack, network, deployed=None, *, work=None):
+    victim = Victim.of(network, 4)
+    return run_attack(attack, victim, Pixels(), deployed=deployed, work=work), victim
+
+
+def test_the_loss_that_a_defense_names_is_that_of_an_attack_built_with_it() -> None:
+    informed = gmi(informed=True)
+    informed.inform(build_defense("nls").informed(Colours()))
+    found, _ = carried_out(informed, Colours())
+    expected, _ = carried_out(gmi(identity_loss={"_target_": "attacks.MaxMargin"}), Colours())
+    for name, value in expected.tensors().items():
+        assert torch.equal(found.tensors()[name], value), name
+
+
+def test_lomma_asks_target_and_students_by_the_loss_that_a_defense_names() -> None:
+    teacher, student = Colours(), Colours(times=-0.5)
+    node = plain(OmegaConf.load(CONF_DIR / "attack" / "surrogates" / "lomma.yaml"))
+    surrogates = initial_surrogates({**node, "seed": 0, "students": []}, num_classes=4)
+    surrogates.networks["one"] = student
+    surrogates.feature_mean = torch.zeros(12)
+    images, labels = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 3])
+    rng = ItemRNG(0, "test", items=torch.arange(3))
+    own = attacks.LogitLoss(criterion="logit", regulariser=0.0, p_reg="mean")
+    found = own.with_loss(max_margin_identity)(Victim.of(teacher, 4), surrogates, images, labels, rng, 0)
+    both = [max_margin_identity(network(images).logits, labels) for network in (teacher, student)]
+    torch.testing.assert_close(found, torch.stack(both).mean(0))
+    assert own.given is None
+
+
+def test_the_confidence_that_is_told_is_that_of_the_deployed_target() -> None:
+    deployed, asked = Victim.of(Colours(), 4), Colours(times=3.0)
+    found, victim = carried_out(gmi(), asked, deployed)
+    alone, same = carried_out(gmi(), Colours(times=3.0))
+    assert torch.equal(found.latents, alone.latents) and victim.queries == same.queries
+    of_deployed = deployed.confidence(found.images.float() / 255, found.labels)
+    torch.testing.assert_close(found.confidence, of_deployed)
+    assert not torch.allclose(found.confidence, alone.confidence)
+    assert deployed.queries == 2 * 4  # looks in the end, of which none is the attack's
+    assert int(found.queries.sum()) == victim.queries == asked.shown
+
+
+def test_pictures_that_a_view_pastes_come_of_the_prior_and_are_the_same_in_every_shard(tmp_path) -> None:
+    attack, pasted = gmi(informed=True), []
+    for folder in ("one", "two"):
+        known = build_defense("cutmix").informed(Colours())
+        attack.inform(known)
+        carried_out(attack, Colours(), work=tmp_path / folder)
+        pasted.append(known.views[0].pictures)
+    assert torch.equal(*pasted) and pasted[0].shape == (64, 3, 4, 4)
+    assert 0 <= pasted[0].min() < pasted[0].max() <= 1
+    with pytest.raises(RuntimeError, match="prepare"):
+        build_defense("cutmix").informed(Colours()).views[0](pasted[0], ItemRNG(0, items=LABELS), "x", 0)
+
+
+def test_steps_divided_by_the_copies_cost_the_queries_of_the_plain_attack() -> None:
+    shorter = {"copies": 3, "views": [], "search": True, "optimisation": True, "selection": True}
+    informed = gmi(informed=True, steps=2, expectation={"_target_": "attacks.Expectation", **shorter})
+    informed.inform(build_defense("midre").informed(Colours()))
+    _, plain = carried_out(gmi(steps=6), Colours())
+    _, ours = carried_out(informed, Colours())
+    assert ours.queries == plain.queries == 6 * 4

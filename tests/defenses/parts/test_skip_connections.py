@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses.parts.skip_connections import scale_shortcuts
+from defenses.parts.skip_connections import full_shortcuts_backward, known_shortcuts, scale_shortcuts
 from midre_exp.errors import ConfigError
 from midre_exp.targets import build_target
 from midre_exp.targets.base import Classifier
@@ -224,3 +224,52 @@ def test_unknown_stages_are_refused_by_name(name: str, stages: list[str], named:
     with pytest.raises(ConfigError) as error:
         scale_shortcuts(network(name), 0.5, stages, defense="ssf")
     assert named in str(error.value)
+
+
+def full_backward(shortcut: Shortcut, x: Tensor) -> Tensor:
+    """k times the path in value, the whole path in gradient."""
+    path = nn.Sequential.forward(shortcut, x)
+    value = shortcut.k * path if shortcut.k else torch.zeros_like(path)
+    return value.detach() + path - path.detach()
+
+
+@pytest.mark.parametrize("k", [0.0, 0.2])
+@pytest.mark.parametrize("name", ADDITIVE)
+def test_who_knows_of_scaled_shortcuts_gets_their_whole_gradient_and_the_same_answers(
+    name: str, k: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed = busy(scaled(name, k)).requires_grad_(False)
+    known = known_shortcuts(deployed)
+    asked = known.network(deployed)
+    assert asked is not deployed and known.target == (full_shortcuts_backward,)
+
+    def gradient(model: Classifier) -> tuple[Tensor, Tensor]:
+        images = IMAGES.clone().requires_grad_()
+        logits = model(images).logits
+        return logits.detach(), torch.autograd.grad(logits[:, 0].sum(), images)[0]
+
+    plain, ours = gradient(deployed), gradient(asked)
+    assert torch.equal(ours[0], plain[0])
+    monkeypatch.setattr(Shortcut, "forward", full_backward)
+    expected = gradient(deployed)
+    torch.testing.assert_close(ours[1], expected[1], rtol=1e-3, atol=1e-6 * float(expected[1].abs().max()))
+    assert (ours[1] - plain[1]).norm() > 0.01 * plain[1].norm()
+
+
+def test_at_one_block_the_gradient_is_that_of_the_whole_shortcut() -> None:
+    torch.manual_seed(0)
+    branch, path = nn.Linear(5, 5), nn.Linear(5, 5)
+    shortcut = Shortcut(0.3, path)
+    shortcut.is_straight = True
+    x = torch.randn(4, 5).requires_grad_()
+    towards = torch.randn(4, 5)
+    out = branch(x) + shortcut(x)
+    assert torch.equal(out, branch(x) + 0.3 * path(x))
+    (ours,) = torch.autograd.grad((towards * out.relu()).sum(), x)
+    (expected,) = torch.autograd.grad((towards * (out > 0) * (branch(x) + path(x))).sum(), x)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_a_network_of_other_shapes_has_no_place_for_its_connections() -> None:
+    known = known_shortcuts(scaled("densenet121", 0.0))
+    assert not known.target and "has other shapes" in known.reason
