@@ -180,7 +180,7 @@ class Pixels(Prior):
 
 
 def gmi(**options) -> attacks.GMI:
-    return attacks.build_attack("gmi", identities=2, restarts=2, steps=3, lr=0.5, **options)
+    return attacks.build_attack("gmi", **{"identities": 2, "restarts": 2, "steps": 3, "lr": 0.5, **options})
 
 
 def carried_out(attack, network, deployed=None, *, work=None):
