@@ -8,6 +8,7 @@ from .accuracy import identity_interval as identity_interval
 from .accuracy import label_confidence as label_confidence
 from .accuracy import restart_deviation as restart_deviation
 from .accuracy import topk_hits as topk_hits
+from .agreement import kappa as kappa
 from .base import Evaluation as Evaluation
 from .base import Metric as Metric
 from .base import Unavailable as Unavailable

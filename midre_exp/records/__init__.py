@@ -24,6 +24,7 @@ from midre_exp.records.beside import judged_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
+from midre_exp.records.verdicts import carry_verdicts, said_same
 from midre_exp.store.files import dump_json, explain, read_json, remove_file, sha256, write_atomic, write_json
 from midre_exp.store.store import Artifact, Store, versions
 from midre_exp.tracking.provenance import git_commit
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # a sweep reads records to see what is finished, and must not
 __all__ = [
     "Readable",
     "Record",
+    "add_verdict",
     "check_record",
     "checksum_path",
     "diverged_path",
@@ -220,10 +222,24 @@ def update_record(path: Path, record: Record) -> None:
             _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
     new: Mapping[str, object] = record
     if any(old.get(name) != new.get(name) for name in results):
-        file = checksum_path(path)
-        remove_file(file)  # a record without one is believed, should this process die in between
-        write_atomic(path, dump_json(record))
-        write_atomic(file, _checksum_line(path))
+        _write(path, carry_verdicts(old, record, path))
+
+
+def add_verdict(path: Path, name: str, block: Mapping[str, Any]) -> None:
+    """Write what a judge outside of the run says of its reconstructions into its record, as the block
+    ``name``, one of ``VERDICTS``. Raises StoreError when the record cannot be read.
+    """
+    record = {**read_record(path), name: block}
+    if problem := problem_of(record):
+        raise StoreError(f"the verdicts are not written into {path}: {problem}")
+    _write(path, record)
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    file = checksum_path(path)
+    remove_file(file)  # a record without one is believed, should this process die in between
+    write_atomic(path, dump_json(record))
+    write_atomic(file, _checksum_line(path))
 
 
 # runs without a record
@@ -374,6 +390,7 @@ def records(folder: Path | str) -> pd.DataFrame:
 
     Columns: ``setup``, ``attack``, ``defense`` (its label), ``target``, ``evaluator``, ``data``,
     ``resolution``, ``seed``, ``scale``; every metric by its name in the record, NaN where a run lacks it;
+    ``said_same_<judge>`` of people and multimodal models, where they were asked;
     ``n_<name>`` for every count; ``queries``; ``seconds_<stage>``; ``device``, ``commit``, ``key`` and
     ``path``, the file. Percent are 0 to 100. A file that cannot be read is named by a warning and passed
     over. Raises StoreError when the folder has no records.
@@ -399,6 +416,7 @@ def _row(record: Record, path: Path) -> dict[str, object]:
         "seed": record["seed"],
         "scale": record["scale"],
         **record["metrics"],
+        **said_same(record),
         **{f"n_{name}": count for name, count in record["counts"].items()},
         "queries": record.get("queries"),
         **{f"seconds_{stage}": seconds for stage, seconds in record.get("seconds", {}).items()},

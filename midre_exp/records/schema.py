@@ -154,6 +154,8 @@ class Record(TypedDict, total=False):
     ]  # by stage: torch's switches, threads, versions of CUDA, cuDNN, driver
     claims: dict[str, str]  # digests of the claims registered for its scale when it was written, by name
     artifacts: dict[str, str]  # key of each stage in the store
+    study: dict[str, Any]  # what people say of the reconstructions, if asked: midre_exp/study/people.py
+    mllm: dict[str, dict[str, Any]]  # the same of multimodal models, by name: midre_exp/study/mllm.py
     found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
     config: dict[str, Any]  # resolved
 
@@ -248,6 +250,23 @@ def _verified(value: dict[str, Any]) -> bool:
     )
 
 
+def _is_verdict(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    shares = [value.get(f"said_same{end}") for end in ("", "_low", "_high")]
+    told = all(isinstance(value.get(name), dict) for name in ("controls", "evaluator"))
+    lines = value.get("alarms")
+    return (
+        told
+        and all(map(_is_number, shares))
+        and _SOME.fits(value.get("pictures"))
+        and isinstance(lines, list)
+        and all(map(is_line, lines))
+    )
+
+
+_VERDICT = _Kind(_is_verdict, "what a judge said, with its interval, controls and alarms")
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -294,6 +313,13 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "commit": _MAYBE_LINE,
     "code": _each(_CODE, dict),
     "numerics": _each(_NODE, dict),
+    "study": _VERDICT,
+    "mllm": _Kind(
+        lambda value: (
+            isinstance(value, dict) and all(map(is_id, value)) and _each(_VERDICT, dict).fits(value)
+        ),
+        f"judges by names of letters and digits, each {_VERDICT.words}",
+    ),
     "found_in": _each(_Kind(lambda value: isinstance(value, str), "a folder"), dict),
 }
 #: The interval that goes with an attack accuracy.

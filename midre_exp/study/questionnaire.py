@@ -1,27 +1,31 @@
-"""A page of questions about two runs, and the key that tells which picture is whose."""
+"""A page that asks which of two runs is closer, and the key that tells which picture is whose."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import jinja2
 import torch
 from torch import Tensor
 
-from midre_exp.data.base import Dataset, Part
-from midre_exp.errors import ConfigError, StoreError
-from midre_exp.metrics import only_selected
-from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.plan.config import build, config_files, digest, trusted_packages
-from midre_exp.plan.publication import banner, is_kept_by_git, shows_people, withheld
+from midre_exp.data.base import Part
+from midre_exp.errors import ConfigError
+from midre_exp.plan.config import digest
 from midre_exp.records import Record, read_record
-from midre_exp.records.comparable import private_images
 from midre_exp.seeding import generator
 from midre_exp.store.files import write_atomic, write_json
 from midre_exp.store.store import Store
+from midre_exp.study.pictures import (
+    check_comparable,
+    own_settings,
+    private_photographs,
+    reconstructions_of,
+    rows_by_label,
+)
 from midre_exp.tracking.pictures import data_url
 
 _LARGEST = 256  # pixels of a picture's longer side
@@ -39,14 +43,15 @@ class Question(TypedDict):
 class Choice:
     """What a study shows of the pictures there are."""
 
-    identities: int = 150  # at most so many, the first ones that both runs attacked (150 in the paper)
-    seed: int = 0  # of the order of the questions and the sides
+    identities: int = 150  # at most so many, the first ones that all runs attacked (150 in the paper)
+    seed: int = 0  # of the order of the questions, the sides, the controls and the photographs
     part: Part = "train"  # of the private images: the photographs
     store: str | None = None  # with the reconstructions; None: that of the user's config
+    show_private: bool = False  # write photographs of people even where git keeps the page
     overrides: tuple[str, ...] = ()  # of the runs, as far as their private images depend on them
 
 
-def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice) -> int:
+def make_study(records: Sequence[Path], page: Path, key: Path, choice: Choice) -> int:
     """Write the ``page`` and its ``key``; returns the number of questions.
 
     A question shows the first photograph of an identity, and of each run the first reconstruction that
@@ -54,21 +59,15 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
     config, once it agrees with what the records say of theirs. Raises ConfigError where it does not and for
     runs that are not comparable, StoreError when artifacts are gone.
     """
+    if len(records) != 2:
+        raise ConfigError(f"which of two runs is closer is asked of two records, not of {len(records)}")
     a, b = (read_record(path) for path in records)
-    _check_comparable(a, b, records)
-    settings = _own_settings(a, records[0], choice.overrides)
+    check_comparable([a, b], records)
+    settings = own_settings(a, records[0], choice.overrides)
     store = Store(choice.store or settings["paths"]["store"])
-    first, second = (_reconstructions(record, store) for record in (a, b))
-    dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
-    if reason := withheld(settings):
-        raise ConfigError(f"{reason} Give it behind the records, if this page may show them")
-    if shows_people(settings) and is_kept_by_git(page):
-        raise ConfigError(
-            f"{page} would hold private photographs where git keeps it; give --out outside of the checkout "
-            "or where git ignores it"
-        )
-    private = dataset.load(choice.part)
-    photographs = _first_of_each(private.images, private.labels)
+    first, second = (_first_of_each(reconstructions_of(record, store)) for record in (a, b))
+    private = private_photographs(settings, choice.part, page, show_private=choice.show_private)
+    photographs = _first_of_each({"images": private.images, "labels": private.labels})
     identities = sorted(first.keys() & second.keys() & photographs.keys())[: choice.identities]
     if not identities:
         raise ConfigError(
@@ -81,7 +80,7 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
     ]
     pictures = [
         [
-            data_url(image, largest=_LARGEST)
+            picture(image)
             for image in _in_sides(
                 photographs[asked["identity"]],
                 first[asked["identity"]],
@@ -92,54 +91,46 @@ def make_study(records: tuple[Path, Path], page: Path, key: Path, choice: Choice
         for asked in questions
     ]
     study = digest([a["key"], b["key"], choice.part, choice.seed, questions])
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("midre_exp.study", "."), autoescape=True)
-    write_atomic(
-        page,
-        environment.get_template("page.html.j2").render(
-            study=study, pictures=pictures, banner=banner(settings)
-        ),
-    )
-    runs = {"a": _description(a), "b": _description(b)}
+    write_atomic(page, page_of(study, pictures, "closer"))
+    runs = {"a": description(a), "b": description(b)}
     content = {"study": study, "seed": choice.seed, "part": choice.part, "runs": runs, "questions": questions}
     write_json(key, content)
     return len(questions)
 
 
-def _check_comparable(a: Record, b: Record, files: tuple[Path, Path]) -> None:
-    images = [private_images(record["config"]) for record in (a, b)]
-    if images[0] != images[1]:
-        raise ConfigError(
-            f"{files[0]} and {files[1]} attack different private images; choose two runs on the same data "
-            "and split"
-        )
-    if a["key"] == b["key"]:
-        raise ConfigError(f"{files[0]} and {files[1]} are the same run; choose two")
-
-
-def _own_settings(record: Record, file: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The user's own config of the setup, data and scale that a record names. Raises ConfigError when its
-    private images are not those that the record describes.
+def page_of(study: str, pictures: list[list[str]], ask: Literal["closer", "same"]) -> str:
+    """The page that asks; of each question its pictures, of ``closer`` photograph, left and right, of
+    ``same`` the picture in question and then the photographs beside it. One shown twice is there once.
     """
-    names = {"setup": record["setup"]["id"], "data": record["data"]["name"], "scale": record["scale"]}
-    given = {override.partition("=")[0].lstrip("+") for override in overrides}
-    for group, name in names.items():
-        if group not in given and name not in config_files(group):
-            raise ConfigError(
-                f"{file} is of {group} {name}, which is none of your configs; give {group}=NAME behind the "
-                "records, with --config-dir if it is your own"
-            )
-    chosen = [f"{group}={name}" for group, name in names.items() if group not in given]
-    with packaged_configs():
-        settings = settings_of([*chosen, *overrides])
-    recorded, own = (private_images(config, moved=True) for config in (record["config"], settings))
-    if differing := [name for name, value in recorded.items() if own.get(name) != value]:
-        name = differing[0]
-        raise ConfigError(
-            f"{file} attacked private images of which {', '.join(differing)} differ from those of your "
-            f"config ({name}: {recorded[name]!r} there, {own.get(name)!r} here); give the overrides of its "
-            f"run behind the records, for example data.private.{name}=VALUE"
-        )
-    return settings
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("midre_exp.study", "."), autoescape=True, trim_blocks=True
+    )
+    place = {url: number for number, url in enumerate(dict.fromkeys(itertools.chain(*pictures)))}
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        ask=ask,
+        pictures=[*place],
+        questions=[[place[url] for url in shown] for shown in pictures],
+        widest=max(map(len, pictures)),
+    )
+
+
+def picture(image: Tensor) -> str:
+    """An image as a page holds it."""
+    return data_url(image, largest=_LARGEST)
+
+
+def description(record: Record) -> dict[str, Any]:
+    """What a key tells of a run."""
+    return {
+        "key": record["key"],
+        "attack": record["attack"],
+        "target": record["target"],
+        "scale": record["scale"],
+        "seed": record["seed"],
+        "setup": record["setup"]["id"],
+        "defense": record["defense"]["label"],
+    }
 
 
 def _order(identities: list[int], seed: int) -> list[tuple[int, bool]]:
@@ -158,36 +149,7 @@ def _in_sides(photograph: Tensor, first: Tensor, second: Tensor, left: str) -> l
     return [photograph, first, second] if left == "a" else [photograph, second, first]
 
 
-def _description(record: Record) -> dict[str, object]:
-    return {
-        "key": record["key"],
-        "attack": record["attack"],
-        "target": record["target"],
-        "scale": record["scale"],
-        "seed": record["seed"],
-        "setup": record["setup"]["id"],
-        "defense": record["defense"]["label"],
-    }
-
-
-def _reconstructions(record: Record, store: Store) -> dict[int, Tensor]:
-    """By identity its first reconstruction that counts, uint8 [3, h, w]."""
-    attack = store.find("attack", record["artifacts"]["attack"])
-    if attack is None:
-        raise StoreError(
-            f"the reconstructions of run {record['key']} are not in {store}; run it again, or "
-            "give the right folder with --store"
-        )
-    tensors = attack.tensors("reconstructions")
-    if "selected" in tensors:
-        tensors = only_selected(tensors)
-    order = tensors["restarts"].argsort(stable=True)
-    return _first_of_each(tensors["images"][order], tensors["labels"][order])
-
-
-def _first_of_each(images: Tensor, labels: Tensor) -> dict[int, Tensor]:
-    """By label, the first of its images."""
-    first: dict[int, Tensor] = {}
-    for image, label in zip(images, labels.tolist(), strict=True):
-        first.setdefault(label, image)
-    return first
+def _first_of_each(tensors: dict[str, Tensor]) -> dict[int, Tensor]:
+    """By label, the first of its ``images``."""
+    rows = rows_by_label(tensors["labels"])
+    return {label: tensors["images"][int(row[0])] for label, row in rows.items()}

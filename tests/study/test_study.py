@@ -1,99 +1,23 @@
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 import re
 import subprocess
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
 
 from midre_exp.errors import ConfigError, DataError, StoreError
-from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.store.store import Store
 from midre_exp.study.__main__ import main
-from midre_exp.study.questionnaire import Choice, make_study
-from midre_exp.study.score import read_answers, read_keys, score
-from tests.report.paper_records import record
-
-#: Of the runs, as far as their private images depend on them.
-OVERRIDES = (
-    "resolution=16",
-    "data.identities=7",
-    "data.train_per_identity=2",
-    "data.test_per_identity=1",
-    "data.public_identities=1",
-    "data.public_images=1",
-)
-
-
-def choice(folder: Path, **values) -> Choice:
-    return Choice(**{"store": str(folder / "store"), "overrides": OVERRIDES, **values})
-
-
-GREYS = {
-    "NoDef": 0,
-    "MIDRE [0.1, 0.4]": 200,
-}  # the reconstruction that counts, of identity 0; one brighter for each next
-
-
-def record_of(folder: Path, name: str, defense: str, *, identities: int = 6, selected: bool = False) -> Path:
-    """A run whose reconstructions are flat greys, in a store of their own."""
-    labels = torch.arange(identities).repeat_interleave(2)
-    restarts = torch.tensor([1, 0]).repeat(identities)  # the first restart is not the first row
-    shades = torch.where(restarts == int(selected), GREYS[defense] + labels, 100)
-    tensors = {
-        "images": shades.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 16, 16),
-        "labels": labels,
-        "restarts": restarts,
-    }
-    if selected:
-        tensors["selected"] = restarts == 1
-    store = folder / "store"
-    Store(store).build(
-        "attack",
-        name * 16,
-        config={},
-        upstream={},
-        make=lambda work: work.save_tensors("reconstructions", tensors),
-    )
-    with packaged_configs():
-        data = settings_of(["setup=S01", *OVERRIDES])["data"]
-    made = record(50, 50, setup="S01", attack="gmi", by_identity=[50.0] * 7) | {
-        "key": name * 16,
-        "defense": {"label": defense, "parts": {}},
-        "artifacts": {"attack": name * 16, "metrics": name * 16},
-    }
-    made["config"] |= {"data": data, "paths": {"store": "/nowhere"}}
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(made))
-    return path
+from midre_exp.study.answers import read_answers, read_keys
+from midre_exp.study.questionnaire import make_study
+from midre_exp.study.score import score
+from tests.study.greys import GREYS, OVERRIDES, answer_file, choice, questions_on, record_of
 
 
 @pytest.fixture
 def pair(tmp_path):
     return record_of(tmp_path, "a", "NoDef"), record_of(tmp_path, "b", "MIDRE [0.1, 0.4]")
-
-
-def questions_on(page: Path) -> list[list[Image.Image]]:
-    """Photograph, left and right of each question."""
-    urls = json.loads(re.search(r"const pictures = (\[.*?\]);", page.read_text())[1])
-    return [
-        [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in question] for question in urls
-    ]
-
-
-def answer_file(path: Path, key: Path, sides: list[str], participant: str = "p1") -> Path:
-    study = json.loads(key.read_text())["study"]
-    rows = [[study, participant, number, side, 900] for number, side in enumerate(sides, start=1)]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["study", "participant", "question", "answer", "milliseconds"], *rows])
-    return path
 
 
 @pytest.mark.parametrize("selected", [False, True])

@@ -11,6 +11,7 @@ from midre_exp.plan.vary import WORDS, varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
 from midre_exp.records.starts import RANDOM
+from midre_exp.records.verdicts import verdicts_of
 
 #: Counts that a table's rows should share for their numbers to be comparable.
 _COUNTS = ("private_identities", "private_train", "public", "private_left_out", "public_left_out")
@@ -89,11 +90,12 @@ def alarms_of(record: Record) -> list[str]:
     """What puts the numbers of a record in doubt, a sentence each, with the stage that tells it where the
     sentence does not begin with it.
     """
-    return [
+    stages = [
         sentence if sentence.startswith(stage) else f"{stage}: {sentence}"
         for stage, sentences in record.get("alarms", {}).items()
         for sentence in sentences
     ]
+    return [*stages, *(sentence for _, verdict in verdicts_of(record) for sentence in verdict["alarms"])]
 
 
 def alarms(records: Iterable[Record]) -> list[str]:

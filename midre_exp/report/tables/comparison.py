@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from midre_exp.records import Record
+from midre_exp.records.verdicts import said_same
 from midre_exp.report.runs.captions import circumstances, provenance
 from midre_exp.report.runs.trade_off import trade_off
+from midre_exp.report.tables.judges import about_judges, heading_of, judges_of
 
 KEYS = ["setup", "attack", "target", "defense"]
 
@@ -35,7 +37,7 @@ def comparison(records: Sequence[Record]) -> pd.DataFrame:
     Δ is empty where the setup has no undefended record.
     """
     data = _by_run(records)
-    measured = [name for name, _, _ in COLUMNS if name in data]
+    measured = [name for name, _, _ in COLUMNS if name in data] + judges_of(data)
     grouped = data.groupby(KEYS, sort=False)
     table = grouped[measured].mean()
     table["n"] = grouped["n"].sum()
@@ -75,6 +77,7 @@ def _by_run(records: Sequence[Record]) -> pd.DataFrame:
             "seed": record["seed"],
             "n": record["counts"].get("counted", record["counts"]["reconstructions"]),
             **(_query_counts(record) if limited else {}),
+            **said_same(record),
             **record["metrics"],
         }
         for record in records
@@ -106,6 +109,8 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     for name, heading, digits in COLUMNS:
         if name in table:
             shown[heading] = [rounded(value, digits) for value in table[name]]
+    for name in judges_of(table):
+        shown[heading_of(name)] = [rounded(value, 1) for value in table[name]]
     shown["Δ"] = [rounded(value, 2) for value in table["delta"]]
     shown["n"] = [rounded(value, 0) for value in table["n"]]
     if "failed" in table:
@@ -135,5 +140,5 @@ def caption(title: str, records: Sequence[Record]) -> str:
         f"was shown in its last epoch, erased and mixed as it was; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. {queries}{provenance(records)}"
+        f"none was lost. {queries}{about_judges(records)}{provenance(records)}"
     )
