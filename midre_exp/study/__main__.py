@@ -9,8 +9,9 @@ models, ``... import DIR RECORD ...`` takes their answers.
 
 The paper's supplement reports a study of the first kind (CelebA, first 150 identities, a choice between two
 candidates); how its pictures were chosen and how many participants answered is unknown. Pages and exports
-show private photographs: give them only to people who may see them. They are read as your own config says
-(``data.root=PATH`` and the like behind the records); a record is data and names no code that would be run.
+show private photographs, of real people only with ``publish.people=true`` behind the records: give them only
+to people who may see them. They are read as your own config says (``data.root=PATH`` and the like); a record
+is data and names no code that would be run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import pandas as pd
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.data.photographs import SHOW
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import use_own_configs
 from midre_exp.plan.explain import explain
@@ -130,9 +130,6 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--controls", type=int, help="of each kind (default: 10, exports 100; not of closer)")
     parser.add_argument("--store", help="artifact store (default: paths.store of your config)")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
-    parser.add_argument(
-        SHOW, action="store_true", help="write photographs of people even where git keeps them"
-    )
 
 
 def _records_and_overrides(words: Sequence[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -153,7 +150,7 @@ def _shown(options: argparse.Namespace) -> tuple[tuple[Path, ...], dict[str, Any
             f"{options.words[0]} is no record; give the .json files of runs first, then overrides"
         )
     use_own_configs(options.config_dir)
-    names = ("identities", "seed", "store", "show_private", "part", "photographs", "controls")
+    names = ("identities", "seed", "store", "part", "photographs", "controls")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return records, {**given, "overrides": overrides}
 

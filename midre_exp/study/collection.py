@@ -24,10 +24,10 @@ from typing import Any, NamedTuple, get_args
 from PIL import Image
 from torch import Tensor
 
-from midre_exp.data.base import Dataset, ImageSet
-from midre_exp.data.photographs import is_synthetic
+from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError, DataError
-from midre_exp.plan.config import build, digest, trusted_packages
+from midre_exp.plan.config import digest
+from midre_exp.plan.publication import banner
 from midre_exp.records import Record, read_record
 from midre_exp.store.files import explain, make_folder, read_json, write_json
 from midre_exp.store.store import Store
@@ -75,12 +75,11 @@ def export(records: Sequence[Path], out: Path, choice: ExportChoice) -> int:
     runs = [read_record(path) for path in records]
     check_comparable(runs, records)
     settings = own_settings(runs[0], records[0], choice.overrides)
-    _may_be_given_away(settings, records[0])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out={out} is no empty folder; give another, or remove it")
     store = Store(choice.store or settings["paths"]["store"])
     made = [reconstructions_of(record, store, judged=True) for record in runs]
-    private = private_photographs(settings, choice.part, out, show_private=choice.show_private)
+    private = private_photographs(settings, choice.part, out)
     albums = albums_of(private, choice.photographs, choice.seed)
     attacked = [set(tensors["labels"].tolist()) for tensors in made]
     people = sorted(albums.keys() & set.intersection(*attacked))[: choice.identities]
@@ -95,6 +94,8 @@ def export(records: Sequence[Path], out: Path, choice: ExportChoice) -> int:
     for setup in (*own, *crossed, *photographs.values()):
         _write(out, setup, private, {person: albums[person] for person in people})
     _write_private(out / base, private, {person: albums[person] for person in people})
+    if told := banner(settings):
+        _write_bytes(out / "READ_THIS_FIRST.txt", f"{told}\n".encode())
     content = {
         "part": choice.part,
         "seed": choice.seed,
@@ -132,15 +133,6 @@ def pictures_in(setup: Path) -> list[Picture]:
     """The pictures of a setup's folder, by their names."""
     found = (picture_of(path.name) for path in (setup / _MADE).rglob("*.png"))
     return [picture for picture in found if picture is not None]
-
-
-def _may_be_given_away(settings: Mapping[str, Any], file: Path) -> None:
-    dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
-    if not is_synthetic(dataset) and not settings.get("publish", {}).get("people"):
-        raise ConfigError(
-            f"{file} is of people, and an export is made to be given away; if they may be shown to whoever "
-            "runs the model, give publish.people=true behind the records"
-        )
 
 
 def _private_name(record: Record, settings: Mapping[str, Any], subject: Subject | None) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from midre_exp.data.base import Dataset, ImageSet, Part
-from midre_exp.data.photographs import SHOW, may_show
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.metrics import only_selected
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import build, config_files, trusted_packages
+from midre_exp.plan.publication import is_kept_by_git, shows_people, withheld
 from midre_exp.records import Record
 from midre_exp.records.comparable import private_images
 from midre_exp.store.artifact import Artifact
@@ -61,17 +61,17 @@ def own_settings(record: Record, file: Path, overrides: Sequence[str]) -> dict[s
     return settings
 
 
-def private_photographs(
-    settings: Mapping[str, Any], part: Part, page: Path, *, show_private: bool
-) -> ImageSet:
-    """The photographs of a part of the private images. Raises ConfigError where git would keep a page with
-    people on it.
+def private_photographs(settings: Mapping[str, Any], part: Part, place: Path) -> ImageSet:
+    """The photographs of a part of the private images, to be shown in a file or folder. Raises ConfigError
+    for people that are not to be shown, and where git would keep them.
     """
     dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
-    if not may_show(dataset, [page], asked=show_private):
+    if reason := withheld(settings):
+        raise ConfigError(f"{reason} Give it behind the records, if {place} may show them")
+    if shows_people(settings) and is_kept_by_git(place):
         raise ConfigError(
-            f"{page} would hold private photographs where git keeps it; give --out outside of the checkout "
-            f"or where git ignores it, or {SHOW}"
+            f"{place} would hold private photographs where git keeps it; give --out outside of the checkout "
+            "or where git ignores it"
         )
     photographs: ImageSet = dataset.load(part)
     return photographs

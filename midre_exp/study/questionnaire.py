@@ -15,6 +15,7 @@ from torch import Tensor
 from midre_exp.data.base import Part
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import digest
+from midre_exp.plan.publication import banner
 from midre_exp.records import Record, read_record
 from midre_exp.seeding import generator
 from midre_exp.store.files import write_atomic, write_json
@@ -47,7 +48,6 @@ class Choice:
     seed: int = 0  # of the order of the questions, the sides, the controls and the photographs
     part: Part = "train"  # of the private images: the photographs
     store: str | None = None  # with the reconstructions; None: that of the user's config
-    show_private: bool = False  # write photographs of people even where git keeps the page
     overrides: tuple[str, ...] = ()  # of the runs, as far as their private images depend on them
 
 
@@ -66,7 +66,7 @@ def make_study(records: Sequence[Path], page: Path, key: Path, choice: Choice) -
     settings = own_settings(a, records[0], choice.overrides)
     store = Store(choice.store or settings["paths"]["store"])
     first, second = (_first_of_each(reconstructions_of(record, store)) for record in (a, b))
-    private = private_photographs(settings, choice.part, page, show_private=choice.show_private)
+    private = private_photographs(settings, choice.part, page)
     photographs = _first_of_each({"images": private.images, "labels": private.labels})
     identities = sorted(first.keys() & second.keys() & photographs.keys())[: choice.identities]
     if not identities:
@@ -91,16 +91,17 @@ def make_study(records: Sequence[Path], page: Path, key: Path, choice: Choice) -
         for asked in questions
     ]
     study = digest([a["key"], b["key"], choice.part, choice.seed, questions])
-    write_atomic(page, page_of(study, pictures, "closer"))
+    write_atomic(page, page_of(study, pictures, "closer", banner(settings)))
     runs = {"a": description(a), "b": description(b)}
     content = {"study": study, "seed": choice.seed, "part": choice.part, "runs": runs, "questions": questions}
     write_json(key, content)
     return len(questions)
 
 
-def page_of(study: str, pictures: list[list[str]], ask: Literal["closer", "same"]) -> str:
+def page_of(study: str, pictures: list[list[str]], ask: Literal["closer", "same"], told: str | None) -> str:
     """The page that asks; of each question its pictures, of ``closer`` photograph, left and right, of
     ``same`` the picture in question and then the photographs beside it. One shown twice is there once.
+    ``told``: what stands above, where people are on it.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("midre_exp.study", "."), autoescape=True, trim_blocks=True
@@ -109,6 +110,7 @@ def page_of(study: str, pictures: list[list[str]], ask: Literal["closer", "same"
     return environment.get_template("page.html.j2").render(
         study=study,
         ask=ask,
+        banner=told,
         pictures=[*place],
         questions=[[place[url] for url in shown] for shown in pictures],
         widest=max(map(len, pictures)),

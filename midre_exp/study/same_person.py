@@ -21,6 +21,7 @@ from torch import Tensor
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import digest
+from midre_exp.plan.publication import banner
 from midre_exp.records import Record, read_record
 from midre_exp.seeding import derive, generator
 from midre_exp.store.files import write_atomic, write_json
@@ -82,7 +83,7 @@ def make_same_study(records: Sequence[Path], page: Path, key: Path, choice: Same
     settings = own_settings(runs[0], records[0], choice.overrides)
     store = Store(choice.store or settings["paths"]["store"])
     made = [reconstructions_of(record, store, judged=True) for record in runs]
-    private = private_photographs(settings, choice.part, page, show_private=choice.show_private)
+    private = private_photographs(settings, choice.part, page)
     albums = albums_of(private, choice.photographs, choice.seed)
     rows = [rows_by_label(tensors["labels"]) for tensors in made]
     identities = sorted(albums.keys() & set.intersection(*(set(found) for found in rows)))
@@ -100,7 +101,7 @@ def make_same_study(records: Sequence[Path], page: Path, key: Path, choice: Same
         shown.append([picture(image) for image in (probe, *beside)])
     described = [{**description(r), **_artifacts(r, store)} for r in runs]
     study = same_study_digest(described, choice.part, choice.seed, questions)
-    write_atomic(page, page_of(study, shown, "same"))
+    write_atomic(page, page_of(study, shown, "same", banner(settings)))
     content = {"study": study, "ask": "same", "seed": choice.seed, "part": choice.part}
     write_json(key, {**content, "runs": described, "questions": questions})
     return len(questions)

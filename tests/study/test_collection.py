@@ -230,10 +230,11 @@ def test_mistakes_are_told_in_a_sentence_and_write_nothing(copy, capsys):
     assert (copy / "a.json").read_bytes() == before
 
 
-def test_people_are_not_given_away_unless_the_user_says_so(exported, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("midre_exp.study.collection.is_synthetic", lambda _: False)
-    given = ["export", str(exported / "a.json"), *OVERRIDES, "--out", str(tmp_path / "out")]
-    given += ["--store", str(exported / "store"), "--controls", "1"]
-    assert main(given) == 2
-    assert "give publish.people=true behind the records" in capsys.readouterr().err
+def test_people_are_not_given_away_unless_the_user_says_so(exported, tmp_path, capsys):
+    given = ["export", str(exported / "a.json"), *OVERRIDES, "data.people=consented"]
+    places = ["--out", str(tmp_path / "out"), "--store", str(exported / "store"), "--controls", "1"]
+    assert main([*given, *places]) == 2
+    assert "publish.people=true" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert main([*given, "publish.people=true", *places]) == 0
+    assert "shows people (consented)" in (tmp_path / "out" / "READ_THIS_FIRST.txt").read_text()
