@@ -7,7 +7,8 @@ of its target each run is trained for, one run for each.
 
 - ``table/NAME.yaml``: ``sweep`` may stand for a single one of ``sweeps``. ``rows: setups`` makes one line of
   each setup, described as the paper's Table 2 does, instead of one of each defense, and ``rows: convergence``
-  one of each length with the verdict whether the training was long enough. ``published`` names the
+  one of each length with the verdict whether the training was long enough, ``rows: traits`` one of each
+  trait. ``published`` names the
   table of results/published.csv whose numbers stand beside ours. ``pictures: false``: no page, which would
   show reconstructions of private people.
 - ``claim/NAME.yaml``: midre_exp/report/claims/definitions.py.
@@ -31,7 +32,7 @@ from midre_exp.report.runs.convergence import LONGER
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 
 TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths", "pictures")
-ROWS = ("defenses", "setups", "convergence")
+ROWS = ("defenses", "setups", "convergence", "traits")
 FIGURE_KEYS = ("title", "sweeps", "draw")
 FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies", "lengths")
 

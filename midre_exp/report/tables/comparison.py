@@ -11,6 +11,7 @@ from midre_exp.records import Record
 from midre_exp.records.verdicts import said_same
 from midre_exp.report.runs.captions import circumstances, provenance
 from midre_exp.report.runs.trade_off import trade_off
+from midre_exp.report.tables import leakage
 from midre_exp.report.tables.judges import about_judges, heading_of, judges_of
 
 KEYS = ["setup", "attack", "target", "defense"]
@@ -27,6 +28,7 @@ COLUMNS = (
     ("knn_dist", "KNN dist", 3),
     ("delta_eval", "dist eval", 3),
     ("delta_face", "dist face", 3),
+    *leakage.COLUMNS,
     ("queries", "queries", 0),
 )
 
@@ -79,6 +81,7 @@ def _by_run(records: Sequence[Record]) -> pd.DataFrame:
             **(_query_counts(record) if limited else {}),
             **said_same(record),
             **record["metrics"],
+            **leakage.numbers_of(record),
         }
         for record in records
     ]
@@ -135,10 +138,11 @@ def caption(title: str, records: Sequence[Record]) -> str:
         if any_limited(records)
         else ""
     )
+    beside = leakage.explained(records)
     return (
         f"{circumstances(title, records)}. Acc, AttAcc and top-5 in percent; train acc: on what the target "
         f"was shown in its last epoch, erased and mixed as it was; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. {queries}{about_judges(records)}{provenance(records)}"
+        f"none was lost. {queries}{about_judges(records)}{f'{beside} ' if beside else ''}{provenance(records)}"
     )

@@ -30,6 +30,8 @@ WORDS = (
     "MIDRE",
     "certainty",
     "verdict",
+    "trait",
+    "kind",
 )
 
 

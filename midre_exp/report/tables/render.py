@@ -17,6 +17,7 @@ from midre_exp.report.tables.comparison import KEYS, caption, comparison, printa
 from midre_exp.report.tables.convergence import keep_verdicts, render_convergence
 from midre_exp.report.tables.gains import EXPLAINED, frontier_records, printable_gains, with_gain
 from midre_exp.report.tables.html import gallery
+from midre_exp.report.tables.leakage import render_traits
 from midre_exp.report.tables.notes import remarks_of, with_remarks
 from midre_exp.report.tables.publish import RenderedTable, publish
 from midre_exp.report.tables.setups import render_setups
@@ -58,6 +59,8 @@ def render_table(
     settings = runs[-1].settings
     if definition.rows == "setups":
         table, named_by_data = render_setups(definition, runs), other_data
+    elif definition.rows == "traits":
+        table, named_by_data = render_traits(definition, runs), other_data
     elif definition.rows == "convergence":
         table, named_by_data = render_convergence(definition, runs), other_data
     else:
