@@ -138,11 +138,10 @@ def caption(title: str, records: Sequence[Record]) -> str:
         if any_limited(records)
         else ""
     )
-    beside = leakage.explained(records)
     return (
         f"{circumstances(title, records)}. Acc, AttAcc and top-5 in percent; train acc: on what the target "
         f"was shown in its last epoch, erased and mixed as it was; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. {queries}{about_judges(records)}{f'{beside} ' if beside else ''}{provenance(records)}"
+        f"none was lost. {queries}{leakage.about(records)}{about_judges(records)}{provenance(records)}"
     )

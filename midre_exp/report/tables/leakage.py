@@ -1,5 +1,5 @@
-"""Judges beside the evaluator in tables: columns of open-set verification and traits where runs have them,
-and the table of traits (``rows: traits``).
+"""What reconstructions give away besides the evaluator's word, in tables: columns of open-set verification
+and traits where runs have them, and the table of traits (``rows: traits``).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _at(value: Any, place: Sequence[str]) -> Any:
     return value
 
 
-def explained(records: Sequence[Record]) -> str:
-    """What the columns mean, sentences for a caption; nothing where there are none."""
+def about(records: Sequence[Record]) -> str:
+    """What the columns mean, sentences that end in a space; nothing where there are none."""
     verifiers = [at(record, "open_set.verifier") for record in records if "open_set" in record]
     readers = [record["traits"] for record in records if "traits" in record]
     told = []
@@ -66,7 +66,7 @@ def explained(records: Sequence[Record]) -> str:
             "percent of other people whose traits lie farther from what is read than the person's own (50: "
             "nothing is told)."
         )
-    return " ".join(told)
+    return "".join(f"{sentence} " for sentence in told)
 
 
 def _people(verifier: Mapping[str, Any]) -> str:
@@ -108,7 +108,7 @@ def render_traits(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         "* where permuting the people does as well in fewer than 5 % (Holm over readable traits). Reader: on "
         "photographs of people held out; photographs: of the private people; floor: everybody read as "
         "somebody else. Traits that the reader does not see in photographs are marked unreadable and count "
-        f"in no total. {explained(records)} {provenance(records)}"
+        f"in no total. {about(records)}{provenance(records)}"
     )
     return RenderedTable(
         title=definition.title,
