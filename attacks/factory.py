@@ -9,7 +9,8 @@ from attacks.base import Attack
 from midre_exp import attack as contract
 from midre_exp.errors import ConfigError
 from midre_exp.plan.choice import choice
-from midre_exp.plan.config import config_files, without
+from midre_exp.plan.config import without
+from midre_exp.plan.suite import single_attacks
 from midre_exp.threat import AnyVictim
 
 
@@ -20,7 +21,7 @@ def build_attack(name: str, *, scale: str = "paper", **options: object) -> Attac
     names, or replaces the whole node if it names another ``_target_``. Raises ConfigError for an unknown
     name, option or value.
     """
-    known = config_files("attack")
+    known = single_attacks()
     if name not in known:
         raise ConfigError(f"attack {name} is unknown; known attacks: {', '.join(known)}")
     node = without(choice("attack", name, scale=scale), *contract.NOT_OPTIONS)

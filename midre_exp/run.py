@@ -23,8 +23,10 @@ from typing import Any
 
 from midre_exp import stages
 from midre_exp.cards.named import with_files
+from midre_exp.errors import ConfigError
 from midre_exp.executor import Executor
 from midre_exp.plan.shards import SHARD
+from midre_exp.plan.suite import is_suite
 from midre_exp.records import make_record, record_path, update_record
 from midre_exp.stages.parts import make_parts
 from midre_exp.stages.trained_with import defense_label
@@ -39,6 +41,11 @@ def run(settings: Mapping[str, Any]) -> Path:
     Raises UserError for what the user can mend, LockedError where ``plan.wait`` is off and another process is
     building what the run needs.
     """
+    if is_suite(settings):
+        raise ConfigError(
+            f"attack={settings['attack']['name']} is a suite of several runs; carry it out by "
+            "midre_exp.sweep.job.carry_out(settings), or on the command line"
+        )
     plan = stages.make_plan(settings)
     found = with_files(settings)
     parts = make_parts(found)  # a mistake in one of them is told here

@@ -79,7 +79,8 @@ def diagnose(setups: Sequence[str], overrides: Sequence[str], scale: str) -> lis
                 told = [Requirement(True, "config", cause)]
                 diagnoses.append(Diagnosis(setup, "", told, composed=False))
                 continue
-            found = [*checks.requirements(settings), *common]
+            needed = [need for run in runs_of(settings) for need in checks.requirements(run)]
+            found = [*dict.fromkeys(needed), *common]
             diagnoses.append(Diagnosis(setup, str(settings["setup"]["title"]), found))
             composed.append((diagnoses[-1], settings))
         _tell_costs(composed, checks)

@@ -33,6 +33,7 @@ from midre_exp.plan.loaded_once import loaded_once
 from midre_exp.plan.overrides import as_meant, readable
 from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.resolve import NotKnown, overridden, resolved
+from midre_exp.plan.suite import expanded
 from midre_exp.plan.unread import check_read
 from midre_exp.plan.vary import DEFAULT, check_vary
 from midre_exp.store.files import known_sha256
@@ -55,8 +56,18 @@ def packaged_configs() -> Iterator[None]:
 
 def settings_of(job: Sequence[str]) -> dict[str, Any]:
     """The resolved config of one job, as plain containers. Call inside ``packaged_configs``."""
-    config = compose("config", overrides=readable(job, sweeps=False))
+    words = readable(job, sweeps=False)
+    config = compose("config", overrides=words)
     check_read(config)
+    return settings_of_config(config, words)
+
+
+def settings_of_config(config: DictConfig, words: Sequence[str]) -> dict[str, Any]:
+    """The resolved settings of a config that Hydra composed of these overrides. Call inside
+    ``packaged_configs`` where it may be a suite of attacks.
+    """
+    if "members" in config.attack:
+        return packaged_composer().settings(words)
     check_vary(config)
     settings: dict[str, Any] = expand_paths(plain(config))
     return settings
@@ -91,8 +102,33 @@ class Composer:
         missing values.
         """
         overrides = [self._parsed(word) for word in job]
+        suite = self._suite(overrides)
+        if suite is not None:
+            words = [word for word, o in zip(job, overrides, strict=True) if not _is_of_attack(o)]
+            return expanded(suite, words, self.settings)
         settings: dict[str, Any] = expand_paths(self._resolved(job, overrides))
         return settings
+
+    def _suite(self, overrides: Sequence[Override]) -> dict[str, Any] | None:
+        """The suite of attacks that a job chooses, under its values; None where it chooses one attack."""
+        parts = self._parts(overrides)
+        node = pickle.loads(self._plain(*parts.choices)).get("attack")
+        if not isinstance(node, dict) or "members" not in node:
+            return None
+        config = OmegaConf.create(node)
+        OmegaConf.set_struct(config, True)
+        for override in parts.values:
+            key = override.key_or_group
+            if key.startswith("attack."):
+                try:
+                    OmegaConf.update(config, key.removeprefix("attack."), override.value(), merge=True)
+                except OmegaConfBaseException as error:
+                    raise ConfigError(
+                        f"{key} is no key of the suite attack={node['name']}; values of a member stand in "
+                        "attack.members.NAME.overrides"
+                    ) from error
+        found: dict[str, Any] = plain(config)
+        return found
 
     def _resolved(self, job: Sequence[str], overrides: Sequence[Override]) -> Any:
         config = None
@@ -208,6 +244,11 @@ def checked(config: DictConfig) -> DictConfig:
     """A composed config, of which every key is read by something. Raises ConfigError."""
     check_read(config)
     return config
+
+
+def _is_of_attack(override: Override) -> bool:
+    """Whether an override chooses the attack or one of its values."""
+    return override.key_or_group.split("@")[0].replace("/", ".").split(".")[0] == "attack"
 
 
 def _is_plain(override: Override) -> bool:

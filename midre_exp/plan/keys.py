@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from midre_exp.errors import ConfigError, DataError
@@ -57,7 +57,8 @@ class Plan:
     """
 
     key: str
-    stages: dict[str, StageKey]
+    stages: dict[str, StageKey]  # of a suite those of all members, as MEMBER/STAGE
+    members: dict[str, Plan] = field(default_factory=dict)  # of a suite of attacks: the plan of each
 
     def __getitem__(self, name: str) -> StageKey:
         return self.stages[name]

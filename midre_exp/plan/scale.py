@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from midre_exp.plan.config import CONF_DIR, config_files
+from midre_exp.plan.suite import is_suite_file
 
 #: The groups that choose a part, by the group of their scale's values.
 _CHOSEN_BY = {"target": ("target", "evaluator"), "prior": ("attack/prior",), "attack": ("attack",)}
@@ -57,7 +58,7 @@ def _has_values(scale: str, group: str, name: str) -> bool:
 def _reduces(scale: str, group: str) -> bool:
     """Whether a scale has values for every packaged choice of a group."""
     main = _CHOSEN_BY[group][0]
-    choices = [path.stem for path in (CONF_DIR / main).glob("*.yaml")]
+    choices = [path.stem for path in (CONF_DIR / main).glob("*.yaml") if not is_suite_file(path)]
     values = {path.stem for path in (CONF_DIR / "scale" / group).glob("*.yaml")}
     return all(f"{scale}_{name}" in values for name in choices)
 

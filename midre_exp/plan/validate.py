@@ -29,6 +29,7 @@ from midre_exp.plan.ranges import (
     Seed,
     Text,
 )
+from midre_exp.plan.suite import is_suite, runs_of
 from midre_exp.plan.trust import check_names
 from midre_exp.plan.vary import DEFAULT, Word
 
@@ -303,8 +304,12 @@ class Run(Keys):
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError naming the first key whose value cannot be used, and what can; or one that nothing
-    reads.
+    reads. Of a suite of attacks each member is looked at.
     """
+    if is_suite(settings):
+        for member in runs_of(settings):
+            check_settings(member)
+        return
     runtime = fault(settings["runtime"], Runtime, "runtime")
     if runtime is not None:
         raise ConfigError(str(runtime))

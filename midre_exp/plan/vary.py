@@ -48,6 +48,15 @@ def with_seeds_of_run_0(config: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved config with the evaluator, prior and data of run 0, which is what runs that differ in seed
     alone have in common.
     """
+    members = config["attack"].get("members") if isinstance(config.get("attack"), Mapping) else None
+    if members:  # a suite of attacks: what each has of its own
+        alone = {name: {**config, **node["settings"]} for name, node in members.items()}
+        first = {name: with_seeds_of_run_0(own) for name, own in alone.items()}
+        nodes = {
+            name: {**node, "settings": {key: first[name][key] for key in node["settings"]}}
+            for name, node in members.items()
+        }
+        return {**next(iter(first.values())), "attack": {**config["attack"], "members": nodes}}
     words, seed = varied(config), config.get("seed", 0)
     found = dict(config)
     if "evaluator" in words:

@@ -211,6 +211,7 @@ def update_record(path: Path, record: Record) -> None:
             "counts",
             "queries",
             "seconds",
+            "suite",
         ),
         *("artifacts", "code", "open_set", "traits"),
     )

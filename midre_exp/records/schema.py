@@ -158,6 +158,8 @@ class Record(TypedDict, total=False):
     mllm: dict[str, dict[str, Any]]  # the same of multimodal models, by name: midre_exp/study/mllm.py
     found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
     config: dict[str, Any]  # resolved
+    #: Of a suite of attacks alone (midre_exp/worst_case): its members, aggregations, checks and alarms.
+    suite: dict[str, Any]
 
 
 def _is_number(value: object) -> bool:
@@ -281,10 +283,20 @@ _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys([f"counts.{name}" for name in ("private_identities", "private_train", "public")], _COUNT),
     **dict.fromkeys([f"counts.{name}" for name in ("identities", "restarts")], _COUNT),
     "artifacts": _each(_KEY, dict),
-    **dict.fromkeys(("artifacts.attack", "artifacts.metrics"), _KEY),
     "defense.parts": _each(_NODE, dict),
     **dict.fromkeys(("config", "config.data", "config.metrics", "config.target"), _NODE),
     "config.metrics.image_to_evaluator": _LIST,
+}
+#: What the record of a run of one attack has besides, and what that of a suite has.
+_OF_RUN: Mapping[str, _Kind] = dict.fromkeys(("artifacts.attack", "artifacts.metrics"), _KEY)
+_OF_SUITE: Mapping[str, _Kind] = {
+    "suite.leading": _ID,
+    "suite.best": _ID,
+    "suite.members": _each(_NODE, dict),
+    "suite.aggregates": _each(_NUMBERS, dict),
+    "suite.alarms": _each(_LINE, dict),
+    "suite.silent": _each(_LINE, list),
+    **dict.fromkeys(("artifacts.target", "artifacts.evaluator"), _KEY),
 }
 #: What some have.
 _OPTIONAL: Mapping[str, _Kind] = {
@@ -332,7 +344,7 @@ def problem_of(record: object) -> str | None:
     Numbers are finite everywhere. An attack accuracy comes with its interval; a run that did not measure it
     has neither.
     """
-    required = dict(_REQUIRED)
+    required = {**_REQUIRED, **(_OF_SUITE if _has(record, "suite") else _OF_RUN)}
     if at(record, "metrics.att_acc1") is not None:
         required.update(dict.fromkeys(_INTERVAL, _NUMBER))
     if at(record, "threat") not in (None, "white_box"):

@@ -11,6 +11,7 @@ from midre_exp.cards.named import with_files
 from midre_exp.numerics import in_key
 from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import Plan, StageKey, fingerprint, node_of, stage_key
+from midre_exp.plan.suite import is_suite, members_of
 from midre_exp.plan.trust import check_names
 from midre_exp.plan.validate import check_settings
 from midre_exp.stages.attack import AttackStage
@@ -64,8 +65,12 @@ def make_plan(settings: Settings) -> Plan:
     """The plan of a run from its resolved config. Datasets are asked for their fingerprints; nothing is
     trained or decoded. With ``attack.shard`` it ends with that part of the attack; nothing is evaluated.
 
+    That of a suite of attacks has the plans of its members; its own key is a digest of theirs.
+
     Raises UserError when a dataset is missing or a part of the config cannot be built.
     """
+    if is_suite(settings):
+        return _plan_of_suite(settings)
     check_settings(settings)
     check_names(settings, trusted_packages(settings))
     settings = with_files(settings)
@@ -110,3 +115,21 @@ def make_plan(settings: Settings) -> Plan:
         "stages": [key.key for key in stages.values() if not key.is_intermediate],
     }
     return Plan(digest(run), stages)
+
+
+def _plan_of_suite(settings: Settings) -> Plan:
+    members = {name: make_plan(member) for name, member in members_of(settings).items()}
+    attack = settings["attack"]
+    shown = ("budget", "probes")
+    suite = {
+        "suite": attack["name"],
+        "leading": attack["leading"],
+        "members": {
+            name: [plan.key, *(attack["members"][name][key] for key in shown)]
+            for name, plan in members.items()
+        },
+    }
+    stages = {
+        f"{name}/{stage}": key for name, plan in members.items() for stage, key in plan.stages.items()
+    }
+    return Plan(digest(suite), stages, members)

@@ -10,6 +10,7 @@ without those, what its operators would take by the data sheet of the device, co
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from midre_exp.plan.explain import settings_of_job
 from midre_exp.plan.keys import Plan, StageKey, absent_data_allowed, fingerprints_once
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
+from midre_exp.plan.suite import is_suite, runs_of
 from midre_exp.stages import STAGES, make_plan, stale
 from midre_exp.store.artifact import readable
 from midre_exp.store.progress import duration, say
@@ -293,20 +295,33 @@ def show(jobs: Sequence[Sequence[str]], *, count: bool = False, device: str | No
         known(device)
     with packaged_configs(), fingerprints_once(), absent_data_allowed():
         composer = packaged_composer()
-        every = [
+        asked = [
             settings_of_job(composer, [part for part in job if not part.startswith("hydra")]) for job in jobs
         ]
+        every = [run for settings in asked for run in runs_of(settings)]
         plans = [(settings, make_plan(settings)) for settings in every]
         limits = [_time_limit(job) for job in jobs]
         limit = next((minutes for minutes in limits if minutes is not None), None)
         is_full = any(settings["scale"] in FULL_SCALES for settings in every)
         counting = None if count or is_full else 0
-        text = lines(estimate(plans, counting=counting, time_limit=limit, device=device))
+        text = _suites(asked)
+        text += lines(estimate(plans, counting=counting, time_limit=limit, device=device))
         told = dict.fromkeys(part for settings in every for part in full_size_parts(settings))
         told = {**dict.fromkeys(explained(settings["numerics"]) for settings in every), **told}
         missed = missing_here(every) if is_full else [text for one in every for text in missing(one)]
         told.update(dict.fromkeys(missed))
         print("\n".join([*text, *(["", *told] if told else [])]))
+
+
+def _suites(asked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each suite of attacks, with the overrides that make each member alone."""
+    suites = {str(one["attack"]["name"]): one["attack"]["members"] for one in asked if is_suite(one)}
+    counts = Counter(str(one["attack"]["name"]) for one in asked if is_suite(one))
+    found = []
+    for name, members in suites.items():
+        found.append(f"{counts[name]} times the suite {name}, of {len(members)} runs each, which it shares:")
+        found += [f"  {member}: {' '.join(node['overrides'])}" for member, node in members.items()]
+    return [*found, ""] if found else []
 
 
 def missing_here(every: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from midre_exp.errors import StoreError
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.shards import SHARD
+from midre_exp.plan.suite import members_of
 from midre_exp.records import read_record, record_path
 from midre_exp.stages import stale
 from midre_exp.store.store import Store
@@ -42,6 +43,10 @@ def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
 
     A record without its artifacts, as in a fresh clone, is not a finished run.
     """
+    if plan.members:
+        return _has_record(settings, plan) and all(
+            is_finished(member, plan.members[name]) for name, member in members_of(settings).items()
+        )
     if not _is_complete(settings, plan):
         return False
     request = settings["plan"].get("rebuild")
@@ -53,6 +58,10 @@ def is_finished(settings: Mapping[str, Any], plan: Plan) -> bool:
 
 def stale_in(settings: Mapping[str, Any], plan: Plan, commit: str | None) -> dict[str, str]:
     """Why stages of a run that are in the store are not of today's code, by stage; ``commit``: today's."""
+    if plan.members:
+        members = members_of(settings)
+        found = {name: stale_in(members[name], one, commit) for name, one in plan.members.items()}
+        return {f"{name}/{stage}": why for name, stale in found.items() for stage, why in stale.items()}
     return stale.stale_stages(Store(settings["paths"]["store"]), plan, commit)
 
 
@@ -66,12 +75,15 @@ def check_stale(settings: Mapping[str, Any], plan: Plan, commit: str | None) -> 
 
 
 def _is_complete(settings: Mapping[str, Any], plan: Plan) -> bool:
-    if SHARD not in plan.stages:
-        try:
-            record = read_record(record_path(settings["paths"]["results"], settings, plan))
-        except StoreError:  # missing or damaged
-            return False
-        if record.get("key") != plan.key:
-            return False
+    if SHARD not in plan.stages and not _has_record(settings, plan):
+        return False
     store = Store(settings["paths"]["store"])
     return all(store.peek(s.name, s.key) for s in plan.stages.values() if not s.is_intermediate)
+
+
+def _has_record(settings: Mapping[str, Any], plan: Plan) -> bool:
+    try:
+        record = read_record(record_path(settings["paths"]["results"], settings, plan))
+    except StoreError:  # missing or damaged
+        return False
+    return record.get("key") == plan.key

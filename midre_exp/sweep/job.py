@@ -18,18 +18,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from midre_exp.cards.named import check_named
 from midre_exp.errors import ConfigError, DivergedError, StoreError, UserError
-from midre_exp.plan.config import plain, use_own_packages
+from midre_exp.plan.compose import packaged_configs, settings_of_config
+from midre_exp.plan.config import use_own_packages
 from midre_exp.plan.digests import first_difference
 from midre_exp.plan.imported import CodeChangedError, Snapshot, take_snapshot
 from midre_exp.plan.keys import Plan, fingerprints_once
-from midre_exp.plan.paths import expand_paths
 from midre_exp.plan.shards import SHARD
+from midre_exp.plan.suite import members_of, runs_of
 from midre_exp.plan.unread import check_read
-from midre_exp.plan.vary import check_vary
 from midre_exp.records import diverged_path, record_path, write_diverged
 from midre_exp.stages import make_plan, stale
 from midre_exp.store.files import read_json, remove_file, write_json
@@ -47,6 +48,10 @@ from midre_exp.sweep.finished import (
 from midre_exp.sweep.leases import leased, told
 from midre_exp.sweep.rebuild import fulfilled, request_of
 from midre_exp.tracking.provenance import git_commit
+
+
+class MemberFailed(UserError):
+    """A run of a suite of attacks failed; of it there is a report of its own."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,19 @@ class Task:
     def _outcome(self, config: DictConfig) -> Outcome:
         try:
             check_read(config)
-            check_vary(config)
-            return Outcome(record=carry_out(expand_paths(plain(config))))
+            return Outcome(record=carry_out(_settings(config)))
         except LockedError as locked:
             tell(f"{locked}; this run is queued again behind the others")
             return Outcome(locked=str(locked))
         except Exception as error:
             return Outcome(error=error)
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """The resolved settings of a composed config."""
+    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    with packaged_configs():
+        return settings_of_config(config, words)
 
 
 _working = threading.Event()
@@ -132,7 +143,8 @@ def carry_out(settings: Mapping[str, Any]) -> str:
 
 
 def _carry_out(settings: Mapping[str, Any]) -> str:
-    check_named(settings)
+    for one in runs_of(settings):
+        check_named(one)
     plan = make_plan(settings)
     code = take_snapshot(plan.stages.values())
     check_frozen(settings, plan, code)
@@ -148,14 +160,15 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
             note = f", though not by today's code: {stale.told(found)}" if found else ""
             tell(f"nothing to do, {path} is complete{note}")
         else:
-            path = _run_on_leased_gpus(settings)
+            _run_members(settings, plan)
+            path = _run_on_leased_gpus(settings, plan)
             tell(f"{'shard' if SHARD in plan.stages else 'record'} written to {path}")
     except LockedError:
         raise
     except DivergedError as error:
         from midre_exp.stages.parts import make_parts  # loads torch, as the run did
 
-        label = make_parts(settings).defense.label
+        label = make_parts(runs_of(settings)[0]).defense.label
         write_diverged(diverged, settings, plan, error, defense_label=label)
         remove_file(failure)
         raise
@@ -169,20 +182,40 @@ def _carry_out(settings: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _run_on_leased_gpus(settings: Mapping[str, Any]) -> Path:
+def _run_members(settings: Mapping[str, Any], plan: Plan) -> None:
+    """Carry out every member of a suite as the run that it is alone. Raises MemberFailed for the first that
+    fails, DivergedError for one that diverged: nothing is concluded of the others.
+    """
+    suite = settings["attack"]["name"]
+    for name, member in members_of(settings).items():
+        try:
+            _carry_out(member)
+        except LockedError:
+            raise
+        except DivergedError as error:
+            raise DivergedError(f"member {name} of suite {suite}: {error}", "see its own outcome") from error
+        except UserError as error:
+            raise MemberFailed(
+                f"member {name} of suite {suite} failed, so the suite has no record: {error}; what is finished "
+                "is kept"
+            ) from error
+
+
+def _run_on_leased_gpus(settings: Mapping[str, Any], plan: Plan) -> Path:
     """Run a config on GPUs that no other run of this user on this machine has, where there are GPUs."""
     runtime = settings["runtime"]
     name = f"{settings['setup']['id']} {'+'.join(settings['defense'])} seed {settings['seed']}"
     with leased(str(runtime["device"]), int(runtime["devices"]), run=name) as gpus:
         from midre_exp.run import run  # loads torch, to which only the leased GPUs are visible
         from midre_exp.runtime import choose_device, pass_over_libraries
+        from midre_exp.worst_case.conclude import conclude
 
         pass_over_libraries()
         if gpus and not runtime["quiet"]:
             say(f"{name} has {told(gpus)}")
         if gpus and choose_device(str(runtime["device"])).type != "cuda":
             say("but torch cannot use it and computes on the CPU; its driver may be too old for this torch")
-        return run(settings)
+        return run(settings) if not plan.members else conclude(settings, plan)
 
 
 def report_failure(path: Path, settings: Mapping[str, Any], error: BaseException, trace: str) -> None:

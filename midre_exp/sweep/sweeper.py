@@ -24,6 +24,7 @@ from midre_exp.plan.imported import check_imported, take_snapshot
 from midre_exp.plan.keys import Plan, StageKey, fingerprints_once
 from midre_exp.plan.loaded_once import loaded_once
 from midre_exp.plan.machine_values import decided
+from midre_exp.plan.suite import runs_of
 from midre_exp.stages import make_plan
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.lock import release_dead
@@ -200,7 +201,8 @@ def _plan_jobs(sweeper: Any, jobs: Sequence[Sequence[str]]) -> tuple[list[Planne
 
 def _usable(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a job, if the weight files that they call by name are here."""
-    check_named(settings)
+    for one in runs_of(settings):
+        check_named(one)
     return settings
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from midre_exp.errors import ConfigError
 from midre_exp.machine.gpus import visible_gpus
 from midre_exp.machine.memory import free_host_memory
+from midre_exp.plan.suite import is_suite, runs_of
 from midre_exp.store.streams import tell
 from midre_exp.sweep.leases import check_count
 
@@ -71,6 +72,8 @@ def host_memory(run: Mapping[str, Any]) -> float:
     """Bytes of main memory that a run may take: at the end of an attack its reconstructions are there twice,
     in parts and as a whole.
     """
+    if is_suite(run):
+        return max(map(host_memory, runs_of(run)))
     attack = run["attack"]
     sizes = [step["size"] for step in attack.get("picture") or [] if "size" in step]
     size = int(sizes[-1] if sizes else run["resolution"])

@@ -26,6 +26,7 @@ from midre_exp.attack_run import merge_shards, run_attack, run_shard
 from midre_exp.errors import ConfigError, DivergedError, OutOfMemory
 from midre_exp.plan.choice import choice
 from midre_exp.plan.config import CONF_DIR, plain
+from midre_exp.plan.suite import single_attacks
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.kedmi import KedMIPrior
 from midre_exp.priors.style_prior import StylePrior
@@ -312,7 +313,7 @@ def assert_close(found: Run, expected: Run) -> None:
 
 
 def test_the_list_names_every_attack_of_the_configs():
-    assert {case.name for case in CASES} == {path.stem for path in (CONF_DIR / "attack").glob("*.yaml")}
+    assert {case.name for case in CASES} == set(single_attacks())
 
 
 NOTHING = {**COPIES, "copies": 1, "views": [{**COPIES["views"][1], "sigma": 0}]}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from midre_exp.plan.compose import packaged_composer, packaged_configs, settings_of
-from midre_exp.plan.config import OWN_CONFIGS, config_files, digest
+from midre_exp.plan.config import OWN_CONFIGS, digest
 from midre_exp.plan.scale import full_size_parts, scaled
+from midre_exp.plan.suite import single_attacks
 from midre_exp.sweep.estimate import show
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/scaled_attacks.json").read_text())
@@ -54,7 +55,7 @@ def test_every_attack_composes_at_every_scale_as_when_values_were_keyed_by_attac
         composer = packaged_composer()
         found = {
             f"{attack} {scale}": digest(composer.settings([f"attack={attack}", f"scale={scale}"])["attack"])
-            for attack in config_files("attack")
+            for attack in single_attacks()
             for scale in SCALES
         }
     assert found == GOLDEN

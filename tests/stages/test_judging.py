@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from midre_exp.plan.compose import packaged_configs, settings_of
-from midre_exp.plan.config import config_files
+from midre_exp.plan.suite import single_attacks
 from midre_exp.stages import make_plan
 from midre_exp.stages.judging import judging
 
@@ -21,7 +21,7 @@ def steps(node):
     return [step["_target_"].rpartition(".")[2] for step in node]
 
 
-@pytest.mark.parametrize("attack", sorted(config_files("attack")))
+@pytest.mark.parametrize("attack", sorted(single_attacks()))
 def test_at_paper_scale_an_attack_is_judged_as_by_its_own_program(attack):
     metrics = "highres" if attack.startswith(("ppa", "ifgmi", "mirror")) else "lowres"
     found = judging(settings(f"attack={attack}", "scale=paper", f"metrics={metrics}"))

@@ -1,0 +1,1 @@
+"""What a suite of attacks says of a defense: the worst case over its members, and alarms of masked gradients."""

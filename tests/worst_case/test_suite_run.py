@@ -1,0 +1,135 @@
+"""A whole suite, tiny: a run of each member, then its record; on an open target and on one that a defense
+masks.
+"""
+
+import json
+
+import pytest
+import torch
+
+from midre_exp.errors import StoreError
+from midre_exp.plan.compose import packaged_composer, packaged_configs
+from midre_exp.plan.config import OWN_CONFIGS
+from midre_exp.records import read_record
+from midre_exp.records.comparable import comparable_config
+from midre_exp.stages import make_plan
+from midre_exp.store.store import Store
+from midre_exp.sweep import job
+from midre_exp.sweep.finished import is_finished
+from tests.conftest import TINY, tiny_overrides
+
+VALUES = [text for text in TINY if text.startswith("attack.")]
+PRIOR = [text for text in VALUES if text.startswith("attack.prior.")]
+SUITE = f"""
+name: pair
+identities: null
+leading: gmi
+members:
+  gmi: {{overrides: [attack=gmi, {", ".join(VALUES)}]}}
+  double: {{overrides: [attack=gmi, {", ".join(VALUES)}], budget: 2}}
+  labels: {{overrides: [attack=brepmi, attack.identities=4, attack.max_queries=60, {", ".join(PRIOR)}]}}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch, stocked):
+    monkeypatch.setenv(OWN_CONFIGS, str(tmp_path / "conf"))
+    (tmp_path / "conf" / "attack").mkdir(parents=True)
+    (tmp_path / "conf" / "attack" / "pair.yaml").write_text(SUITE)
+    words = [text for text in tiny_overrides(tmp_path) if text not in VALUES]
+
+    def settings(*overrides):
+        with packaged_configs():
+            return packaged_composer().settings([*words, "attack=pair", "runtime.quiet=true", *overrides])
+
+    return settings
+
+
+def test_a_suite_is_its_members_and_one_record_more(suite, tmp_path, capsys):
+    settings = suite()
+    plan = make_plan(settings)
+    record = read_record(job.carry_out(settings))
+    assert record["key"] == plan.key and record["attack"] == "pair"
+    told = record["suite"]
+    assert list(told["members"]) == ["gmi", "double", "labels"]
+    hits = {name: member["hits"] for name, member in told["members"].items() if member["counts"]}
+    assert set(hits) == {"gmi", "labels"}  # more steps are for the alarm alone
+    assert record["per_identity"]["att_acc1"] == [max(pair) for pair in zip(*hits.values(), strict=True)]
+    assert record["metrics"]["att_acc1"] == pytest.approx(sum(record["per_identity"]["att_acc1"]) / 4)
+    assert record["metrics"]["labels_only"] == pytest.approx(sum(hits["labels"]) / 4)
+    assert told["aggregates"]["mean_of_identity_maxima"]["value"] == record["metrics"]["att_acc1"]
+    assert record["queries"] == sum(member["queries"] for member in told["members"].values())
+    assert {"attack", "metrics"}.isdisjoint(record["artifacts"])
+    assert "unbounded_fails" not in told["alarms"] and "zero_gradient" not in told["alarms"]
+    for name, member in told["members"].items():
+        (path,) = (tmp_path / "results" / "mini" / "records").glob(f"*-{member['key']}.json")
+        alone = read_record(path)
+        assert alone["per_identity"]["att_acc1"] == member["hits"]
+        assert comparable_config(alone["config"])["attack"]["steps" if name != "labels" else "identities"] in (3, 4, 6)
+    assert is_finished(settings, plan)
+
+    # nothing is run twice, whether the suite or one of its members is asked for
+    built = [stage for stage in Store(settings["paths"]["store"]).root.glob("*/*")]
+    before = {path: path.stat().st_mtime_ns for path in built}
+    job.carry_out(settings)
+    assert "nothing to do" in capsys.readouterr().out
+    (tmp_path / "results" / "mini" / "records" / f"custom-nodef-s0-{plan.key}.json").unlink()
+    job.carry_out(settings)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_member_that_fails_leaves_no_record_of_the_suite(suite, tmp_path, monkeypatch):
+    settings = suite()
+    real = job._carry_out
+    fails = make_plan(settings).members["labels"].key
+
+    def failing(one):
+        if "members" not in one["attack"] and make_plan(one).key == fails:
+            raise StoreError("the disk is full; free space")
+        return real(one)
+
+    monkeypatch.setattr(job, "_carry_out", failing)
+    with pytest.raises(job.MemberFailed, match="member labels of suite pair failed.*the disk is full"):
+        real(settings)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results/mini/records").glob("*.json")]
+    assert {record["attack"] for record in records} == {"gmi"} and len(records) == 2
+    assert (tmp_path / "runs" / "failed" / f"{make_plan(settings).key}.json").exists()
+
+
+MASKS = '''
+import torch
+from torch import nn
+
+from midre_exp.defense import Defense
+
+
+class Rounding(nn.Module):
+    """One for the largest logit and zero for the others: no gradient, and a probability."""
+
+    def forward(self, logits):
+        return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float() + 0 * logits
+
+
+class Masking(Defense):
+    """Hides gradients, and identities as little as no defense does."""
+
+    def on_inference(self, model):
+        model.register_forward_hook(lambda _, __, output: output.__class__(Rounding()(output.logits), output.features))
+'''
+
+
+def test_alarms_fire_on_a_defense_that_masks_gradients(suite, tmp_path, monkeypatch):
+    (tmp_path / "masking_defenses.py").write_text(MASKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "conf" / "defense").mkdir()
+    (tmp_path / "conf" / "defense" / "masking.yaml").write_text(
+        "masking:\n  _target_: masking_defenses.Masking\n"
+    )
+    record = read_record(
+        job.carry_out(suite("defense=masking", "runtime.trusted_packages=[masking_defenses]"))
+    )
+    alarms = record["suite"]["alarms"]
+    assert {"zero_gradient", "probabilities_for_logits", "unbounded_fails"} <= set(alarms)
+    assert record["alarms"]["suite"] == list(alarms.values())
+    assert record["suite"]["checks"]["zero_gradient_share"] == 1
+    assert torch.tensor(record["suite"]["members"]["gmi"]["hits"]).isfinite().all()
