@@ -3,6 +3,7 @@ masks.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def suite(tmp_path, monkeypatch, stocked):
 def test_a_suite_is_its_members_and_one_record_more(suite, tmp_path, capsys):
     settings = suite()
     plan = make_plan(settings)
-    record = read_record(job.carry_out(settings))
+    record = read_record(Path(job.carry_out(settings)))
     assert record["key"] == plan.key and record["attack"] == "pair"
     told = record["suite"]
     assert list(told["members"]) == ["gmi", "double", "labels"]
@@ -126,7 +127,7 @@ def test_alarms_fire_on_a_defense_that_masks_gradients(suite, tmp_path, monkeypa
         "masking:\n  _target_: masking_defenses.Masking\n"
     )
     record = read_record(
-        job.carry_out(suite("defense=masking", "runtime.trusted_packages=[masking_defenses]"))
+        Path(job.carry_out(suite("defense=masking", "runtime.trusted_packages=[masking_defenses]")))
     )
     alarms = record["suite"]["alarms"]
     assert {"zero_gradient", "probabilities_for_logits", "unbounded_fails"} <= set(alarms)
