@@ -126,6 +126,8 @@ def _learnt_from(record: Mapping[str, Any]) -> tuple[int, int, int]:
 def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
     record = read_json(path)
     check_record(path)
+    if "suite" in record:  # whose members have records of their own
+        return {}
     runtime = {**record["config"]["runtime"], "trusted_packages": list(trusted)}
     settings = {**record["config"], "runtime": runtime}
     what, counts, found = described(settings), record.get("counts") or {}, {}

@@ -32,6 +32,7 @@ from midre_exp.plan.code import sources_once
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import Settings, trusted_packages, use_own_configs
 from midre_exp.plan.explain import explain
+from midre_exp.plan.suite import runs_of
 from midre_exp.runtime import choose_device
 from midre_exp.stages import STAGES, Requirement
 from midre_exp.stages.classifier import ClassifierStage

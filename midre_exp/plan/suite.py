@@ -30,7 +30,7 @@ class Member(Keys):
     """One attack of a suite, as its yaml has it."""
 
     overrides: Sequence[Text]  # what a user types to run it alone, attack=NAME first
-    budget: Positive | None = None  # times its steps, and its milestones with them: for the alarm, not counted
+    budget: Positive | None = None  # times its steps and milestones: for the alarm, not counted
     # starts: from random starts, for the alarm, not counted | loss: with another identity loss
     probes: Literal["starts", "loss"] | None = None
     resolutions: Sequence[Count] | None = None  # at which it can be run; elsewhere the suite goes without it
@@ -135,27 +135,32 @@ def _checked(node: Mapping[str, Any]) -> Suite:
         raise ConfigError(str(found))
     known = {each.name for each in fields(Suite)}
     members = {name: Member(**values) for name, values in node[_MEMBERS].items()}
-    suite = Suite(**{key: value for key, value in node.items() if key in known and key != _MEMBERS}, members=members)
+    suite = Suite(
+        **{key: value for key, value in node.items() if key in known and key != _MEMBERS}, members=members
+    )
     if suite.shard is not None:
         raise ConfigError(
-            f"attack.shard={suite.shard} splits one attack, and {suite.name} is a suite of {len(members)}; run "
-            "members of it in shards by their own commands (--plan names them), then the suite"
+            f"attack.shard={suite.shard} splits one attack, and {suite.name} is a suite of {len(members)}; "
+            "run members of it in shards by their own commands (--plan names them), then the suite"
         )
     if suite.leading not in members:
         raise ConfigError(
-            f"attack.leading={suite.leading} is no member of suite {suite.name}; give one of {', '.join(members)}"
+            f"attack.leading={suite.leading} is no member of suite {suite.name}; give one of "
+            f"{', '.join(members)}"
         )
     for name, member in members.items():
         texts = _texts(member)
         wrong = [text for text in texts if not text.lstrip("+~").startswith("attack")]
         if not texts or not texts[0].startswith("attack=") or wrong:
             raise ConfigError(
-                f"attack.members.{name}.overrides has {wrong[0] if wrong else 'no attack=NAME at its head'}; give "
-                "attack=NAME and values of that attack alone, for members differ in nothing else"
+                f"attack.members.{name}.overrides has {wrong[0] if wrong else 'no attack=NAME at its head'}; "
+                "give attack=NAME and values of that attack alone, for members differ in nothing else"
             )
         chosen = config_files("attack").get(texts[0].partition("=")[2])
         if chosen is not None and is_suite_file(chosen):
-            raise ConfigError(f"attack.members.{name} of suite {suite.name} is a suite itself; list its members")
+            raise ConfigError(
+                f"attack.members.{name} of suite {suite.name} is a suite itself; list its members"
+            )
     return suite
 
 
@@ -164,8 +169,8 @@ def _budgeted(suite: Suite, name: str, attack: Mapping[str, Any], times: float) 
     steps = attack.get("steps")
     if type(steps) is not int:
         raise ConfigError(
-            f"attack.members.{name}.budget={times:g} of suite {suite.name} is times the steps of an attack, and "
-            f"{attack['name']} has no one number of them; choose another attack"
+            f"attack.members.{name}.budget={times:g} of suite {suite.name} is times the steps of an attack, "
+            f"and {attack['name']} has no one number of them; choose another attack"
         )
     found = [f"attack.steps={max(1, round(times * steps))}"]
     if attack.get("milestones"):

@@ -129,7 +129,5 @@ def _plan_of_suite(settings: Settings) -> Plan:
             for name, plan in members.items()
         },
     }
-    stages = {
-        f"{name}/{stage}": key for name, plan in members.items() for stage, key in plan.stages.items()
-    }
+    stages = {f"{name}/{stage}": key for name, plan in members.items() for stage, key in plan.stages.items()}
     return Plan(digest(suite), stages, members)

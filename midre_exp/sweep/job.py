@@ -196,8 +196,8 @@ def _run_members(settings: Mapping[str, Any], plan: Plan) -> None:
             raise DivergedError(f"member {name} of suite {suite}: {error}", "see its own outcome") from error
         except UserError as error:
             raise MemberFailed(
-                f"member {name} of suite {suite} failed, so the suite has no record: {error}; what is finished "
-                "is kept"
+                f"member {name} of suite {suite} failed, so the suite has no record: {error}; what is "
+                "finished is kept"
             ) from error
 
 

@@ -93,7 +93,8 @@ def _pictures(record: Mapping[str, Any], store: Places) -> dict[str, Any]:
     """The first reconstruction of the first identities, as one picture."""
     import wandb
 
-    attack = Store(store).find("attack", record["artifacts"]["attack"])
+    key = record["artifacts"].get("attack")  # a suite of attacks has none of its own
+    attack = None if key is None else Store(store).find("attack", key)
     if attack is None:
         return {}
     tensors = attack.tensors("reconstructions")

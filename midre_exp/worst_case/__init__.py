@@ -1,1 +1,3 @@
-"""What a suite of attacks says of a defense: the worst case over its members, and alarms of masked gradients."""
+"""What a suite of attacks says of a defense: the worst case over its members, and alarms that it
+masks gradients.
+"""

@@ -35,10 +35,11 @@ class Lead(NamedTuple):
 
 
 def chosen(liked: Numbers) -> NDArray[np.int64]:
-    """The member [identities] whose result the target likes most, the first of several, of ``liked`` [members,
-    identities].
+    """The member [identities] whose result the target likes most, the first of several, of ``liked``
+    [members, identities].
     """
-    return np.argmax(liked, axis=0).astype(np.int64)
+    found: NDArray[np.int64] = np.argmax(liked, axis=0).astype(np.int64)
+    return found
 
 
 def aggregate(hits: Numbers, liked: Numbers) -> Aggregates:
@@ -58,7 +59,9 @@ def intervals(hits: Numbers, liked: Numbers) -> dict[str, tuple[float, float]]:
         "chosen_by_target": weights @ picked,
         "mean_of_identity_maxima": weights @ hits.max(axis=0),
     }
-    return {name: (float(low), float(high)) for name, values in drawn.items() for low, high in [_ends(values)]}
+    return {
+        name: (float(low), float(high)) for name, values in drawn.items() for low, high in [_ends(values)]
+    }
 
 
 def lead(first: Numbers, second: Numbers) -> Lead:

@@ -37,16 +37,16 @@ class Evidence:
 SENTENCES: Mapping[str, str] = {
     "black_box_beats_white_box": "an attack without gradients does better than every one with them{}: "
     "gradients mislead",
-    "more_steps_are_worse": "more steps make the attack worse{}: its gradients drift, or more of them overfit "
-    "the target",
+    "more_steps_are_worse": "more steps make the attack worse{}: its gradients drift, or more of them "
+    "overfit the target",
     "random_start_wins": "random starts do better than searched ones{}: what the search goes by misleads",
     "informed_is_worse": "the attacker who knows the defense does worse than the one who does not{}: the "
     "informed form is not the right one, or its gradients mislead",
     "zero_gradient": "gradients of images are exactly zero or no numbers{}: the target saturates",
     "randomised": "the target answers the same images differently{}: attack its mean",
     "probabilities_for_logits": "the target gives probabilities where logits are asked: losses saturate",
-    "surrogate_beats_target_gradient": "an attack through a student does better than one through the target{}: "
-    "the target masks its gradients",
+    "surrogate_beats_target_gradient": "an attack through a student does better than one through the target"
+    "{}: the target masks its gradients",
     "loss_was_the_problem": "another identity loss does better than the attack's own{}: the loss was the "
     "problem, not the defense",
     "unbounded_fails": "changing single pixels without bound does not convince the target either{}: its "

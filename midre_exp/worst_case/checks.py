@@ -8,7 +8,7 @@ from itertools import combinations, product
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from midre_exp.data.base import to_float
 from midre_exp.memory.batches import in_batches
@@ -54,10 +54,9 @@ def zero_gradient_share(victim: WhiteBoxVictim, images: Tensor, labels: Tensor) 
     x = images.clone().requires_grad_(True)
     logits = victim(x).logits
     loss = cross_entropy(logits, labels, reduction="sum")
-    # a target may be cut off from its images altogether
-    gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
-    if gradient is None:
-        return 1.0
+    gradient = torch.zeros_like(x)
+    if loss.requires_grad:  # a target may be cut off from its images altogether
+        gradient = torch.autograd.grad(loss, x, allow_unused=True, materialize_grads=True)[0]
     flat = gradient.flatten(1)
     broken = (flat == 0).all(1) | ~flat.isfinite().all(1)
     certain = logits.detach().softmax(1).gather(1, labels[:, None]).squeeze(1) == 1
@@ -89,9 +88,7 @@ def pixels_share(victim: WhiteBoxVictim, images: Tensor, labels: Tensor) -> floa
         loss = cross_entropy(logits, labels, reduction="sum")
         if not loss.requires_grad or (step % _LOOKED_AT == 0 and bool(reached.all())):
             break
-        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
-        if gradient is None:
-            break
+        gradient = torch.autograd.grad(loss, x, allow_unused=True, materialize_grads=True)[0]
         x.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
         adam.step()
     return float(reached.double().mean())
@@ -115,9 +112,10 @@ def views_of(images: Tensor) -> list[Tensor]:
     """The common views of images [n, 3, h, w], at their own size."""
     height, width = images.shape[-2:]
     rows, columns = (max(1, round(_CROP * side)) for side in (height, width))
-    places = [*product((0, height - rows), (0, width - columns)), ((height - rows) // 2, (width - columns) // 2)]
-    crops = [images[..., top : top + rows, left : left + columns] for top, left in places]
-    resized = [
-        torch.nn.functional.interpolate(crop, (height, width), mode="bilinear", antialias=True) for crop in crops
+    places = [
+        *product((0, height - rows), (0, width - columns)),
+        ((height - rows) // 2, (width - columns) // 2),
     ]
+    crops = [images[..., top : top + rows, left : left + columns] for top, left in places]
+    resized = [interpolate(crop, (height, width), mode="bilinear", antialias=True) for crop in crops]
     return [view for whole in (images, *resized) for view in (whole, whole.flip(-1))]

@@ -23,12 +23,14 @@ from midre_exp.plan.config import Settings, without
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.suite import members_of
 from midre_exp.records import Record, read_record, record_path, update_record
+from midre_exp.records.claims import registered_claims
 from midre_exp.runtime import Runtime, make_runtime
 from midre_exp.stages.classifier import Target
 from midre_exp.stages.parts import make_parts
 from midre_exp.stages.stored import finite_tensors
-from midre_exp.store.store import Store
+from midre_exp.store.store import Store, versions
 from midre_exp.threat import Threat, Victim, WhiteBoxVictim
+from midre_exp.tracking.provenance import git_commit
 from midre_exp.tracking.record import show_record
 from midre_exp.worst_case.aggregate import Numbers, aggregate, chosen, intervals, lead
 from midre_exp.worst_case.alarms import SENTENCES, Evidence, raised
@@ -103,9 +105,7 @@ def _load_target(settings: Settings, plan: Plan, runtime: Runtime) -> WhiteBoxVi
     return Victim.of(model, int(target.metrics["counts"]["private_identities"]))
 
 
-def _members(
-    settings: Settings, plan: Plan, victim: WhiteBoxVictim, runtime: Runtime
-) -> dict[str, Made]:
+def _members(settings: Settings, plan: Plan, victim: WhiteBoxVictim, runtime: Runtime) -> dict[str, Made]:
     found = {}
     for name, member in members_of(settings).items():
         record = read_record(record_path(settings["paths"]["results"], member, plan.members[name]))
@@ -134,7 +134,9 @@ def _reconstructions(settings: Settings, plan: Plan, name: str) -> dict[str, Ten
     key = plan.members[name]["attack"].key
     attack = Store(settings["paths"]["store"]).find("attack", key)
     if attack is None:
-        raise StoreError(f"attack {key} of member {name} is gone from the store; the same command builds it again")
+        raise StoreError(
+            f"attack {key} of member {name} is gone from the store; the same command builds it again"
+        )
     return finite_tensors(attack, "reconstructions")
 
 
@@ -147,9 +149,7 @@ def _check(settings: Settings, plan: Plan, victim: WhiteBoxVictim, runtime: Runt
     return check_target(victim, images.to(runtime.device), labels.to(runtime.device))
 
 
-def suite_record(
-    settings: Settings, plan: Plan, members: Mapping[str, Made], checks: Checks
-) -> Record:
+def suite_record(settings: Settings, plan: Plan, members: Mapping[str, Made], checks: Checks) -> Record:
     """The record of a suite: that of its leading member, with the numbers of all."""
     attack = settings["attack"]
     leading = members[attack["leading"]]
@@ -167,10 +167,13 @@ def suite_record(
     shown = _attackers(members, attack["leading"])
     base = leading.record
     worst = aggregates["mean_of_identity_maxima"]
-    record: Record = {
-        **base,
+    record: dict[str, Any] = {
+        **{name: base[name] for name in _SHARED if name in base},  # type: ignore[literal-required]
         "key": plan.key,
         "attack": attack["name"],
+        "versions": versions(),
+        "commit": git_commit(),
+        "claims": registered_claims(str(settings["scale"])),
         "metrics": {
             **{name: base["metrics"][name] for name in _OF_TARGET if name in base["metrics"]},
             "att_acc1": worst["value"],
@@ -198,9 +201,9 @@ def suite_record(
         "queries": sum(made.record["queries"] for made in members.values()),
         "threat": Threat.WHITE_BOX.value,
         "seconds": {name: spent for name, spent in base["seconds"].items() if name not in _OF_ATTACK},
-        "code": {name: entry for name, entry in base["code"].items() if name not in _OF_ATTACK},
+        "code": {name: entry for name, entry in base.get("code", {}).items() if name not in _OF_ATTACK},
         "artifacts": {name: key for name, key in base["artifacts"].items() if name not in _OF_ATTACK},
-        "numerics": {name: one for name, one in base["numerics"].items() if name not in _OF_ATTACK},
+        "numerics": {name: one for name, one in base.get("numerics", {}).items() if name not in _OF_ATTACK},
         "config": without(settings, "plan"),
         "suite": {
             "leading": attack["leading"],
@@ -214,16 +217,33 @@ def suite_record(
             "silent": _silent(members),
         },
     }
-    del record["queries_per_identity"]
     earlier = {stage: told for stage, told in base.get("alarms", {}).items() if stage not in _OF_ATTACK}
     told = {**earlier, **({"suite": [*alarms.values()]} if alarms else {})}
-    record.pop("alarms", None)
     if told:
         record["alarms"] = told
-    return record
+    found = {stage: place for stage, place in base.get("found_in", {}).items() if stage not in _OF_ATTACK}
+    if found:
+        record["found_in"] = found
+    return cast(Record, record)
 
 
-#: What a suite's record has of the run of its leading member.
+#: What a suite's record shares with that of its leading member, and what of its numbers is of the target.
+_SHARED = (
+    *(
+        "schema",
+        "setup",
+        "scale",
+        "seed",
+        "vary",
+        "target",
+        "evaluator",
+        "defense",
+        "data",
+        "judged",
+        "start",
+    ),
+    *("test_per_identity", "classes", "device"),
+)
 _OF_TARGET = ("acc", "train_acc", "evaluator_acc", "accuracy_best_epoch_official", "best_epoch_official")
 _OF_ATTACK = ("prior", "surrogates", "candidates", "attack", "metrics")
 
@@ -249,7 +269,7 @@ def _told(name: str, made: Made, plan: Plan) -> dict[str, Any]:
 
 
 def _attackers(members: Mapping[str, Made], leading: str) -> dict[str, Numbers]:
-    """Percent by identity of the plain attacker, the informed one, and the best of scores and labels alone."""
+    """Percent by identity of the plain attacker, the informed one, the best of scores and of labels alone."""
     found = {"plain": members[leading].hits}
     pair = _informed_pair(members)
     if pair is not None:
@@ -277,9 +297,7 @@ def _informed_pair(members: Mapping[str, Made]) -> tuple[str, str] | None:
     return None
 
 
-def evidence_of(
-    members: Mapping[str, Made], leading: str, checks: Checks
-) -> tuple[Evidence, dict[str, str]]:
+def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tuple[Evidence, dict[str, str]]:
     """What the members say of masked gradients, and by alarm who was compared."""
     plain, compared = members[leading], {}
 

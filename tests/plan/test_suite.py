@@ -63,14 +63,22 @@ def test_a_suite_is_known_by_its_members(own):
 
 def test_a_member_attacks_as_many_as_all_can(own):
     settings = own(text=OWN.replace("[attack=brepmi]", "[attack=brepmi, attack.identities=7]"))
-    assert {run["attack"]["identities"] for run in runs_of(settings)} == {settings["attack"]["identities"]} == {7}
+    assert (
+        {run["attack"]["identities"] for run in runs_of(settings)}
+        == {settings["attack"]["identities"]}
+        == {7}
+    )
     assert {run["attack"]["identities"] for run in runs_of(own("attack.identities=3"))} == {3}
 
 
 def test_members_that_this_resolution_has_no_use_for_are_left_out(own):
     text = OWN.replace("[attack=brepmi]", "[attack=brepmi], resolutions: [64]")
     assert set(members_of(own(text=text))) == {"gmi", "half"}
-    assert set(members_of(own("resolution=64", "evaluator.resolution=64", text=text))) == {"gmi", "half", "labels"}
+    assert set(members_of(own("resolution=64", "evaluator.resolution=64", text=text))) == {
+        "gmi",
+        "half",
+        "labels",
+    }
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ def test_what_is_already_certain_has_nothing_to_climb():
 
 def test_liking_is_a_mean_over_the_same_views_whatever_the_order():
     victim = Victim.of(Straight(), CLASSES)
-    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = torch.randint(
+        0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     labels = torch.tensor([1, 0, 3])
     cpu = torch.device("cpu")
     found = liking(victim, images, labels, cpu)

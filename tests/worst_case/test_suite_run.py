@@ -12,9 +12,7 @@ from midre_exp.errors import StoreError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import OWN_CONFIGS
 from midre_exp.records import read_record
-from midre_exp.records.comparable import comparable_config
 from midre_exp.stages import make_plan
-from midre_exp.store.store import Store
 from midre_exp.sweep import job
 from midre_exp.sweep.finished import is_finished
 from tests.conftest import TINY, tiny_overrides
@@ -52,7 +50,7 @@ def test_a_suite_is_its_members_and_one_record_more(suite, tmp_path, capsys):
     record = read_record(Path(job.carry_out(settings)))
     assert record["key"] == plan.key and record["attack"] == "pair"
     told = record["suite"]
-    assert list(told["members"]) == ["gmi", "double", "labels"]
+    assert set(told["members"]) == {"gmi", "double", "labels"}
     hits = {name: member["hits"] for name, member in told["members"].items() if member["counts"]}
     assert set(hits) == {"gmi", "labels"}  # more steps are for the alarm alone
     assert record["per_identity"]["att_acc1"] == [max(pair) for pair in zip(*hits.values(), strict=True)]
@@ -62,16 +60,16 @@ def test_a_suite_is_its_members_and_one_record_more(suite, tmp_path, capsys):
     assert record["queries"] == sum(member["queries"] for member in told["members"].values())
     assert {"attack", "metrics"}.isdisjoint(record["artifacts"])
     assert "unbounded_fails" not in told["alarms"] and "zero_gradient" not in told["alarms"]
+    made = {"gmi": ("gmi", 3), "double": ("gmi", 6), "labels": ("brepmi", None)}
     for name, member in told["members"].items():
         (path,) = (tmp_path / "results" / "mini" / "records").glob(f"*-{member['key']}.json")
         alone = read_record(path)
         assert alone["per_identity"]["att_acc1"] == member["hits"]
-        assert comparable_config(alone["config"])["attack"]["steps" if name != "labels" else "identities"] in (3, 4, 6)
+        assert (alone["attack"], alone["config"]["attack"].get("steps")) == made[name]
     assert is_finished(settings, plan)
 
     # nothing is run twice, whether the suite or one of its members is asked for
-    built = [stage for stage in Store(settings["paths"]["store"]).root.glob("*/*")]
-    before = {path: path.stat().st_mtime_ns for path in built}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/*")}
     job.carry_out(settings)
     assert "nothing to do" in capsys.readouterr().out
     (tmp_path / "results" / "mini" / "records" / f"custom-nodef-s0-{plan.key}.json").unlink()
@@ -90,7 +88,7 @@ def test_a_member_that_fails_leaves_no_record_of_the_suite(suite, tmp_path, monk
         return real(one)
 
     monkeypatch.setattr(job, "_carry_out", failing)
-    with pytest.raises(job.MemberFailed, match="member labels of suite pair failed.*the disk is full"):
+    with pytest.raises(job.MemberFailed, match=r"member labels of suite pair failed.*the disk is full"):
         real(settings)
     records = [json.loads(path.read_text()) for path in (tmp_path / "results/mini/records").glob("*.json")]
     assert {record["attack"] for record in records} == {"gmi"} and len(records) == 2
@@ -115,7 +113,10 @@ class Masking(Defense):
     """Hides gradients, and identities as little as no defense does."""
 
     def on_inference(self, model):
-        model.register_forward_hook(lambda _, __, output: output.__class__(Rounding()(output.logits), output.features))
+        def rounded(_, __, output):
+            return type(output)(Rounding()(output.logits), output.features)
+
+        model.register_forward_hook(rounded)
 '''
 
 
@@ -131,6 +132,6 @@ def test_alarms_fire_on_a_defense_that_masks_gradients(suite, tmp_path, monkeypa
     )
     alarms = record["suite"]["alarms"]
     assert {"zero_gradient", "probabilities_for_logits", "unbounded_fails"} <= set(alarms)
-    assert record["alarms"]["suite"] == list(alarms.values())
+    assert sorted(record["alarms"]["suite"]) == sorted(alarms.values())
     assert record["suite"]["checks"]["zero_gradient_share"] == 1
     assert torch.tensor(record["suite"]["members"]["gmi"]["hits"]).isfinite().all()

@@ -78,7 +78,7 @@ def _is_of(table: pd.DataFrame, runs: Sequence[PlannedRun], identities: int) -> 
         return False
     drawn = set(zip(table["target"], table["reconstructed"], strict=True))
     artifacts = [run.record["artifacts"] for run in runs if run.record is not None]
-    wanted = {(keys["target"], keys["attack"]) for keys in artifacts}
+    wanted = {(keys["target"], keys.get("attack")) for keys in artifacts}
     return drawn == wanted and table["identity"].nunique() == identities
 
 

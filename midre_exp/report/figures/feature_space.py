@@ -85,6 +85,11 @@ def stored(run: PlannedRun, stage: str) -> Artifact:
     """What a stage of a run left. Raises StoreError with the way to get it."""
     if run.record is None:
         raise StoreError(f"{run.label} has not been run yet; run {run.command}")
+    if stage not in run.record["artifacts"]:
+        raise StoreError(
+            f"{run.settings['attack']['name']} is a suite of attacks, and its members made the {stage}s of "
+            f"{run.label}; choose one attack"
+        )
     artifact = run.artifact(stage)
     if artifact is None:
         raise StoreError(

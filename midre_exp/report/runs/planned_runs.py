@@ -103,10 +103,11 @@ class PlannedRun:
         }
 
     def artifact(self, stage: str) -> Artifact | None:
-        """What a stage of it left in the store; None without a record or where it is not there."""
-        if self.record is None:
-            return None
-        return Store(self.settings["paths"]["store"]).find(stage, self.record["artifacts"][stage])
+        """What a stage of it left in the store; None without a record or where it is not there, as of a suite
+        of attacks.
+        """
+        key = None if self.record is None else self.record["artifacts"].get(stage)
+        return None if key is None else Store(self.settings["paths"]["store"]).find(stage, key)
 
 
 def epochs_at(length: float, epochs: int) -> int:
