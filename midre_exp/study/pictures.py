@@ -109,6 +109,11 @@ def rows_by_label(labels: Tensor) -> dict[int, Tensor]:
 
 
 def _artifact(record: Record, store: Store, stage: str) -> Artifact:
+    if "suite" in record:
+        raise ConfigError(
+            f"run {record['key']} is of the suite {record['attack']}, whose members made the pictures; give "
+            "the record of a member"
+        )
     artifact = store.find(stage, record["artifacts"][stage])
     if artifact is None:
         what = "reconstructions" if stage == "attack" else "metrics"

@@ -200,10 +200,10 @@ def suite_record(settings: Settings, plan: Plan, members: Mapping[str, Made], ch
         },
         "queries": sum(made.record["queries"] for made in members.values()),
         "threat": Threat.WHITE_BOX.value,
-        "seconds": {name: spent for name, spent in base["seconds"].items() if name not in _OF_ATTACK},
-        "code": {name: entry for name, entry in base.get("code", {}).items() if name not in _OF_ATTACK},
-        "artifacts": {name: key for name, key in base["artifacts"].items() if name not in _OF_ATTACK},
-        "numerics": {name: one for name, one in base.get("numerics", {}).items() if name not in _OF_ATTACK},
+        "seconds": {name: spent for name, spent in base["seconds"].items() if name in _STAGES},
+        "code": {name: entry for name, entry in base.get("code", {}).items() if name in _STAGES},
+        "artifacts": {name: key for name, key in base["artifacts"].items() if name in _STAGES},
+        "numerics": {name: one for name, one in base.get("numerics", {}).items() if name in _STAGES},
         "config": without(settings, "plan"),
         "suite": {
             "leading": attack["leading"],
@@ -217,11 +217,11 @@ def suite_record(settings: Settings, plan: Plan, members: Mapping[str, Made], ch
             "silent": _silent(members),
         },
     }
-    earlier = {stage: told for stage, told in base.get("alarms", {}).items() if stage not in _OF_ATTACK}
+    earlier = {stage: told for stage, told in base.get("alarms", {}).items() if stage in _STAGES}
     told = {**earlier, **({"suite": [*alarms.values()]} if alarms else {})}
     if told:
         record["alarms"] = told
-    found = {stage: place for stage, place in base.get("found_in", {}).items() if stage not in _OF_ATTACK}
+    found = {stage: place for stage, place in base.get("found_in", {}).items() if stage in _STAGES}
     if found:
         record["found_in"] = found
     return cast(Record, record)
@@ -245,7 +245,7 @@ _SHARED = (
     *("test_per_identity", "classes", "device"),
 )
 _OF_TARGET = ("acc", "train_acc", "evaluator_acc", "accuracy_best_epoch_official", "best_epoch_official")
-_OF_ATTACK = ("prior", "surrogates", "candidates", "attack", "metrics")
+_STAGES = ("pretraining", "target", "evaluator_pretraining", "evaluator", "features")
 
 
 def _told(name: str, made: Made, plan: Plan) -> dict[str, Any]:
