@@ -20,7 +20,6 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Range
 from midre_exp.seeding import ItemRNG
 from midre_exp.surrogates.base import Surrogates
-from midre_exp.targets.margins import max_margin_identity as max_margin_identity
 from midre_exp.threat import WhiteBoxVictim
 
 # Identity losses
@@ -36,6 +35,17 @@ def cross_entropy_identity(logits: Tensor, labels: Tensor) -> Tensor:
 def logit_identity(logits: Tensor, labels: Tensor) -> Tensor:
     """Minus the logit of the label, [n], of ``logits`` [n, k] and ``labels`` int64 [n] (LOMMA)."""
     return -logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def max_margin_identity(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest logit of another class minus the label's logit, [n], of ``logits`` [n, k] with k >= 2 and
+    ``labels`` int64 [n] (PLG-MI).
+
+    Its gradient does not vanish when the target becomes confident, as that of the cross entropy does.
+    """
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return (others.amax(1, keepdim=True) - own).squeeze(1)
 
 
 def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:

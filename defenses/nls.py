@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from defenses.base import Batch, Defense, Informed, TrainingProgress
+from defenses.parts.margins import margins, negative_margin
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Range, Share
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.margins import margins, max_margin_identity
 
 #: How a negative factor comes in over the epochs.
 SCHEDULES = ("official", "linear", "constant")
@@ -108,7 +108,7 @@ class NLS(Defense):
         if self.alpha >= 0:
             return Informed(reason="no wrong class is pushed down, so the attack is the plain one")
         return Informed(
-            identity_loss=max_margin_identity,
+            identity_loss=negative_margin,
             score=margins,
             reason="probabilities saturate under it, so loss, search and selection go by margins of logits",
         )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attacks
-from attacks.losses import CrossEntropy, MaxMargin, OfLogits, Poincare
+from attacks.losses import CrossEntropy, MaxMargin, OfLogits, Poincare, max_margin_identity
 from attacks.parts.expectation import Expectation
 from attacks.parts.gradient_attack import COPIES
 from defenses import build_defense, erase_squares
+from defenses.parts.margins import margins, negative_margin
 from midre_exp.attack_run import run_attack
 from midre_exp.defense import Informed
 from midre_exp.errors import ConfigError
@@ -26,7 +27,6 @@ from midre_exp.priors.base import Prior
 from midre_exp.seeding import ItemRNG
 from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.targets.base import Classifier
-from midre_exp.targets.margins import margins, max_margin_identity
 from midre_exp.threat import Victim
 from tests.golden.fill import golden
 
@@ -90,6 +90,8 @@ def test_a_margin_is_minus_the_loss_of_its_class_and_ties_have_none() -> None:
     drawn[0, :2] = 7.0
     expected = torch.stack([-max_margin_identity(drawn, torch.full((6,), c)) for c in range(5)], 1)
     assert torch.equal(margins(drawn), expected)
+    labels = torch.arange(6) % 5
+    assert torch.equal(negative_margin(drawn, labels), max_margin_identity(drawn, labels))
     assert margins(drawn)[0, 0] == 0
 
 
