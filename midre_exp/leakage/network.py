@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,27 @@ _BATCH = 512
 _MEAN, _SCALE = 0.5, 0.5
 _CHANNELS = (24, 48, 96, 128)
 _LAST = 4  # px of the last map, which is not averaged: where something is tells who it is
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some images of several blocks, gathered when they are asked for: the blocks may lie on disk."""
+
+    blocks: Sequence[Tensor]  # uint8 [.., 3, h, w], of one size
+    rows: Tensor  # int64 [n], counted through all blocks
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: slice | Tensor) -> Tensor:
+        rows = self.rows[some]
+        found = torch.empty(len(rows), *self.blocks[0].shape[1:], dtype=torch.uint8)
+        start = 0
+        for block in self.blocks:
+            here = (rows >= start) & (rows < start + len(block))
+            found[here] = block[rows[here] - start]
+            start += len(block)
+        return found
 
 
 class FaceNetwork(nn.Module):
@@ -65,7 +87,7 @@ def pixels_seen(wanted: int | None, shown: int) -> int:
 @torch.no_grad()
 def answers(
     network: FaceNetwork,
-    images: Tensor,
+    images: Tensor | Pictures,
     device: torch.device,
     steps: Sequence[Step] = (),
     *,

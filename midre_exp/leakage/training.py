@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from midre_exp import seeding
 from midre_exp.data.base import to_float
 from midre_exp.errors import DivergedError
+from midre_exp.leakage.network import Pictures
 from midre_exp.runtime import Runtime
 from midre_exp.weights.checkpointer import Checkpointer
 
@@ -37,7 +38,7 @@ class Course:
 
 def fit(
     network: nn.Module,
-    images: Tensor,
+    images: Tensor | Pictures,
     loss: Callable[[Tensor, Tensor], Tensor],
     course: Course,
     *,
@@ -47,7 +48,7 @@ def fit(
     work: Path,
     runtime: Runtime,
 ) -> float:
-    """Train ``network`` on ``images`` uint8 [n, 3, h, w] and return the mean of its last losses.
+    """Train ``network`` on ``images``, uint8 [n, 3, h, w], and return the mean of its last losses.
 
     ``loss``: of changed float images of a batch on the device and their rows int64, with gradients to all
     parameters of ``network``. ``key``: of the config, whose rate a remedy names; ``mirrors``: whether half of
@@ -94,7 +95,7 @@ def fit(
                 draws = seeding.generator(course.seed, key, "epoch", epoch)
                 order = torch.randperm(count, generator=draws)
             rows = order[place * batch : (place + 1) * batch]
-            shown = to_float(images[rows.to(images.device)].to(device))
+            shown = to_float(images[rows].to(device))
             shown = changed(shown, seeding.generator(course.seed, key, "step", step), mirrors)
             value = loss(shown, rows.to(device))
             adam.zero_grad()

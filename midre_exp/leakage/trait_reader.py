@@ -14,7 +14,7 @@ from torch import Tensor
 
 from midre_exp import seeding
 from midre_exp.data.base import KnownTraits
-from midre_exp.leakage.network import FaceNetwork
+from midre_exp.leakage.network import FaceNetwork, Pictures
 from midre_exp.leakage.training import Course, fit
 from midre_exp.runtime import Runtime
 
@@ -46,7 +46,13 @@ class Layout(NamedTuple):
 
 
 def train(
-    images: Tensor, known: KnownTraits, *, pixels: int, course: Course, work: Path, runtime: Runtime
+    images: Tensor | Pictures,
+    known: KnownTraits,
+    *,
+    pixels: int,
+    course: Course,
+    work: Path,
+    runtime: Runtime,
 ) -> FaceNetwork:
     """A reader of the traits ``known`` of ``images`` uint8 [n, 3, h, w]: it answers numbers in units of their
     deviation in these people, of kinds the logits. Minimised is the mean squared error of a number where it

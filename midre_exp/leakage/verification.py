@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from midre_exp import seeding
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import DataError
-from midre_exp.leakage.network import FaceNetwork, Step, answers
+from midre_exp.leakage.network import FaceNetwork, Pictures, Step, answers
 from midre_exp.leakage.training import Course, fit
 from midre_exp.runtime import Runtime
 
 
 class People(NamedTuple):
-    """Photographs uint8 [n, 3, h, w] of people 0, 1, .. (labels int64 [n])."""
+    """Photographs of people 0, 1, .. (labels int64 [n])."""
 
-    images: Tensor
+    images: Pictures
     labels: Tensor
     who: Tensor  # int64 [people], their labels in the data set
 
@@ -56,7 +56,6 @@ def shared_out(parts: Sequence[ImageSet], *, held_out: float, seed: int) -> tupl
     """People to train on and people held out: the share ``held_out`` of all, drawn by seed of those who have
     two photographs or more. Raises DataError where either would be fewer than two.
     """
-    images = torch.cat([part.images for part in parts])
     labels = torch.cat([part.labels for part in parts])
     count = parts[0].num_classes
     able = (torch.bincount(labels, minlength=count) >= 2).nonzero().squeeze(1)
@@ -69,13 +68,14 @@ def shared_out(parts: Sequence[ImageSet], *, held_out: float, seed: int) -> tupl
             f"of {count} people {len(able)} have two photographs, too few to train a verifier and to hold "
             "two out (open_set.held_out); use data with more people, or open_set=null"
         )
-    return _only(images, labels, stays.nonzero().squeeze(1)), _only(images, labels, away)
+    blocks = [part.images for part in parts]
+    return _only(blocks, labels, stays.nonzero().squeeze(1)), _only(blocks, labels, away)
 
 
-def _only(images: Tensor, labels: Tensor, chosen: Tensor) -> People:
+def _only(blocks: Sequence[Tensor], labels: Tensor, chosen: Tensor) -> People:
     rows = torch.isin(labels, chosen).nonzero().squeeze(1)
     rows = rows[labels[rows].argsort(stable=True)]  # of a person, those of the first part first
-    return People(images[rows], torch.searchsorted(chosen, labels[rows]), chosen)
+    return People(Pictures(blocks, rows), torch.searchsorted(chosen, labels[rows]), chosen)
 
 
 def train(
@@ -115,7 +115,9 @@ def train(
     return network, last
 
 
-def embed(network: FaceNetwork, images: Tensor, device: torch.device, steps: Sequence[Step] = ()) -> Tensor:
+def embed(
+    network: FaceNetwork, images: Tensor | Pictures, device: torch.device, steps: Sequence[Step] = ()
+) -> Tensor:
     """Unit embeddings [n, d] of images, as ``answers`` takes them: of a picture and its mirror image
     together.
     """

@@ -57,7 +57,7 @@ class TraitReaderStage(Stage):
         import torch
 
         from midre_exp.leakage import trait_reader, traits
-        from midre_exp.leakage.network import answers
+        from midre_exp.leakage.network import Pictures, answers
         from midre_exp.weights.finite import require_finite
 
         node, photographs = job.settings["traits"], pool.load("train")
@@ -68,7 +68,7 @@ class TraitReaderStage(Stage):
         apart = photographs.labels >= people - held_out
         rows, others = apart.logical_not().nonzero().squeeze(1), apart.nonzero().squeeze(1)
         network = trait_reader.train(
-            photographs.images[rows],
+            Pictures([photographs.images], rows),
             known.of_rows(rows),
             pixels=pixels_of(node, job.settings),
             course=course_of(node),
@@ -78,7 +78,7 @@ class TraitReaderStage(Stage):
         require_finite(network.state_dict(), "the reader of traits", "lower traits.lr")
         layout, device = trait_reader.Layout.of(known), job.runtime.device
         labels = photographs.labels[others] - (people - held_out)
-        told = answers(network, photographs.images[others], device)
+        told = answers(network, Pictures([photographs.images], others), device)
         # one photograph of each: as good as a reading of a single picture is
         first = torch.searchsorted(labels, torch.arange(held_out))
         read = trait_reader.readings(told[first], layout, labels[first], held_out)

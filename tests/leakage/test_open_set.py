@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import DataError
+from midre_exp.leakage.network import Pictures
 from midre_exp.leakage.open_set import Gallery, alike, by_identity, verdicts
 from midre_exp.leakage.verification import Templates, cosface, shared_out, templates_of
 from midre_exp.seeding import generator
@@ -147,6 +148,14 @@ def test_nobody_is_trained_on_and_held_out():
     assert len(held_out.images) == 12 and held_out.labels.unique().tolist() == [0, 1, 2]
     other = shared_out([images(10, 3)], held_out=0.3, seed=1)[1]
     assert other.who.tolist() != held_out.who.tolist()
+
+
+def test_pictures_are_gathered_from_several_blocks():
+    first, second = images(4, 1).images, images(3, 1).images + 100
+    rows = torch.tensor([5, 0, 3, 6])
+    found = Pictures([first, second], rows)
+    assert torch.equal(found[torch.tensor([1, 3])], torch.cat([first, second])[rows][[1, 3]])
+    assert torch.equal(found[1:], torch.cat([first, second])[rows][1:]) and len(found) == 4
 
 
 def test_too_few_people_are_refused():
