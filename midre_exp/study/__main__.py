@@ -219,7 +219,8 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _print(table: pd.DataFrame, out: Path | None) -> None:
-    print(table.to_markdown(index=False, tablefmt="simple", floatfmt=".1f", missingval=""))
+    shown = table.astype(object).where(table.notna(), None)
+    print(shown.to_markdown(index=False, tablefmt="simple", floatfmt=".1f", missingval=""))
     if out is not None:
         write_atomic(out, csv_of(table))
         print(f"written: {out}")

@@ -21,6 +21,7 @@ CONTROLS = {
     "other": "photographs of somebody else",
     "crossed": "reconstructions of somebody else",
 }
+_NAMES = ("setup", "attack", "defense", "seed")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def findings(answers: Sequence[Answer], keys: Mapping[str, Key]) -> Findings:
         row, judged = _counted(own)
         by_fit = fit[(fit.kind == "reconstruction") & (fit.run == place)]
         passed = _counted(by_fit)[0]["said_same"] if unfit and not by_fit.empty else None
-        names = {column: run[column] for column in ("setup", "attack", "defense", "seed")}
+        names = {column: str(run[column]) for column in _NAMES}
         rows.append({**names, "shown": "reconstructions", **row, "by_fit_raters": passed})
         blocks[run["key"]] = {
             **row,
@@ -95,7 +96,13 @@ def findings(answers: Sequence[Answer], keys: Mapping[str, Key]) -> Findings:
             "alarms": [f"study: {why}" for why in unfit.values()],
         }
     for kind, words in CONTROLS.items():
-        rows.append({"shown": words, **_with_interval(votes[votes.kind == kind].said.tolist())})
+        rows.append(
+            {
+                **dict.fromkeys(_NAMES, ""),
+                "shown": words,
+                **_with_interval(votes[votes.kind == kind].said.tolist()),
+            }
+        )
     everything = votes[votes.kind == "reconstruction"]
     return Findings(pd.DataFrame(rows), _agreement(everything), warnings, blocks)
 

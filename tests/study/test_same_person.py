@@ -156,6 +156,7 @@ def test_what_people_said_is_in_the_record_and_a_column(asked, tmp_path, capsys)
     assert main([*given, "--out", str(tmp_path / "t.csv")]) == 0
     said = capsys.readouterr().out
     assert "Fleiss' kappa" in said and "Warning: rater p3" in said and "photographs of somebody else" in said
+    assert "nan" not in said
     assert len(pd.read_csv(tmp_path / "t.csv")) == 5
     kept = [read_record(place) for place in places]  # with its checksum
     assert kept[0]["study"]["said_same"] == pytest.approx(100 * 4 / 6)
