@@ -28,7 +28,7 @@ from midre_exp.plan.publication import may_show
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.runtime import Runtime, give_memory_back, make_runtime
-from midre_exp.stages import STAGES, Stage, stale
+from midre_exp.stages import Stage, stages_of, stale
 from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
 from midre_exp.store import progress
@@ -107,7 +107,7 @@ class Executor:
         if kept and self._policy == "refuse":
             raise stale.refuse(self.plan[kept[0]], found[kept[0]])
         self._anew.update(self._rebuild, found if self._policy == "rebuild" else ())
-        for stage in STAGES:
+        for stage in stages_of(self.settings):
             planned = self.plan.of(stage.name)
             if planned is None:
                 continue

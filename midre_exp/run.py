@@ -7,6 +7,7 @@
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
     other people ──► verifier, trait_reader (if asked for) ──► open_set, traits ──► record
+    reconstructions, random pictures of the prior ──► verdicts (of each judge) ──► jury (do they agree?)
 
 Two more stages only spare work that is the same in many runs: ``features`` (what the evaluator sees in
 private images) and ``candidates`` (the pictures among which an attack looks for starts).
@@ -64,6 +65,13 @@ def run(settings: Mapping[str, Any]) -> Path:
         open_set = build(stages.open_set, attack, verifier, parts.evaluation)
         reader = build(stages.trait_reader, parts.traits)
         build(stages.traits, attack, reader, metrics, open_set, parts.evaluation)
+        verdicts = [build(stages.verdicts, attack, evaluator, prior, metrics)]
+        for judge, seen in parts.jury.items():
+            own = stages.further(judge)
+            start = build(own.pretraining, seen.evaluator_pretraining, seen.undefended)
+            trained = build(own.evaluator, seen.evaluation, seen.undefended, start)
+            verdicts.append(build(own.verdicts, attack, trained, prior))
+        build(stages.jury, *verdicts)
     if SHARD in plan.stages:  # a part of an attack leaves no record
         return build.artifacts[SHARD].path
     return write_record(settings, build)

@@ -160,13 +160,15 @@ def place_of(card: WeightsCard, folder: str | Path) -> Path:
 
 def _named(settings: Settings) -> Iterator[NamedFile]:
     folder = str(settings["paths"].get("weights", "weights"))  # records of earlier versions have none
-    for place in _PLACES:
+    judges = [("jury", name, key) for name in settings.get("jury") or () for key in ("weights", "checkpoint")]
+    for place in (*_PLACES, *judges):
         node: Any = settings
         for part in place:
             node = node.get(part) if isinstance(node, Mapping) else None
         owner = settings[place[0]] if len(place) == 2 else settings[place[0]].get(place[1]) or {}
         for key, name in texts_below(".".join(place), node):
-            networks = tuple(lineage("prior" if "prior" in place else "target", str(owner.get("name"))))
+            group = "prior" if place[:2] == ("attack", "prior") else "target"
+            networks = tuple(lineage(group, str(owner.get("name"))))
             card = card_called(name, networks)
             if card is not None:
                 yield NamedFile(key, name, card, place_of(card, folder))
@@ -183,6 +185,8 @@ def _folder_of(card: WeightsCard, folder: str | Path) -> Path:
 
 def _without(key: str) -> str:
     """How a user says that he wants none."""
+    if key.startswith("jury."):
+        return "start all judges from random weights with evaluator.weights=null"
     if key.endswith(".weights"):
         return f"start from random weights with {key}=null"
     return f"train it here with {key}=null"

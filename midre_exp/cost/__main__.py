@@ -21,7 +21,7 @@ from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import CONF_DIR, Settings
 from midre_exp.plan.keys import fingerprints_once
-from midre_exp.stages import STAGES
+from midre_exp.stages import STAGES, behind
 from midre_exp.stages.classifier import ClassifierStage
 from midre_exp.store.progress import log_to_stderr, say
 
@@ -97,7 +97,11 @@ def _wanted(settings: Settings) -> dict[str, Wanted]:
     if sizes is None:
         return {}
     taken = with_published(settings)
-    return {stage: Wanted.of(stage, taken, sizes) for stage in described(taken)}
+    found = {}
+    for stage in described(taken):
+        kind, own = behind(stage, taken)
+        found[stage] = Wanted.of(kind, own, (sizes if own is taken else sizes_of(own, once())) or sizes)
+    return found
 
 
 def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accelerator) -> list[str]:
@@ -121,7 +125,7 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
         hours(own, "evaluator_pretraining", "evaluator"),
         hours(own, "prior", "surrogates"),
         hours(own, "attack"),
-        hours(own, "metrics", "verifier", "open_set", "trait_reader", "traits"),
+        hours(own, "metrics", "verdicts", "verifier", "open_set", "trait_reader", "traits"),
         hours(own, *stages),
         hours("float32", *stages),
         hours("tf32", *stages),

@@ -23,7 +23,7 @@ from midre_exp.errors import UserError
 from midre_exp.machine.gpus import visible_gpus
 from midre_exp.plan.config import Settings, Trusted
 from midre_exp.records import check_record
-from midre_exp.stages import STAGES
+from midre_exp.stages import behind, stages_of
 from midre_exp.store.files import read_json
 
 #: Where the config leaves the chunk to the machine.
@@ -98,7 +98,9 @@ def processor_name() -> str:
 
 def described(settings: Mapping[str, Any]) -> dict[str, str]:
     """What each stage of a run is, by its name; ``settings`` may come from a record."""
-    return {stage.name: stage.describe(settings) for stage in STAGES if stage.is_part_of(settings)}
+    return {
+        stage.name: stage.describe(settings) for stage in stages_of(settings) if stage.is_part_of(settings)
+    }
 
 
 def read_measured(results: Path, trusted: Trusted = ()) -> list[Measured]:
@@ -149,10 +151,9 @@ def _of_record(path: Path, trusted: Trusted) -> dict[tuple[str, str], Measured]:
         )
     for stage, spent in record["seconds"].items():
         key = str(record["artifacts"][stage])
-        inputs = inputs_of(stage, settings)
-        measured = Measured(
-            stage, what[stage], key, float(spent), str(record.get("device", "")), settings, inputs, sizes
-        )
+        kind, own = behind(stage, settings)
+        inputs, device = inputs_of(kind, own), str(record.get("device", ""))
+        measured = Measured(kind, what[stage], key, float(spent), device, own, inputs, sizes)
         found[stage, key] = measured
     return found
 

@@ -19,7 +19,13 @@ from midre_exp.stages.judging import judging
 #: Raised by one when counting gives other numbers of the same programs.
 _VERSION = 3
 #: Numbers to which the time of a stage is proportional.
-_LENGTHS = {"training": ("epochs", "steps"), "attack": ("steps", "episodes", "identities"), "metrics": ()}
+_LENGTHS = {
+    "training": ("epochs", "steps"),
+    "attack": ("steps", "episodes", "identities"),
+    "metrics": (),
+    "verdicts": (),
+    "jury": (),
+}
 #: The sizes that matter to a stage.
 _SIZES = {
     **dict.fromkeys(
@@ -27,6 +33,8 @@ _SIZES = {
         ("pretraining_train", "pretraining_test", "pretraining_classes"),
     ),
     **dict.fromkeys(("target", "evaluator", "features", "metrics"), ("train", "test", "classes")),
+    "verdicts": ("classes",),
+    "jury": (),
     **dict.fromkeys(("prior", "surrogates"), ("public", "classes")),
     **dict.fromkeys(("attack", "candidates"), ("classes",)),
     "verifier": ("verification_images", "verification_classes"),
@@ -88,6 +96,14 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         "open_set": {"verifier": settings.get("open_set"), **shown, **judged},
         "trait_reader": {"reader": settings.get("traits"), **judged},
         "traits": {"reader": settings.get("traits"), **shown, **judged},
+        "verdicts": {
+            "image_to_evaluator": judging(settings).steps,
+            "evaluator": settings["evaluator"],
+            "attack": {name: attack.get(name) for name in ("identities", "restarts", "kept", "picture")},
+            "prior": prior,
+            "resolution": settings["resolution"],
+        },
+        "jury": {"judges": len(settings.get("jury") or ())},
     }[stage]
     stripped: dict[str, Any] = _stripped(found)
     node = settings.get("numerics") or {}  # which older records lack

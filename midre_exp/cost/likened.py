@@ -36,7 +36,7 @@ def work_of(stage: str, settings: Settings, sizes: Sizes | None) -> tuple[str, f
     if stage == "prior":
         prior = attack["prior"]
         return digest([stage, prior.get("name"), prior.get("image_size")]), float(prior.get("steps") or 1)
-    names = {"attack": attack["name"], "metrics": attack["name"]}
+    names = dict.fromkeys(("attack", "metrics", "verdicts"), attack["name"])
     count = attack["identities"] * (attack.get("restarts") or 1) if stage in names else 1
     return digest([stage, names.get(stage), settings["resolution"]]), float(count)
 

@@ -76,6 +76,8 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "open_set": _Run.open_set,
         "trait_reader": _Run.trait_reader,
         "traits": _Run.traits,
+        "verdicts": _Run.verdicts,
+        "jury": lambda _: Counted(()),  # a few numbers of each reconstruction
     }
     counter, images = Counter(), _Images.of(settings, sizes)
     with without_content(counter), torch.random.fork_rng(devices=[]), counter:
@@ -364,14 +366,8 @@ class _Run:
         node, attack = self.settings["metrics"], build_attack(self.settings["attack"], self.trusted)
         items = attack.identities * attack.restarts
         kept = getattr(attack, "kept", attack.restarts) * attack.identities
-        judge, model = self.settings["evaluator"], self._judge()
-        judged = judging(self.settings)
-        steps = [build(step, kind=Step, trusted=self.trusted) for step in judged.steps]
-        size = torch.empty(1, 3, int(self.settings["resolution"]), int(self.settings["resolution"]))
-        for step in steps:
-            size = step(size)
-        pixels = max(int(size.shape[-1]), int(judge["resolution"]))
-        if judged.rendered:
+        model, pixels = self._judge(), self._seen_pixels()
+        if judging(self.settings).rendered:
             self._rendered_again(attack, items)
         self._shown(model, pixels, items, _BATCH, "judgement")
         networks = [one for one in extractors(node["measure"]) if one.kind == "inception"]
@@ -456,8 +452,26 @@ class _Run:
         pixels = int(self.settings["evaluator"]["resolution"])
         self._shown(self._face_network(group), pixels, times * (kept + self.sizes.test), _BATCH, "judgement")
 
+    def _seen_pixels(self) -> int:
+        """The size at which pictures come before the evaluator."""
+        steps = [build(step, kind=Step, trusted=self.trusted) for step in judging(self.settings).steps]
+        size = torch.empty(1, 3, int(self.settings["resolution"]), int(self.settings["resolution"]))
+        for step in steps:
+            size = step(size)
+        return max(int(size.shape[-1]), int(self.settings["evaluator"]["resolution"]))
+
+    def verdicts(self) -> Counted:
+        """Random pictures of the prior, drawn and judged, and the reconstructions, of whose judgement the
+        evaluator is spared: a further judge's is counted.
+        """
+        attack = build_attack(self.settings["attack"], self.trusted)
+        kept = getattr(attack, "kept", attack.restarts) * attack.identities
+        self._rendered_again(attack, kept)
+        self._shown(self._judge(), self._seen_pixels(), 2 * kept, _BATCH, "judgement")
+        return Counted(tuple(self.counter.phases))
+
     def _rendered_again(self, attack: Attack[AnyVictim], items: int) -> None:
-        """Reconstructions rendered from their latents, to be judged as floats."""
+        """So many pictures rendered from latents, to be judged."""
         prior = self.untrained_prior()
         prior.eval().requires_grad_(False)
         at_once, made = min(items, 8), prior.latent_dim

@@ -10,6 +10,7 @@ from midre_exp.cost.accelerators import REFERENCE
 from midre_exp.cost.forecast import Asked, Forecast, Measured, described, forecasts, this_device
 from midre_exp.cost.sizes import sizes_of
 from midre_exp.plan.config import Settings, digest
+from midre_exp.stages import behind
 from midre_exp.stages.base import Remember
 
 #: Hours from which a run is worth a second thought.
@@ -67,7 +68,8 @@ def run_costs(
     for number, settings in enumerate(every):
         taken, sizes = with_published(settings), sizes_of(settings, remember)
         for stage, what in described(taken).items():
-            asked.append(Asked(stage, what, taken, sizes))
+            kind, own = behind(stage, taken)
+            asked.append(Asked(kind, what, own, sizes if own is taken else sizes_of(own, remember)))
             places.append((number, stage))
     devices = [device or device_of(settings) for settings in every]
     found: list[dict[str, Forecast]] = [{} for _ in every]

@@ -34,7 +34,7 @@ from midre_exp.plan.config import Settings, trusted_packages, use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.plan.suite import runs_of
 from midre_exp.runtime import choose_device
-from midre_exp.stages import STAGES, Requirement
+from midre_exp.stages import STAGES, Requirement, behind
 from midre_exp.stages.classifier import ClassifierStage
 from midre_exp.store.artifact import readable
 from midre_exp.store.progress import log_to_stderr
@@ -120,7 +120,7 @@ def _gpu_memory(settings: Settings, cost: RunCost) -> list[Requirement]:
     found = []
     for name, stage in cost.stages.items():
         if stage.memory is not None and stage.memory > free:
-            trained = next((one for one in STAGES if one.name == name), None)
+            trained = next((one for one in STAGES if one.name == behind(name, settings)[0]), None)
             other = ""
             if isinstance(trained, ClassifierStage):
                 other = f", or a smaller {trained.recipe}.batch_size, which changes the training"

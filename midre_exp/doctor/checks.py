@@ -20,15 +20,16 @@ from midre_exp.plan.config import Settings, digest
 from midre_exp.plan.keys import node_of, reads_public
 from midre_exp.runtime import choose_device
 from midre_exp.stages import (
-    STAGES,
     Requirement,
     candidates,
     evaluator_pretraining,
     pretraining,
+    stages_of,
     trait_reader,
     verifier,
 )
 from midre_exp.stages.candidates import PICTURES, candidate_bytes
+from midre_exp.stages.jury import seen_by
 from midre_exp.stages.requirements import Images, images_of
 from midre_exp.store.artifact import readable
 from midre_exp.store.store import Store
@@ -47,7 +48,7 @@ class Checks:
         checks = {
             **{
                 stage.name: partial(stage.needs, settings, self.remember)
-                for stage in STAGES
+                for stage in stages_of(settings)
                 if stage.is_part_of(settings)
             },
             "device": partial(self._device, settings),
@@ -79,8 +80,16 @@ class Checks:
         names += [stage.name for stage in (pretraining, evaluator_pretraining) if stage.is_part_of(settings)]
         judges = {"verification": verifier, "traits": trait_reader}
         names += [name for name, stage in judges.items() if stage.is_part_of(settings)]
-        data = settings["data"]
-        found = [(images_of(settings, name, self.remember), card_of(node_of(data, name))) for name in names]
+        places = [(settings, name) for name in names]
+        for judge in settings.get("jury") or ():  # the private images at its own size
+            seen = seen_by(settings, judge)
+            pool = ["evaluator_pretraining"] if evaluator_pretraining.is_part_of(seen) else []
+            places += [(seen, name) for name in ("evaluation", *pool)]
+        nodes = {digest(node_of(own["data"], name)): (own, name) for own, name in places}
+        found = [
+            (images_of(own, name, self.remember), card_of(node_of(own["data"], name)))
+            for own, name in nodes.values()
+        ]
         return sum(requirements.image_bytes(_count(each, card) or 0, each.pixels) for each, card in found)
 
     def _device(self, settings: Settings) -> Iterator[Requirement]:

@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from midre_exp.errors import ConfigError
 from midre_exp.plan.answers import answer
 from midre_exp.plan.config import CONF_DIR, digest, own_configs, plain
+from midre_exp.plan.jury import with_judges
 from midre_exp.plan.loaded_once import loaded_once
 from midre_exp.plan.overrides import as_meant, readable
 from midre_exp.plan.paths import expand_paths
@@ -70,7 +71,7 @@ def settings_of_config(config: DictConfig, words: Sequence[str]) -> dict[str, An
         return packaged_composer().settings(words)
     check_vary(config)
     settings: dict[str, Any] = expand_paths(plain(config))
-    return settings
+    return with_judges(settings, words, settings_of)
 
 
 class Composer:
@@ -107,7 +108,7 @@ class Composer:
             words = [word for word, o in zip(job, overrides, strict=True) if not _is_of_attack(o)]
             return expanded(suite, words, self.settings)
         settings: dict[str, Any] = expand_paths(self._resolved(job, overrides))
-        return settings
+        return with_judges(settings, job, self.settings)
 
     def _suite(self, overrides: Sequence[Override]) -> dict[str, Any] | None:
         """The suite of attacks that a job chooses, under its values; None where it chooses one attack."""

@@ -43,6 +43,7 @@ class StageKey:
     makers: tuple[str, ...] = ()  # modules of ours that make it
     trusted: tuple[str, ...] = ()  # packages of the user's own
     is_intermediate: bool = False  # whether it only spares work, so that a finished run does without it
+    in_run_key: bool = True  # whether it is among those that make a run another one
 
     @property
     def code(self) -> str:
@@ -53,7 +54,7 @@ class StageKey:
 @dataclass(frozen=True)
 class Plan:
     """The stages of one run in order, and the key of the run itself (setup, scale and all stages but those
-    that only spare work).
+    that only spare work or only say more about the others).
     """
 
     key: str

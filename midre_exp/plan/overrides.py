@@ -36,6 +36,12 @@ def as_meant(override: str) -> str:
     of one defense, of which Hydra would keep the last.
     """
     key, _, value = override.partition("=")
+    if key == "evaluator" and value.startswith("["):
+        first, *others = [name.strip() for name in value.strip("[]").split(",")]
+        raise ConfigError(
+            f"{override}: one evaluator gives the published number; let the others judge beside it, "
+            f"evaluator={first or 'NAME'} jury=[{','.join(others)}]"
+        )
     if key != "defense" or not value.startswith("["):
         return override
     names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]

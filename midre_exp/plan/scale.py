@@ -42,6 +42,7 @@ def full_size_parts(settings: Mapping[str, Any]) -> list[str]:
         ("evaluator", "target", settings["evaluator"].get("name")),
         ("attack.prior", "prior", (attack.get("prior") or {}).get("name")),
         ("attack", "attack", attack.get("name")),
+        *(("judge", "target", node.get("name")) for node in (settings.get("jury") or {}).values()),
     ]
     return [
         f"{key} {name} keeps the size of its own yaml: scale {scale} has no values for it; give some in "

@@ -294,6 +294,7 @@ class Run(Keys):
     traits: Learner | None = None
     vary: Sequence[Word] = DEFAULT
     publish: Publish | None = None
+    jury: Mapping[str, Evaluator] | None = None
     public_source: str | None = None
     defense_recipe: Literal["own", "shared"] = "shared"
     inception_weights: str | None = None
@@ -390,6 +391,9 @@ def _check_ids(settings: Mapping[str, Any]) -> None:
         if not is_id(value):
             shown = value if isinstance(value, str) and value.isprintable() else repr(value)
             raise ConfigError(f"{key}={shown} cannot be used; give {wanted}")
+    for judge, node in (settings.get("jury") or {}).items():
+        if not is_id(node["name"]):
+            raise ConfigError(f"jury.{judge}.name={node['name']!r} cannot be used; give {wanted}")
     for name in settings["defense"] or ():
         if not is_id(name):
             raise ConfigError(f"the defense {name!r} cannot be called so; give it {wanted}")

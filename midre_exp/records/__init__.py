@@ -20,6 +20,7 @@ from midre_exp.plan.keys import Plan
 from midre_exp.plan.publication import people_of
 from midre_exp.plan.validate import is_line
 from midre_exp.plan.vary import varied
+from midre_exp.records import judges
 from midre_exp.records.beside import judged_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
@@ -84,6 +85,7 @@ def make_record(
     ``commit`` are those of this process.
     """
     target, attack, metrics = (artifacts[name].metrics for name in ("target", "attack", "metrics"))
+    controls, jury = judges.controls_of(artifacts), judges.jury_of(settings, artifacts)
     record: Record = {
         "schema": SCHEMA,
         "key": plan.key,
@@ -101,11 +103,14 @@ def make_record(
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
             **best_epoch(artifacts["target"].json("history")),
             **without(metrics, "missing", "per_identity", "counts", "alarms", "judged"),
+            **judges.numbers_of(controls, jury),
         },
         "per_identity": {
             **metrics["per_identity"],
+            **judges.by_identity(jury),
             **(artifacts["open_set"].metrics["per_identity"] if "open_set" in artifacts else {}),
         },
+        "controls": controls,
         "missing": metrics.get("missing", {}),
         "counts": {
             name: count
@@ -151,7 +156,13 @@ def make_record(
     own = Store(settings["paths"]["store"]).root
     if found_in := {name: str(a.store) for name, a in artifacts.items() if a.store != own}:
         record["found_in"] = found_in
-    alarms = {name: artifact.metrics.get("alarms") for name, artifact in artifacts.items()}
+    if jury is not None:
+        record["jury"] = jury
+    doubtful = judges.doubts(record)
+    alarms = {
+        name: [*artifact.metrics.get("alarms", ()), *doubtful.get(name, ())]
+        for name, artifact in artifacts.items()
+    }
     if any(alarms.values()):
         record["alarms"] = {name: [*map(_line, told)] for name, told in alarms.items() if told}
     return record
@@ -193,7 +204,8 @@ def update_record(path: Path, record: Record) -> None:
     """Write a record atomically, unless the one there already tells of the same artifacts.
 
     A record that came with a clone belongs to artifacts built elsewhere: times or numbers differ, and it is
-    replaced. One of this very store keeps the commit of the run that made it. A damaged one is named by a
+    replaced. One of this very store keeps the commit of the run that made it, and one that tells of further
+    judges besides is kept. A damaged one is named by a
     warning and replaced. Raises StoreError for one that no reader would take.
     """
     if problem := problem_of(record):
@@ -213,7 +225,7 @@ def update_record(path: Path, record: Record) -> None:
             "seconds",
             "suite",
         ),
-        *("artifacts", "code", "open_set", "traits"),
+        *("artifacts", "code", "open_set", "traits", "controls", "jury"),
     )
     old: Mapping[str, object] = {}
     if path.exists():
@@ -222,6 +234,8 @@ def update_record(path: Path, record: Record) -> None:
         except StoreError as error:
             _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
     new: Mapping[str, object] = record
+    if "jury" in old and "jury" not in new and _says_all(old, new, results):
+        return
     if any(old.get(name) != new.get(name) for name in results):
         _write(path, carry_verdicts(old, record, path))
 
@@ -241,6 +255,17 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
     remove_file(file)  # a record without one is believed, should this process die in between
     write_atomic(path, dump_json(record))
     write_atomic(file, _checksum_line(path))
+
+
+def _says_all(old: Mapping[str, object], new: Mapping[str, object], names: Sequence[str]) -> bool:
+    """Whether a record has all that another one says under ``names``, and perhaps more."""
+
+    def holds(mine: object, theirs: object) -> bool:
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            return all(name in mine and mine[name] == value for name, value in theirs.items())
+        return mine == theirs
+
+    return all(holds(old.get(name), new[name]) for name in names if name in new)
 
 
 # runs without a record

@@ -113,6 +113,45 @@ class TraitsEntry(TypedDict, total=False):
     by_group: dict[str, dict[str, Any]]  # by kind and class: identities, and measures with intervals
 
 
+class ShareEntry(TypedDict, total=False):
+    """An attack accuracy with its 95 % interval over identities."""
+
+    att_acc1: float
+    att_acc1_low: float
+    att_acc1_high: float
+
+
+class ControlsEntry(TypedDict, total=False):
+    """What a judge says of pictures that show nobody in particular."""
+
+    chance: float  # percent: one of all classes
+    pictures: int  # as many reconstructions count, and as many pictures were drawn at random
+    prior: ShareEntry  # pictures of random latents; of a prior that draws classes, of another person's
+    other_identity: ShareEntry  # the reconstructions, scored as pictures of another attacked person
+
+
+class JudgeEntry(TypedDict, total=False):
+    """A judge of a run and what it says of the reconstructions."""
+
+    acc: float  # percent of test images that it recognises
+    resolution: int  # pixels at which it sees them
+    metrics: dict[str, float]  # attack accuracies, named as those of the evaluator
+    per_identity: list[float]  # percent of each attacked identity's reconstructions
+    controls: ControlsEntry
+
+
+class JuryEntry(TypedDict, total=False):
+    """Several judges on the same reconstructions."""
+
+    published: str  # the evaluator, which gives the number that tables call AttAcc
+    judges: dict[str, JudgeEntry]
+    #: Of each pair (``judges``): ``same`` verdict and, of what either accepts, ``both``, in percent; Cohen's
+    #: ``kappa``. None where there is nothing to divide by.
+    agreement: list[dict[str, Any]]
+    all_agree: dict[str, Any]  # the strict number, as ShareEntry, and per_identity
+    missing: str  # why there is none
+
+
 class Record(TypedDict, total=False):
     """What a run leaves. Percent are 0 to 100, times are seconds."""
 
@@ -137,6 +176,8 @@ class Record(TypedDict, total=False):
     judged: dict[str, Any]
     open_set: OpenSetEntry  # of a run with such a judge
     traits: TraitsEntry  # of a run with a reader of traits
+    controls: ControlsEntry  # negative controls, of the evaluator
+    jury: JuryEntry  # where further judges were asked
     alarms: dict[str, list[str]]  # by stage, what puts its numbers in doubt, a sentence each; only if any
     counts: dict[str, int]  # images, identities, restarts, reconstructions; counted: those behind the metrics
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
@@ -175,6 +216,15 @@ def _is_pretraining(value: object) -> bool:
         return False
     counts = [value.get(name) for name in ("identities", "images", "tested")]
     return all(type(count) is int and count > 0 for count in counts) and _is_number(value.get("acc"))
+
+
+def _is_share(value: object) -> bool:
+    names = ("att_acc1", "att_acc1_low", "att_acc1_high")
+    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
+
+
+def _is_judge(value: object) -> bool:
+    return isinstance(value, dict) and _is_number(value.get("acc")) and _NUMBERS.fits(value.get("metrics"))
 
 
 class _Kind(NamedTuple):
@@ -269,6 +319,25 @@ def _is_verdict(value: object) -> bool:
 
 _VERDICT = _Kind(_is_verdict, "what a judge said, with its interval, controls and alarms")
 
+_CONTROLS = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and _is_number(value.get("chance"))
+        and all(_is_share(value[name]) for name in ("prior", "other_identity") if name in value)
+    ),
+    "what a judge says of controls",
+)
+_JURY = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and is_line(value.get("published"))
+        and isinstance(value.get("judges"), dict)
+        and all(map(_is_judge, value["judges"].values()))
+        and ("missing" in value or (_is_share(value.get("all_agree")) and _LIST.fits(value.get("agreement"))))
+    ),
+    "what several judges say",
+)
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -314,6 +383,8 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "traits": _Kind(
         lambda value: isinstance(value, dict) and _COUNT.fits(value.get("readable")), "traits that were read"
     ),
+    "controls": _CONTROLS,
+    "jury": _JURY,
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
     "informed": _INFORMED,

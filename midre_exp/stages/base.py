@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from midre_exp.plan.config import Settings, Trusted, trusted_packages
 from midre_exp.plan.keys import StageKey
@@ -74,17 +74,20 @@ class Stage(ABC):
     name: str
     #: Raised by one when the code computes something else from the same settings: older artifacts are then
     #: not reused.
-    version: ClassVar[int] = 1
+    version: int = 1
     #: Modules of ours that compute it, whatever classes its settings name: with these and what both import,
     #: the code it is made by. Its digest stands in the manifest, and tells older artifacts from new ones.
-    makers: ClassVar[tuple[str, ...]] = ()
+    makers: tuple[str, ...] = ()
     #: Numbers of a finished artifact that are worth a word, each with its text.
-    highlights: ClassVar[Mapping[str, str]] = {}
+    highlights: Mapping[str, str] = {}
     #: Whether its artifact only spares later stages what they would compute themselves, number for number: no
     #: key but its own names it, and it is made only where one of them is about to be.
-    is_intermediate: ClassVar[bool] = False
+    is_intermediate: bool = False
+    #: Whether the key of a run names it: not what only says more about what the others have made, so that a
+    #: run is the same one with it and without.
+    in_run_key: bool = True
     #: Whether it is followed by a tracker of its own.
-    is_tracked: ClassVar[bool] = True
+    is_tracked: bool = True
     #: Fill ``job.work`` with the result: ``make(job, *inputs)``, the inputs being those that run.py names,
     #: stages as their artifacts (None for a stage that the run has not, or that this one does not build on).
     make: Callable[..., None]
@@ -92,6 +95,10 @@ class Stage(ABC):
     def planned(self, settings: Settings, key: StageKey) -> StageKey:
         """Under which name and key a run with these settings makes it; ``key``: as its inputs give it."""
         return key
+
+    def sees(self, settings: Settings) -> Settings:
+        """The settings by whose data it is made."""
+        return settings
 
     def is_part_of(self, settings: Settings) -> bool:
         """Whether a run with these settings has it."""

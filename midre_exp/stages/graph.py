@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from midre_exp.cards.named import with_files
@@ -19,12 +18,14 @@ from midre_exp.stages.base import Stage
 from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.features import FeaturesStage
+from midre_exp.stages.jury import JuryStage, further
 from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.pretraining import EvaluatorPretraining, Pretraining
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import ROLES
 from midre_exp.stages.surrogates import SurrogatesStage
 from midre_exp.stages.traits import TraitReaderStage, TraitsStage
+from midre_exp.stages.verdicts import VerdictsStage
 from midre_exp.stages.verification import OpenSetStage, VerifierStage
 
 pretraining = Pretraining()
@@ -41,8 +42,10 @@ verifier = VerifierStage()
 open_set = OpenSetStage()
 trait_reader = TraitReaderStage()
 traits = TraitsStage()
+verdicts = VerdictsStage()
+jury = JuryStage()
 
-#: In the order in which they stand in plans, tables of seconds and records.
+#: In the order in which they stand in plans, tables of seconds and records; of further judges ``stages_of``.
 STAGES: tuple[Stage, ...] = (
     pretraining,
     target,
@@ -54,11 +57,21 @@ STAGES: tuple[Stage, ...] = (
     candidates,
     attack,
     metrics,
+    verdicts,
     verifier,
     open_set,
     trait_reader,
     traits,
+    jury,
 )
+
+
+def stages_of(settings: Settings) -> tuple[Stage, ...]:
+    """All that a run with these settings may have, those of its further judges before they are asked how far
+    they agree.
+    """
+    own = [stage for judge in settings.get("jury") or () for stage in further(judge)]
+    return (*STAGES[:-1], *own, STAGES[-1])
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -75,20 +88,26 @@ def make_plan(settings: Settings) -> Plan:
     check_names(settings, trusted_packages(settings))
     settings = with_files(settings)
 
-    @cache
-    def images(name: str) -> Mapping[str, object]:
-        return fingerprint(node_of(settings["data"], name), ROLES[name], trusted_packages(settings))
+    known: dict[str, Mapping[str, object]] = {}
+
+    def images(node: Mapping[str, Any], role: str) -> Mapping[str, object]:
+        name = digest([node, role])
+        if name not in known:
+            known[name] = fingerprint(node, role, trusted_packages(settings))
+        return known[name]
 
     planned: dict[str, StageKey] = {}
-    for stage in STAGES:
+    for stage in stages_of(settings):
         if stage.is_part_of(settings):
             looked_at: dict[str, Mapping[str, Any]] = {}
 
             def fingerprint_of(
-                name: str, seen: dict[str, Mapping[str, Any]] = looked_at
+                name: str,
+                seen: dict[str, Mapping[str, Any]] = looked_at,
+                data: Mapping[str, Any] = stage.sees(settings)["data"],
             ) -> Mapping[str, object]:
-                seen[name] = node_of(settings["data"], name)
-                return images(name)
+                seen[name] = node_of(data, name)
+                return images(seen[name], ROLES[name])
 
             inputs = {**stage.inputs(settings, fingerprint_of), "numerics": in_key(settings["numerics"])}
             below = {name: planned[name] for name in stage.upstream(settings) if name in planned}
@@ -106,13 +125,14 @@ def make_plan(settings: Settings) -> Plan:
                 key,
                 upstream={name: other.key for name, other in below.items()},
                 is_intermediate=stage.is_intermediate,
+                in_run_key=stage.in_run_key and not stage.is_intermediate,
             )
             planned[stage.name] = stage.planned(settings, key)
     stages = {key.name: key for key in planned.values()}
     run = {
         "setup": settings["setup"]["id"],
         "scale": settings["scale"],
-        "stages": [key.key for key in stages.values() if not key.is_intermediate],
+        "stages": [key.key for key in stages.values() if key.in_run_key],
     }
     return Plan(digest(run), stages)
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp import metrics
 from midre_exp.errors import ConfigError
-from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
 from midre_exp.stages.features import FeaturesStage
-from midre_exp.stages.judging import judging
+from midre_exp.stages.judging import floats_of, judging, ready
 from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import file_needs, library_needs
@@ -22,16 +21,8 @@ from midre_exp.stages.stored import finite_tensors
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
-    from torch import Tensor
-
     from midre_exp.data.base import Dataset
-    from midre_exp.metrics.evaluation import Floats
-    from midre_exp.priors.base import Prior
     from midre_exp.stages.parts import Parts
-
-#: Pictures that are rendered at once, and their pixels, until memory is short: a generator of 1024 px takes
-#: about 2 GB for each.
-_RENDERED, _PIXELS = 256, 8 * 1024**2
 
 
 class MetricsStage(Stage):
@@ -89,8 +80,10 @@ class MetricsStage(Stage):
         model, train = Evaluator().judge(job, evaluator), evaluation.load("train")
         floats = None
         if judged.floats:
-            generator = None if prior is None else PriorStage().load(job.settings, prior, train.num_classes)
-            floats = _floats(job, reconstructions, generator)
+            generator = None
+            if prior is not None:
+                generator = ready(job, PriorStage().load(job.settings, prior, train.num_classes))
+            floats = floats_of(job, reconstructions, generator)
         numbers, missing, predicted = metrics.evaluate_stored(
             {**job.settings["metrics"], "image_to_evaluator": judged.steps},
             reconstructions,
@@ -142,28 +135,6 @@ class MetricsStage(Stage):
                 yield from _hub_needs(name, metrics.PYTORCH_FID, "pytorch-fid", "fid_weights")
             elif weights is not ...:
                 yield from file_needs(weights, f"metrics.measure.{name}.weights", blocks=False)
-
-
-def _floats(job: Job, reconstructions: Mapping[str, Tensor], prior: Prior | None) -> Floats:
-    """The reconstructions in floats, as the attack kept them or, with its ``prior``, rendered again."""
-    import torch  # planning loads this module
-
-    from midre_exp.metrics.evaluation import Floats
-
-    device, attack = job.runtime.device, job.parts.attack
-    if prior is None:
-        return Floats(lambda part: reconstructions["floats"][part].to(device), _RENDERED)
-    job.numerics.accelerate(prior, PRIOR_CALLS)
-    prior.to(device).freeze()
-
-    @torch.no_grad()
-    def rendered(part: slice) -> Tensor:
-        latents, labels = (reconstructions[name][part].to(device) for name in ("latents", "labels"))
-        pictures: Tensor = attack.pictures(attack.generated(prior, latents, labels)).float()
-        return pictures
-
-    made = int(job.settings["attack"]["prior"].get("image_size", job.settings["resolution"]))
-    return Floats(rendered, max(1, min(_RENDERED, _PIXELS // made**2)))
 
 
 def _weights_key(metric: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from midre_exp.attack import Attack, build_attack
 from midre_exp.data.base import Dataset
@@ -11,6 +12,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import is_pretrained_here, node_of
 from midre_exp.plan.validate import is_line
+from midre_exp.stages.jury import seen_by
 from midre_exp.threat import AnyVictim
 
 
@@ -19,7 +21,8 @@ class Parts:
     """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), those
     that target and evaluator are pre-trained on, those that a verifier (``verification``) and a reader of
     traits (``traits``) learn from, None where there is none, the composed ``defense``, the
-    composition of none (``undefended``), and the ``attack``.
+    composition of none (``undefended``), and the ``attack``. ``jury``: the same as each further judge sees
+    them.
     """
 
     private: Dataset
@@ -32,15 +35,21 @@ class Parts:
     defense: Defense
     undefended: Defense
     attack: Attack[AnyVictim]
+    jury: Mapping[str, Parts] = field(default_factory=dict)
 
 
 def make_parts(settings: Settings) -> Parts:
     """The parts of a run. Raises UserError for one that its config cannot make."""
     trusted = trusted_packages(settings)
 
-    def images(name: str) -> Dataset:
+    def images(name: str, settings: Settings = settings) -> Dataset:
         made: Dataset = build(node_of(settings["data"], name), kind=Dataset, trusted=trusted)
         return made
+
+    def pool(settings: Settings) -> Dataset | None:
+        return (
+            images("evaluator_pretraining", settings) if is_pretrained_here(settings["evaluator"]) else None
+        )
 
     defense = compose_defenses(settings["defense"], trusted)
     if not is_line(defense.label):
@@ -48,17 +57,21 @@ def make_parts(settings: Settings) -> Parts:
             f"the label {defense.label!r} of defense {'+'.join(settings['defense'])} cannot stand in a "
             "table; let it be one line of text"
         )
-    return Parts(
+    parts = Parts(
         private=images("private"),
         public=images("public"),
         evaluation=images("evaluation"),
         pretraining=images("pretraining") if is_pretrained_here(settings["target"]) else None,
-        evaluator_pretraining=(
-            images("evaluator_pretraining") if is_pretrained_here(settings["evaluator"]) else None
-        ),
+        evaluator_pretraining=pool(settings),
         verification=images("verification") if settings.get("open_set") else None,
         traits=images("traits") if settings.get("traits") else None,
         defense=defense,
         undefended=compose_defenses({}),
         attack=build_attack(settings["attack"], trusted),
     )
+    seen = {judge: seen_by(settings, judge) for judge in settings.get("jury") or ()}
+    jury = {
+        judge: replace(parts, evaluation=images("evaluation", own), evaluator_pretraining=pool(own))
+        for judge, own in seen.items()
+    }
+    return replace(parts, jury=jury)

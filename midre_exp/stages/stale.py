@@ -12,7 +12,7 @@ from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.config import Settings, digest
 from midre_exp.plan.keys import Plan, StageKey
 from midre_exp.plan.shards import SHARD
-from midre_exp.stages.graph import STAGES
+from midre_exp.stages.graph import stages_of
 from midre_exp.store.artifact import Artifact
 from midre_exp.store.store import Store, versions
 
@@ -39,7 +39,7 @@ def to_rebuild(settings: Settings, plan: Plan) -> set[str]:
     for a name that no stage has.
     """
     given = settings["runtime"].get("rebuild") or []
-    known = [stage.name for stage in STAGES]
+    known = [stage.name for stage in stages_of(settings)]
     if not isinstance(given, list) or (unknown := [name for name in given if name not in known]):
         wrong = unknown[0] if isinstance(given, list) else given
         raise ConfigError(f"runtime.rebuild: {wrong} is no stage; give a list of some of {', '.join(known)}")

@@ -58,7 +58,8 @@ __all__ = ["Artifact", "Places", "Store", "Workspace", "versions"]
 
 _log = logging.getLogger(__name__)
 
-_STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")  # no dash: "<stage>-<key>" stays unambiguous
+# perhaps with whose it is behind a dot; no dash: "<stage>-<key>" stays unambiguous
+_STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}(\.[A-Za-z0-9_]{1,63})?")
 _RESERVED = frozenset({"work", "locks", "damaged", "replaced"})
 MARKER = ".midre-store"
 _MARK = {"store": "midre-exp", "version": 1}
@@ -493,7 +494,8 @@ class Store:
         """
         if not _STAGE.fullmatch(stage) or stage in _RESERVED:
             raise StoreError(
-                f"stage name {stage!r} cannot be used; give lower-case letters, digits and '_', "
+                f"stage name {stage!r} cannot be used; give lower-case letters, digits and '_', with "
+                "letters, digits and '_' behind a dot where it is somebody's, "
                 f"but none of {', '.join(sorted(_RESERVED))}"
             )
         if not NAME.fullmatch(key):

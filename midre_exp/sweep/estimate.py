@@ -29,7 +29,7 @@ from midre_exp.plan.keys import Plan, StageKey, absent_data_allowed, fingerprint
 from midre_exp.plan.scale import full_size_parts
 from midre_exp.plan.shards import SHARD
 from midre_exp.plan.suite import is_suite, runs_of
-from midre_exp.stages import STAGES, make_plan, stale
+from midre_exp.stages import STAGES, behind, make_plan, stages_of, stale
 from midre_exp.store.artifact import readable
 from midre_exp.store.progress import duration, say
 from midre_exp.store.store import Store
@@ -138,13 +138,13 @@ def estimate(
                     stale=old.get(name, ""),
                 )
                 if not entry.stored:
-                    each = "attack" if stage.name == SHARD else stage.name
-                    sizes = sizes_of(settings, remember)
-                    asked.append((entry, Asked(each, what, with_published(settings), sizes), results))
+                    each, own = ("attack", settings) if stage.name == SHARD else behind(stage.name, settings)
+                    sizes = sizes_of(own, remember)
+                    asked.append((entry, Asked(each, what, with_published(own), sizes), results))
             entry.runs.append(plan.key)
     devices = _foresee(asked, counting, device)
     order = {stage: number for number, stage in enumerate(_ORDER)}
-    stages = sorted(found.values(), key=lambda entry: order[entry.stage])
+    stages = sorted(found.values(), key=lambda entry: order[entry.stage.partition(".")[0]])
     return Estimate(planned, finished, repeated, stages, outdated, time_limit, devices)
 
 
@@ -329,7 +329,7 @@ def missing_here(every: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     remember = once()
     for settings in every:
-        for stage in STAGES:
+        for stage in stages_of(settings):
             if stage.is_part_of(settings):
                 for need in stage.needs(settings, remember):
                     line = f"{need.name}: {need.text.splitlines()[0]}"

@@ -153,5 +153,5 @@ def track(
         yield NoTracker()
         return
     with wandb_run(settings, stage=stage, group=group, tags=tags, config=config, folder=folder) as run:
-        run.define_metric("*", step_metric="epoch" if stage in _BY_EPOCH else "step")
+        run.define_metric("*", step_metric="epoch" if stage.partition(".")[0] in _BY_EPOCH else "step")
         yield WandbTracker(run, pictures=pictures)
