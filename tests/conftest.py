@@ -23,7 +23,7 @@ from midre_exp.plan.overrides import readable
 from midre_exp.run import run
 
 #: The stages of every run.
-STAGES = ("target", "evaluator", "features", "prior", "attack", "metrics")
+STAGES = ("target", "evaluator", "features", "prior", "attack", "metrics", "verdicts")
 
 #: Overrides under which one run takes a second or two: four identities, a few steps of everything.
 TINY = (

@@ -177,6 +177,7 @@ def test_alarms_of_the_stages_stand_in_the_record_and_a_record_without_any_has_n
         "prior": ({"counts": {}}),
         "attack": ({"counts": {}, "queries": 1, "queries_per_identity": {}, "threat": "white_box"}),
         "metrics": ({"counts": {}, "per_identity": {}, "alarms": []}),
+        "verdicts": ({"controls": {"chance": 1.0, "pictures": 0}}),
     }
     made = {name: Made(metrics, Store(settings["paths"]["store"]).root) for name, metrics in told.items()}
     done = make_record(settings, plan, made, defense_label="NoDef", device="one CPU", commit="abc")

@@ -29,8 +29,8 @@ from midre_exp.stages import (
     verifier,
 )
 from midre_exp.stages.candidates import PICTURES, candidate_bytes
-from midre_exp.stages.jury import seen_by
 from midre_exp.stages.requirements import Images, images_of
+from midre_exp.stages.seen_by import seen_by
 from midre_exp.store.artifact import readable
 from midre_exp.store.store import Store
 

@@ -22,7 +22,8 @@ from midre_exp.stages.graph import (
     verdicts,
     verifier,
 )
-from midre_exp.stages.jury import behind, further
+from midre_exp.stages.jury import further
+from midre_exp.stages.seen_by import behind
 
 __all__ = [
     "STAGES",

@@ -12,7 +12,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.keys import is_pretrained_here, node_of
 from midre_exp.plan.validate import is_line
-from midre_exp.stages.jury import seen_by
+from midre_exp.stages.seen_by import seen_by
 from midre_exp.threat import AnyVictim
 
 

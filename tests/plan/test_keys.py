@@ -21,15 +21,15 @@ def changed(tiny, *overrides: str, base: tuple[str, ...] = ()) -> set[str]:
 @pytest.mark.parametrize(
     "override, stages",
     [
-        ("defense=midre", {"target", "attack", "metrics"}),
-        ("seed=1", {"target", "attack", "metrics"}),
-        ("target.recipe.epochs=9", {"target", "attack", "metrics"}),
-        ("evaluator.recipe.epochs=9", {"evaluator", "features", "metrics"}),
-        ("attack.prior.lr=0.1", {"prior", "attack", "metrics"}),
-        ("attack.steps=9", {"attack", "metrics"}),
-        ("metrics.measure.top1.group=9", {"metrics"}),
-        ("data.train_per_identity=5", {"target", "evaluator", "features", "attack", "metrics"}),
-        ("data.public_images=40", {"prior", "attack", "metrics"}),
+        ("defense=midre", {"target", "attack", "metrics", "verdicts"}),
+        ("seed=1", {"target", "attack", "metrics", "verdicts"}),
+        ("target.recipe.epochs=9", {"target", "attack", "metrics", "verdicts"}),
+        ("evaluator.recipe.epochs=9", {"evaluator", "features", "metrics", "verdicts"}),
+        ("attack.prior.lr=0.1", {"prior", "attack", "metrics", "verdicts"}),
+        ("attack.steps=9", {"attack", "metrics", "verdicts"}),
+        ("metrics.measure.top1.group=9", {"metrics", "verdicts"}),
+        ("data.train_per_identity=5", {"target", "evaluator", "features", "attack", "metrics", "verdicts"}),
+        ("data.public_images=40", {"prior", "attack", "metrics", "verdicts"}),
         ("runtime.chunk=1", set()),
         ("runtime.threads=2", set()),
         ("paths.store=elsewhere", set()),
@@ -82,7 +82,7 @@ def test_datasets_are_asked_once_for_many_plans_over_the_same_data(tiny, monkeyp
     assert first["evaluator"].key == second["evaluator"].key
     asked.clear()
     make_plan(tiny("defense=nodef"))
-    assert len(asked) == 3
+    assert len(asked) == 2
 
 
 def test_data_that_are_not_here_are_looked_for_once(tmp_path, monkeypatch):

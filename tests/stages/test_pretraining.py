@@ -149,7 +149,9 @@ def test_a_defense_that_does_not_fit_is_told_before_anything_is_trained(tiny):
 
 def test_what_is_made_anew_includes_what_starts_from_it(tiny):
     settings = tiny(*EVALUATOR, "runtime.rebuild=[pretraining]")
-    assert stale.to_rebuild(settings, make_plan(settings)) == {"pretraining", "target", "attack", "metrics"}
+    assert stale.to_rebuild(settings, make_plan(settings)) == {
+        *("pretraining", "target", "attack", "metrics", "verdicts")
+    }
 
 
 def test_a_plan_lists_it_once(tiny):

@@ -63,7 +63,7 @@ def test_times_are_medians_of_what_the_same_kind_took_at_the_same_scale(tmp_path
     found = estimate([(settings, plan)])
     text = "\n".join(lines(found))
     assert "together about 20 s" in text
-    assert "5 stages of kinds never measured" in text
+    assert "6 stages of kinds never measured" in text
     assert f"target      {plan['target'].key}     1 run  to build, about 20 s: resnet18 with midre" in text
 
 
