@@ -33,6 +33,7 @@ def test_shared_stages_are_named_once_with_the_number_of_runs_that_use_them(tmp_
         ("prior", 3),
         ("attack", 1),
         ("metrics", 1),
+        ("verdicts", 1),
     }
     assert sum(entry.stage == "target" for entry in found.stages) == 3
     assert not any(entry.stored for entry in found.stages)
