@@ -10,7 +10,7 @@ TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 EVIDENCE := convergence lengths evidence early_stopping frontier
 
-.PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid lfw claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
+.PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid lfw worst claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -49,6 +49,10 @@ all: setup       ## every table and figure, what they lack as one sweep, then th
 evidence: SCALE = evidence
 evidence: setup  ## converged targets, controls, three seeds: tables, figures, claims and one page, results/evidence (docs/evidence.md; about 4 h)
 	@$(PY) -m midre_exp.report $(EVIDENCE) claims summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+worst: SCALE = evidence
+worst: setup     ## suites of attacks: what a defense survives, informed attackers among them (docs/worst_case.md)
+	@$(PY) -m midre_exp.report worst attackers claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 lfw: setup       ## real faces (Labeled Faces in the Wild): PPA and PLG-MI, four defenses, three seeds. LFW=DIR: where they lie (default: data)
 	@$(PY) -m midre_exp.report lfw scale=lfw hydra/launcher=$(if $(filter file,$(origin LAUNCHER)),joblib,$(LAUNCHER)) $(if $(LFW),data.root=$(LFW)) $(ARGS)

@@ -28,7 +28,7 @@ from midre_exp.report.runs.trade_off import trade_off
 #: Stands for OP where trade-offs are put in order.
 NOTHING_PAID = 1e9
 
-Metric = Literal["acc", "att_acc1"]
+Metric = Literal["acc", "att_acc1", "plain", "informed"]  # the last two of suites of attacks alone
 Groups = Sequence[ComparisonGroup]
 
 
@@ -42,7 +42,11 @@ class Where(Keys):
     data: str | Sequence[str] | None = None
 
     def holds(self, group: ComparisonGroup) -> bool:
-        """Whether a group is one of them."""
+        """Whether a group is one of them. Suites of attacks, whose members are groups of their own, are only
+        where they are asked for by name.
+        """
+        if group.is_of_suites and self.attack is None:
+            return False
         wanted = (
             (getattr(self, name), getattr(group, name)) for name in ("setup", "attack", "target", "data")
         )
@@ -88,12 +92,41 @@ class Difference(Contrast):
         for group in groups:
             for first in of_defense(group, self.first):
                 for second in of_defense(group, self.second):
-                    if self.compares(first, second):
+                    if self.compares(first, second) and _measured(self.metric, first, second):
                         yield difference(group, first, second, self.metric)
 
     def compares(self, first: DefenseRuns, second: DefenseRuns) -> bool:
         """Whether this pair is a case."""
         return True
+
+
+def _measured(metric: str, *defenses: DefenseRuns) -> bool:
+    return all(metric in record["metrics"] for defense in defenses for record in defense.records)
+
+
+@dataclass(frozen=True)
+class InformedGain(Contrast):
+    """Attack accuracy of an attacker who knows the defense less that of one who does not, the same attack on
+    the same targets, in points; of suites of attacks.
+    """
+
+    defense: str
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for defense in of_defense(group, self.defense):
+                if not _measured("informed", defense) or not _measured("plain", defense):
+                    continue
+                informed, plain = defense.mean("informed"), defense.mean("plain")
+                yield Effect(
+                    str(group),
+                    f"{defense.shown} informed {informed:.2f} against plain {plain:.2f}",
+                    informed - plain,
+                    group.draws(defense, "informed") - group.draws(defense, "plain"),
+                    cells.combined(
+                        [(1, group.cells(defense, "informed")), (-1, group.cells(defense, "plain"))]
+                    ),
+                )
 
 
 @dataclass(frozen=True)
@@ -321,6 +354,7 @@ def _accuracies(defense: DefenseRuns) -> tuple[float, float]:
 #: The contrasts by what a yaml calls them.
 CONTRASTS: Mapping[str, type[Any]] = {
     "difference": Difference,
+    "informed_gain": InformedGain,
     "accuracy_lost": AccuracyLost,
     "at_equal_share": AtEqualShare,
     "gain_at_equal_accuracy": GainAtEqualAccuracy,

@@ -113,6 +113,11 @@ class ComparisonGroup:
         return [defense for defense in self.defenses if set(defense.name.names) == set(names)]
 
     @property
+    def is_of_suites(self) -> bool:
+        """Whether its runs are suites of attacks, whose attack accuracy is a worst case."""
+        return any("suite" in record for defense in self.defenses for record in defense.records)
+
+    @property
     def paired(self) -> bool:
         """Whether every attack accuracy is known by identity."""
         return all(defense.by_identity("att_acc1") is not None for defense in self.defenses)
@@ -184,10 +189,14 @@ def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup],
     were left out. Those without an attack accuracy (``is_measured``) are not looked at.
 
     Where there are runs of several configurations (another budget, an older release), the one with most
-    records counts.
+    records counts. What a suite among the records made as a variant of another member (an informed attacker,
+    another budget) is told by the suite alone.
     """
     pools: dict[tuple[str, str, str, str], dict[str, list[Record]]] = {}
+    variants = _variants(records)
     for record in filter(is_measured, records):
+        if record["key"] in variants:
+            continue
         place = (record["setup"]["id"], record["attack"], record["target"], record["data"]["name"])
         rules = digest(_rules(record["config"]))
         pools.setdefault(place, {}).setdefault(rules, []).append(record)
@@ -197,6 +206,19 @@ def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup],
         left_out += sum(len(other) for other in pool.values()) - len(chosen)
         groups.append(ComparisonGroup(*place, defenses=_defenses(chosen)))
     return groups, left_out
+
+
+def _variants(records: Sequence[Record]) -> frozenset[str]:
+    """The keys of runs that suites among the records have made besides the plain run of an attack."""
+    found: set[str] = set()
+    for record in records:
+        by_attack: dict[str, list[Mapping[str, Any]]] = {}
+        for member in record.get("suite", {}).get("members", {}).values():
+            by_attack.setdefault(member["attack"], []).append(member)
+        for members in by_attack.values():
+            plain = min(members, key=lambda member: len(member["overrides"]))
+            found |= {str(member["key"]) for member in members if member is not plain}
+    return frozenset(found)
 
 
 def is_measured(record: Record) -> bool:

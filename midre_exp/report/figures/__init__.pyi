@@ -1,5 +1,6 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
+from .attackers import Attackers as Attackers
 from .bars import Bars as Bars
 from .curves import Curves as Curves
 from .feature_hulls import IdentityHulls as IdentityHulls

@@ -24,6 +24,13 @@ COLUMNS = (
     ("att_acc1_batch_std", "±", 2),
     ("att_acc1_low", "95 % from", 1),
     ("att_acc1_high", "to", 1),
+    # of suites of attacks alone
+    ("plain", "plain", 1),
+    ("informed", "informed", 1),
+    ("scores_only", "scores", 1),
+    ("labels_only", "labels", 1),
+    ("best_attack", "best single", 1),
+    ("chosen_by_target", "chosen by target", 1),
     ("att_acc5", "top-5", 2),
     ("knn_dist", "KNN dist", 3),
     ("delta_eval", "dist eval", 3),

@@ -29,6 +29,16 @@ from midre_exp.report.tables.with_published import (
     with_official,
     with_published,
 )
+from midre_exp.report.tables.worst_case import EXPLAINED as EXPLAINED_WORST
+from midre_exp.report.tables.worst_case import (
+    EXPLAINED_SUITES,
+    is_of_suite,
+    printable_worst_case,
+    remarks_of_suites,
+    suite_records,
+    suites_of_rows,
+    with_worst_case,
+)
 
 #: What the reader of a table with the paper's numbers must know, by whether it is of the paper's own scale.
 PAPER_COLUMNS = {
@@ -106,6 +116,15 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     if "gain" in table:
         shown.insert(list(shown).index("Δ") + 1, "gain", printable_gains(table))
         text = f"{text} {EXPLAINED}"
+    suites = suites_of_rows(records, suite_records(folder))
+    table = with_worst_case(table, suites)
+    whole = bool(records) and all(map(is_of_suite, records))
+    if suites:
+        found = printable_worst_case(table)
+        shown = shown.assign(**({"by which attack": found["by which attack"]} if whole else found))
+        text = f"{text} {EXPLAINED_SUITES if whole else EXPLAINED_WORST}"
+    if whole:
+        shown = shown.rename(columns={"AttAcc": "worst case"})
     if definition.published is not None:
         table, likenesses = with_official(table, runs, scale)
         table = with_published(table, runs, table_rows(definition.published))
@@ -113,8 +132,11 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
         official = [OFFICIAL_COLUMNS] if likenesses else []
         text = " ".join([text, *official, PAPER_COLUMNS[scale == "paper"]])
         notes = [*likenesses, *footnotes(table, definition.inconsistencies)]
-    remarks = remarks_of(runs)
-    rows = [remarks.get(row, []) for row in table[KEYS].itertuples(index=False, name=None)]
+    remarks, masked = remarks_of(runs), remarks_of_suites(runs, suites)
+    rows = [
+        [*remarks.get(row, []), *masked.get(row, [])]
+        for row in table[KEYS].itertuples(index=False, name=None)
+    ]
     shown, table, numbered = with_remarks(shown, table, rows)
     return RenderedTable(
         title=definition.title,
