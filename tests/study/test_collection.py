@@ -27,6 +27,11 @@ def test_answers_count_as_in_the_official_program():
         assert (category(answer) == "yes") == counts, answer
 
 
+def test_a_no_at_either_end_is_one_whatever_is_known():
+    assert category("no, I know") == category("I know them: no.") == "no"
+    assert category("I now say no way") == category("no, nothing") == "refuse"
+
+
 def test_the_question_is_chosen_as_in_the_official_program():
     for folder, subject in GOLDEN["task_by_path"]:
         assert subject_of(folder) == subject
