@@ -104,8 +104,8 @@ class Composed(Defense):
         in_order = sorted(said.values(), key=lambda one: not one.stored)
         return Informed(
             views=[view for one in in_order for view in one.views],
-            identity_loss=_only("identity_loss", {name: one.identity_loss for name, one in said.items()}),
-            score=_only("score", {name: one.score for name, one in said.items()}),
+            identity_loss=_only("losses", {name: one.identity_loss for name, one in said.items()}),
+            score=_only("scores", {name: one.score for name, one in said.items()}),
             target=[change for one in said.values() for change in one.target],
             reasons={name: one.reason for name, one in said.items()},
             silent=[name for name, one in known.items() if one is None],
@@ -151,8 +151,8 @@ def _only(what: str, choices: Mapping[str, _Choice | None]) -> _Choice | None:
     for name, choice in chosen.items():
         if first is not None and choice != chosen[first]:
             raise ConfigError(
-                f"defenses {first} and {name} both give an informed attacker a {what}; keep one of them, or "
-                "set attack.informed=false"
+                f"defenses {first} and {name} give an informed attacker two different {what}; keep one of "
+                "them, or set attack.informed=false"
             )
     return None if first is None else chosen[first]
 

@@ -4,7 +4,9 @@ and whose confidence is told.
 
 from __future__ import annotations
 
+import re
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import attacks
 from attacks.losses import CrossEntropy, MaxMargin, OfLogits, Poincare, max_margin_identity
 from attacks.parts.expectation import Expectation
 from attacks.parts.gradient_attack import COPIES
-from defenses import build_defense, erase_squares
+from defenses import Batch, TrainingProgress, build_defense, compose, erase_squares
 from defenses.parts.margins import margins, negative_margin
 from midre_exp.attack_run import run_attack
 from midre_exp.defense import Informed
@@ -246,3 +248,20 @@ def test_steps_divided_by_the_copies_cost_the_queries_of_the_plain_attack() -> N
     _, plain = carried_out(gmi(steps=6), Colours())
     _, ours = carried_out(informed, Colours())
     assert ours.queries == plain.queries == 6 * 4
+
+
+def test_the_defense_that_the_docs_show_tells_its_attacker_the_law_of_its_training() -> None:
+    text = (CONF_DIR.parent / "docs" / "informed.md").read_text()
+    (code,) = re.findall(r"```python\n(from dataclasses.*?)```", text, re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    defense = names["Brightness"]()
+    known = compose(own=defense).informed(Colours())
+    assert known.told()["views"] == ["darkened"] and not known.silent
+    images = torch.ones(4000, 3, 2, 2)
+    batch = Batch(images, torch.zeros(4000, dtype=torch.long), torch.arange(4000))
+    progress = TrainingProgress(epoch=0, epochs=1)
+    trained = defense.on_batch(batch, Colours(), progress, torch.Generator().manual_seed(0)).images
+    ours = known.views[0](images, ItemRNG(0, "test", items=torch.arange(4000)), "copies", 0)
+    for power in (1, 2):
+        torch.testing.assert_close((trained**power).mean(), (ours**power).mean(), rtol=0, atol=0.02)
