@@ -156,7 +156,7 @@ def verdicts(
             "first": 100 * float(first.mean()),
             "first_low": 100 * low,
             "first_high": 100 * high,
-            "ten": 100 * float(ten.mean()),
+            **({"ten": 100 * float(ten.mean())} if with_decoys.shape[1] > TEN else {}),
         },
     }
     return Verdicts(numbers, missing, per_identity, tensors)

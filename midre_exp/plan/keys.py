@@ -27,8 +27,12 @@ from midre_exp.store.store import Places
 PUBLIC = "public"
 
 
-#: Images of judges beside the evaluator: the group of the config that asks for them, and who learns of them.
-_LEARNT_FROM = {"verification": ("open_set", "a verifier"), "traits": ("traits", "a reader of traits")}
+#: Images of judges beside the evaluator: the group of the config that asks for them, and what data lack that
+#: have none.
+_LEARNT_FROM = {
+    "verification": ("open_set", "has no people that a verifier could learn from"),
+    "traits": ("traits", "does not know the true traits of its people"),
+}
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,8 @@ def node_of(data: Mapping[str, Any], name: str) -> dict[str, Any]:
         return dict(data[name])
     if name in _LEARNT_FROM:
         if data.get(name) is None:
-            group, who = _LEARNT_FROM[name]
-            raise ConfigError(
-                f"data={data['name']} has no people that {who} could learn from (data.{name}); use "
-                f"{group}=null"
-            )
+            group, lacks = _LEARNT_FROM[name]
+            raise ConfigError(f"data={data['name']} {lacks} (data.{name}); use {group}=null, or other data")
         return {**data["private"], **data["evaluation"], **data[name]}
     pool = data.get("pretraining")
     if pool is None and name != "evaluation":

@@ -112,7 +112,7 @@ def test_a_part_of_an_attack_is_judged_by_nobody(tiny):
     ("job", "told"),
     [
         (("data=celeba_celeba", "open_set=verifier"), "data=celeba_celeba has no people that a verifier"),
-        (("data=celeba_celeba", "traits=default"), "data=celeba_celeba has no people that a reader"),
+        (("data=celeba_celeba", "traits=default"), "data=celeba_celeba does not know the true traits"),
         (("open_set=verifier", "open_set.far=[0]"), "open_set.far"),
         (("open_set=verifier", "open_set.held_out=1"), "open_set.held_out"),
         (("traits=default", "traits.lr=fast"), "traits.lr"),
