@@ -51,7 +51,9 @@ class SourceFile(NamedTuple):
 
 
 class KnownTraits(NamedTuple):
-    """What is true of the person in each of n photographs, by the name of the trait."""
+    """What is true of the person in each of n photographs, by the name of the trait; none is both a number
+    and a kind.
+    """
 
     numbers: dict[str, Tensor]  # float [n]
     shows: dict[str, Tensor]  # bool [n], by the names of ``numbers``: whether the number shows at all

@@ -21,7 +21,7 @@ from midre_exp.plan.publication import people_of
 from midre_exp.plan.validate import is_line
 from midre_exp.plan.vary import varied
 from midre_exp.records import judges
-from midre_exp.records.beside import judged_beside
+from midre_exp.records.beside import judged_beside, numbers_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
@@ -104,6 +104,7 @@ def make_record(
             **best_epoch(artifacts["target"].json("history")),
             **without(metrics, "missing", "per_identity", "counts", "alarms", "judged"),
             **judges.numbers_of(controls, jury),
+            **numbers_beside(artifacts),
         },
         "per_identity": {
             **metrics["per_identity"],

@@ -46,3 +46,26 @@ def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
         }
         found["traits"] = cast(TraitsEntry, block)
     return found
+
+
+def numbers_beside(artifacts: Mapping[str, Artifact]) -> dict[str, float]:
+    """The chief numbers of these blocks under names of their own, for tables and claims: ``tar@0.01``,
+    ``rank`` (median), ``rank1``, ``traits_recovered``, ``traits_nearer``; shares with ``_low`` and ``_high``.
+    """
+    found: dict[str, float] = {}
+
+    def with_interval(name: str, told: Mapping[str, float], value: str, ends: str) -> None:
+        found[name] = told[value]
+        found.update({f"{name}_{end}": told[f"{ends}{end}"] for end in ("low", "high")})
+
+    if (verdicts := artifacts.get("open_set")) is not None:
+        for rate, told in verdicts.metrics["tar"].items():
+            with_interval(f"tar@{rate}", told, "value", "")
+        rank = verdicts.metrics["rank"]
+        found["rank"] = rank["median"]
+        with_interval("rank1", rank, "first", "first_")
+    if (traits := artifacts.get("traits")) is not None:
+        found["traits_recovered"] = traits.metrics["recovered"]
+        if "nearer" in traits.metrics:
+            with_interval("traits_nearer", traits.metrics["nearer"], "value", "")
+    return found

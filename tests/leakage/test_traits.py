@@ -135,6 +135,7 @@ def dataset(**options) -> SynthFaces:
 def test_synthetic_people_have_the_same_traits_in_every_photograph(version):
     made = {"per_photo": ("hair", "glasses", "clothes"), "occluders": 0.5} if version == 2 else {}
     faces = dataset(version=version, **made)
+    assert not {*faces.known_traits("train").numbers} & {*faces.known_traits("train").kinds}
     labels, known = faces.load("train").labels, faces.known_traits("train")
     people = by_person(known, labels, 5)
     for name, values in known.numbers.items():

@@ -24,6 +24,8 @@ from midre_exp.plan.config import without
 from midre_exp.plan.keys import absent_data_allowed
 from midre_exp.records import problem_of
 from midre_exp.records.comparable import comparable_config
+from midre_exp.report.claims.contrasts import Difference
+from midre_exp.report.claims.intervals import comparison_groups
 from midre_exp.report.tables.comparison import caption, comparison, printable
 from midre_exp.report.tables.leakage import _rows
 from midre_exp.report.tables.leakage import printable as printable_traits
@@ -175,7 +177,7 @@ def test_stored_reconstructions_are_judged_without_their_attack(judged):
 def test_the_record_tells_of_traits(judged):
     block = judged[0]["traits"]
     assert block["reader"]["identities"] == 48 and block["reader"]["held_out"] == 12
-    assert set(block["by_trait"]) >= {"skin_tone", "age", "sex", "hair", "glasses"}
+    assert set(block["by_trait"]) >= {"skin_tone", "age", "age_group", "sex", "hair", "glasses"}
     assert all("reader" in row and "readable" in row for row in block["by_trait"].values())
 
 
@@ -192,8 +194,35 @@ def test_tables_have_columns_for_them(judged):
     assert shown["rank"][0] == f"{record['open_set']['rank']['median']:.0f}"
     assert shown["traits"][0] == str(record["traits"]["recovered"]) and "TAR@FAR 1e-3" not in shown
     assert "learnt from 30 people of their own" in caption("Title", [record])
-    usual = without(record, "open_set", "traits")
+    usual = {**without(record, "open_set", "traits"), "metrics": unjudged(record)}
     assert "rank" not in printable(comparison([usual])) and "verifier" not in caption("Title", [usual])
+
+
+def unjudged(record: dict) -> dict[str, float]:
+    """The metrics of a record without what judges beside the evaluator say."""
+    new = ("tar@", "rank", "traits_")
+    return {name: value for name, value in record["metrics"].items() if not name.startswith(new)}
+
+
+def test_claims_may_be_of_verified_reconstructions(judged):
+    record = judged[0]
+    assert record["metrics"]["tar@0.01"] == record["open_set"]["tar"]["0.01"]["value"]
+    defended = {
+        **record,
+        "key": "0" * 16,
+        "defense": {"label": "CutMix", "parts": {"cutmix": {}}},
+        "metrics": {**record["metrics"], "tar@0.01": 0.0},
+        "per_identity": {**record["per_identity"], "tar@0.01": [0.0] * 4},
+    }
+    claim = Difference(first="cutmix", second="NoDef", metric="tar@0.01")
+    groups, _ = comparison_groups([record, defended])
+    (effect,) = claim.effects(groups)
+    assert effect.value == -record["metrics"]["tar@0.01"]
+    blind = {**defended, "metrics": unjudged(defended)}
+    assert not [*claim.effects(comparison_groups([record, blind])[0])]
+    # of two records of a run the one that more judges looked at
+    groups, _ = comparison_groups([blind, defended, record, {**record, "metrics": unjudged(record)}])
+    assert len([*claim.effects(groups)]) == 1
 
 
 def test_the_table_of_traits_has_a_row_for_each(judged):

@@ -66,7 +66,7 @@ def known_traits(shown: Mapping[str, Tensor], personal: tuple[str, ...], version
     woman = (shown["femininity"] > 0.5).float()
     kind("sex", "femininity", ("male", "female"), lambda: woman)
     kind("skin", "skin_tone", ("light", "medium", "dark"), lambda: _third(shown["skin_tone"]))
-    kind("age", "age", ("young", "middle", "old"), lambda: _third(shown["age"]))
+    kind("age_group", "age", ("young", "middle", "old"), lambda: _third(shown["age"]))
     share = _SEX_IN_HAIR[version]
     kind(
         "hair",

@@ -28,7 +28,8 @@ from midre_exp.report.runs.trade_off import trade_off
 #: Stands for OP where trade-offs are put in order.
 NOTHING_PAID = 1e9
 
-Metric = Literal["acc", "att_acc1", "plain", "informed"]  # the last two of suites of attacks alone
+#: The last three of runs with a verifier, those before of suites of attacks alone.
+Metric = Literal["acc", "att_acc1", "plain", "informed", "tar@0.01", "tar@0.001", "rank1"]
 Groups = Sequence[ComparisonGroup]
 
 
@@ -179,7 +180,8 @@ class BetweenSeeds(Contrast):
         for group in groups:
             if "identities" in group.varied:  # whose seeds have nothing in common
                 continue
-            for defense in of_defense(group, self.defense):
+            known = (one for one in of_defense(group, self.defense) if _measured(self.metric, one))
+            for defense in known:
                 for a, b in list(pairwise(defense.seeds))[::2]:
                     yield self._effect(group, defense, a, b)
 

@@ -247,7 +247,9 @@ def _defenses(records: Sequence[Record]) -> tuple[DefenseRuns, ...]:
 
 
 def _defense_runs(records: Sequence[Record]) -> DefenseRuns:
-    by_seed = {int(record["seed"]): record for record in records}
+    # of two records of a run the one that more judges looked at
+    looked_at = sorted(records, key=lambda record: len(record["metrics"]))
+    by_seed = {int(record["seed"]): record for record in looked_at}
     parts, label = records[0]["defense"]["parts"], records[0]["defense"]["label"]
     return DefenseRuns(published_name(parts), parts, label, tuple(by_seed[seed] for seed in sorted(by_seed)))
 

@@ -88,7 +88,6 @@ def _by_run(records: Sequence[Record]) -> pd.DataFrame:
             **(_query_counts(record) if limited else {}),
             **said_same(record),
             **record["metrics"],
-            **leakage.numbers_of(record),
         }
         for record in records
     ]

@@ -20,29 +20,15 @@ from midre_exp.report.runs.planned_runs import PlannedRun, unreadable
 from midre_exp.report.tables.notes import remarks_of, with_remarks
 from midre_exp.report.tables.publish import RenderedTable
 
-#: Columns: name, heading, digits, and where a record has it.
-_PLACES = (
-    ("tar@0.01", "TAR@FAR 1e-2", 1, ("open_set", "tar", "0.01", "value")),
-    ("tar@0.001", "TAR@FAR 1e-3", 1, ("open_set", "tar", "0.001", "value")),
-    ("rank", "rank", 0, ("open_set", "rank", "median")),
-    ("rank1", "rank 1", 1, ("open_set", "rank", "first")),
-    ("traits", "traits", 0, ("traits", "recovered")),
-    ("nearer", "nearer", 1, ("traits", "nearer", "value")),
+#: Columns of a comparison: metric of the record, heading, digits.
+COLUMNS = (
+    ("tar@0.01", "TAR@FAR 1e-2", 1),
+    ("tar@0.001", "TAR@FAR 1e-3", 1),
+    ("rank", "rank", 0),
+    ("rank1", "rank 1", 1),
+    ("traits_recovered", "traits", 0),
+    ("traits_nearer", "nearer", 1),
 )
-#: The same as columns of a comparison.
-COLUMNS = tuple((name, heading, digits) for name, heading, digits, _ in _PLACES)
-
-
-def numbers_of(record: Record) -> dict[str, float]:
-    """What these columns show of a record: nothing of a run without such judges."""
-    found = {name: _at(record, place) for name, _, _, place in _PLACES}
-    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
-
-
-def _at(value: Any, place: Sequence[str]) -> Any:
-    for name in place:  # a rate has a dot in its name
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def about(records: Sequence[Record]) -> str:
