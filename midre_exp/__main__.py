@@ -26,6 +26,10 @@ _HYDRA = {
 #: Programs of their own: the module whose ``main`` takes the arguments, and what it does.
 _PROGRAMS = {
     "report": ("midre_exp.report.__main__", "tables, figures, claims; runs what they lack"),
+    "audit": (
+        "midre_exp.audit.__main__",
+        "how exposed somebody's classifier is: weights and pictures to one page",
+    ),
     "cost": ("midre_exp.cost.__main__", "GPU hours and memory of every setup, counted without running it"),
     "doctor": ("midre_exp.doctor.__main__", "which setups can run here, and what the others lack"),
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),

@@ -6,6 +6,7 @@ from .base import Part as Part
 from .base import Role as Role
 from .base import to_float as to_float
 from .readers.afhq import AFHQDogs as AFHQDogs
+from .readers.any_pictures import AnyPictures as AnyPictures
 from .readers.celeba import CelebA as CelebA
 from .readers.facescrub import FaceScrub as FaceScrub
 from .readers.ffhq import FFHQ as FFHQ

@@ -12,6 +12,9 @@ from .architectures.resnest import ResNeSt as ResNeSt
 from .architectures.resnet import ResNet as ResNet
 from .architectures.vgg import VGG16 as VGG16
 from .architectures.vggface_resnet50 import VGGFaceResNet50 as VGGFaceResNet50
+from .architectures.wrapped import FactoryNetwork as FactoryNetwork
+from .architectures.wrapped import TimmNetwork as TimmNetwork
+from .architectures.wrapped import TorchvisionNetwork as TorchvisionNetwork
 from .base import Classifier as Classifier
 from .base import Output as Output
 from .factory import build_target as build_target

@@ -9,13 +9,14 @@ where only a part of the names is the network's (``backbone.`` beside ``projecto
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.weights.finite import unusable
-from midre_exp.weights.formats import first_bytes, is_safetensors, kind_of
+from midre_exp.weights.formats import first_bytes, is_safetensors, kind_of, metadata
 from midre_exp.weights.published import library_file
 from midre_exp.weights.restricted_pickle import UnsafeFile
 from midre_exp.weights.torch_file import entries, plain_tensor, read_torch
@@ -103,6 +104,45 @@ def read_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, 
     no such entry, or holds code or anything else but tensors there.
     """
     return _read(Path(path).expanduser(), entry).state
+
+
+def read_remarks(path: str | Path) -> dict[str, object]:
+    """What a weight file says beside its tensors, by name: texts, numbers, and lists and mappings of these,
+    as ``class_to_idx`` or ``arch``. Of a safetensors file, its metadata, JSON where it is some. Errors as in
+    ``read_state_dict``.
+    """
+    path = Path(path).expanduser()
+    content = _content(path)
+    said: dict[str, object] = {}
+    for name, text in metadata(path).items():
+        try:
+            said[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            said[name] = text
+    for name, value in (entries(content) if isinstance(content, dict) else {}).items():
+        if type(name) is str and (found := _plain(value)) is not None:
+            said[name] = found
+    return said
+
+
+def _plain(value: object, depth: int = 3) -> object | None:
+    """A value that is nothing but text and numbers; None for any other."""
+    if type(value) in (str, int, float, bool):
+        return value
+    if depth and type(value) in (list, tuple):
+        parts = [_plain(part, depth - 1) for part in cast("list[object]", value)]
+        return None if None in parts else parts
+    if depth and isinstance(value, dict):
+        found = {key: _plain(part, depth - 1) for key, part in entries(value).items()}
+        return found if all(type(k) in (str, int) and v is not None for k, v in found.items()) else None
+    return None
+
+
+def take_prefixes_off(state: dict[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors without the prefixes that all names share (``module.``, ``model.``), just as many as make
+    the most names known.
+    """
+    return _strip(state, known)[0]
 
 
 def load_checkpoint(

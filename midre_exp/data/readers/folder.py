@@ -415,6 +415,11 @@ class FaceFolder(Dataset):
     def _rows(self, role: Role) -> list[_Row]:
         """The images of a role in the order of labels, a split's training images first."""
         files = self._found.files
+        if role == "public" and not self.public_names():
+            raise ConfigError(
+                f"data.private_identities names {len(files)} of the {len(files)} identities in {self.root}; "
+                "leave at least one for the attacker's public images, or give other public images"
+            )
         rows = []
         for label, name in enumerate(self._names(role)):
             if split := self._parts(role):

@@ -122,11 +122,8 @@ def named_identities(
     if unknown := [name for name in names if name not in set(everybody)]:
         there = abbreviate(everybody)
         raise ConfigError(f"{key} names {abbreviate(unknown)}, but {root} holds {there}; correct the names")
-    if not 0 < len(names) < len(everybody):
-        raise ConfigError(
-            f"{key} names {len(names)} of the {len(everybody)} identities in {root}; "
-            "name at least one and leave at least one for the attacker's public images"
-        )
+    if not names:
+        raise ConfigError(f"{key} names none of the {len(everybody)} identities in {root}; name at least one")
     return set(names)
 
 

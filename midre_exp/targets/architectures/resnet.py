@@ -26,6 +26,9 @@ DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 #: Kernel, stride and padding of the first convolution; only the published one is followed by max pooling.
 STEMS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "half": (3, 2, 1)}
+#: And of ResNets of others, with the pooling that these lack or have.
+OTHER_STEMS = {"small_pooled": (3, 1, 1), "half_pooled": (3, 2, 1), "imagenet_unpooled": (7, 2, 3)}
+_POOLED = ("imagenet", "small_pooled", "half_pooled")
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")  #: the residual stages
 
@@ -36,8 +39,9 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
     Images [n, 3, h, w] of any size; features [n, 512 * ``width``], four times as many from depth 50 on.
     ``stem="imagenet"`` is the published 7x7 stride-2 convolution with max pooling; ``"small"`` and ``"half"``
     are 3x3 convolutions of stride 1 and 2 without pooling for 32 px images, whose ``conv1`` fits no ImageNet
-    file. Inputs are normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``,
-    ``layer1`` to ``layer4``, ``pool`` (the features). ``blocks`` replaces the depth's four numbers of blocks.
+    file; further ones, with the pooling that these lack or have, are for weight files of others. Inputs are
+    normalised with 0.5 / 0.5 as in the PPA recipe, ImageNet weights or not. Taps: ``stem``, ``layer1`` to
+    ``layer4``, ``pool`` (the features). ``blocks`` replaces the depth's four numbers of blocks.
     Raises ConfigError for another depth or stem, and for blocks that are not four positive numbers.
     """
 
@@ -50,14 +54,17 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
         depth: int = 18,
         width: Width = 1.0,
         blocks: Sequence[int] | None = None,
-        stem: Literal["imagenet", "small", "half"] = "imagenet",
+        stem: Literal[
+            "imagenet", "small", "half", "small_pooled", "half_pooled", "imagenet_unpooled"
+        ] = "imagenet",
         mean: Finite | Sequence[Finite] = 0.5,
         std: Positive | Sequence[Positive] = 0.5,
     ):
         if depth not in DEPTHS:
             raise ConfigError(f"model.depth={depth} is unknown; use one of {', '.join(map(str, DEPTHS))}")
-        if stem not in STEMS:
-            raise ConfigError(f"model.stem={stem} is unknown; use one of {', '.join(STEMS)}")
+        stems = {**STEMS, **OTHER_STEMS}
+        if stem not in stems:
+            raise ConfigError(f"model.stem={stem} is unknown; use one of {', '.join(stems)}")
         block, published = DEPTHS[depth]
         stages = published if blocks is None else list(blocks)
         if len(stages) != 4 or min(stages) < 1:
@@ -84,11 +91,11 @@ class ResNet(Classifier, torchvision_resnet.ResNet):  # type: ignore[misc]  # fo
     def _rebuild_ends(self, num_classes: int, features: int, stem: str) -> None:
         """Stem and head of a reduced network, which torchvision's constructor has no options for."""
         channels = scaled_channels(64, self._width)
-        kernel, stride, padding = STEMS[stem]
+        kernel, stride, padding = {**STEMS, **OTHER_STEMS}[stem]
         self.conv1 = nn.Conv2d(3, channels, kernel, stride, padding, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(channels)
-        if stem != "imagenet":
+        if stem not in _POOLED:
             self.maxpool = nn.Identity()  # type: ignore[assignment]  # torchvision types it as its own layer
         self.fc = nn.Linear(features, num_classes)
 

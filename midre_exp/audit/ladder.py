@@ -1,0 +1,165 @@
+"""Attack after attack, from different knowledge, until the time is spent: what fits by forecast is run, what
+does not is told.
+
+A run is stopped when the time is over, and what it has finished is kept: the same command with more minutes
+goes on there.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from midre_exp.audit.settings import Subject, settings_for
+from midre_exp.errors import DataError, UserError
+from midre_exp.plan.keys import fingerprints_once
+from midre_exp.records import Record, read_record
+from midre_exp.stages import make_plan
+from midre_exp.store.progress import duration
+from midre_exp.sweep.estimate import estimate
+from midre_exp.sweep.job import carry_out
+
+#: Seconds that the page and what surrounds runs take.
+_SPARE = 10.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """An attack and what it takes to carry it out."""
+
+    attack: str
+    threat: str
+    needs: str  # of the attacker, in words
+    retrained: tuple[str, ...] | None = None  # defenses of a network trained anew, which it attacks instead
+
+
+WHITE_BOX = "the weights of the network"
+SCORES = "the network's probabilities for any picture (an API that returns them)"
+LABELS = "the network's first answer to any picture, without a probability"
+#: One of each kind of knowledge first, the quickest, all on one prior; then stronger ones with their own.
+RUNGS = (
+    Rung("gmi", "white_box", WHITE_BOX),
+    Rung("brepmi", "labels", LABELS),
+    Rung("rlbmi", "scores", SCORES),
+    Rung("plgmi", "white_box", WHITE_BOX),
+    Rung("ppa", "white_box", WHITE_BOX),
+    Rung("mirror_genetic", "scores", SCORES),
+)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of a rung: its record, or why there is none."""
+
+    rung: Rung
+    settings: dict[str, Any]
+    record: Record | None = None
+    reason: str = ""
+    seconds: float = 0.0  # that this command spent on it
+    expected: float | None = None  # that the forecast said
+
+
+class OutOfTime(BaseException):  # no error: nothing that handles errors may take it for one
+    """The time of an audit is over."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime within, once so many seconds are over; in the main thread, which signals reach."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass
+class Clock:
+    """The time of an audit, and how much longer things take here than the forecast says."""
+
+    seconds: float
+    began: float = field(default_factory=time.monotonic)
+    _ratios: list[float] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the runs must end."""
+        return self.seconds - _SPARE - (time.monotonic() - self.began)
+
+    @property
+    def slowness(self) -> float:
+        """Measured over forecast, the median of the runs so far; 1 before there is one."""
+        ratios = sorted(self._ratios)
+        return ratios[len(ratios) // 2] if ratios else 1.0
+
+    def learn(self, took: float, forecast: float | None) -> None:
+        """Note how long a run took that ``forecast`` was said of."""
+        if forecast is not None and forecast > 1 and took > 1:
+            self._ratios.append(took / forecast)
+
+
+def climb(
+    subject: Subject, clock: Clock, say: Callable[[str], None], rungs: Sequence[Rung] = RUNGS
+) -> list[Tried]:
+    """Try every rung in turn, after what they compute was counted, once for all."""
+    every = [settings_for(subject, rung.attack, retrained=rung.retrained) for rung in rungs]
+    with suppress(OutOfTime), deadline(clock.left):
+        forecast_of(every, counting=clock.left / 10)
+    return [_try(rung, settings, clock, say) for rung, settings in zip(rungs, every, strict=True)]
+
+
+def _try(rung: Rung, settings: dict[str, Any], clock: Clock, say: Callable[[str], None]) -> Tried:
+    if clock.left <= 0:
+        return Tried(rung, settings, reason="the time was over")
+    try:
+        with deadline(clock.left):
+            forecast = forecast_of([settings], counting=0)
+    except OutOfTime:
+        return Tried(rung, settings, reason="the time was over")
+    expected = None if forecast is None else forecast * clock.slowness
+    if expected is not None and expected > clock.left:
+        reason = f"it would take about {duration(expected)}, and {duration(clock.left)} were left"
+        say(f"{rung.attack}: not tested, {reason}")
+        return Tried(rung, settings, reason=reason, expected=expected)
+    about = "" if expected is None else f", about {duration(expected)}"
+    say(f"{rung.attack} ({rung.threat}){about}; {duration(clock.left)} left")
+    began = time.monotonic()
+    try:
+        with deadline(clock.left):
+            record = read_record(Path(carry_out(settings)))
+    except OutOfTime:
+        reason = "it was not finished in time; with more --minutes the same command goes on there"
+        return Tried(rung, settings, reason=reason, seconds=time.monotonic() - began, expected=expected)
+    except DataError:
+        raise
+    except UserError as error:
+        return Tried(rung, settings, reason=str(error), seconds=time.monotonic() - began, expected=expected)
+    took = time.monotonic() - began
+    clock.learn(took, forecast)
+    return Tried(rung, settings, record, seconds=took, expected=expected)
+
+
+def forecast_of(every: Sequence[dict[str, Any]], *, counting: float) -> float | None:
+    """Seconds of what runs would build and the store lacks; None where nobody can tell of a part of it.
+    ``counting``: seconds in which what was never measured is counted; what was, is remembered.
+    """
+    with fingerprints_once():
+        found = estimate([(settings, make_plan(settings)) for settings in every], counting=counting)
+    seconds = [one.takes.seconds for one in found.stages if not one.stored]
+    return None if None in seconds else sum(one for one in seconds if one is not None)

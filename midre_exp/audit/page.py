@@ -1,0 +1,197 @@
+"""An audit on one page: Markdown, HTML and JSON, with pictures of people where publish.people=true alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from torch import Tensor
+
+from midre_exp.audit.ladder import Tried
+from midre_exp.audit.settings import Subject
+from midre_exp.audit.verdict import Audit
+from midre_exp.data.base import Dataset
+from midre_exp.metrics import only_selected
+from midre_exp.plan.config import build, trusted_packages
+from midre_exp.plan.publication import banner, may_show, withheld
+from midre_exp.records.text import inline
+from midre_exp.store.files import dump_json, write_atomic
+from midre_exp.store.store import Store
+from midre_exp.tracking.pictures import data_url
+
+_LARGEST = 128  # pixels of a picture's longer side
+_THREATS = {"white_box": "white box", "scores": "scores", "labels": "labels"}
+
+
+def write_page(audit: Audit, subject: Subject, tried: Sequence[Tried]) -> list[Path]:
+    """Write ``audit.md``, ``audit.html`` and ``audit.json``; returns their paths."""
+    settings = tried[0].settings
+    pictures = pictures_of(subject, tried) if may_show(settings) else {}
+    notes = [note for note in [withheld(settings)] if note is not None]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("midre_exp.audit", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html.j2").render(
+        audit=audit,
+        threats=_THREATS,
+        pictures=pictures,
+        notes=notes,
+        banner=banner(settings),
+        retrained_note=RETRAINED,
+    )
+    files = {
+        "audit.md": as_markdown(audit, notes),
+        "audit.html": page,
+        "audit.json": dump_json(json.loads(json.dumps(audit.as_json()))),
+    }
+    for name, content in files.items():
+        write_atomic(subject.out / name, content)
+    return [subject.out / name for name in files]
+
+
+def pictures_of(subject: Subject, tried: Sequence[Tried]) -> dict[str, list[tuple[str, str]]]:
+    """By person, a private picture and the first reconstruction that counts of each attack, with what it is;
+    nothing is picked by quality.
+    """
+    settings = tried[0].settings
+    dataset = build(settings["data"]["private"], kind=Dataset, trusted=trusted_packages(settings))
+    private = dataset.load("train")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for label, name in enumerate(subject.reading.people[: subject.attacked]):
+        own = (private.labels == label).nonzero()[:, 0]
+        if len(own):
+            found[name] = [("private picture", data_url(private.images[int(own[0])], largest=_LARGEST))]
+    store = Store(settings["paths"]["store"])
+    for one in tried:
+        if one.record is None or one.rung.retrained is not None:
+            continue
+        attack = store.find("attack", one.record["artifacts"]["attack"])
+        tensors: Mapping[str, Tensor] = {} if attack is None else attack.tensors("reconstructions")
+        if "selected" in tensors:
+            tensors = only_selected(dict(tensors))
+        for label, name in enumerate(subject.reading.people[: subject.attacked]):
+            rows = (tensors["labels"] == label).nonzero()[:, 0] if tensors else torch.tensor([])
+            if len(rows):
+                first = rows[tensors["restarts"][rows].argmin()]
+                picture = data_url(tensors["images"][int(first)], largest=_LARGEST)
+                found.setdefault(name, []).append((one.rung.attack, picture))
+    return found
+
+
+def as_markdown(audit: Audit, notes: Sequence[str]) -> str:
+    """The page as Markdown, without pictures."""
+    parts: list[str] = [
+        f"# Audit of {inline(Path(audit.file).name)}",
+        f"**{inline(audit.verdict)}**",
+        *(f"> {inline(alarm)}" for alarm in audit.alarms),
+        "## What was audited",
+        _table(
+            ("", ""),
+            [
+                ("weight file", audit.file),
+                ("network", audit.network),
+                ("read with", audit.preprocessing),
+                ("order of classes", audit.order),
+                ("people", f"{audit.folder} (data.people: {audit.people})"),
+                ("accuracy", f"{audit.accuracy:.1f} % of {audit.images} pictures: {audit.tested}"),
+                ("the attacker's pictures", audit.public),
+                ("judge", _judge(audit)),
+                ("chance", f"{audit.chance:.1f} %"),
+            ],
+        ),
+        "## What an attacker had to know and spend",
+        _table(ATTACK_HEADINGS, [attack_row(one) for one in audit.attacks])
+        if audit.attacks
+        else "None finished.",
+    ]
+    if audit.retrained:
+        parts += [
+            "## What a defense would cost",
+            _table(
+                ("network", "accuracy %", "attack", "recognised %", "95 %"),
+                [
+                    (
+                        o.on,
+                        f"{o.network_accuracy:.1f}",
+                        o.attack,
+                        f"{o.accuracy:.1f}",
+                        f"{o.low:.1f}–{o.high:.1f}",
+                    )
+                    for o in audit.retrained
+                ],
+            ),
+            RETRAINED,
+        ]
+    parts += [
+        "## People, from most to least exposed",
+        *map(inline, notes),
+        _table(
+            ("person", "exposure %", *(one.attack for one in audit.attacks)),
+            [
+                (p.name, f"{p.exposure:.0f}", *(_cell(p.by.get(one.attack)) for one in audit.attacks))
+                for p in audit.persons
+            ],
+        ),
+        "Percent of the pictures of each attack that the judge takes for the person; exposure: the most.",
+        "## What was not tested",
+        "\n".join(f"- {inline(text)}" for text in audit.not_tested),
+        f"{audit.seconds / 60:.1f} minutes; again with:",
+        f"    {audit.command}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+ATTACK_HEADINGS = (
+    *(
+        "attack",
+        "needs",
+        "recognised %",
+        "95 %",
+        "another person %",
+        "people ≥ half",
+        "queries each",
+        "seconds",
+    ),
+)
+RETRAINED = (
+    "The same architecture trained anew on the same pictures by the recipe of the audit, which is not that "
+    "of the audited network: compare the lines with each other."
+)
+
+
+def attack_row(one: Any) -> tuple[str, ...]:
+    """An attack as a line under ``ATTACK_HEADINGS``."""
+    return (
+        f"{one.attack} ({_THREATS.get(one.threat, one.threat)})",
+        one.needs,
+        f"{one.accuracy:.1f}",
+        f"{one.low:.1f}–{one.high:.1f}",
+        f"{one.others:.1f}",
+        str(one.recognised),
+        f"{one.queries:,.0f}",
+        f"{one.seconds:.0f}",
+    )
+
+
+def _judge(audit: Audit) -> str:
+    found, floor = audit.judge["accuracy"], audit.judge["floor"]
+    if found is None:
+        return "none was trained"
+    beside = "" if found >= floor else f", below the {floor:g} % from which its word counts"
+    return f"{audit.judge['name']}, trained on the same folder: {found:.1f} % of held-out pictures{beside}"
+
+
+def _cell(share: float | None) -> str:
+    return "" if share is None else f"{share:.0f}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(inline(cell) for cell in line)} |" for line in lines)

@@ -1,0 +1,199 @@
+"""The config of an audit's runs: the network as it is, the people it knows, the attacker's pictures, and a
+judge trained on the same folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midre_exp.audit.network import Checkpoint, trusted_by
+from midre_exp.audit.reading import Pictures, Reading
+from midre_exp.errors import ConfigError
+from midre_exp.plan.choice import choice
+from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.config import config_files
+from midre_exp.plan.validate import check_settings
+from midre_exp.store.files import write_atomic
+
+#: Pixels that priors draw and judges look at.
+PIXELS = 32
+#: Pictures that a judge is trained on, those of every epoch counted anew.
+_SEEN = 20_000
+_EPOCHS = (20, 120)
+#: Pictures of people whom the network does not know, from which they make a prior.
+ENOUGH = 100
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited, with what, and where it is written."""
+
+    checkpoint: Checkpoint
+    reading: Reading
+    pictures: Pictures
+    out: Path
+    public: str | None = None  # a folder of the attacker's | synthetic | None: chosen
+    people: int | None = None  # attacked, the first classes; None: all
+    overrides: tuple[str, ...] = ()  # of the config, the user's
+
+    @property
+    def attacked(self) -> int:
+        """How many people are attacked."""
+        return min(self.people or self.checkpoint.classes, self.checkpoint.classes)
+
+    @property
+    def judge(self) -> str:
+        """The judge's architecture: of another family than the network's."""
+        family = self.reading.network.name
+        return "resnet18" if family.startswith(("facenet", "ir")) else "facenet112"
+
+    @property
+    def others(self) -> list[str]:
+        """The people in the folder whom the network does not know."""
+        return [name for name in self.pictures.names if name not in self.reading.people]
+
+    @property
+    def attackers_pictures(self) -> str:
+        """Where these come from: other, synthetic or folder."""
+        if self.public == SYNTHETIC:
+            return SYNTHETIC
+        if self.public is not None:
+            return "folder"
+        count = sum(len(self.pictures.everybody[name]) for name in self.others)
+        return "other" if count >= ENOUGH else SYNTHETIC
+
+    @property
+    def attackers_pictures_in_words(self) -> str:
+        """The same for a reader."""
+        return {
+            "other": f"pictures of {len(self.others)} other people from the same folder",
+            SYNTHETIC: "faces that code renders, of nobody",
+            "folder": f"the pictures in {self.public}",
+        }[self.attackers_pictures]
+
+
+def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | None = None) -> dict[str, Any]:
+    """The resolved config of one attack on the network; ``retrained``: on one of its architecture, trained
+    anew under these defenses.
+    """
+    reading, checkpoint = subject.reading, subject.checkpoint
+    size = reading.preprocessing.size
+    with packaged_configs():
+        settings = settings_of(
+            [
+                "setup=custom",
+                "scale=audit",
+                f"attack={attack}",
+                f"evaluator={subject.judge}",
+                f"resolution={size}",
+                f"attack.identities={subject.attacked}",
+                f"defense=[{','.join(retrained or _trained_with(checkpoint))}]",
+                "target=resnet18",
+                "data=folder",
+                "data.root=.",
+                f"runtime.threads={len(os.sched_getaffinity(0))}",
+                *subject.overrides,
+            ]
+        )
+    settings["setup"] = {"id": "audit", "title": f"audit of {checkpoint.given.name}"}
+    settings["paths"] |= {name: str(subject.out / name) for name in ("store", "runs", "results")}
+    settings["runtime"]["trusted_packages"] += [
+        name for name in trusted_by(reading.network) if name not in settings["runtime"]["trusted_packages"]
+    ]
+    _set_target(settings, subject, anew=retrained is not None)
+    _set_data(settings, subject)
+    _set_judge(settings, subject)
+    _fit_sizes(settings["attack"], size)
+    check_settings(settings)
+    return settings
+
+
+def _trained_with(checkpoint: Checkpoint) -> list[str]:
+    """The defenses that one of our own files says it was trained with. Raises ConfigError for one that is no
+    choice here.
+    """
+    names = [name for name in checkpoint.trained_with or {} if name != "nodef"]
+    if unknown := [name for name in names if name not in config_files("defense")]:
+        raise ConfigError(
+            f"{checkpoint.given} was trained with {', '.join(unknown)}, which is no choice of conf/defense; "
+            "give its yaml in a folder by --config-dir"
+        )
+    return names or ["nodef"]
+
+
+def _set_target(settings: dict[str, Any], subject: Subject, *, anew: bool) -> None:
+    network, given = subject.reading.network, subject.reading.preprocessing
+    target = settings["target"]
+    target |= {
+        "name": network.name,
+        "model": {**network.model, "mean": list(given.mean), "std": list(given.std)},
+        "checkpoint": None if anew else str(subject.checkpoint.path.absolute()),
+        "weights": None,
+        "trained_with": None,
+    }
+
+
+def _set_data(settings: dict[str, Any], subject: Subject) -> None:
+    """The people in the order of classes, and the attacker's pictures at the size that priors draw."""
+    data, reading = settings["data"], subject.reading
+    order = subject.out / "classes.txt"
+    write_atomic(order, "".join(f"{name}\n" for name in reading.people))
+    private = data["private"]
+    private |= {
+        "root": str(subject.pictures.root.absolute()),
+        "private": list(reading.people),
+        "order": str(order.absolute()),
+        "crop": reading.preprocessing.crop,
+        "store": settings["paths"]["store"],
+        "size": settings["resolution"],
+    }
+    data |= {
+        "root": private["root"],
+        "private_identities": private["private"],
+        "order": private["order"],
+        "crop": private["crop"],
+    }
+    if subject.attackers_pictures == "other":
+        data["public"] = {**private, "size": PIXELS}
+    elif subject.attackers_pictures == SYNTHETIC:
+        node = choice("data", "synthfaces", scale="mini")["public"]
+        data["public"] = {**node, "size": PIXELS, "source": "same", "store": settings["paths"]["store"]}
+    else:
+        data["public"] = {
+            "_target_": "midre_exp.data.AnyPictures",
+            "root": str(Path(str(subject.public)).expanduser().absolute()),
+            "size": PIXELS,
+            "transforms": [
+                {"_target_": "midre_exp.data.transforms.ResizeShorterSide", "_partial_": True},
+                {"_target_": "midre_exp.data.transforms.CenterCrop", "_partial_": True},
+            ],
+            "store": settings["paths"]["store"],
+            "unreadable": "leave_out",
+            "duplicates": "tell",
+        }
+
+
+def _set_judge(settings: dict[str, Any], subject: Subject) -> None:
+    """As many epochs as its pictures need; that it may be too weak to judge is told, not refused."""
+    count = sum(len(subject.pictures.everybody[name]) for name in subject.reading.people)
+    least, most = _EPOCHS
+    recipe = settings["evaluator"]["recipe"]
+    recipe["epochs"] = max(least, min(most, round(_SEEN / count)))
+    recipe["batch_size"] = min(32, max(2, count // 2))
+    if recipe["scheduler"] is not None and "total_steps" in recipe["scheduler"]:
+        recipe["scheduler"]["total_steps"] = recipe["epochs"]
+    settings["evaluator"]["floor"] = 0
+
+
+def _fit_sizes(attack: dict[str, Any], size: int) -> None:
+    """Let the network see what a prior draws at its own size."""
+    steps = [] if size == PIXELS else [{"_target_": "midre_exp.data.transforms.Resize", "size": size}]
+    attack["image_to_target"] = steps
+    for node in (attack["prior"], attack.get("surrogates") or {}):
+        if "image_to_target" in node:
+            node["image_to_target"] = steps

@@ -1,0 +1,227 @@
+"""From the records of an audit's runs to what is said: who is exposed, how sure that is, what is open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from midre_exp.audit.ladder import Tried
+from midre_exp.audit.settings import Subject
+from midre_exp.records import Record
+from midre_exp.store.progress import duration
+
+#: Percent of its held-out pictures that a judge must recognise for its word to count.
+FLOOR = 90.0
+#: Exit codes beside 0 (done), 1 (a failure) and 2 (a mistake the user can mend).
+ABOVE, NO_VERDICT = 3, 4
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An attack as the page tells it; percent of the pictures it made."""
+
+    attack: str
+    threat: str
+    needs: str
+    accuracy: float
+    low: float
+    high: float
+    others: float  # percent taken for one particular other person, on average
+    recognised: int  # people of whom at least half of the pictures are recognised
+    queries: float  # of the network, for one person
+    seconds: float
+    on: str  # the audited network, or one trained anew
+    network_accuracy: float
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person, and the percent of the pictures of each attack that are taken for him."""
+
+    name: str
+    number: int  # the class
+    exposure: float  # the most of these
+    by: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything that a page says, in numbers and words."""
+
+    file: str
+    network: str
+    preprocessing: str
+    order: str
+    folder: str
+    people: str  # data.people
+    accuracy: float
+    images: int
+    tested: str
+    public: str
+    judge: dict[str, Any]
+    chance: float
+    attacks: list[Attacked]
+    retrained: list[Attacked]
+    persons: list[Person]
+    not_tested: list[str]
+    alarms: list[str]
+    verdict: str
+    readable: bool  # whether the verdict may be read
+    worst: float | None  # percent of the strongest attack; None where none was finished
+    seconds: float
+    command: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def judge_audit(subject: Subject, tried: Sequence[Tried], *, seconds: float, command: str) -> Audit:
+    """The audit of a subject from everything that was tried."""
+    reading = subject.reading
+    done = [(one, one.record) for one in tried if one.record is not None]
+    attacks = [_attacked(one, record) for one, record in done if one.rung.retrained is None]
+    retrained = [_attacked(one, record) for one, record in done if one.rung.retrained is not None]
+    own = [(one, record) for one, record in done if one.rung.retrained is None]
+    judge: dict[str, Any] = {"name": subject.judge, "accuracy": None, "floor": FLOOR}
+    alarms = list(reading.alarms)
+    if own:
+        record = own[0][1]
+        judge["accuracy"] = record["metrics"]["evaluator_acc"]
+        alarms += [text for told in record.get("alarms", {}).values() for text in told]
+    readable = bool(attacks) and judge["accuracy"] >= FLOOR
+    strongest = max(attacks, key=lambda one: one.accuracy, default=None)
+    persons = _persons(subject, own)
+    return Audit(
+        file=str(subject.checkpoint.given),
+        network=reading.network.what,
+        preprocessing=str(reading.preprocessing),
+        order=reading.order,
+        folder=str(subject.pictures.root),
+        people=str(tried[0].settings["data"]["people"]),
+        accuracy=reading.accuracy,
+        images=reading.images,
+        tested=reading.tested,
+        public=subject.attackers_pictures_in_words,
+        judge=judge,
+        chance=100 / subject.checkpoint.classes,
+        attacks=attacks,
+        retrained=retrained,
+        persons=persons,
+        not_tested=_not_tested(subject, tried),
+        alarms=list(dict.fromkeys(alarms)),
+        verdict=_verdict(strongest, persons, judge, subject.checkpoint.classes, readable),
+        readable=readable,
+        worst=None if strongest is None else strongest.accuracy,
+        seconds=seconds,
+        command=command,
+    )
+
+
+def exit_code(audit: Audit, fail_above: float | None) -> int:
+    """0, or where a limit is asked for: ``ABOVE`` it, or ``NO_VERDICT`` that may be read."""
+    if fail_above is None:
+        return 0
+    if not audit.readable or audit.worst is None:
+        return NO_VERDICT
+    return ABOVE if audit.worst > fail_above else 0
+
+
+def _attacked(tried: Tried, record: Record) -> Attacked:
+    metrics, rung = record["metrics"], tried.rung
+    shares = record["per_identity"]["att_acc1"]
+    queries = record["queries"] / max(1, record["counts"]["identities"])
+    classes = max(2, record["counts"]["private_identities"])
+    return Attacked(
+        attack=rung.attack,
+        threat=rung.threat,
+        needs=rung.needs,
+        accuracy=metrics["att_acc1"],
+        low=metrics["att_acc1_low"],
+        high=metrics["att_acc1_high"],
+        others=(100 - metrics["att_acc1"]) / (classes - 1),
+        recognised=sum(share >= 50 for share in shares),
+        queries=queries,
+        seconds=sum(record["seconds"].get(name, 0.0) for name in ("prior", "surrogates", "attack")),
+        on="the audited network" if rung.retrained is None else f"trained anew: {record['defense']['label']}",
+        network_accuracy=metrics["acc"],
+    )
+
+
+def _persons(subject: Subject, own: Sequence[tuple[Tried, Record]]) -> list[Person]:
+    """The attacked people, the most exposed first."""
+    found = []
+    for number in range(subject.attacked):
+        by = {
+            one.rung.attack: shares[number]
+            for one, record in own
+            if number < len(shares := record["per_identity"]["att_acc1"])
+        }
+        if by:
+            found.append(Person(subject.reading.people[number], number, max(by.values()), by))
+    return sorted(found, key=lambda one: (-one.exposure, -sum(one.by.values()), one.number))
+
+
+def _not_tested(subject: Subject, tried: Sequence[Tried]) -> list[str]:
+    told = [f"{_name(one)}: {one.reason}" for one in tried if one.record is None]
+    if subject.attacked < subject.checkpoint.classes:
+        left = subject.reading.people[subject.attacked :]
+        told.append(
+            f"{len(left)} people were not attacked: {', '.join(left[:20])}{', …' if left[20:] else ''}"
+        )
+    threats = {one.rung.threat for one in tried if one.record is not None}
+    for threat, words in (("white_box", "white box"), ("scores", "scores alone"), ("labels", "labels alone")):
+        if threat not in threats:
+            told.append(f"no attack from {words} was finished, so nothing is known of such an attacker")
+    return [
+        *told,
+        "attackers with more time, with faces that are more like these, or with generators of full size "
+        f"(pictures of {_pixels(tried)} px were reconstructed)",
+        "whether somebody's picture was trained on (membership), and what else the network gives away",
+    ]
+
+
+def _pixels(tried: Sequence[Tried]) -> int:
+    return int(tried[0].settings["attack"]["prior"]["image_size"])
+
+
+def _name(tried: Tried) -> str:
+    retrained = tried.rung.retrained
+    return tried.rung.attack + (
+        "" if retrained is None else f" on a network trained with {'+'.join(retrained)}"
+    )
+
+
+def _verdict(
+    strongest: Attacked | None,
+    persons: Sequence[Person],
+    judge: Mapping[str, Any],
+    classes: int,
+    readable: bool,
+) -> str:
+    """What it comes to, in plain words."""
+    if strongest is None:
+        return "No attack was finished in the time, so this audit says nothing; give it more --minutes."
+    if not readable:
+        return (
+            f"This audit may not be read as a verdict: its judge recognises {judge['accuracy']:.1f} % of "
+            f"held-out pictures and must recognise {judge['floor']:g} %. More pictures of each person would help."
+        )
+    chance = 100 / classes
+    numbers = (
+        f"{strongest.accuracy:.1f} % of the pictures that it made (95 % interval {strongest.low:.1f} to "
+        f"{strongest.high:.1f}; chance {chance:.1f})"
+    )
+    if strongest.low <= max(chance, strongest.others):
+        return (
+            f"No exposure was found with these attacks: the strongest, {strongest.attack}, was taken for the "
+            f"right person in {numbers}, which is not above chance. Longer or stronger attacks may do better."
+        )
+    half = sum(person.exposure >= 50 for person in persons)
+    return (
+        f"People are exposed. Whoever has {strongest.needs} could make pictures in which an independent "
+        f"judge recognises the right person: {numbers}. Of {half} of {len(persons)} people at least half of the "
+        f"pictures of some attack were recognised. It took {strongest.queries:,.0f} queries per person and "
+        f"{duration(strongest.seconds)} in all."
+    )
