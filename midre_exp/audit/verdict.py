@@ -206,7 +206,8 @@ def _verdict(
     if not readable:
         return (
             f"This audit may not be read as a verdict: its judge recognises {judge['accuracy']:.1f} % of "
-            f"held-out pictures and must recognise {judge['floor']:g} %. More pictures of each person would help."
+            f"held-out pictures and must recognise {judge['floor']:g} %. More pictures of each person would "
+            "help."
         )
     chance = 100 / classes
     numbers = (
@@ -221,7 +222,7 @@ def _verdict(
     half = sum(person.exposure >= 50 for person in persons)
     return (
         f"People are exposed. Whoever has {strongest.needs} could make pictures in which an independent "
-        f"judge recognises the right person: {numbers}. Of {half} of {len(persons)} people at least half of the "
-        f"pictures of some attack were recognised. It took {strongest.queries:,.0f} queries per person and "
+        f"judge recognises the right person: {numbers}. Of {half} of {len(persons)} people at least half of "
+        f"the pictures of some attack were recognised. It took {strongest.queries:,.0f} queries per person and "
         f"{duration(strongest.seconds)} in all."
     )
