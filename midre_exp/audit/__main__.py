@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,7 +28,7 @@ from midre_exp.audit.ladder import RUNGS, Clock, Rung, climb
 from midre_exp.audit.network import read_checkpoint
 from midre_exp.audit.page import write_page
 from midre_exp.audit.reading import Pictures, read_network
-from midre_exp.audit.settings import SYNTHETIC, Subject
+from midre_exp.audit.settings import SYNTHETIC, Subject, free_processors
 from midre_exp.audit.verdict import exit_code, judge_audit
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.answers import kept_answers
@@ -102,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
 def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     rungs = _rungs(options)
     clock = Clock(60 * options.minutes)
+    threads = free_processors()
+    torch.set_num_threads(threads)
     out = options.out or Path("audits") / _stem(options.checkpoint, options.images)
     ignore_all(out)  # pictures of people lie in its store
     checkpoint = read_checkpoint(options.checkpoint, model=options.model, folder=out)
@@ -120,7 +123,7 @@ def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     for alarm in reading.alarms:
         say(f"ALARM: {alarm}")
     subject = Subject(
-        checkpoint, reading, pictures, out, options.public, options.people, tuple(options.overrides)
+        checkpoint, reading, pictures, out, options.public, options.people, tuple(options.overrides), threads
     )
     say(f"the attacker has {subject.attackers_pictures_in_words}")
     tried = climb(subject, clock, say, rungs)

@@ -120,7 +120,7 @@ def climb(
     """Try every rung in turn, after what they compute was counted, once for all."""
     every = [settings_for(subject, rung.attack, retrained=rung.retrained) for rung in rungs]
     with suppress(OutOfTime), deadline(clock.left):
-        forecast_of(every, counting=clock.left / 10)
+        forecast_of(every, counting=clock.left / 8)
     return [_try(rung, settings, clock, say) for rung, settings in zip(rungs, every, strict=True)]
 
 
@@ -129,7 +129,7 @@ def _try(rung: Rung, settings: dict[str, Any], clock: Clock, say: Callable[[str]
         return Tried(rung, settings, reason="the time was over")
     try:
         with deadline(clock.left):
-            forecast = forecast_of([settings], counting=0)
+            forecast = forecast_of([settings], counting=clock.left / 20)
     except OutOfTime:
         return Tried(rung, settings, reason="the time was over")
     expected = None if forecast is None else forecast * clock.slowness

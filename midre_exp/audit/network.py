@@ -157,12 +157,15 @@ def _candidates(
         if given:
             return
     yield from _resnets(state)
-    for name in config_files("target"):
-        yield from _of_conf(name, state)
+    ours = config_files("target")
     likely = [named] if named is not None and ":" in named else []
     likely += [f"torchvision:{name}" for name in _torchvision_of(state)]
     for name in dict.fromkeys(likely):
+        if (own := name.partition(":")[2]) in ours:  # which knows its layers
+            yield from _of_conf(own, state)
         yield from _by_name(name, state)
+    for own in ours:
+        yield from _of_conf(own, state)
 
 
 def _by_name(

@@ -8,7 +8,7 @@ numbers. Wrong guesses cost accuracy, and shift the statistics of batch norm awa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ NORMALISATIONS: Mapping[str, tuple[Numbers, Numbers]] = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "bytes": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
-SIZES = (32, 48, 64, 96, 112, 128, 160, 224, 256, 299)
+SIZES = (64, 224, 112, 128, 32, 96, 160, 48, 256, 299)  # the usual ones first
 CROPS = ("none", "center")
 _COARSE, _FINE = 40, 600  # pictures looked at per guess, and for the verdict on the best
 _MARGIN = 5.0  # points of accuracy within which the statistics of batch norm decide
@@ -43,6 +43,7 @@ _LEVEL = 1e-4  # how improbable so many hits must be by chance, several guesses 
 _OWN = 75.0  # percent that an order of nobody's must explain, the best of all permutations being sought
 _PER_CLASS = 4  # and pictures of each person for it
 _AGREES = 0.8  # of what the best of all permutations explains
+_CLEAR = 95.0, 0.25  # accuracy from which, and shift of batch norm up to which, no other size is tried
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class Guess:
     preprocessing: Preprocessing
     accuracy: float = 0.0  # percent, under the best order of classes
     shift: float = 0.0  # of batch norm's statistics; without it, the mean negative log-likelihood
+    has_norms: bool = False  # whether it is of batch norm
 
     def __str__(self) -> str:
         return f"{self.network.what}, {self.preprocessing}: {self.accuracy:.1f} %"
@@ -220,8 +222,7 @@ def _search(
     }
     sizes = [size] if size is not None else sorted(fixed) or list(SIZES)
     first = next(iter(ways))
-    start = 64 if 64 in sizes else sizes[0]
-    best = Guess(checkpoint.networks[0], Preprocessing(start, "none", first, *ways[first]))
+    best = Guess(checkpoint.networks[0], Preprocessing(sizes[0], "none", first, *ways[first]))
     made: dict[tuple[str, Preprocessing], Guess] = {}
     began = time.monotonic()
 
@@ -233,10 +234,16 @@ def _search(
                 made[key] = _judged(checkpoint, guess, pictures)
         return _best(list(made.values()))
 
+    def varied(guess: Guess) -> Iterator[Guess]:
+        """Its other sizes, as long as none is clearly right."""
+        for each in sizes:
+            tried = [one for one in made.values() if one.has_norms]
+            if not any(one.accuracy >= _CLEAR[0] and one.shift <= _CLEAR[1] for one in tried):
+                yield replace(guess, preprocessing=replace(guess.preprocessing, size=each))
+
     for _ in range(2):
         plain = replace(best, accuracy=0.0, shift=0.0)
-        before = plain.preprocessing
-        best = judged(replace(plain, preprocessing=replace(before, size=each)) for each in sizes)
+        best = judged(varied(plain))
         before = best.preprocessing
         best = judged(
             Guess(best.network, replace(before, normalisation=name, mean=mean, std=std))
@@ -286,7 +293,7 @@ def _judged(checkpoint: Checkpoint, guess: Guess, pictures: Pictures) -> Guess:
     accuracy = 100 * float(hits[people, classes].sum()) / max(1, int(known.sum()))
     likelihood = -float(means[people, classes].mean())
     shift = float(torch.stack(shifts).mean()) if shifts else likelihood
-    return replace(guess, accuracy=accuracy, shift=shift)
+    return replace(guess, accuracy=accuracy, shift=shift, has_norms=bool(shifts))
 
 
 def _by_person(logits: Tensor, who: Tensor, people: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,13 @@ ENOUGH = 100
 SYNTHETIC = "synthetic"
 
 
+def free_processors() -> int:
+    """How many of the processors that this process may use nobody else seems to use, at least one: threads
+    that wait for each other on busy ones are slower than one alone.
+    """
+    return max(1, round(len(os.sched_getaffinity(0)) - os.getloadavg()[0]))
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is audited, with what, and where it is written."""
@@ -40,6 +47,7 @@ class Subject:
     public: str | None = None  # a folder of the attacker's | synthetic | None: chosen
     people: int | None = None  # attacked, the first classes; None: all
     overrides: tuple[str, ...] = ()  # of the config, the user's
+    threads: int = 1
 
     @property
     def attacked(self) -> int:
@@ -96,7 +104,7 @@ def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | No
                 "target=resnet18",
                 "data=folder",
                 "data.root=.",
-                f"runtime.threads={len(os.sched_getaffinity(0))}",
+                f"runtime.threads={subject.threads}",
                 *subject.overrides,
             ]
         )

@@ -223,6 +223,6 @@ def _verdict(
     return (
         f"People are exposed. Whoever has {strongest.needs} could make pictures in which an independent "
         f"judge recognises the right person: {numbers}. Of {half} of {len(persons)} people at least half of "
-        f"the pictures of some attack were recognised. It took {strongest.queries:,.0f} queries per person and "
-        f"{duration(strongest.seconds)} in all."
+        f"the pictures of some attack were recognised. It took {strongest.queries:,.0f} queries per person "
+        f"and {duration(strongest.seconds)} in all."
     )
