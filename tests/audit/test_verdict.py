@@ -1,0 +1,194 @@
+"""What an audit says and shows, from records of its runs; and when it stops."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from midre_exp.audit import ladder
+from midre_exp.audit.__main__ import _parser as parser
+from midre_exp.audit.__main__ import _rungs, main
+from midre_exp.audit.ladder import RUNGS, Clock, OutOfTime, Rung, Tried, climb, deadline
+from midre_exp.audit.network import Checkpoint, Network
+from midre_exp.audit.page import write_page
+from midre_exp.audit.reading import NORMALISATIONS, Pictures, Preprocessing, Reading
+from midre_exp.audit.settings import Subject, settings_for
+from midre_exp.audit.verdict import ABOVE, NO_VERDICT, exit_code, judge_audit
+from midre_exp.errors import ConfigError, DivergedError
+from midre_exp.store.store import Store
+from tests.report.paper_records import record
+
+WAY = Preprocessing(48, "none", "half", *NORMALISATIONS["half"])
+
+
+@pytest.fixture
+def subject(tmp_path):
+    root = tmp_path / "people"
+    for name in ("anna", "bo", "cleo"):
+        (root / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (20, 24), 40 * number).save(root / name / f"{number}.png")
+    node = {"_target_": "midre_exp.targets.ResNet", "depth": 18, "width": 0.25, "stem": "half"}
+    network = Network("resnet18", node, "a ResNet-18")
+    reading = Reading(network, WAY, ("anna", "cleo"), 98.0, 6, "all pictures", "alphabetical")
+    checkpoint = Checkpoint(tmp_path / "net.pt", tmp_path / "net.pt", 2, (network,))
+    return Subject(checkpoint, reading, Pictures(root), tmp_path / "out")
+
+
+def tried(subject, attack="gmi", *, att=80.0, shares=(100.0, 60.0), judge=95.0, width=5.0, **config) -> Tried:
+    rung = next(rung for rung in RUNGS if rung.attack == attack)
+    settings = settings_for(subject, attack)
+    for place, values in config.items():
+        settings[place] = {**settings[place], **values}
+    made = record(98.0, att, attack=attack, by_identity=list(shares), width=width)
+    made["metrics"]["evaluator_acc"] = judge
+    made["counts"] |= {"private_identities": 2, "identities": 2}
+    made |= {"config": settings, "queries": 400, "seconds": {"prior": 60.0, "attack": 30.0}}
+    made["artifacts"] |= {"attack": attack[0] * 16}
+    return Tried(rung, settings, made)
+
+
+def audit(subject, *every):
+    return judge_audit(subject, every, seconds=60, command="midre-exp audit ...")
+
+
+def test_the_verdict_names_people_and_what_it_took(subject):
+    missed = Tried(RUNGS[1], settings_for(subject, "brepmi"), reason="it would take about 9 min")
+    found = audit(subject, tried(subject), missed)
+    assert found.verdict.startswith("People are exposed. Whoever has the weights of the network could")
+    assert "200 queries per person" in found.verdict and found.worst == 80.0
+    assert [(p.name, p.exposure) for p in found.persons] == [("anna", 100.0), ("cleo", 60.0)]
+    assert "brepmi: it would take about 9 min" in found.not_tested
+    assert any("no attack from labels alone was finished" in text for text in found.not_tested)
+    assert exit_code(found, None) == 0 and exit_code(found, 90) == 0 and exit_code(found, 20) == ABOVE
+
+
+def test_a_judge_below_the_floor_and_a_result_at_chance_are_no_exposure(subject):
+    weak = audit(subject, tried(subject, judge=70.0))
+    assert "may not be read" in weak.verdict and exit_code(weak, 20) == NO_VERDICT
+    chance = audit(subject, tried(subject, att=52.0))
+    assert chance.verdict.startswith("No exposure was found") and chance.readable
+    nothing = audit(subject, Tried(RUNGS[0], settings_for(subject, "gmi"), reason="the time was over"))
+    assert "says nothing" in nothing.verdict and exit_code(nothing, 20) == NO_VERDICT
+
+
+def test_the_page_shows_nobody_without_the_switch(subject):
+    tensors = {
+        "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        "labels": torch.arange(2),
+        "restarts": torch.zeros(2, dtype=torch.int64),
+    }
+    Store(subject.out / "store").build(
+        "attack", "g" * 16, config={}, upstream={}, make=lambda w: w.save_tensors("reconstructions", tensors)
+    )
+    for shown in (False, True):
+        one = tried(subject, publish={"people": shown})
+        found = replace(audit(subject, one), file="<b>net.pt", alarms=["labels | are odd"])
+        markdown, page, plain = (path.read_text() for path in write_page(found, subject, [one]))
+        assert page.count("data:image") == (4 if shown else 0)  # a picture and a reconstruction of each
+        assert ("This page shows people" in page) == shown
+        assert (
+            ("Nobody of folder is shown" in page) == ("Nobody of folder is shown" in markdown) == (not shown)
+        )
+        assert "data:image" not in markdown and "anna" in markdown and "<b>" not in page
+        assert json.loads(plain)["persons"][0]["name"] == "anna"
+
+
+def test_the_config_is_of_the_network_as_it_was_read(subject):
+    settings = settings_for(subject, "gmi")
+    assert settings["target"]["model"] == {
+        "_target_": "midre_exp.targets.ResNet",
+        "depth": 18,
+        "width": 0.25,
+        "stem": "half",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
+    assert settings["attack"]["image_to_target"] == [
+        {"_target_": "midre_exp.data.transforms.Resize", "size": 48}
+    ]
+    assert settings["attack"]["identities"] == 2 and settings["data"]["people"] == "unknown"
+    assert settings["data"]["private"]["private"] == ["anna", "cleo"]
+    assert settings["data"]["public"]["_target_"].endswith("SynthFaces")  # bo has too few pictures
+    pictures = settings_for(replace(subject, public=str(subject.pictures.root)), "gmi")
+    assert pictures["data"]["public"]["_target_"].endswith("AnyPictures")
+    anew = settings_for(subject, "gmi", retrained=("midre",))
+    assert anew["target"]["checkpoint"] is None and [*anew["defense"]] == ["midre"]
+
+
+# time
+
+
+def test_what_does_not_fit_is_told_and_what_is_late_is_stopped(subject, monkeypatch):
+    said: list[str] = []
+    forecasts = iter([None, 1000.0, 1.0, 1.0, 2.0])
+    monkeypatch.setattr(ladder, "forecast_of", lambda *_, **__: next(forecasts))
+
+    def late(settings):
+        if settings["attack"]["name"] == "rlbmi":
+            time.sleep(30)
+        raise DivergedError("the prior diverged", "lower its rate")
+
+    monkeypatch.setattr(ladder, "carry_out", late)
+    monkeypatch.setattr(ladder, "settings_for", lambda _, attack, **__: {"attack": {"name": attack}})
+    clock = Clock(ladder._SPARE + 1.5)
+    found = climb(subject, clock, said.append, [RUNGS[0], RUNGS[3], RUNGS[2], RUNGS[1]])
+    assert found[0].reason.startswith("it would take about") and found[0].expected == 1000.0
+    assert "the prior diverged" in found[1].reason
+    assert "was not finished in time" in found[2].reason and found[2].seconds < 10
+    assert found[3].reason == "the time was over"
+
+
+def test_a_clock_learns_how_slow_it_is_here():
+    clock = Clock(100)
+    assert clock.slowness == 1
+    for took, forecast in ((30, 10), (20, 10), (90, 10), (5, None), (0.1, 10)):
+        clock.learn(took, forecast)
+    assert clock.slowness == 3
+
+
+def test_a_deadline_rings_once_and_leaves_nothing_behind():
+    with pytest.raises(OutOfTime), deadline(0.01):
+        time.sleep(5)
+    with deadline(0.05):
+        pass
+    time.sleep(0.1)
+
+
+# the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--minutes", "0"], "--minutes 0 must be above 0"),
+        (["--people", "0"], "--people 0 must be at least 1"),
+        (["--defense", "armour"], "--defense armour is unknown"),
+        (["--attacks", "gmi,charm"], "--attacks charm is unknown"),
+        (["--public", "/nowhere"], "--public /nowhere is no folder"),
+    ],
+)
+def test_mistakes_in_options_are_a_sentence_and_exit_code_2(words, told, tmp_path, capsys):
+    given = ["--images", str(tmp_path), "--checkpoint", str(tmp_path / "net.pt"), *words]
+    with pytest.raises(ConfigError, match=told):
+        _rungs(parser().parse_args(given))
+    assert main([*given, "--out", str(tmp_path / "out")]) == 2 and told in capsys.readouterr().err
+
+
+def test_a_missing_file_is_a_sentence(tmp_path, capsys):
+    given = [
+        "--images",
+        str(tmp_path),
+        "--checkpoint",
+        str(tmp_path / "net.pt"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(given) == 2 and "does not exist" in capsys.readouterr().err
+    assert (tmp_path / "o" / ".gitignore").read_text() == "*\n"
+    assert isinstance(RUNGS[0], Rung)
