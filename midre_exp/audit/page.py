@@ -149,16 +149,8 @@ def as_markdown(audit: Audit, notes: Sequence[str]) -> str:
 
 
 ATTACK_HEADINGS = (
-    *(
-        "attack",
-        "needs",
-        "recognised %",
-        "95 %",
-        "another person %",
-        "people ≥ half",
-        "queries each",
-        "seconds",
-    ),
+    *("attack", "needs", "recognised %", "95 %", "by all judges %", "another person %", "random picture %"),
+    *("people ≥ half", "queries each", "seconds"),
 )
 RETRAINED = (
     "The same architecture trained anew on the same pictures by the recipe of the audit, which is not that "
@@ -173,7 +165,9 @@ def attack_row(one: Any) -> tuple[str, ...]:
         one.needs,
         f"{one.accuracy:.1f}",
         f"{one.low:.1f}–{one.high:.1f}",
-        f"{one.others:.1f}",
+        "" if one.agreed is None else f"{one.agreed:.1f}",
+        f"{one.other:.1f}",
+        f"{one.random:.1f}",
         str(one.recognised),
         f"{one.queries:,.0f}",
         f"{one.seconds:.0f}",
@@ -185,7 +179,9 @@ def _judge(audit: Audit) -> str:
     if found is None:
         return "none was trained"
     beside = "" if found >= floor else f", below the {floor:g} % from which its word counts"
-    return f"{audit.judge['name']}, trained on the same folder: {found:.1f} % of held-out pictures{beside}"
+    further = "".join(f"; {name}, {accuracy:.1f} %" for name, accuracy in audit.judge["further"].items())
+    held_out = f"{found:.1f} % of held-out pictures{beside}{further}"
+    return f"{audit.judge['name']}, trained on the same folder: {held_out}"
 
 
 def _cell(share: float | None) -> str:

@@ -61,6 +61,11 @@ class Subject:
         return "resnet18" if family.startswith(("facenet", "ir")) else "facenet112"
 
     @property
+    def second_judge(self) -> str:
+        """Another one, whose agreement makes a strict number."""
+        return "resnet18" if self.reading.network.name.startswith("vgg") else "vgg16"
+
+    @property
     def others(self) -> list[str]:
         """The people in the folder whom the network does not know."""
         return [name for name in self.pictures.names if name not in self.reading.people]
@@ -98,6 +103,7 @@ def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | No
                 "scale=audit",
                 f"attack={attack}",
                 f"evaluator={subject.judge}",
+                f"jury=[{subject.second_judge}]",
                 f"resolution={size}",
                 f"attack.identities={subject.attacked}",
                 f"defense=[{','.join(retrained or _trained_with(checkpoint))}]",
@@ -115,7 +121,7 @@ def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | No
     ]
     _set_target(settings, subject, anew=retrained is not None)
     _set_data(settings, subject)
-    _set_judge(settings, subject)
+    _set_judges(settings, subject)
     _fit_sizes(settings["attack"], size)
     check_settings(settings)
     return settings
@@ -186,16 +192,17 @@ def _set_data(settings: dict[str, Any], subject: Subject) -> None:
         }
 
 
-def _set_judge(settings: dict[str, Any], subject: Subject) -> None:
-    """As many epochs as its pictures need; that it may be too weak to judge is told, not refused."""
+def _set_judges(settings: dict[str, Any], subject: Subject) -> None:
+    """As many epochs as their pictures need; that one may be too weak to judge is told, not refused."""
     count = sum(len(subject.pictures.everybody[name]) for name in subject.reading.people)
     least, most = _EPOCHS
-    recipe = settings["evaluator"]["recipe"]
-    recipe["epochs"] = max(least, min(most, round(_SEEN / count)))
-    recipe["batch_size"] = min(32, max(2, count // 2))
-    if recipe["scheduler"] is not None and "total_steps" in recipe["scheduler"]:
-        recipe["scheduler"]["total_steps"] = recipe["epochs"]
-    settings["evaluator"]["floor"] = 0
+    for judge in (settings["evaluator"], *(settings["jury"] or {}).values()):
+        recipe = judge["recipe"]
+        recipe["epochs"] = max(least, min(most, round(_SEEN / count)))
+        recipe["batch_size"] = min(32, max(2, count // 2))
+        if recipe["scheduler"] is not None and "total_steps" in recipe["scheduler"]:
+            recipe["scheduler"]["total_steps"] = recipe["epochs"]
+        judge["floor"] = 0
 
 
 def _fit_sizes(attack: dict[str, Any], size: int) -> None:

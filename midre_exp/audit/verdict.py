@@ -9,6 +9,7 @@ from typing import Any
 from midre_exp.audit.ladder import Tried
 from midre_exp.audit.settings import Subject
 from midre_exp.records import Record
+from midre_exp.records.schema import ShareEntry
 from midre_exp.store.progress import duration
 
 #: Percent of its held-out pictures that a judge must recognise for its word to count.
@@ -27,7 +28,9 @@ class Attacked:
     accuracy: float
     low: float
     high: float
-    others: float  # percent taken for one particular other person, on average
+    other: float  # percent that are taken for one particular other person
+    random: float  # percent of the prior's random pictures that are taken for whom they should not show
+    agreed: float | None  # percent of which all judges say so; None: one judge alone
     recognised: int  # people of whom at least half of the pictures are recognised
     queries: float  # of the network, for one person
     seconds: float
@@ -84,11 +87,16 @@ def judge_audit(subject: Subject, tried: Sequence[Tried], *, seconds: float, com
     attacks = [_attacked(one, record) for one, record in done if one.rung.retrained is None]
     retrained = [_attacked(one, record) for one, record in done if one.rung.retrained is not None]
     own = [(one, record) for one, record in done if one.rung.retrained is None]
-    judge: dict[str, Any] = {"name": subject.judge, "accuracy": None, "floor": FLOOR}
+    judge: dict[str, Any] = {"name": subject.judge, "accuracy": None, "floor": FLOOR, "further": {}}
     alarms = list(reading.alarms)
     if own:
         record = own[0][1]
         judge["accuracy"] = record["metrics"]["evaluator_acc"]
+        judge["further"] = {
+            name: entry["acc"]
+            for name, entry in record.get("jury", {}).get("judges", {}).items()
+            if name != record["evaluator"]
+        }
         alarms += [text for told in record.get("alarms", {}).values() for text in told]
     readable = bool(attacks) and judge["accuracy"] >= FLOOR
     strongest = max(attacks, key=lambda one: one.accuracy, default=None)
@@ -132,7 +140,7 @@ def _attacked(tried: Tried, record: Record) -> Attacked:
     metrics, rung = record["metrics"], tried.rung
     shares = record["per_identity"]["att_acc1"]
     queries = record["queries"] / max(1, record["counts"]["identities"])
-    classes = max(2, record["counts"]["private_identities"])
+    controls, jury = record.get("controls", {}), record.get("jury", {})
     return Attacked(
         attack=rung.attack,
         threat=rung.threat,
@@ -140,13 +148,19 @@ def _attacked(tried: Tried, record: Record) -> Attacked:
         accuracy=metrics["att_acc1"],
         low=metrics["att_acc1_low"],
         high=metrics["att_acc1_high"],
-        others=(100 - metrics["att_acc1"]) / (classes - 1),
+        other=_share(controls.get("other_identity")),
+        random=_share(controls.get("prior")),
+        agreed=None if "all_agree" not in jury else float(jury["all_agree"]["att_acc1"]),
         recognised=sum(share >= 50 for share in shares),
         queries=queries,
         seconds=sum(record["seconds"].get(name, 0.0) for name in ("prior", "surrogates", "attack")),
         on="the audited network" if rung.retrained is None else f"trained anew: {record['defense']['label']}",
         network_accuracy=metrics["acc"],
     )
+
+
+def _share(control: ShareEntry | None) -> float:
+    return 0.0 if control is None else control["att_acc1"]
 
 
 def _persons(subject: Subject, own: Sequence[tuple[Tried, Record]]) -> list[Person]:
@@ -214,10 +228,11 @@ def _verdict(
         f"{strongest.accuracy:.1f} % of the pictures that it made (95 % interval {strongest.low:.1f} to "
         f"{strongest.high:.1f}; chance {chance:.1f})"
     )
-    if strongest.low <= max(chance, strongest.others):
+    if strongest.low <= max(chance, strongest.other, strongest.random):
         return (
-            f"No exposure was found with these attacks: the strongest, {strongest.attack}, was taken for the "
-            f"right person in {numbers}, which is not above chance. Longer or stronger attacks may do better."
+            f"No exposure was found with these attacks: the strongest, {strongest.attack}, was taken for "
+            f"the right person in {numbers}, not above chance and pictures of nobody. Longer or stronger "
+            "attacks may do better."
         )
     half = sum(person.exposure >= 50 for person in persons)
     return (
