@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -380,3 +381,19 @@ def test_a_fresh_clone_keeps_the_page_that_has_pictures(tmp_path, capsys):
     assert io.StringIO((tmp_path / "mini" / "demo.md").read_text()).readline().startswith("| Defense")
     assert main(["demo", "--no-run", "--replace", *places]) == 0
     assert 0 < page.read_text().count("<img") < 100
+
+
+def test_a_single_run_has_a_page_of_its_own_with_its_people(tmp_path):
+    run = planned("nodef", (90.0, 60.0))
+    run.record["classes"] = [f"person {label}" for label in range(3)]
+    run.record["per_identity"] = {"att_acc1": [20.0, 100.0, 60.0]}
+    run.record["test_per_identity"] = {"right": [9, 8, 7], "images": [10, 10, 10]}
+    run.settings["paths"] |= {"results": str(tmp_path), "store": str(tmp_path / "store")}
+    run.settings["data"]["people"] = "consented"
+    run = replace(run, path=tmp_path / "mini" / "records" / "S13a-nodef-s0-abc.json")
+    written = render_table(load_table("run"), [run], other_data=False)
+    assert [path.name for path in written][-1] == "run-S13a-nodef-s0-abc.html"
+    text = written[-1].read_text()
+    assert text.index("person 1") < text.index("person 2") < text.index("person 0") and "8 of 10" in text
+    assert pictures_in(written[-1]) == 0 and "Nobody of synthfaces is shown" in text
+    assert all("person 1" not in path.read_text() for path in written[:-1])

@@ -123,7 +123,7 @@ def named_identities(
         there = abbreviate(everybody)
         raise ConfigError(f"{key} names {abbreviate(unknown)}, but {root} holds {there}; correct the names")
     if not names:
-        raise ConfigError(f"{key} names none of the {len(everybody)} identities in {root}; name at least one")
+        raise ConfigError(f"{key} names 0 of the {len(everybody)} identities in {root}; name at least one")
     return set(names)
 
 

@@ -140,9 +140,11 @@ def page_of(
     missing: Sequence[str] = (),
     notes: Sequence[str] = (),
     banners: Sequence[str] = (),
+    people: pd.DataFrame | None = None,
 ) -> str:
     """The page. ``table`` is printable text; ``missing`` lists the commands of runs without a record;
-    ``notes`` are footnotes, ``banners`` stand on top.
+    ``notes`` are footnotes, ``banners`` stand on top, ``people`` are the
+    rows of a second table.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("midre_exp.report.tables", "."),
@@ -160,4 +162,5 @@ def page_of(
         missing=missing,
         notes=notes,
         banners=banners,
+        people=None if people is None or people.empty else people,
     )

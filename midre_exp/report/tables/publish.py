@@ -46,6 +46,7 @@ class RenderedTable:
     notes: Sequence[str] = ()  # footnotes
     missing: Sequence[str] = ()  # commands of runs that have not been run
     gallery: Gallery = field(default=Gallery())
+    people: pd.DataFrame | None = None  # of one run, for its page
 
 
 def publish(
@@ -75,6 +76,7 @@ def publish(
         missing=table.missing,
         notes=[*table.notes, *pictures.notes],
         banners=pictures.banners,
+        people=table.people,
     )
     gone = [*table.missing, *pictures.gone]
     if not replace and gone and pictures_in(place) > pictures_in(html):

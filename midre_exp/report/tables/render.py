@@ -19,6 +19,7 @@ from midre_exp.report.tables.gains import EXPLAINED, frontier_records, printable
 from midre_exp.report.tables.html import gallery
 from midre_exp.report.tables.leakage import render_traits
 from midre_exp.report.tables.notes import remarks_of, with_remarks
+from midre_exp.report.tables.people import people_of_run
 from midre_exp.report.tables.publish import RenderedTable, publish
 from midre_exp.report.tables.setups import render_setups
 from midre_exp.report.tables.with_published import (
@@ -78,7 +79,12 @@ def render_table(
         named_by_data = other_data if definition.published else settings["data"]["name"] != "synthfaces"
     folder = results_folder(settings)
     stem = file_stem(definition.name, settings, with_data=named_by_data)
-    if definition.rows == "defenses" and definition.pictures:
+    if definition.rows == "run":
+        recorded = [run for run in runs if run.record is not None and run.path is not None]
+        if len(recorded) == 1 and recorded[0].record is not None and recorded[0].path is not None:
+            stem = f"run-{recorded[0].path.stem}"
+            table = dataclasses.replace(table, people=people_of_run(recorded[0].record))
+    if definition.rows in ("defenses", "run") and definition.pictures:
         pictures = gallery([run for run in disambiguate(runs) if run.record is not None])
         table = dataclasses.replace(table, gallery=pictures)
     paths = publish(table, folder, stem, replace=replace, page=definition.pictures)
