@@ -26,8 +26,8 @@ from midre_exp.store.progress import duration
 from midre_exp.sweep.estimate import estimate
 from midre_exp.sweep.job import carry_out
 
-#: Seconds that the page and what surrounds runs take.
-_SPARE = 10.0
+#: Seconds that the start of the program, the page and what surrounds runs take.
+_SPARE = 40.0
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ of its target each run is trained for, one run for each.
   each setup, described as the paper's Table 2 does, instead of one of each defense, ``rows: convergence``
   one of each length with the verdict whether the training was long enough, ``rows: traits`` one of each
   trait; ``rows: run`` is of whatever run the command asks for, and its page names people. ``published``
-  names the table of results/published.csv whose numbers stand beside ours. ``pictures: false``: no page, which
-  would show reconstructions of private people.
+  names the table of results/published.csv whose numbers stand beside ours. ``pictures: false``: no page,
+  which would show reconstructions of private people.
 - ``claim/NAME.yaml``: midre_exp/report/claims/definitions.py.
 - ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
   of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
