@@ -32,6 +32,10 @@ _PROGRAMS = {
     ),
     "cost": ("midre_exp.cost.__main__", "GPU hours and memory of every setup, counted without running it"),
     "doctor": ("midre_exp.doctor.__main__", "which setups can run here, and what the others lack"),
+    "judge": (
+        "midre_exp.sweep.judge",
+        "further judges look at stored reconstructions: judge results/mini jury=[NAME]",
+    ),
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
     "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
     "smoke": ("midre_exp.doctor.smoke", "every setup with full networks on tiny files, a few steps"),

@@ -46,7 +46,7 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie;
     of images of the user's own the folder is all that tells them from others.
     """
-    config = without(settings, *EXECUTION)
+    config = without(settings, *EXECUTION, "jury")  # further judges change no number of the others
     for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
         node = config.get(name)
         if isinstance(node, Mapping):

@@ -28,8 +28,11 @@ from midre_exp.report.runs.trade_off import trade_off
 #: Stands for OP where trade-offs are put in order.
 NOTHING_PAID = 1e9
 
-#: The last three of runs with a verifier, those before of suites of attacks alone.
-Metric = Literal["acc", "att_acc1", "plain", "informed", "tar@0.01", "tar@0.001", "rank1"]
+#: ``att_acc1_all_judges`` of runs with a jury; the last three of runs with a verifier, those before of suites
+#: of attacks alone.
+Metric = Literal[
+    "acc", "att_acc1", "att_acc1_all_judges", "plain", "informed", "tar@0.01", "tar@0.001", "rank1"
+]
 Groups = Sequence[ComparisonGroup]
 
 

@@ -37,6 +37,7 @@ from midre_exp.plan.vary import WORDS, varied, with_seeds_of_run_0
 from midre_exp.records import Record
 from midre_exp.records.comparable import comparable, comparable_config
 from midre_exp.report.claims.cells import Cells, Place
+from midre_exp.report.runs.captions import alarms_of
 from midre_exp.report.runs.convergence import MARK, underfits
 from midre_exp.report.runs.defense_names import DefenseName, published_name
 
@@ -62,7 +63,7 @@ class DefenseRuns:
         """Its label with a mark where a record carries an alarm, and with one where its targets fit too
         little of what they were shown.
         """
-        alarm = ALARM if any(record.get("alarms") for record in self.records) else ""
+        alarm = ALARM if any(map(alarms_of, self.records)) else ""
         return f"{self.label}{alarm}{MARK if underfits(self.records) else ''}"
 
     @property

@@ -10,6 +10,7 @@ from midre_exp.cards.named import published_accuracy
 from midre_exp.plan.vary import WORDS, varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
+from midre_exp.records.judges import doubts
 from midre_exp.records.starts import RANDOM
 from midre_exp.records.verdicts import verdicts_of
 
@@ -90,9 +91,12 @@ def alarms_of(record: Record) -> list[str]:
     """What puts the numbers of a record in doubt, a sentence each, with the stage that tells it where the
     sentence does not begin with it.
     """
+    told = {stage: list(sentences) for stage, sentences in record.get("alarms", {}).items()}
+    for stage, doubtful in doubts(record).items():  # which older records do not tell themselves
+        told[stage] = list(dict.fromkeys([*told.get(stage, ()), *doubtful]))
     stages = [
-        sentence if sentence.startswith(stage) else f"{stage}: {sentence}"
-        for stage, sentences in record.get("alarms", {}).items()
+        sentence if sentence.startswith((stage, "judge ")) else f"{stage}: {sentence}"
+        for stage, sentences in told.items()
         for sentence in sentences
     ]
     return [*stages, *(sentence for _, verdict in verdicts_of(record) for sentence in verdict["alarms"])]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from midre_exp.records import Record
 from midre_exp.records.verdicts import said_same
+from midre_exp.report.runs import controls
 from midre_exp.report.runs.captions import circumstances, provenance
 from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables import leakage
@@ -32,6 +33,7 @@ COLUMNS = (
     ("best_attack", "best single", 1),
     ("chosen_by_target", "chosen by target", 1),
     ("att_acc5", "top-5", 2),
+    *controls.COLUMNS,
     ("knn_dist", "KNN dist", 3),
     ("delta_eval", "dist eval", 3),
     ("delta_face", "dist face", 3),
@@ -149,5 +151,10 @@ def caption(title: str, records: Sequence[Record]) -> str:
         f"was shown in its last epoch, erased and mixed as it was; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. {queries}{leakage.about(records)}{about_judges(records)}{provenance(records)}"
+        f"none was lost. {queries}{_judged(records)}{provenance(records)}"
     )
+
+
+def _judged(records: Sequence[Record]) -> str:
+    """What the columns of judges mean."""
+    return f"{controls.about_columns(records)}{leakage.about(records)}{about_judges(records)}"

@@ -17,6 +17,7 @@ from midre_exp.records import Record
 from midre_exp.report.claims.intervals import comparison_groups, is_measured
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance
+from midre_exp.report.runs.controls import about_controls
 from midre_exp.report.runs.convergence import (
     CONVERGED,
     LONGER,
@@ -127,7 +128,7 @@ def render_convergence(definition: TableDefinition, runs: Sequence[PlannedRun]) 
         "training of its own with a schedule of its own. Acc, train acc (on what the target was shown in its "
         "last epoch) and AttAcc in percent with 95 % intervals. A training of length 1 is long enough "
         f"({CONVERGED}) when that of length {LONGER:g} leaves both accuracies within its intervals. "
-        f"{provenance(records)}"
+        f"{about_controls(records)}{provenance(records)}"
     )
     return RenderedTable(
         title=definition.title,

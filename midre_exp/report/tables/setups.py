@@ -14,6 +14,7 @@ from midre_exp.plan.config import CONF_DIR
 from midre_exp.records import results_folder
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import provenance
+from midre_exp.report.runs.controls import about_controls
 from midre_exp.report.runs.convergence import told_once, verdicts
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.planned_runs import PlannedRun, unreadable
@@ -43,7 +44,7 @@ def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
     measured = (
         "Acc, train acc (on what the target was shown in its last epoch, erased as it was) and AttAcc in "
         "percent; Δ is attack accuracy removed per point of accuracy lost, "
-        f"OP where none was lost. {provenance(records)}"
+        f"OP where none was lost. {about_controls(records)}{provenance(records)}"
         if records
         else "Nothing has been run yet."
     )
