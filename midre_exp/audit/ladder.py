@@ -22,6 +22,7 @@ from midre_exp.errors import DataError, UserError
 from midre_exp.plan.keys import fingerprints_once
 from midre_exp.records import Record, read_record
 from midre_exp.stages import make_plan
+from midre_exp.store.files import read_json, write_json
 from midre_exp.store.progress import duration
 from midre_exp.sweep.estimate import estimate
 from midre_exp.sweep.job import carry_out
@@ -66,6 +67,10 @@ class Tried:
     expected: float | None = None  # that the forecast said
 
 
+#: Of the steps of a prior, what is trained where there is too little time.
+_SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
+
+
 class OutOfTime(BaseException):  # no error: nothing that handles errors may take it for one
     """The time of an audit is over."""
 
@@ -95,6 +100,7 @@ class Clock:
 
     seconds: float
     began: float = field(default_factory=time.monotonic)
+    computed: float = field(default_factory=time.process_time)  # when it began, in seconds of processor time
     _ratios: list[float] = field(default_factory=list)
 
     @property
@@ -104,9 +110,14 @@ class Clock:
 
     @property
     def slowness(self) -> float:
-        """Measured over forecast, the median of the runs so far; 1 before there is one."""
+        """Measured over forecast, the median of the runs so far; before there is one, how much longer than it
+        computed this process has taken, since others do so too.
+        """
         ratios = sorted(self._ratios)
-        return ratios[len(ratios) // 2] if ratios else 1.0
+        if ratios:
+            return ratios[len(ratios) // 2]
+        took, busy = time.monotonic() - self.began, time.process_time() - self.computed
+        return max(1.0, took / busy) if busy > 1 else 1.0
 
     def learn(self, took: float, forecast: float | None) -> None:
         """Note how long a run took that ``forecast`` was said of."""
@@ -119,9 +130,36 @@ def climb(
 ) -> list[Tried]:
     """Try every rung in turn, after what they compute was counted, once for all."""
     every = [settings_for(subject, rung.attack, retrained=rung.retrained) for rung in rungs]
+    slowness = clock.slowness  # waiting for counts is no computing
     with suppress(OutOfTime), deadline(clock.left):
         forecast_of(every, counting=clock.left / 8)
+        forecast = forecast_of(every[:1], counting=0)
+        _fit_priors(subject.out, every, forecast and forecast * slowness, clock.left, say)
     return [_try(rung, settings, clock, say) for rung, settings in zip(rungs, every, strict=True)]
+
+
+def _fit_priors(
+    out: Path,
+    every: Sequence[dict[str, Any]],
+    expected: float | None,
+    left: float,
+    say: Callable[[str], None],
+) -> None:
+    """Train priors in fewer steps where the first attack would take more than half of the time. What was
+    decided once holds for the folder: the same command goes on with what is there.
+    """
+    file = out / "priors.json"
+    if file.exists():
+        share = float(read_json(file)["share"])
+    else:
+        wanted = 1.0 if not expected else left / 2 / expected
+        share = next((share for share in _SHARES if share <= wanted), _SHARES[-1])
+        write_json(file, {"share": share})
+    if share < 1:
+        say(f"priors are trained in {100 * share:.0f} % of their steps, for want of time")
+    for settings in every:
+        prior = settings["attack"]["prior"]
+        prior["steps"] = max(1, round(share * prior["steps"]))
 
 
 def _try(rung: Rung, settings: dict[str, Any], clock: Clock, say: Callable[[str], None]) -> Tried:

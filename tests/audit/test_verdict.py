@@ -126,7 +126,7 @@ def test_the_config_is_of_the_network_as_it_was_read(subject):
 
 def test_what_does_not_fit_is_told_and_what_is_late_is_stopped(subject, monkeypatch):
     said: list[str] = []
-    forecasts = iter([None, 1000.0, 1.0, 1.0, 2.0])
+    forecasts = iter([None, 1.0, 1000.0, 1.0, 1.0, 2.0])
     monkeypatch.setattr(ladder, "forecast_of", lambda *_, **__: next(forecasts))
 
     def late(settings):
@@ -135,13 +135,28 @@ def test_what_does_not_fit_is_told_and_what_is_late_is_stopped(subject, monkeypa
         raise DivergedError("the prior diverged", "lower its rate")
 
     monkeypatch.setattr(ladder, "carry_out", late)
-    monkeypatch.setattr(ladder, "settings_for", lambda _, attack, **__: {"attack": {"name": attack}})
+    node = {"prior": {"steps": 100}}
+    monkeypatch.setattr(ladder, "settings_for", lambda _, attack, **__: {"attack": {"name": attack, **node}})
     clock = Clock(ladder._SPARE + 1.5)
     found = climb(subject, clock, said.append, [RUNGS[0], RUNGS[3], RUNGS[2], RUNGS[1]])
-    assert found[0].reason.startswith("it would take about") and found[0].expected == 1000.0
+    assert found[0].reason.startswith("it would take about") and found[0].expected >= 1000.0
     assert "the prior diverged" in found[1].reason
     assert "was not finished in time" in found[2].reason and found[2].seconds < 10
     assert found[3].reason == "the time was over"
+
+
+def test_priors_are_shorter_where_time_is_short_and_stay_so(tmp_path):
+    def steps(expected: float | None, left: float, folder: str) -> int:
+        settings = {"attack": {"prior": {"steps": 1000}}}
+        said: list[str] = []
+        ladder._fit_priors(tmp_path / folder, [settings], expected, left, said.append)
+        assert bool(said) == (settings["attack"]["prior"]["steps"] < 1000)
+        return settings["attack"]["prior"]["steps"]
+
+    assert (steps(100, 600, "a"), steps(None, 1, "b"), steps(500, 600, "c"), steps(9e3, 600, "d")) == (
+        *(1000, 1000, 500, 250),
+    )
+    assert steps(9e3, 600, "a") == 1000 and steps(1, 600, "d") == 250  # what was begun goes on
 
 
 def test_a_clock_learns_how_slow_it_is_here():
