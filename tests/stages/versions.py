@@ -45,6 +45,8 @@ SOURCES = {
         *_IMAGES,
     ),
     "metrics": ("midre_exp/metrics", *_IMAGES),
+    "verdicts": ("midre_exp/metrics", "midre_exp/priors", *_IMAGES),
+    "jury": ("midre_exp/metrics", *_IMAGES),
     "verifier": ("midre_exp/leakage", *_IMAGES),
     "open_set": ("midre_exp/leakage", *_IMAGES),
     "trait_reader": ("midre_exp/leakage", *_IMAGES),
