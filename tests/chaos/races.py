@@ -21,7 +21,7 @@ from tests.conftest import TINY
 
 PROCESSES = 8
 #: In the order in which a run wants them.
-STAGES = ("target", "prior", "attack", "evaluator", "features", "metrics")
+STAGES = ("target", "prior", "attack", "evaluator", "features", "metrics", "verdicts")
 #: Two runs that share all but the attack and its metrics.
 OTHER = "attack.steps=4"
 PATIENCE = 600.0
