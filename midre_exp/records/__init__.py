@@ -159,13 +159,11 @@ def make_record(
         record["found_in"] = found_in
     if jury is not None:
         record["jury"] = jury
-    doubtful = judges.doubts(record)
-    alarms = {
-        name: [*artifact.metrics.get("alarms", ()), *doubtful.get(name, ())]
-        for name, artifact in artifacts.items()
-    }
-    if any(alarms.values()):
-        record["alarms"] = {name: [*map(_line, told)] for name, told in alarms.items() if told}
+    alarms = {name: [*map(_line, one.metrics.get("alarms", ()))] for name, one in artifacts.items()}
+    doubtful = judges.doubts({**record, "alarms": alarms})
+    if any(alarms.values()) or doubtful:
+        told = {name: [*sentences, *doubtful.get(name, ())] for name, sentences in alarms.items()}
+        record["alarms"] = {name: sentences for name, sentences in told.items() if sentences}
     return record
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from midre_exp.plan.config import Settings
 from midre_exp.records.schema import ControlsEntry, JudgeEntry, JuryEntry, Record, at
 from midre_exp.store.store import Artifact
-from midre_exp.targets.floor import doubt
+from midre_exp.targets.floor import AT_CHANCE, doubt
 
 #: Which control is which number.
 _CONTROLS = {"prior": "att_acc1_random", "other_identity": "att_acc1_other"}
@@ -87,13 +87,20 @@ def by_identity(jury: JuryEntry | None) -> dict[str, list[float]]:
 
 
 def doubts(record: Record) -> dict[str, list[str]]:
-    """A sentence, by stage, for each judge of a record whose word is in doubt (``targets/floor.py``)."""
+    """A sentence, by stage, for each judge of a record whose word is in doubt (``targets/floor.py``) and of
+    which the alarms of its training do not say already that it is at chance.
+    """
     evaluator, floor = record["evaluator"], at(record, "config.evaluator.floor")
     accuracies = {"evaluator": (f"evaluator {evaluator}", record["metrics"]["evaluator_acc"])}
     for judge, entry in record.get("jury", {}).get("judges", {}).items():
         if judge != evaluator:
             accuracies[f"evaluator.{judge}"] = f"judge {judge}", entry["acc"]
-    told = {stage: doubt(*judge, floor) for stage, judge in accuracies.items()}
+    known = record.get("alarms", {})
+    told = {
+        stage: doubt(*judge, floor)
+        for stage, judge in accuracies.items()
+        if not any(AT_CHANCE in alarm for alarm in known.get(stage, ()))
+    }
     return {stage: [sentence] for stage, sentence in told.items() if sentence is not None}
 
 

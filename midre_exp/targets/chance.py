@@ -8,6 +8,8 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
+from midre_exp.targets.floor import AT_CHANCE
+
 #: How improbable as many hits must be by chance to be taken for knowledge.
 LEVEL = 0.01
 
@@ -37,6 +39,6 @@ class Chance:
         """What to say of a classifier with such an accuracy."""
         hits = round(accuracy * self.images / 100)
         return (
-            f"{name} recognises {hits} of its {self.images} test images ({accuracy:.1f} %), which is not "
-            f"significantly more than chance ({100 * self.share:.1f} %, p = {self.p_value(accuracy):.2g})"
+            f"{name} recognises {hits} of its {self.images} test images ({accuracy:.1f} %), "
+            f"{AT_CHANCE} ({100 * self.share:.1f} %, p = {self.p_value(accuracy):.2g})"
         )

@@ -12,6 +12,8 @@ from typing import Any
 #: Percent of test images: who recognises fewer people when they stand before him is no witness to their
 #: reconstructions, unless somebody has said which percentage will do.
 DOUBTFUL = 90.0
+#: How the alarm of a training says that a classifier is at chance.
+AT_CHANCE = "which is not significantly more than chance"
 
 
 def doubt(judge: str, accuracy: float, floor: Any) -> str | None:

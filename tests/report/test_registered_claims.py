@@ -52,13 +52,13 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
         (
             "kind: difference",
             "kind: diffrence",
-            "own.yaml: contrast.kind is one of difference, accuracy_lost",
+            "own.yaml: contrast.kind is one of difference, informed",
         ),
         ("second: NoDef, ", "", "own.yaml lacks contrast.second; it needs first, second, metric"),
         (
             "metric: att_acc1",
             "metric: fid",
-            "own.yaml: contrast.metric=fid cannot be used; give acc or att_a",
+            "own.yaml: contrast.metric=fid cannot be used; give acc, att_acc1",
         ),
         ("first: MIDRE", "first: MIDER", "own.yaml: contrast.first names no defense: MIDER; there are BiDO"),
         ("first: MIDRE", "share: 3, first: MIDRE", "own.yaml: contrast.share is read by nothing"),

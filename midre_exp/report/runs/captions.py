@@ -95,7 +95,7 @@ def alarms_of(record: Record) -> list[str]:
     for stage, doubtful in doubts(record).items():  # which older records do not tell themselves
         told[stage] = list(dict.fromkeys([*told.get(stage, ()), *doubtful]))
     stages = [
-        sentence if sentence.startswith((stage, "judge ")) else f"{stage}: {sentence}"
+        sentence if sentence.startswith((stage.partition(".")[0], "judge ")) else f"{stage}: {sentence}"
         for stage, sentences in told.items()
         for sentence in sentences
     ]
