@@ -38,7 +38,11 @@ def work_of(stage: str, settings: Settings, sizes: Sizes | None) -> tuple[str, f
         return digest([stage, prior.get("name"), prior.get("image_size")]), float(prior.get("steps") or 1)
     names = dict.fromkeys(("attack", "metrics", "verdicts"), attack["name"])
     count = attack["identities"] * (attack.get("restarts") or 1) if stage in names else 1
-    return digest([stage, names.get(stage), settings["resolution"]]), float(count)
+    kind = [stage, names.get(stage), settings["resolution"]]
+    if stage == "attack":  # every copy is asked, and a defense that is known may want some
+        known = sorted(settings["defense"]) if attack.get("informed") else []
+        kind += [*known, (attack.get("expectation") or {}).get("copies", 1)]
+    return digest(kind), float(count)
 
 
 def likened(

@@ -138,8 +138,10 @@ class AttackStage(Stage):
 
     def describe(self, settings: Settings) -> str:
         target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
-        informed = " informed" if settings["attack"].get("informed") else ""
-        return f"{settings['attack']['name']}{informed} on {target}"
+        attack = settings["attack"]
+        informed = " informed" if attack.get("informed") else ""
+        copies = f" with {attack['expectation']['copies']} copies" if attack.get("expectation") else ""
+        return f"{attack['name']}{informed}{copies} on {target}"
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         wanted = settings["attack"]["identities"]

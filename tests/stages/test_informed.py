@@ -13,6 +13,7 @@ from torch import Tensor
 
 from defenses import Defense, Informed
 from midre_exp import stages
+from midre_exp.cost.likened import likened
 from midre_exp.cost.programs import count_stage
 from midre_exp.cost.sizes import Sizes
 from midre_exp.errors import ConfigError
@@ -112,3 +113,16 @@ def test_an_estimate_counts_the_copies(defense: str, times: int) -> None:
 
     plain, informed = cost(), cost("attack.informed=true")
     assert informed == plain if times == 1 else 1.5 * plain < informed < times * plain
+
+
+def test_an_attack_with_copies_is_not_estimated_by_one_without() -> None:
+    plain, informed, averaged = (
+        resolved(["scale=mini", "attack=ppa", "defense=midre", *more])
+        for more in ([], ["attack.informed=true"], ["attack/expectation=paa"])
+    )
+    measured = [("attack", plain, None, 100.0)]
+    found = likened(measured)
+    assert found("attack", plain, None) == pytest.approx(100)
+    assert found("attack", informed, None) is None and found("attack", averaged, None) is None
+    told = [stages.attack.describe(settings) for settings in (plain, informed, averaged)]
+    assert told[0] == "ppa on resnet18 with midre" and len(set(told)) == 3
