@@ -17,7 +17,7 @@ from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance
 from midre_exp.report.runs.convergence import told_once, verdicts
 from midre_exp.report.runs.planned_runs import PlannedRun, unreadable
-from midre_exp.report.tables.notes import remarks_of, with_remarks
+from midre_exp.report.tables.notes import remarks_of
 from midre_exp.report.tables.publish import RenderedTable
 
 #: Columns of a comparison: metric of the record, heading, digits.
@@ -84,10 +84,9 @@ def render_traits(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         )
     folder = results_folder(runs[-1].settings)
     values = pd.DataFrame(_rows(arms))
-    remarks = remarks_of(runs)
-    notes = list(dict.fromkeys(sentence for told in remarks.values() for sentence in told))
-    rows = [notes if number == 0 else [] for number in range(len(values))]
-    shown, table, numbered = with_remarks(printable(values, list(arms)), values, rows)
+    notes = [  # of whole columns
+        f"{' '.join(arm)}: {sentence}" for arm, told in remarks_of(runs).items() for sentence in told
+    ]
     text = (
         f"{circumstances(definition.title, records)}. Numbers: correlation over people of what is read off "
         "reconstructions with the truth; kinds: percent read rightly; both with 95 % intervals over people, "
@@ -98,10 +97,10 @@ def render_traits(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
     )
     return RenderedTable(
         title=definition.title,
-        values=table,
-        shown=shown,
+        values=values,
+        shown=printable(values, list(arms)),
         caption=" ".join(filter(None, [text, told_once(records, verdicts(folder)), unreadable(runs)])),
-        notes=numbered,
+        notes=notes,
         missing=[run.command for run in runs if run.record is None and run.diverged is None],
     )
 
@@ -113,7 +112,9 @@ def _arm(run: PlannedRun, runs: Sequence[PlannedRun]) -> str:
 
 
 def _rows(arms: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
-    """Traits in the order of the first record; means over seeds, intervals the widest of them."""
+    """Readable traits first, in the order of the first record; means over seeds, intervals the widest of
+    them.
+    """
     first = next(iter(arms.values()))[0]["traits"]
     rows = []
     for trait in first["by_trait"]:
@@ -141,7 +142,7 @@ def _rows(arms: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
             row[f"{arm} recovered"] = sum(bool(entry.get("recovered")) for entry in entries)
             row[f"{arm} seeds"] = len(entries)
         rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: not row["readable"])
 
 
 def _mean(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -150,7 +151,7 @@ def _mean(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 
 def printable(values: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """With headings and rounded text; readable traits first, as they come."""
+    """With headings and rounded text."""
     shown = pd.DataFrame()
     shown["trait"] = [
         f"{trait}{'' if readable else ' (unreadable)'}"
