@@ -20,16 +20,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from midre_exp.audit.ladder import RUNGS, Clock, Rung, climb
-from midre_exp.audit.network import read_checkpoint
-from midre_exp.audit.page import write_page
-from midre_exp.audit.reading import Pictures, read_network
-from midre_exp.audit.settings import SYNTHETIC, Subject, free_processors
-from midre_exp.audit.verdict import exit_code, judge_audit
+from midre_exp.audit.rungs import RUNGS, SYNTHETIC, Rung
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.config import config_files, digest, use_own_configs
@@ -102,6 +96,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     rungs = _rungs(options)
+    # these load torch and timm, for which neither --help nor a mistake in an option waits
+    import torch
+
+    from midre_exp.audit.ladder import Clock, climb
+    from midre_exp.audit.network import read_checkpoint
+    from midre_exp.audit.page import write_page
+    from midre_exp.audit.reading import Pictures, read_network
+    from midre_exp.audit.settings import Subject, free_processors
+    from midre_exp.audit.verdict import exit_code, judge_audit
+
     clock = Clock(60 * options.minutes)
     threads = free_processors()
     torch.set_num_threads(threads)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from midre_exp.audit.rungs import RUNGS, Rung
 from midre_exp.audit.settings import Subject, settings_for
 from midre_exp.errors import DataError, UserError
 from midre_exp.plan.keys import fingerprints_once
@@ -29,30 +30,6 @@ from midre_exp.sweep.job import carry_out
 
 #: Seconds that the start of the program, the page and what surrounds runs take.
 _SPARE = 40.0
-
-
-@dataclass(frozen=True)
-class Rung:
-    """An attack and what it takes to carry it out."""
-
-    attack: str
-    threat: str
-    needs: str  # of the attacker, in words
-    retrained: tuple[str, ...] | None = None  # defenses of a network trained anew, which it attacks instead
-
-
-WHITE_BOX = "the weights of the network"
-SCORES = "the network's probabilities for any picture (an API that returns them)"
-LABELS = "the network's first answer to any picture, without a probability"
-#: One of each kind of knowledge first, the quickest, all on one prior; then stronger ones with their own.
-RUNGS = (
-    Rung("gmi", "white_box", WHITE_BOX),
-    Rung("brepmi", "labels", LABELS),
-    Rung("rlbmi", "scores", SCORES),
-    Rung("plgmi", "white_box", WHITE_BOX),
-    Rung("ppa", "white_box", WHITE_BOX),
-    Rung("mirror_genetic", "scores", SCORES),
-)
 
 
 @dataclass(frozen=True)

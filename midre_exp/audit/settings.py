@@ -5,13 +5,14 @@ judge trained on the same folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from midre_exp.audit.network import Checkpoint, trusted_by
 from midre_exp.audit.reading import Pictures, Reading
+from midre_exp.audit.rungs import SYNTHETIC
 from midre_exp.errors import ConfigError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.compose import packaged_configs, settings_of
@@ -26,7 +27,6 @@ _SEEN = 20_000
 _EPOCHS = (20, 120)
 #: Pictures of people whom the network does not know, from which they make a prior.
 ENOUGH = 100
-SYNTHETIC = "synthetic"
 
 
 def free_processors() -> int:
@@ -119,6 +119,8 @@ def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | No
     settings["runtime"]["trusted_packages"] += [
         name for name in trusted_by(reading.network) if name not in settings["runtime"]["trusted_packages"]
     ]
+    if retrained is None:
+        _set_defense(settings["defense"], checkpoint)
     _set_target(settings, subject, anew=retrained is not None)
     _set_data(settings, subject)
     _set_judges(settings, subject)
@@ -138,6 +140,19 @@ def _trained_with(checkpoint: Checkpoint) -> list[str]:
             "give its yaml in a folder by --config-dir"
         )
     return names or ["nodef"]
+
+
+def _set_defense(defense: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """The numbers of each defense that one of our own files says it was trained with, under keys it has here:
+    what would be made is what this project's own config names.
+    """
+    for name, node in defense.items():
+        told = (checkpoint.trained_with or {}).get(name)
+        if not isinstance(told, Mapping):
+            continue
+        for key in node:
+            if not key.startswith("_") and key in told and not isinstance(told[key], Mapping):
+                node[key] = told[key]
 
 
 def _set_target(settings: dict[str, Any], subject: Subject, *, anew: bool) -> None:

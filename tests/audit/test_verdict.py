@@ -13,10 +13,11 @@ from PIL import Image
 from midre_exp.audit import ladder
 from midre_exp.audit.__main__ import _parser as parser
 from midre_exp.audit.__main__ import _rungs, main
-from midre_exp.audit.ladder import RUNGS, Clock, OutOfTime, Rung, Tried, climb, deadline
+from midre_exp.audit.ladder import Clock, OutOfTime, Tried, climb, deadline
 from midre_exp.audit.network import Checkpoint, Network
 from midre_exp.audit.page import write_page
 from midre_exp.audit.reading import NORMALISATIONS, Pictures, Preprocessing, Reading
+from midre_exp.audit.rungs import RUNGS
 from midre_exp.audit.settings import Subject, settings_for
 from midre_exp.audit.verdict import ABOVE, NO_VERDICT, exit_code, judge_audit
 from midre_exp.errors import ConfigError, DivergedError
@@ -121,6 +122,21 @@ def test_the_config_is_of_the_network_as_it_was_read(subject):
     assert anew["target"]["checkpoint"] is None and [*anew["defense"]] == ["midre"]
 
 
+def test_a_file_of_ours_keeps_the_numbers_of_its_defense(subject):
+    said = {"midre": {"_target_": "os.system", "a_l": 0.2, "elsewhere": 1}}
+    known = replace(subject, checkpoint=replace(subject.checkpoint, trained_with=said))
+    (node,) = settings_for(known, "gmi")["defense"].values()
+    assert (
+        node["a_l"] == 0.2
+        and node["a_h"] == 0.4
+        and node["_target_"] == "defenses.MIDRE"
+        and "elsewhere" not in node
+    )
+    unknown = replace(subject.checkpoint, trained_with={"armour": {}})
+    with pytest.raises(ConfigError, match="was trained with armour, which is no choice"):
+        settings_for(replace(subject, checkpoint=unknown), "gmi")
+
+
 # time
 
 
@@ -206,4 +222,3 @@ def test_a_missing_file_is_a_sentence(tmp_path, capsys):
     ]
     assert main(given) == 2 and "does not exist" in capsys.readouterr().err
     assert (tmp_path / "o" / ".gitignore").read_text() == "*\n"
-    assert isinstance(RUNGS[0], Rung)
