@@ -93,7 +93,7 @@ def render_traits(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         "* where permuting the people does as well in fewer than 5 % (Holm over readable traits). Reader: on "
         "photographs of people held out; photographs: of the private people; floor: everybody read as "
         "somebody else. Traits that the reader does not see in photographs are marked unreadable and count "
-        f"in no total. {about(records)}{provenance(records)}"
+        f"in no total. {_totals(arms)} {provenance(records)}"
     )
     return RenderedTable(
         title=definition.title,
@@ -103,6 +103,18 @@ def render_traits(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         notes=notes,
         missing=[run.command for run in runs if run.record is None and run.diverged is None],
     )
+
+
+def _totals(arms: Mapping[str, Sequence[Record]]) -> str:
+    """What all traits come to, arm by arm; of several seeds their means."""
+    told = []
+    for arm, records in arms.items():
+        blocks = [record["traits"] for record in records]
+        recovered, tested = (mean(block[name] for block in blocks) for name in ("recovered", "tested"))
+        known = [block["nearer"]["value"] for block in blocks if "nearer" in block]
+        near = f", own traits nearer than another person's in {mean(known):.1f} %" if known else ""
+        told.append(f"{arm}: {recovered:g} of {tested:g} recovered{near}")
+    return f"{'; '.join(told)} (50 %: nothing is told)."
 
 
 def _arm(run: PlannedRun, runs: Sequence[PlannedRun]) -> str:
