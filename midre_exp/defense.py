@@ -61,7 +61,7 @@ class Informed:
             "identity_loss": None if self.identity_loss is None else _name(self.identity_loss),
             "score": None if self.score is None else _name(self.score),
             "target": [_name(change) for change in self.target],
-            "reasons": dict(self.reasons) or {"defense": self.reason},
+            "reasons": dict(self.reasons) or ({"defense": self.reason} if self.reason else {}),
             "silent": list(self.silent),
         }
 

@@ -344,6 +344,15 @@ def test_nothing_to_know_is_the_plain_attack_to_the_byte(case):
     assert_equal(carried_out(case, attack), unbroken(case))
 
 
+def test_a_third_of_the_steps_and_candidates_at_three_copies_costs_the_queries_of_the_plain_attack():
+    (case,) = [c for c in CASES if c.name == "ppa" and c.options == PPA]
+    copies = {**COPIES, "views": []}
+    few = {**STYLE["search"], "size": 4}
+    attack = case.changed(informed=True, expectation=copies, steps=1, search=few)  # of 3 steps and 12
+    attack.inform(compose(it=ERASING).informed(Normalised()))
+    assert carried_out(case, attack).queries == unbroken(case).queries
+
+
 @gradient_attacks
 def test_copies_cost_their_number_of_queries_and_lead_elsewhere(case):
     attack = case.changed(expectation={**COPIES, "search": False, "selection": False})

@@ -235,7 +235,8 @@ def test_what_an_attacker_knows_of_the_parts_is_merged_in_the_order_of_training(
 def test_no_defense_gives_its_reason_and_a_silent_one_its_name() -> None:
     known = compose(nodef=NoDef()).informed(Model())
     assert list(known.reasons) == ["nodef"] and not known.views and not known.silent
-    assert compose(own=Defense()).informed(Model()).told()["silent"] == ["own"]
+    told = compose(own=Defense()).informed(Model()).told()
+    assert told["silent"] == ["own"] and told["reasons"] == {}
 
 
 def test_two_different_scores_contradict_each_other() -> None:
