@@ -23,6 +23,7 @@ from midre_exp.plan.vary import varied
 from midre_exp.records import judges
 from midre_exp.records.beside import judged_beside, numbers_beside
 from midre_exp.records.claims import registered_claims
+from midre_exp.records.comparable import JUDGES
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
 from midre_exp.records.verdicts import carry_verdicts, said_same
@@ -233,7 +234,7 @@ def update_record(path: Path, record: Record) -> None:
         except StoreError as error:
             _log.warning("record damaged, it is written anew: %s", str(error).partition(";")[0])
     new: Mapping[str, object] = record
-    if "jury" in old and "jury" not in new and _says_all(old, new, results):
+    if any(name in old and name not in new for name in JUDGES) and _says_all(old, new, results):
         return
     if any(old.get(name) != new.get(name) for name in results):
         _write(path, carry_verdicts(old, record, path))

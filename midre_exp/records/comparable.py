@@ -33,8 +33,9 @@ LATER_OPTIONS: dict[str, object] = {
     "per_photo": ["clothes"],
     "occluders": 0,
 }
-#: What of the data only judges beside the evaluator read, by the group that asks for them.
-_JUDGES_DATA = {"open_set": ("verification",), "traits": ("trait",)}
+#: Judges beside the evaluator, and how keys of data begin that they alone read.
+JUDGES = ("jury", "open_set", "traits")
+_JUDGES_DATA = ("verification", "trait")
 #: Metrics that came after records were written and change none of the others: without such a number a record
 #: is of the same thing, and a table says that it was not measured.
 LATER_METRICS = ("LastSeedAccuracy", "OfficialFid", "RebuiltEvaluator", "StretchedKnnDistance")
@@ -46,7 +47,7 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     Left out are how and where it is carried out and, unless ``data_folders``, in which folders its data lie;
     of images of the user's own the folder is all that tells them from others.
     """
-    config = without(settings, *EXECUTION, "jury")  # further judges change no number of the others
+    config = without(settings, *EXECUTION, *JUDGES)  # further judges change no number of the others
     for name in ("target", "evaluator"):  # what a defense takes of these defaults stands in the defense
         node = config.get(name)
         if isinstance(node, Mapping):
@@ -55,9 +56,7 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
     kept = without(settings["data"], "store", "people")  # where images are kept, and who may see them
     if not any(is_pretrained_here(settings.get(name) or {}) for name in ("target", "evaluator")):
         kept = {key: value for key, value in kept.items() if not key.startswith("pretraining")}
-    for group, prefixes in _JUDGES_DATA.items():
-        if settings.get(group) is None:
-            kept = {key: value for key, value in kept.items() if not key.startswith(prefixes)}
+    kept = {key: value for key, value in kept.items() if not key.startswith(_JUDGES_DATA)}
     config["data"] = {
         name: _node(node, data_folders) if isinstance(node, Mapping) else node for name, node in kept.items()
     }

@@ -39,6 +39,7 @@ class TraitReaderStage(Stage):
     """
 
     name = "trait_reader"
+    in_run_key = False
     makers = ("midre_exp.leakage.trait_reader", "midre_exp.leakage.traits", "midre_exp.numerics")
     highlights = {"readable": "{} traits readable"}
 
@@ -122,6 +123,7 @@ class TraitsStage(Stage):
     """Read the traits off the reconstructions and compare them with the truth."""
 
     name = "traits"
+    in_run_key = False
     makers = ("midre_exp.leakage.traits", "midre_exp.leakage.trait_reader", "midre_exp.numerics")
     highlights = {"recovered": "{} traits recovered"}
     is_tracked = False

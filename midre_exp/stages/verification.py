@@ -34,6 +34,7 @@ class VerifierStage(Stage):
     """Train a verifier on people who are not private, and measure it on others of them."""
 
     name = "verifier"
+    in_run_key = False
     makers = ("midre_exp.leakage.verification", "midre_exp.leakage.open_set", "midre_exp.numerics")
     highlights = {"eer": "equal error rate {:.1f} %"}
 
@@ -120,6 +121,7 @@ class OpenSetStage(Stage):
     """Verify the reconstructions: against templates of the private people, among decoys."""
 
     name = "open_set"
+    in_run_key = False
     makers = ("midre_exp.leakage.open_set", "midre_exp.numerics")
     highlights = {"first": "first among decoys {:.1f} %"}
     is_tracked = False

@@ -35,6 +35,7 @@ from midre_exp.stages import make_plan
 from midre_exp.stages.attack import AttackStage
 from midre_exp.stages.traits import require_known_traits
 from midre_exp.sweep.estimate import estimate, lines
+from midre_exp.sweep.finished import is_finished
 from tests.conftest import resolved, tiny_overrides
 
 OPEN_SET = (
@@ -73,8 +74,9 @@ def test_they_stand_behind_an_attack_that_stays(tiny):
     usual, judged = keys(tiny()), keys(tiny(*OPEN_SET, *TRAITS))
     assert {name: key for name, key in judged.items() if name in usual} == usual
     assert {*judged} - {*usual} == NEW
-    assert make_plan(tiny(*OPEN_SET)).key != make_plan(tiny()).key
-    assert comparable_config(tiny(*OPEN_SET)) != comparable_config(tiny())
+    # a run is the same one with them and without
+    assert make_plan(tiny(*OPEN_SET)).key == make_plan(tiny()).key
+    assert comparable_config(tiny(*OPEN_SET, *TRAITS)) == comparable_config(tiny())
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,17 @@ def test_stored_reconstructions_are_judged_without_their_attack(judged):
     tensors = load_file(verdicts)
     assert tensors["own"].shape == tensors["rank"].shape == (8,)
     assert 100 * float(tensors["accepted@0.01"].double().mean()) == pytest.approx(told["value"])
+
+
+def test_a_run_without_them_keeps_what_the_record_tells_and_is_not_finished_by_it(judged):
+    record, store = judged
+    usual = resolved(tiny_overrides(store.parent))
+    assert is_finished(usual, make_plan(usual))
+    run(usual)
+    path = next((store.parent / "results").rglob("records/*.json"))
+    assert json.loads(path.read_text())["open_set"] == record["open_set"]
+    other = resolved([*tiny_overrides(store.parent), *OPEN_SET, "open_set.seed=1"])
+    assert not is_finished(other, make_plan(other))
 
 
 def test_the_record_tells_of_traits(judged):
