@@ -288,6 +288,11 @@ def _swept_values(override: Override, loader: ConfigLoader) -> list[str]:
     key, given = override.get_key_element(), override.input_line
     if key.startswith("hydra"):
         raise ConfigError(f"{key} cannot be swept: all jobs of a sweep share one launcher")
+    if key == "jury":
+        raise ConfigError(
+            f"{given} would judge one run by several juries, of which its record tells one; name all judges "
+            "in one list, jury=[NAME,NAME]"
+        )
     if not override.is_discrete_sweep():
         raise ConfigError(
             f"{given} names no values that could be tried one by one; list them as {key}=A,B or give "

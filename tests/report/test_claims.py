@@ -221,3 +221,21 @@ def test_the_command_writes_both_files(tmp_path, capsys):
     assert claims["erasing-protects"]["effect"]["low"] < -20 < claims["erasing-protects"]["effect"]["high"]
     text = (folder / "claims.md").read_text()
     assert "### Random erasing lowers attack accuracy: supported" in text and "Needs RE and EE" in text
+
+
+def test_a_claim_on_the_strict_number_asks_records_with_a_jury_alone():
+    name = "erasing-protects-all-judges"
+    plain = record(90, 60, by_identity=[60.0] * 8), record(88, 40, "midre", by_identity=[40.0] * 8)
+    assert decision(name, *plain).answer == "not measured"
+    for one, strict in zip(plain, (50.0, 10.0), strict=True):
+        one["metrics"]["att_acc1_all_judges"] = strict
+        one["per_identity"]["att_acc1_all_judges"] = [strict] * 8
+    found = decision(name, *plain)
+    assert found.answer == "supported" and found.overall.value == pytest.approx(-40)
+
+
+def test_a_judge_in_doubt_marks_the_defenses_it_judged():
+    sure, weak = record(90, 60), record(90, 60)
+    weak["metrics"]["evaluator_acc"] = 89.0
+    groups = [comparison_groups([one])[0][0] for one in (sure, weak)]
+    assert [group.defenses[0].shown.endswith("†") for group in groups] == [False, True]

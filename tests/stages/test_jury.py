@@ -6,7 +6,7 @@ import pytest
 from hydra import compose
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.compose import packaged_composer, packaged_configs, settings_of
+from midre_exp.plan.compose import expand, packaged_composer, packaged_configs, settings_of
 from midre_exp.plan.overrides import as_meant
 from midre_exp.stages import behind, make_plan, stages_of
 from midre_exp.stages.seen_by import seen_by
@@ -63,6 +63,12 @@ def test_a_composer_and_hydra_find_the_same_judges():
 def test_what_is_no_jury_is_refused_in_a_sentence(word, told):
     with pytest.raises(ConfigError, match=told):
         settings(word)
+
+
+def test_a_run_is_judged_by_one_jury():
+    with pytest.raises(ConfigError, match="name all judges"):
+        expand(["setup=S01", "jury=[resnet18],[vgg16]"])
+    assert expand(["setup=S01", "jury=[resnet18,vgg16]"]) == [["setup=S01", "jury=[resnet18,vgg16]"]]
 
 
 def test_a_list_of_evaluators_says_how_it_is_meant():
