@@ -15,7 +15,7 @@ from midre_exp.stages.stale import StaleError, stale_stages
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished
 
-LATER = ("attack", "metrics")
+LATER = ("attack", "metrics", "verdicts")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_what_is_stale_makes_stale_what_rests_on_it(ran, monkeypatch):
     settings, plan = ran
     change(monkeypatch, "evaluator")
     found = stale_stages(Store(settings["paths"]["store"]), plan)
-    assert list(found) == ["evaluator", "features", "metrics"]
+    assert list(found) == ["evaluator", "features", "metrics", "verdicts"]
     assert found["metrics"] == "rests on a stale evaluator"
 
 
@@ -131,7 +131,7 @@ def test_stages_are_made_anew_once_for_a_request(ran):
     run(asked)
     assert replaced(settings) == sorted(["prior", *LATER]) and is_finished(asked, plan)
     run(asked)
-    assert len(replaced(settings)) == 3
+    assert len(replaced(settings)) == 4
     asked["plan"] = {**settings["plan"], "rebuild": "two"}
     assert not is_finished(asked, plan)
 
