@@ -49,7 +49,7 @@ SENTENCES: Mapping[str, str] = {
     "{}: the target masks its gradients",
     "loss_was_the_problem": "another identity loss does better than the attack's own{}: the loss was the "
     "problem, not the defense",
-    "unbounded_fails": "changing single pixels without bound does not convince the target either{}: its "
+    "unbounded_fails": "changing single pixels without bound does not convince the target{}: its "
     "gradients are broken",
 }
 

@@ -271,7 +271,7 @@ def _told(name: str, made: Made, plan: Plan) -> dict[str, Any]:
 def _attackers(members: Mapping[str, Made], leading: str) -> dict[str, Numbers]:
     """Percent by identity of the plain attacker, the informed one, the best of scores and of labels alone."""
     found = {"plain": members[leading].hits}
-    pair = _informed_pair(members)
+    pair = _informed_pair(members, leading)
     if pair is not None:
         found["informed"] = members[pair[1]].hits
     for name, threat in (("scores_only", Threat.SCORES), ("labels_only", Threat.LABELS)):
@@ -286,15 +286,11 @@ def _best(members: Mapping[str, Made], *threats: str) -> str | None:
     return max(fitting, key=lambda name: members[name].accuracy, default=None)
 
 
-def _informed_pair(members: Mapping[str, Made]) -> tuple[str, str] | None:
-    """A plain member and the informed one that differs from it in nothing else."""
-    for second, made in members.items():
-        if made.informed:
-            own = without(made.attack, "informed")
-            for first, other in members.items():
-                if not other.informed and without(other.attack, "informed") == own:
-                    return first, second
-    return None
+def _informed_pair(members: Mapping[str, Made], leading: str) -> tuple[str, str] | None:
+    """The leading member and the informed one of the same attack."""
+    attack = members[leading].record["attack"]
+    informed = [name for name, made in members.items() if made.informed and made.record["attack"] == attack]
+    return (leading, informed[0]) if informed else None
 
 
 def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tuple[Evidence, dict[str, str]]:
@@ -317,7 +313,7 @@ def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tu
     shorter = max(
         (name for name in budgets if name != longest), key=lambda name: members[name].accuracy, default=None
     )
-    pair = _informed_pair(members)
+    pair = _informed_pair(members, leading)
     starts, losses = (
         max(
             (name for name, made in members.items() if made.node["probes"] == probes),
@@ -328,7 +324,7 @@ def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tu
     )
     compared["zero_gradient"] = f" ({100 * checks.zero_gradient_share:.0f} % of them)"
     compared["randomised"] = f" (by {checks.repeat_max_difference:.2g} of their length)"
-    compared["unbounded_fails"] = f" (it is of {100 * checks.pixels_share:.0f} %)"
+    compared["unbounded_fails"] = f" (only of {100 * checks.pixels_share:.0f} % of the images)"
     black, white = _best(members, Threat.SCORES.value, Threat.LABELS.value), _best(members, plain.threat)
     evidence = Evidence(
         black_box=ahead("black_box_beats_white_box", black, white),
