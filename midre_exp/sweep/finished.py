@@ -86,6 +86,7 @@ def _has_record(settings: Mapping[str, Any], plan: Plan) -> bool:
         record = read_record(record_path(settings["paths"]["results"], settings, plan))
     except StoreError:  # missing or damaged
         return False
-    told = record["artifacts"]  # of all, also of what no key names
-    beside = (s for s in plan.stages.values() if not (s.in_run_key or s.is_intermediate))
+    told = record["artifacts"]  # of all, also of what no key names; of a suite its members' records tell
+    stages = () if plan.members else plan.stages.values()
+    beside = (s for s in stages if not (s.in_run_key or s.is_intermediate))
     return record.get("key") == plan.key and all(told.get(s.name) == s.key for s in beside)

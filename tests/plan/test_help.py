@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from midre_exp.plan.compose import packaged_configs
 from midre_exp.plan.config import CONF_DIR, config_files
 from midre_exp.plan.help import GROUPS, help_text
+from midre_exp.plan.suite import single_attacks
 
 #: Laid over a choice by a scale, part of how Hydra works here, or no config at all: nobody types them.
 HIDDEN = (
@@ -46,6 +47,8 @@ def test_every_choice_the_help_prints_composes():
     for typed in printed():
         *needed, choice = typed.split()
         group, _, option = choice.partition("=")
+        if group == "attack" and option not in single_attacks():
+            needed = [choice]  # a suite has no prior of its own to choose
         groups.setdefault(tuple(needed), {}).setdefault(group, []).append(option)
     for needed, options in groups.items():
         for at in range(max(map(len, options.values()))):
