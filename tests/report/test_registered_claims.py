@@ -69,7 +69,7 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
         ),
         ("{kind: difference", "[kind", "own.yaml is no yaml of a claim"),
         ("scales: [mini]", "scales: []", "own.yaml: scales="),
-        ("scales: [mini]", "scales: [minni]", "own.yaml: scales has minni; there are evidence, "),
+        ("scales: [mini]", "scales: [minni]", "own.yaml: scales has minni; there are audit, evidence, "),
         ("scales:", "cases: every\nscales:", "cases: every has no p-value, so it cannot be registered"),
         (GOOD, "- a list", "own.yaml"),
     ],

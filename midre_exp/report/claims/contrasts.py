@@ -359,6 +359,7 @@ def _accuracies(defense: DefenseRuns) -> tuple[float, float]:
 #: The contrasts by what a yaml calls them.
 CONTRASTS: Mapping[str, type[Any]] = {
     "difference": Difference,
+    "informed_gain": InformedGain,
     "accuracy_lost": AccuracyLost,
     "at_equal_share": AtEqualShare,
     "gain_at_equal_accuracy": GainAtEqualAccuracy,
@@ -368,5 +369,4 @@ CONTRASTS: Mapping[str, type[Any]] = {
     "combination": Combination,
     "averaged": Averaged,
     "better_trade_off": BetterTradeOff,
-    "informed_gain": InformedGain,
 }
