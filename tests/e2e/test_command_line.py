@@ -16,6 +16,7 @@ import midre_exp
 from midre_exp import stages
 from midre_exp.__main__ import main
 from midre_exp.plan.config import CONF_DIR
+from tests import ready
 from tests.conftest import tiny_overrides, without_time
 
 
@@ -182,18 +183,17 @@ def test_help_and_config_listing_name_every_group_and_key(cli):
     assert code == 0 and "identity_weight" in out and "hydra" not in out.split("\n")[0]
 
 
-def typed(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The program as it is started in a folder."""
-    return started("-m", "midre_exp", *arguments, at=at)
+def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program as it is started."""
+    return started("-m", "midre_exp", *arguments)
 
 
-def started(*arguments: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Python in a folder, with this checkout installed."""
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with this checkout installed."""
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        cwd=at,
         env=os.environ | {"PYTHONPATH": str(Path(midre_exp.__file__).parents[1])},
     )
 
@@ -278,11 +278,13 @@ def test_a_package_of_the_users_is_found_where_he_stands_and_never_in_place_of_o
         "from midre_exp.defense import Defense\nclass Mine(Defense):\n    label = 'Mine'\n"
     )
     mine = ["defense.nodef._target_=my_package.Mine", "runtime.trusted_packages=[my_package]"]
-    done = typed("run", *mine, *tiny_overrides(tmp_path), at=tmp_path)
+    env = os.environ | {"PYTHONPATH": str(Path(midre_exp.__file__).parents[1])}
+    words = [*mine, *tiny_overrides(tmp_path)]
+    done = ready.run(["-m", "midre_exp", "run", *words], cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert records(tmp_path)[0]["defense"]["label"] == "Mine"
     script = "import sys; sys.path[0] = '/'; from midre_exp.__main__ import main; main()"  # as midre-exp
-    done = started("-c", script, *mine, *tiny_overrides(tmp_path), at=tmp_path)
+    done = ready.run(["-c", script, *words], cwd=tmp_path, env=env)
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
 
 

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests import ready
 from tests.conftest import tiny_overrides, without_time
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def commit(folder: Path) -> str:
 def command(checkout: Path, *arguments: str) -> list[str]:
     places = checkout.parent / "out"
     places.mkdir(exist_ok=True)
-    return [sys.executable, "-m", "midre_exp", *tiny_overrides(places), *arguments]
+    return ["-m", "midre_exp", *tiny_overrides(places), *arguments]
 
 
 def environment(checkout: Path) -> dict[str, str]:
@@ -48,13 +48,8 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 def call(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(checkout, *arguments),
-        cwd=checkout.parent / "out",
-        env=environment(checkout),
-        capture_output=True,
-        text=True,
-    )
+    words = command(checkout, *arguments)
+    return ready.run(words, cwd=checkout.parent / "out", env=environment(checkout))
 
 
 def records(checkout: Path) -> list[dict]:
@@ -105,14 +100,8 @@ def test_code_that_changes_between_runs(checkout):
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_an_edit_while_a_sweep_goes_is_refused(checkout, launcher):
     options = [f"hydra/launcher={launcher}", *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else [])]
-    with subprocess.Popen(
-        command(checkout, "seed=5,6", *options, "-m"),
-        cwd=checkout.parent / "out",
-        env=environment(checkout),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as sweep:
+    words = command(checkout, "seed=5,6", *options, "-m")
+    with ready.start(words, cwd=checkout.parent / "out", env=environment(checkout)) as sweep:
         deadline = time.monotonic() + 300
         while not records(checkout) and sweep.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ready
 from tests.conftest import tiny_overrides, without_time
 
 ROOT = Path(__file__).parents[2]
@@ -20,36 +21,16 @@ ROOT = Path(__file__).parents[2]
 
 def start(
     folder: Path, *arguments: str, module: str = "midre_exp", table: str | None = None
-) -> subprocess.Popen[str]:
+) -> ready.Process:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]  # a later one wins
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            module,
-            *([table] if table else []),
-            *flags,
-            *tiny_overrides(folder),
-            *overrides,
-        ],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=_mind_ctrl_c,
-    )
+    words = [*([table] if table else []), *flags, *tiny_overrides(folder), *overrides]
+    return ready.start(["-m", module, *words], cwd=folder, env=environment)
 
 
-def _mind_ctrl_c() -> None:
-    """A shell lets what it starts in the background ignore Ctrl-C, and that is inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: ready.Process) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output

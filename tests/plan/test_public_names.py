@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import attacks
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.public_names import by_public_name, public_names
 from midre_exp.stages import make_plan
+from tests import ready
 
 ROOT = Path(attacks.__file__).parents[1]
 PLAN = """
@@ -38,13 +37,8 @@ def test_a_class_that_moves_to_another_module_changes_no_stage_key(tmp_path):
     (tmp_path / "attacks" / "brepmi.py").rename(tmp_path / "attacks" / "moved.py")
     stub = tmp_path / "attacks" / "__init__.pyi"
     stub.write_text(stub.read_text().replace("from .brepmi import", "from .moved import"))
-    done = subprocess.run(
-        [sys.executable, "-c", PLAN],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = ready.run(["-c", PLAN], cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     packaged, named = map(json.loads, done.stdout.splitlines())
     assert packaged == named == ["attacks.moved", before]
