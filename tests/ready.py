@@ -1,8 +1,8 @@
 """Python programs in processes of their own that have the libraries loaded already.
 
 A program that loads torch and Lightning takes six seconds before it does anything. Here one process of the
-test session loads what is not ours, once, and forks for each program: that is one like any other from there on,
-with arguments, environment, folder, signals and an exit code of its own. Our own code is imported anew from
+test session loads what is not ours, once, and forks for each program, which is like any other from there on:
+it has arguments, environment, folder, signals and an exit code of its own. Our own code is imported anew from
 its ``PYTHONPATH``. A test of what is imported, or of a worker that Python itself starts, starts it for real.
 """
 
@@ -163,7 +163,7 @@ def serve(connection: socket.socket) -> list[str]:
     assert not any(name.partition(".")[0] in OURS for name in sys.modules)
     gc.collect(), gc.freeze()
     path = sys.path[1:]  # without the folder of this file
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _forget)  # waited for, so that their time is counted
     while head := connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize)):
         size, ancillary, *_ = head
         if not size:
@@ -178,6 +178,12 @@ def serve(connection: socket.socket) -> list[str]:
         for place in places:
             os.close(place)
     raise SystemExit
+
+
+def _forget(*_: object) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
