@@ -45,6 +45,26 @@ def result(folder: Path) -> dict:
     return record
 
 
+def test_a_forked_program_is_like_one_that_is_started(tmp_path):
+    code = (
+        "import os, sys, midre_exp\n"
+        "print(os.getcwd(), os.environ['WORD'], sys.argv, midre_exp.__file__)\n"
+        "sys.stderr.write('wrong'); sys.exit(3)"
+    )
+    (tmp_path / "midre_exp.py").touch()  # ours is not loaded beforehand
+    environment = {"PATH": os.environ["PATH"], "WORD": "said", "PYTHONPATH": "/nowhere"}
+    done = ready.run(["-c", code, "x"], cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (3, "wrong")
+    assert done.stdout == f"{tmp_path} said ['-c', 'x'] {tmp_path / 'midre_exp.py'}\n"
+    sleeper = ["-c", "import time; print('on', flush=True); time.sleep(60)"]
+    with ready.start(sleeper, cwd=tmp_path, env=environment) as process:
+        assert process.stdout.readline() == "on\n" and process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+
+
 LONGER = ("attack.prior.steps=120", "target.recipe.epochs=12", "attack.steps=60", "runtime.chunk=4")
 
 
