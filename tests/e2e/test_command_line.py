@@ -55,6 +55,7 @@ def test_one_run_then_nothing_to_do(cli, tmp_path):
         "prior",
         "attack",
         "metrics",
+        "verdicts",
     ]
     assert len(records(tmp_path)) == 1
     code, out, err = cli("defense=midre")
