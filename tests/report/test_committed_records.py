@@ -23,6 +23,10 @@ from midre_exp.report.tables.publish import write_tables
 MINI = Path(__file__).parents[2] / "results" / "mini"
 
 
+#: Claims that came after the page of the committed records, and what these say nothing of.
+CLAIMED_SINCE = ("erasing-protects-all-judges",)
+
+
 @pytest.fixture(scope="module")
 def committed() -> list[Record]:
     return read_records(MINI).records
@@ -33,7 +37,8 @@ def committed() -> list[Record]:
 )
 def test_a_table_follows_from_its_records(name, committed, tmp_path):
     rows = pd.read_csv(MINI / f"{name}.csv")[["setup", "attack", "target", "defense"]].to_dict("records")
-    runs = [PlannedRun((), record["config"], record) for record in committed]
+    trusted = {"runtime": {"trusted_packages": []}}  # of a planned run; records keep other options of it
+    runs = [PlannedRun((), {**record["config"], **trusted}, record) for record in committed]
     shown = [next(run for run in runs if run.row == row) for row in rows]
     paths = write_tables(render.render_defenses(load_table(name), shown), tmp_path, name)
     assert [path.suffix for path in paths] == [".md", ".csv", ".tex"]
@@ -45,8 +50,11 @@ def test_the_claims_follow_from_their_records(committed):
     """But for when each was registered, which git knows and not they."""
     decided = decide_all(load_claims("mini"), comparison_groups(committed)[0])
     there = {claim["name"]: claim for claim in json.loads((MINI / "claims.json").read_text())["claims"]}
-    assert {decision.claim.name for decision in decided} == set(there)
+    asked = {decision.claim.name for decision in decided}
+    assert set(there) <= asked and all(name in CLAIMED_SINCE for name in asked - set(there))
     for decision in decided:
+        if decision.claim.name in CLAIMED_SINCE:
+            continue
         told, expected = as_json(decision), there[decision.claim.name]
         expected.pop("registered", None)
         assert rounded(told) == rounded(expected), decision.claim.name

@@ -211,7 +211,7 @@ def test_drawing_takes_one_thread_and_gives_the_others_back_after_an_error(monke
     try:
         monkeypatch.setattr("midre_exp.report.tables.render.render_table", fail)
         with pytest.raises(UserError, match="paper"):
-            render(load_table("demo"), [], other_data=False)
+            render(load_table("demo"), [], other_data=False, replace=False)
         assert seen == [1] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
