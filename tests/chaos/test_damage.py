@@ -32,7 +32,7 @@ from midre_exp.store.__main__ import needed
 from midre_exp.store.files import sha256
 from midre_exp.store.lock import BuildLock
 from midre_exp.store.store import Store
-from midre_exp.study.score import read_keys
+from midre_exp.study.answers import read_keys
 from midre_exp.sweep.finished import failure_path, is_finished
 from midre_exp.sweep.job import Outcome, carry_out
 from midre_exp.weights import checkpoint

@@ -148,7 +148,12 @@ def test_own_code_changes_exactly_the_keys_it_matters_to(lab, tiny):
     assert keys() == before
     lab({"key_lab.py": defense.format("two")})
     after = keys()
-    assert {name for name in before if before[name] != after[name]} == {"target", "attack", "metrics"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "target",
+        "attack",
+        "metrics",
+        "verdicts",
+    }
 
 
 def test_what_is_decoded_by_a_class_of_ones_own_is_cached_by_its_code(lab, tmp_path):

@@ -21,24 +21,28 @@ def composer() -> Iterator[Composer]:
         yield packaged_composer()
 
 
+#: What every reconstruction is told by.
+JUDGED = ("metrics", "verdicts")
+
+
 def keys(composer, *job):
     return {name: stage.key for name, stage in make_plan(composer.settings(list(job))).stages.items()}
 
 
 def test_by_default_a_seed_moves_target_and_attack_alone(composer):
     first, second = keys(composer, "seed=0"), keys(composer, "seed=1")
-    assert {name for name in first if first[name] != second[name]} == {"target", "attack", "metrics"}
+    assert {name for name in first if first[name] != second[name]} == {"target", "attack", *JUDGED}
     assert keys(composer, "seed=0", ALL) == first  # run 0 is the same whatever varies
 
 
 @pytest.mark.parametrize(
     "word, moved",
     [
-        ("training", {"target", "attack", "metrics"}),
-        ("attack", {"attack", "metrics"}),
-        ("evaluator", {"evaluator", "features", "metrics"}),
-        ("prior", {"prior", "attack", "metrics"}),
-        ("identities", {"target", "evaluator", "features", "prior", "attack", "metrics"}),
+        ("training", {"target", "attack", *JUDGED}),
+        ("attack", {"attack", *JUDGED}),
+        ("evaluator", {"evaluator", "features", *JUDGED}),
+        ("prior", {"prior", "attack", *JUDGED}),
+        ("identities", {"target", "evaluator", "features", "prior", "attack", *JUDGED}),
     ],
 )
 def test_a_word_moves_what_it_names_and_what_rests_on_it(composer, word, moved):

@@ -369,7 +369,10 @@ def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
 
 def test_an_unknown_name_tells_the_figures(capsys):
     assert command.main(["fig9"]) == 2
-    assert "figures: fig2, fig3, fig4, fig5, fig6, fig7, frontier, grid, lengths" in capsys.readouterr().err
+    assert (
+        "figures: attackers, fig2, fig3, fig4, fig5, fig6, fig7, frontier, grid, lengths"
+        in capsys.readouterr().err
+    )
 
 
 def test_tables_do_not_wait_for_matplotlib():

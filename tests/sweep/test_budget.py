@@ -60,11 +60,11 @@ def test_the_plan_tells_operations_memory_disk_hours_and_what_is_missing(tmp_pat
     target = next(line for line in text.splitlines() if line.startswith("target "))
     assert "2.0 h" in target and "0.449" in target and "4.2 GB" in target and "5.0 GB" in target
     (total,) = (line for line in text.splitlines() if line.startswith("in total"))
-    assert "12.0 h" in total and "2.7" in total and "30.0 GB" in total
+    assert "14.0 h" in total and "3.14" in total and "35.0 GB" in total
     assert "of one A100" in text and "40% of the peak" in text
     assert "missing here, for S01: CelebA data" in text
     estimate.show([["setup=S01", "scale=paper", *places]], device="H200")
     text = capsys.readouterr().out
-    assert "of one H200" in text and "3.8 h" in text  # 156 / 494 of it
+    assert "of one H200" in text and "4.4 h" in text  # 156 / 494 of it
     with pytest.raises(ConfigError, match="--device abacus is unknown"):
         estimate.show([["setup=S01"]], device="abacus")
