@@ -72,7 +72,7 @@ target.recipe.select=luckiest | target.recipe.select=luckiest cannot be used; gi
 +target.modl=1 | target.modl is read by nothing; did you mean target.model?
 target.model.width=1e-9 | target.model.width=1e-09 cannot be used; give a number from 0.01 to 100
 target.model.depth=18.0 | target.model.depth=18.0 cannot be used
-target.model.stem=big | target.model.stem=big cannot be used; give imagenet, small, half, small_pooled, half_pooled or
+target.model.stem=big | target.model.stem=big cannot be used; give imagenet, small, half, small_pooled
 target.model.std=0 | target.model.std=0 cannot be used
 evaluator.seed=null | evaluator.seed=null cannot be used; give a whole number from 0
 evaluator.seed=9223372036854775808 | evaluator.seed=9223372036854775808 cannot be used
