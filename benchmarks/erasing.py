@@ -40,8 +40,9 @@ def contestants(images: Tensor) -> dict[str, Callable[[], Tensor]]:
 
     def batched(area: str) -> Tensor:
         n, _, height, width = images.shape
+        numbers = torch.rand(3, n, generator=generator)
         squares = sample_squares(
-            n, height, width, a_l=SCALE[0], a_h=SCALE[1], area=area, rounding="round", generator=generator
+            numbers, height, width, a_l=SCALE[0], a_h=SCALE[1], area=area, rounding="round"
         )
         return erase_squares(images, *squares, fill)
 

@@ -31,24 +31,6 @@ _Length = TypeVar("_Length", float, Tensor)
 
 
 def sample_squares(
-    n: int,
-    height: int,
-    width: int,
-    *,
-    a_l: float,
-    a_h: float,
-    area: str,
-    rounding: str,
-    generator: torch.Generator,
-    name: str = "midre",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One square per image by the law of ``squares``, (top, left, side), each int64 [n] on the CPU."""
-    numbers = torch.rand(3, n, generator=generator)
-    law = {"a_l": a_l, "a_h": a_h}
-    return squares(numbers, height, width, **law, area=area, rounding=rounding, name=name)
-
-
-def squares(
     numbers: Tensor,
     height: int,
     width: int,
@@ -188,7 +170,9 @@ class Erasing(Defense):
         """The squares of ``images`` [n, c, h, w] by ``numbers`` [3, n]."""
         height, width = images.shape[-2:]
         law = {"a_l": self.a_l, "a_h": self.a_h}
-        return squares(numbers, height, width, **law, area=self.area, rounding=self.rounding, name=self.name)
+        return sample_squares(
+            numbers, height, width, **law, area=self.area, rounding=self.rounding, name=self.name
+        )
 
     def _pixel_fill(self, model: Classifier, device: torch.device) -> Tensor:
         """``fill`` as a value of pixels in [0, 1], [1, 3, 1, 1]."""

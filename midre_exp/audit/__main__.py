@@ -132,9 +132,8 @@ def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     say(f"the attacker has {subject.attackers_pictures_in_words}")
     tried = climb(subject, clock, say, rungs)
     if options.defense is not None:
-        done = [one for one in tried if one.record is not None]
-        best = max(done, key=lambda one: one.record["metrics"]["att_acc1"], default=None)  # type: ignore[index]
-        rung = rungs[0] if best is None else best.rung
+        reached = {one.rung: one.record["metrics"]["att_acc1"] for one in tried if one.record is not None}
+        rung = max(reached, key=lambda one: reached[one], default=rungs[0])
         again = [
             Rung(rung.attack, rung.threat, rung.needs, retrained=(name,))
             for name in (options.defense, "nodef")

@@ -31,17 +31,8 @@ class Gallery:
 
     held_out: Templates
 
-    @property
-    def genuine(self) -> Tensor:
-        """Scores of photographs with the template of their own person, [n]."""
-        return self._pairs()[0]
-
-    @property
-    def impostor(self) -> Tensor:
-        """Those with the templates of all others, [m]."""
-        return self._pairs()[1]
-
-    def _pairs(self) -> tuple[Tensor, Tensor]:
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Scores of photographs with the template of their own person [n], and with those of others [m]."""
         known = self.held_out
         return pairs(known.probes @ known.templates.T, known.labels)
 
@@ -50,7 +41,7 @@ class Gallery:
         each of ``fars``, percent. ``alike`` bool [people, people]: who looks like whom, for the equal error
         rate among these alone.
         """
-        genuine, impostor = self._pairs()
+        genuine, impostor = self.pairs()
         found: dict[str, Any] = {
             "eer": 100 * equal_error(genuine, impostor).value,
             "pairs": len(impostor),
@@ -109,7 +100,7 @@ def verdicts(
     if failed is not None:
         own = own.masked_fill(failed.bool(), -math.inf)
         place = place.masked_fill(failed.bool(), with_decoys.shape[1])
-    genuine, impostor = gallery._pairs()
+    genuine, impostor = gallery.pairs()
     kinds = {"photographs": impostor, "decoys": with_decoys.flatten(), "others": others}
     kinds = {name: scores for name, scores in kinds.items() if len(scores)}
     real = pairs(private.probes @ private.templates.T, private.labels)[0]

@@ -63,7 +63,10 @@ class VerdictsStage(Stage):
         prior: Artifact,
         metrics: Artifact | None = None,
     ) -> None:
-        from midre_exp.metrics import jury  # planning loads this module, and no torch
+        # planning loads this module, and no torch
+        import torch
+
+        from midre_exp.metrics import jury
         from midre_exp.metrics.judge import Judge
 
         reconstructions = finite_tensors(attack, "reconstructions")
@@ -73,14 +76,13 @@ class VerdictsStage(Stage):
         steps = tuple(build(step, kind=_STEP, trusted=job.trusted) for step in judged.steps)
         judge = Judge(Evaluator().judge(job, evaluator), steps, job.runtime.device, job.numerics)
         labels = reconstructions["labels"]
-        counted = labels == labels
-        if "selected" in reconstructions:
-            counted = reconstructions["selected"].bool()
+        everyone = torch.ones_like(labels, dtype=torch.bool)
+        counted = reconstructions.get("selected", everyone).bool()
         if metrics is None:
             predicted = self._look(job, reconstructions, judge, generator)
         else:
             predicted = metrics.tensors("judgement")["predicted"]
-        known = ~reconstructions["failed"].bool() if "failed" in reconstructions else labels == labels
+        known = ~reconstructions.get("failed", ~everyone).bool()
         hits = ((predicted == labels) & known)[counted]
         job.work.save_tensors("verdicts", {"predicted": predicted, "hits": hits, "labels": labels[counted]})
         controls: dict[str, Any] = {"chance": 100 / classes, "pictures": len(hits)}

@@ -65,7 +65,7 @@ def random_batch(n: int, size: int = 16, seed: int = 0) -> Batch:
 
 def draw(n: int, height: int, width: int, seed: int = 0, **changes: Any) -> tuple[Tensor, Tensor, Tensor]:
     options = {"a_l": 0.1, "a_h": 0.4, "area": "uniform", "rounding": "round", **changes}
-    return sample_squares(n, height, width, **options, generator=seeded(seed))
+    return sample_squares(torch.rand(3, n, generator=seeded(seed)), height, width, **options)
 
 
 def chi_square(counts: Tensor, expected: Tensor) -> float:
@@ -216,7 +216,7 @@ def test_sampling_and_erasing_read_no_value_back_from_the_device() -> None:
         images = torch.empty(4, 3, 32, 32)
         for area in ("uniform", "joint_rejection"):
             options: dict[str, Any] = {"a_l": 0.1, "a_h": 0.4, "area": area, "rounding": "round"}
-            squares = sample_squares(4, 32, 32, **options, generator=generator)
+            squares = sample_squares(torch.rand(3, 4, generator=generator), 32, 32, **options)
             assert erase_squares(images, *squares, torch.empty(3)).shape == images.shape
 
 

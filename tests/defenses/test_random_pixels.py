@@ -34,7 +34,7 @@ def test_as_many_pixels_go_as_midre_would_erase_image_by_image() -> None:
     ours, squares = (erased_by(defense, 64, seed=3) for defense in (pixels(), MIDRE(**RELEASED)))
     assert torch.equal(ours.sum((1, 2)), squares.sum((1, 2)))
     _, _, side = sample_squares(
-        64, 16, 16, a_l=0.1, a_h=0.4, area="uniform", rounding="round", generator=seeded(3)
+        torch.rand(3, 64, generator=seeded(3)), 16, 16, a_l=0.1, a_h=0.4, area="uniform", rounding="round"
     )
     assert torch.equal(ours.sum((1, 2)), side * side) and len(set(side.tolist())) > 3
     assert not torch.equal(ours, squares)

@@ -139,9 +139,8 @@ def test_midre():
     def erase(images: Tensor, epoch: int, number: int) -> Tensor:
         # of the training's own stream: one per epoch, batch after batch
         drawn = generators.setdefault(epoch, generator(3, "batches", epoch))
-        boxes = sample_squares(
-            len(images), SIZE, SIZE, a_l=0.1, a_h=0.4, area="uniform", rounding="round", generator=drawn
-        )
+        numbers = torch.rand(3, len(images), generator=drawn)
+        boxes = sample_squares(numbers, SIZE, SIZE, a_l=0.1, a_h=0.4, area="uniform", rounding="round")
         mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in STATISTICS)
         literal = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         erased = images.clone()

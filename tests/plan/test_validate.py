@@ -219,7 +219,13 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 class Plain:
     """Without annotations or with some that cannot be resolved: nothing is known, and nothing refused."""
 
-    def __init__(self, free, *, odd: NoSuchType = 3, **rest: float) -> None:  # type: ignore[name-defined, no-untyped-def]  # noqa: F821
+    def __init__(  # type: ignore[no-untyped-def]
+        self,
+        free,
+        *,
+        odd: NoSuchType = 3,  # type: ignore[name-defined]  # noqa: F821
+        **rest: float,
+    ) -> None:
         self.free, self.odd, self.rest = free, odd, rest
 
 

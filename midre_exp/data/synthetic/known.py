@@ -8,6 +8,7 @@ is; what follows of it (where the mole is) is a number that shows on those who h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def known_traits(shown: Mapping[str, Tensor], personal: tuple[str, ...], version
     kind("beard", "beard_kind", _BEARDS, lambda: _from(shown["beard_kind"] * (1 - woman), _BEARD_FROM, False))
     for name, (needs, number) in _WHETHER.items():
         if number in shown:
-            kind(name, needs, ("without", "with"), lambda number=number: shown[number] > 0)  # type: ignore[misc]
+            kind(name, needs, ("without", "with"), partial(torch.gt, shown[number], 0))
     return KnownTraits(numbers, shows, kinds)
 
 
