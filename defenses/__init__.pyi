@@ -1,6 +1,8 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
 from .base import Batch as Batch
+from .base import Classify as Classify
+from .base import Companions as Companions
 from .base import Defense as Defense
 from .base import Informed as Informed
 from .base import PictureView as PictureView

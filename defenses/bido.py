@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defenses.base import Batch, Defense, Informed, Sampler, TrainingProgress
+from defenses.base import Batch, Classify, Defense, Informed, Sampler, TrainingProgress
 from defenses.parts.options import check_choice
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, LearningRate, Natural, NonNegative, Positive
@@ -256,7 +256,15 @@ class BiDO(Defense):
             },
         }
 
-    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
+    def extra_losses(
+        self,
+        output: Output,
+        batch: Batch,
+        progress: TrainingProgress,
+        *,
+        classify: Classify,
+        generator: torch.Generator,
+    ) -> Mapping[str, Tensor]:
         """Two terms for each layer, ``x_<stage>`` and ``y_<stage>``; those of a zero weight are left out.
 
         The sign of collapse is ``x_<stage>`` falling to 0. Labels mixed by another defense enter as they are

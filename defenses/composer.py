@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from defenses.base import Batch, Defense, Informed, Sampler, TrainingProgress
+from defenses.base import Batch, Classify, Defense, Informed, Sampler, TrainingProgress
 from defenses.nodef import NoDef
 from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
@@ -88,6 +88,13 @@ class Composed(Defense):
             batch = part.on_batch(batch, model, progress, generator)
         return batch
 
+    def before_step(
+        self, batch: Batch, classify: Classify, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
+        for part in self.parts.values():
+            batch = part.before_step(batch, classify, progress, generator)
+        return batch
+
     def on_inference(self, model: Classifier) -> None:
         for part in self.parts.values():
             part.on_inference(model)
@@ -131,12 +138,34 @@ class Composed(Defense):
         """All taps, each once, in order."""
         return tuple(dict.fromkeys(tap for part in self.parts.values() for tap in part.taps(model)))
 
-    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
+    def state(self, model: Classifier) -> nn.Module | None:
+        """Of all parts that have any, by their names."""
+        states = {name: part.state(model) for name, part in self.parts.items()}
+        owned = {name: state for name, state in states.items() if state is not None}
+        return nn.ModuleDict(owned) if owned else None
+
+    def extra_losses(
+        self,
+        output: Output,
+        batch: Batch,
+        progress: TrainingProgress,
+        *,
+        classify: Classify,
+        generator: torch.Generator,
+    ) -> Mapping[str, Tensor]:
         """All extra losses, named ``part/loss``."""
-        return {
-            f"{name}/{key}": loss
+        losses = {
+            name: part.extra_losses(output, batch, progress, classify=classify, generator=generator)
             for name, part in self.parts.items()
-            for key, loss in part.extra_losses(output, batch, progress).items()
+        }
+        return {f"{name}/{key}": loss for name, own in losses.items() for key, loss in own.items()}
+
+    def reports(self, output: Output, batch: Batch) -> Mapping[str, Tensor]:
+        """All that is reported, named ``part/value``."""
+        return {
+            f"{name}/{key}": value
+            for name, part in self.parts.items()
+            for key, value in part.reports(output, batch).items()
         }
 
 

@@ -133,7 +133,10 @@ class CutMix(Defense):
         if own is None:
             own = F.one_hot(batch.labels, self.num_classes).float()
         soft = own[partner].lerp(own, visible[:, None].to(own))
-        return replace(batch, images=images, labels=soft.argmax(1), soft_labels=soft)
+        erased = batch.erased
+        if erased is not None:
+            erased, _ = paste_boxes(erased, erased[partner], *edges)
+        return replace(batch, images=images, labels=soft.argmax(1), soft_labels=soft, erased=erased)
 
     def informed(self, model: Classifier) -> Informed:
         if self.p == 0:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defenses.base import Batch, Defense, Informed, TrainingProgress
+from defenses.base import Batch, Classify, Defense, Informed, TrainingProgress
 from defenses.parts.options import check_choice, check_flag
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import NonNegative
@@ -130,7 +130,15 @@ class MID(Defense):
         model.head = Bottleneck(head.in_features, head.out_features, eval_noise=self.eval_noise)
         self.head = _bottleneck(model)
 
-    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
+    def extra_losses(
+        self,
+        output: Output,
+        batch: Batch,
+        progress: TrainingProgress,
+        *,
+        classify: Classify,
+        generator: torch.Generator,
+    ) -> Mapping[str, Tensor]:
         """Beta times the divergence, mean over the batch."""
         if self.head is None:
             raise RuntimeError("MID makes its bottleneck in replace_head, which was not called")

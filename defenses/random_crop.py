@@ -49,7 +49,10 @@ class RandomCrop(Defense):
     ) -> Batch:
         if self.scale[0] == 1:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
-        return replace(batch, images=self._crop(batch.images, generator))
+        if batch.erased is None:
+            return replace(batch, images=self._crop(batch.images, generator))
+        cropped = self._crop(torch.cat((batch.images, batch.erased.to(batch.images)), 1), generator)
+        return replace(batch, images=cropped[:, :-1], erased=cropped[:, -1:] > 0)  # the rim is erased in part
 
     def informed(self, model: Classifier) -> Informed:
         if self.scale[0] == 1:

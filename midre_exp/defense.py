@@ -15,16 +15,25 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.data.transforms import View
 from midre_exp.plan.config import Trusted, build
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
+from midre_exp.targets.training.batch import Batch, Classify, Companions, Sampler, TrainingProgress
 
-__all__ = ["Batch", "Defense", "Informed", "PictureView", "Sampler", "TrainingProgress"]
+__all__ = [
+    "Batch",
+    "Classify",
+    "Companions",
+    "Defense",
+    "Informed",
+    "PictureView",
+    "Sampler",
+    "TrainingProgress",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +155,16 @@ class Defense:
         """How many of the recipe's ``epochs`` are trained, from 1 to all; schedules stay those of all."""
         return epochs
 
+    def state(self, model: Classifier) -> nn.Module | None:
+        """What the defense trains of its own beside ``model``, which is as it is before its first step and on
+        the CPU, or None; made anew for every training, after ``on_dataset``.
+
+        Drawn from torch's global generator, which is seeded; moved to the device; kept in checkpoints, by its
+        ``state_dict``, which may hold plain values besides; left out of the attacked network and stored
+        beside it. On several devices each gathers the whole batch and trains it alike.
+        """
+        return None
+
     def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None:
         """Set what a schedule changes in the model, called before the first batch of each epoch and once
         before resuming inside one.
@@ -159,12 +178,34 @@ class Defense:
         """
         return batch
 
+    def before_step(
+        self, batch: Batch, classify: Classify, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch:
+        """Train ``state``, or change a batch by what the network says of it, after every defense's
+        ``on_batch`` and before the step on what is returned.
+        """
+        return batch
+
     def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None:
         """The classification loss, a scalar, or None for cross entropy."""
         return None
 
-    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
-        """Named scalars added to the base loss, weights included."""
+    def extra_losses(
+        self,
+        output: Output,
+        batch: Batch,
+        progress: TrainingProgress,
+        *,
+        classify: Classify,
+        generator: torch.Generator,
+    ) -> Mapping[str, Tensor]:
+        """Named scalars added to the base loss, weights included. ``classify`` asks the network about other
+        images, ``generator`` is that of ``on_batch``.
+        """
+        return {}
+
+    def reports(self, output: Output, batch: Batch) -> Mapping[str, Tensor]:
+        """Named scalars of a step that stand in the history beside its losses, and are none."""
         return {}
 
     # -- afterwards --

@@ -57,7 +57,7 @@ class NosyDefense(Defense):
         self.calls.append("base_loss")
         return torch.nn.functional.cross_entropy(output.logits, batch.targets, label_smoothing=0.1)
 
-    def extra_losses(self, output, batch, progress):
+    def extra_losses(self, output, batch, progress, *, classify, generator):
         self.calls.append(f"extra_losses {progress.epoch}/{progress.epochs}")
         return {"tap": self.strength * output.taps["layer2"].square().mean()}
 

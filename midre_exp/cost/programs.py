@@ -170,6 +170,7 @@ class _Run:
         module._trainer = cast(Any, trainer)
         module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
         train = defense.on_dataset(images, seed=0)
+        module.make_defense_state()
         size, drop_last = int(recipe["batch_size"]), bool(recipe["drop_last"])
         own = defense.sampler(train.labels, batch_size=size, drop_last=drop_last, seed=0)
         sampler = own or Shuffled(len(train), batch_size=size, drop_last=drop_last, seed=0)

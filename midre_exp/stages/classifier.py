@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # torch
 
 #: The file of an artifact that holds the network.
 WEIGHTS = "weights.safetensors"
+#: The name in it of what a defense trained of its own, which nothing of a run reads: for diagnosis.
+DEFENSE_STATE = "defense_state"
 #: Points of percent by which the accuracy of a published classifier may differ from its card before its
 #: numbers are doubted: rounding, another decoder of JPEGs, and that official loaders leave out the last
 #: incomplete batch of test images come to a tenth of it.
@@ -95,7 +97,7 @@ class ClassifierStage(Stage):
         loads = partial(targets.published_classifier, role=self.role)
         make = trains if node["checkpoint"] is None else loads
         try:
-            model, numbers, history, predicted, by_class = make(
+            model, numbers, history, predicted, by_class, state = make(
                 node,
                 dataset,
                 defense,
@@ -107,7 +109,10 @@ class ClassifierStage(Stage):
             )
         except DivergedError as error:
             raise DivergedError(error.sentence, self._remedy(job.settings)) from error
-        job.work.save_tensors("weights", model.state_dict(), self._describes(job, train.num_classes))
+        described = self._describes(job, train.num_classes)
+        job.work.save_tensors("weights", model.state_dict(), described)
+        if state:
+            job.work.save_tensors(DEFENSE_STATE, state, described)
         job.work.save_json("history", history)
         # here and not in the record, which may be published: who is behind each label
         job.work.save_json("classes", {"names": list(train.classes)})

@@ -176,20 +176,31 @@ def step(
     model = assemble({"model": model_node("resnet18")}, 3, parts, seed=0).eval().to(device)
     progress = TrainingProgress(epoch=9, epochs=10)
     data = parts.on_dataset(Colours().load("train"), seed=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        own = parts.state(model)
+    if own is not None:
+        own.to(device)
     generator = torch.Generator().manual_seed(0)
     parts.on_epoch(model, progress)
     index = torch.arange(6)
     whole = Batch(*(part.to(device) for part in (data.images[index] / 255, data.labels[index], index)))
     with watched():
         batch = parts.on_batch(whole, model, progress, generator)
+        batch = parts.before_step(batch, model, progress, generator)
         output = model(batch.images, tuple(parts.taps(model)))
         base = parts.base_loss(output, batch, progress)
         base = F.cross_entropy(output.logits, batch.targets) if base is None else base
-        extra = sum(parts.extra_losses(output, batch, progress).values())
+        extras = parts.extra_losses(output, batch, progress, classify=model, generator=generator)
+        extra = sum(extras.values())
+        reported = parts.reports(output, batch)
     return {
         "images": batch.images,
         "targets": batch.targets,
         "extra": extra,
+        "companions": None if batch.companions is None else batch.companions.images,
+        "reported": reported,
+        "state": own,
         "loss": base,
         "trains": parts.trainable(model),
         "recipe": parts.recipe({**RECIPE, "epochs": 10}),

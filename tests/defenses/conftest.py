@@ -4,6 +4,7 @@ epochs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from defenses import Batch, Defense, TrainingProgress, compose
 from midre_exp.data.base import Dataset, ImageSet, Part, Role
 from midre_exp.runtime import Runtime
-from midre_exp.targets.base import Classifier
+from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.training.train import train_classifier
 
 RECIPE = {
@@ -28,6 +29,15 @@ RECIPE = {
     "select": "last",
 }
 MODEL = {"_target_": "midre_exp.targets.VGG16", "image_size": 32, "width": 0.125}
+
+
+def ask_nobody(images: Tensor, taps: Sequence[str] = ()) -> Output:
+    """The ``classify`` of a defense that has no question."""
+    raise AssertionError("a network is asked")
+
+
+#: What ``extra_losses`` is handed where only the output of the step counts.
+NO_QUESTIONS: dict[str, Any] = {"classify": ask_nobody, "generator": None}
 
 
 class Colours(Dataset):

@@ -17,6 +17,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
 from midre_exp.targets.training.module import learning_rates
+from tests.defenses.conftest import NO_QUESTIONS
 
 FOLDER = Path(__file__).parents[1] / "golden"
 HSIC, BIDO = (json.loads((FOLDER / f"defense_{name}.json").read_text()) for name in ("hsic", "bido"))
@@ -192,7 +193,10 @@ def test_every_layers_terms_and_the_total_are_the_golden_ones(
     output, batch = golden_output(dtype)
     x, y = case["lambda_x"], case["lambda_y"]
     defense = bido(lambda_x=x, lambda_y=y, stages=["h1", "h2", "h3"])
-    losses = {name: float(value) for name, value in defense.extra_losses(output, batch, CLOCK).items()}
+    losses = {
+        name: float(value)
+        for name, value in defense.extra_losses(output, batch, CLOCK, **NO_QUESTIONS).items()
+    }
     cross_entropy = float(F.cross_entropy(output.logits, batch.labels))
     assert cross_entropy == pytest.approx(case["ce"], rel=1e-6)
     if x == y == 0:
@@ -212,7 +216,8 @@ def test_every_layers_terms_and_the_total_are_the_golden_ones(
 def test_coco_is_not_hsic() -> None:
     output, batch = golden_output(torch.float32)
     hsic, other = (
-        bido(measure=name, stages=["h1"]).extra_losses(output, batch, CLOCK) for name in ("hsic", "coco")
+        bido(measure=name, stages=["h1"]).extra_losses(output, batch, CLOCK, **NO_QUESTIONS)
+        for name in ("hsic", "coco")
     )
     grams = [gaussian_gram(output.taps[name], sigma=5.0) for name in ("h1", "input")]
     assert float(other["x_h1"]) == pytest.approx(0.05 * float(coco(*grams)), rel=1e-6)
@@ -223,10 +228,10 @@ def test_one_zero_weight_leaves_only_the_other_terms() -> None:
     output, batch = golden_output(torch.float32)
     only_y = bido(lambda_x=0.0, stages=["h1", "h2"])
     assert only_y.taps(None) == ("h1", "h2")  # type: ignore[arg-type]
-    assert list(only_y.extra_losses(output, batch, CLOCK)) == ["y_h1", "y_h2"]
+    assert list(only_y.extra_losses(output, batch, CLOCK, **NO_QUESTIONS)) == ["y_h1", "y_h2"]
     only_x = bido(lambda_y=0.0, stages=["h1", "h2"])
     assert only_x.taps(None) == ("input", "h1", "h2")  # type: ignore[arg-type]
-    assert list(only_x.extra_losses(output, batch, CLOCK)) == ["x_h1", "x_h2"]
+    assert list(only_x.extra_losses(output, batch, CLOCK, **NO_QUESTIONS)) == ["x_h1", "x_h2"]
 
 
 def test_mixed_labels_enter_the_label_kernel() -> None:
@@ -236,7 +241,7 @@ def test_mixed_labels_enter_the_label_kernel() -> None:
 
     def term(soft: Tensor | None) -> float:
         mixed = Batch(batch.images, batch.labels, batch.index, soft)
-        return float(defense.extra_losses(output, mixed, CLOCK)["y_h1"])
+        return float(defense.extra_losses(output, mixed, CLOCK, **NO_QUESTIONS)["y_h1"])
 
     assert term(one_hot) == term(None)
     assert term((one_hot + one_hot.roll(1, 0)) / 2) != pytest.approx(term(None), rel=1e-3)
@@ -247,7 +252,7 @@ def test_every_tapped_layer_gets_a_gradient(measure: str) -> None:
     output, batch = golden_output(torch.float32)
     leaves = {name: value.clone().requires_grad_() for name, value in output.taps.items() if name != "input"}
     output = output._replace(taps={**leaves, "input": output.taps["input"]})
-    losses = bido(measure=measure, stages=list(leaves)).extra_losses(output, batch, CLOCK)
+    losses = bido(measure=measure, stages=list(leaves)).extra_losses(output, batch, CLOCK, **NO_QUESTIONS)
     torch.stack(list(losses.values())).sum().backward()
     assert all(leaf.grad is not None and leaf.grad.abs().max() > 0 for leaf in leaves.values())
 

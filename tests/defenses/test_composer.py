@@ -13,6 +13,7 @@ from midre_exp.data.base import ImageSet
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Classifier, Output
+from tests.defenses.conftest import NO_QUESTIONS
 
 CLOCK = TrainingProgress(epoch=1, epochs=4)
 
@@ -58,7 +59,9 @@ class Affine(Defense):
     def taps(self, model: Classifier) -> Sequence[str]:
         return self.tap_names
 
-    def extra_losses(self, output: Output, batch: Batch, progress: TrainingProgress) -> Mapping[str, Tensor]:
+    def extra_losses(
+        self, output: Output, batch: Batch, progress: TrainingProgress, **tools: Any
+    ) -> Mapping[str, Tensor]:
         return {"penalty": torch.tensor(float(self.shift))}
 
     def modify_backbone(self, model: Classifier) -> None:
@@ -140,7 +143,7 @@ def test_nothing_composed_is_the_plain_recipe() -> None:
     assert nothing.sampler(given.labels, batch_size=2, seed=0, drop_last=False) is None
     assert nothing.trainable(model) is None
     assert nothing.base_loss(output(), given, CLOCK) is None
-    assert nothing.extra_losses(output(), given, CLOCK) == {}
+    assert nothing.extra_losses(output(), given, CLOCK, **NO_QUESTIONS) == {}
     assert nothing.taps(model) == ()
     assert nothing.recipe({"epochs": 3}) == {"epochs": 3}
 
@@ -173,7 +176,7 @@ def test_taps_come_once_and_extra_losses_carry_their_parts_name() -> None:
         a=Affine("a", shift=1, taps=["stem", "layer1"]), b=Affine("b", shift=2, taps=["layer1", "layer4"])
     )
     assert tuple(both.taps(Model())) == ("stem", "layer1", "layer4")
-    losses = both.extra_losses(output(), batch(), CLOCK)
+    losses = both.extra_losses(output(), batch(), CLOCK, **NO_QUESTIONS)
     assert {name: float(loss) for name, loss in losses.items()} == {"a/penalty": 1.0, "b/penalty": 2.0}
 
 

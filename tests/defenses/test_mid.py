@@ -16,6 +16,7 @@ from defenses.mid import MID, Bottleneck, bottleneck_kl, bottleneck_std, log_bot
 from midre_exp.errors import ConfigError
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier, Output
+from tests.defenses.conftest import NO_QUESTIONS
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "defense_mid.json").read_text())
 INPUTS = {
@@ -98,7 +99,7 @@ def test_training_loss_and_gradients_are_the_golden_ones(
     )
     cross_entropy = F.cross_entropy(output.logits, INPUTS["labels"])
     assert float(cross_entropy.detach()) == pytest.approx(GOLDEN["ce"], rel=1e-7)
-    total = cross_entropy + defense.extra_losses(output, batch(INPUTS["labels"]), CLOCK)["kl"]
+    total = cross_entropy + defense.extra_losses(output, batch(INPUTS["labels"]), CLOCK, **NO_QUESTIONS)["kl"]
     total.backward()
     assert float(total.detach()) == pytest.approx(case["total"], rel=1e-7)
     assert features.grad is not None
@@ -154,7 +155,7 @@ def test_mixed_precision_leaves_the_divergence_in_single_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output = model(IMAGES)
         kl = defense.extra_losses(
-            Output(output.logits, torch.rand(5, 64) - 300), batch(torch.arange(5)), CLOCK
+            Output(output.logits, torch.rand(5, 64) - 300), batch(torch.arange(5)), CLOCK, **NO_QUESTIONS
         )
     assert kl["kl"].dtype == torch.float32 and kl["kl"].isfinite()
     assert output.logits.isfinite().all()
@@ -203,7 +204,9 @@ def test_the_divergence_belongs_to_the_model_in_training() -> None:
 
 def test_losses_without_surgery_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(RuntimeError, match="replace_head"):
-        mid().extra_losses(Output(torch.zeros(1, 2), torch.zeros(1, 4)), batch(torch.zeros(1).long()), CLOCK)
+        mid().extra_losses(
+            Output(torch.zeros(1, 2), torch.zeros(1, 4)), batch(torch.zeros(1).long()), CLOCK, **NO_QUESTIONS
+        )
     with pytest.raises(RuntimeError, match="no bottleneck"):
         mid().on_inference(assemble(VGG, 4, compose(), seed=0))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from midre_exp.seeding import generator
+from midre_exp.targets.base import Output
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,16 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True)
+class Companions:
+    """Further images that go through the network together with a batch, in one batch norm."""
+
+    name: str  #: of their accuracy in the history, ``<name>_acc``
+    images: Tensor  #: float [m, 3, h, w] in [0, 1]
+    labels: Tensor  #: int64 [m]
+    weight: float  #: of their classification loss in the base loss; that of the batch weighs 1 - ``weight``
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training batch on the device."""
 
@@ -30,6 +41,8 @@ class Batch:
     labels: Tensor  #: int64 [n]
     index: Tensor  #: int64 [n], the position of each image in the training set
     soft_labels: Tensor | None = None  #: [n, k] where a defense mixes classes
+    erased: Tensor | None = None  #: bool [n, 1, h, w], the pixels that a defense has erased; None: none
+    companions: Companions | None = None  #: as many as the batch has images, or none
 
     @property
     def targets(self) -> Tensor:
@@ -40,6 +53,18 @@ class Batch:
     def seen_labels(self) -> Tensor:
         """The class of which each image shows most: int64 [n]."""
         return self.labels if self.soft_labels is None else self.soft_labels.argmax(1)
+
+
+class Classify(Protocol):
+    """The network as a training step runs it: under the run's numerics, in its training mode, on all devices.
+
+    For the images of a batch, or as many others. ``torch.autograd.grad`` gives gradients with respect to
+    images without touching those of the network.
+    """
+
+    def __call__(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
+        """What the network makes of ``images``, float [n, 3, h, w] in [0, 1]."""
+        ...
 
 
 class Sampler(Protocol):

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.training.batch import Batch, Sampler, TrainingProgress
+from midre_exp.targets.training.batch import Batch, Classify, Sampler, TrainingProgress
 
 
 class DefenseHooks(Protocol):
@@ -38,16 +38,30 @@ class DefenseHooks(Protocol):
 
     def trained_epochs(self, epochs: int) -> int: ...
 
+    def state(self, model: Classifier) -> nn.Module | None: ...
+
     def on_epoch(self, model: Classifier, progress: TrainingProgress) -> None: ...
 
     def on_batch(
         self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
     ) -> Batch: ...
 
+    def before_step(
+        self, batch: Batch, classify: Classify, progress: TrainingProgress, generator: torch.Generator
+    ) -> Batch: ...
+
     def base_loss(self, output: Output, batch: Batch, progress: TrainingProgress) -> Tensor | None: ...
 
     def extra_losses(
-        self, output: Output, batch: Batch, progress: TrainingProgress
+        self,
+        output: Output,
+        batch: Batch,
+        progress: TrainingProgress,
+        *,
+        classify: Classify,
+        generator: torch.Generator,
     ) -> Mapping[str, Tensor]: ...
+
+    def reports(self, output: Output, batch: Batch) -> Mapping[str, Tensor]: ...
 
     def on_inference(self, model: Classifier) -> None: ...

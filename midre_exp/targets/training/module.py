@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -21,6 +21,7 @@ from midre_exp.seeding import derive, generator
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.predict import hits
 from midre_exp.targets.training.batch import Batch, EpochBatches, TrainingProgress
+from midre_exp.targets.training.gathered import own_rows
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.weights.finite import few, not_finite
 
@@ -34,6 +35,7 @@ class BestEpoch(TypedDict):
     test_acc: float  #: percent
     epoch: int
     weights: dict[str, Tensor]
+    state: dict[str, Tensor]  #: what the defense had trained of its own
 
 
 class ClassifierModule(pl.LightningModule):
@@ -41,8 +43,9 @@ class ClassifierModule(pl.LightningModule):
 
     All randomness is derived from (seed, epoch, rank), so epochs can be resumed exactly; what was drawn
     inside one is told by the states of its generators. Of several processes each trains on its share of every
-    batch with random numbers of its own. Only if the defense ``couples_images`` does each process defend, and
-    compute the losses of, the whole batch, whose outputs are gathered with their gradients.
+    batch with random numbers of its own. Only if the defense ``couples_images``, or trains something of its
+    own, does each process defend, and compute the losses of, the whole batch, whose outputs are gathered with
+    their gradients.
     """
 
     batches: EpochBatches
@@ -75,10 +78,23 @@ class ClassifierModule(pl.LightningModule):
         self.best: BestEpoch | None = None
         self.done = 0
         self._unfinished: dict[str, Any] | None = None  # epoch of a checkpoint from inside it
+        self.defense_state: torch.nn.Module | None = None
         names = defense.trainable(model)
         if names is not None:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name in set(names))
+
+    def make_defense_state(self) -> None:
+        """What the defense trains of its own, as it is before the first step, as a part of this module."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "defense state"))
+            self.defense_state = self.defense.state(self.model)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The tensors of ``defense_state``, by their names in it."""
+        if self.defense_state is None:
+            return {}
+        return {n: value for n, value in self.defense_state.state_dict().items() if isinstance(value, Tensor)}
 
     @property
     def progress(self) -> TrainingProgress:
@@ -87,8 +103,9 @@ class ClassifierModule(pl.LightningModule):
 
     @property
     def gathers(self) -> bool:
-        """Whether every process computes the losses of the whole batch."""
-        return self.trainer.world_size > 1 and self.defense.couples_images
+        """Whether every process computes the losses of the whole batch, and trains the defense's state."""
+        couples = self.defense.couples_images or self.defense_state is not None
+        return self.trainer.world_size > 1 and couples
 
     def on_train_start(self) -> None:
         """Begin the epoch inside which an earlier attempt stopped once more: Lightning goes on without its
@@ -117,6 +134,9 @@ class ClassifierModule(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rates[self.current_epoch]
         self.sums, self.images, self.done = {}, 0, 0
+        if self.trainer.world_size > 1:  # all train the same, but for rounding and dropout
+            for value in self.own_state().values():
+                torch.distributed.broadcast(value, 0)
         self.defense.on_epoch(self.model, self.progress)
 
     def training_step(self, step_input: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
@@ -124,11 +144,17 @@ class ClassifierModule(pl.LightningModule):
         if self.batches.epoch != self.current_epoch:
             raise RuntimeError(f"batches of epoch {self.batches.epoch} arrive in epoch {self.current_epoch}")
         batch = self._defend(self._augment(*step_input))
-        output = self._classify(batch)
+        output, beside = self._classify_batch(batch)
         base, extras = self._losses(output, batch)
+        reports = {"train_acc": _accuracy(output, batch.seen_labels)}
+        if batch.companions is not None and beside is not None:
+            others = batch.companions
+            theirs = self._base_loss(beside, Batch(others.images, others.labels, batch.index))
+            base = (1 - others.weight) * base + others.weight * theirs
+            reports[f"{others.name}_acc"] = _accuracy(beside, others.labels)
         total: Tensor = base + sum(extras.values()) if extras else base
-        share = hits(output.logits.detach(), batch.seen_labels).mean()
-        self._add({"loss": total.detach(), "train_acc": 100 * share, **_detached(extras)}, len(batch.labels))
+        reports |= self.defense.reports(output, batch)
+        self._add({"loss": total.detach(), **reports, **_detached(extras)}, len(batch.labels))
         self.done = number + 1
         return total
 
@@ -142,15 +168,35 @@ class ClassifierModule(pl.LightningModule):
     def _defend(self, batch: Batch) -> Batch:
         """The batch as the defense changes it: of all processes where it couples images."""
         if self.gathers:
-            batch = Batch(*map(self._gather, (batch.images, batch.labels, batch.index)))
-        return self.defense.on_batch(batch, self.model, self.progress, self.defense_generator)
+            images, labels, index = map(self._gather, (batch.images, batch.labels, batch.index))
+            batch = Batch(images, labels, index)
+        batch = self.defense.on_batch(batch, self.model, self.progress, self.defense_generator)
+        return self.defense.before_step(batch, self._classify, self.progress, self.defense_generator)
 
-    def _classify(self, batch: Batch) -> Output:
-        """What the network makes of every image of the batch; each process runs it on its share alone."""
+    def _classify(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
+        """What the network makes of images, of the whole batch where it is gathered; each process runs it on
+        its share alone.
+        """
+        output: Output = self.answer(self._share(images), taps)
+        return self._whole(output)
+
+    def _classify_batch(self, batch: Batch) -> tuple[Output, Output | None]:
+        """What the network makes of every image of the batch, and of its companions in the same forward."""
+        if batch.companions is None:
+            return self._classify(batch.images, self.taps), None
+        own, others = self._share(batch.images), self._share(batch.companions.images)
+        output: Output = self.answer(torch.cat((own, others)), self.taps)
+        first, last = slice(None, len(own)), slice(len(own), None)
+        return self._whole(_rows(output, first)), self._whole(_rows(output, last))
+
+    def _share(self, images: Tensor) -> Tensor:
+        """The part of images that this process runs the network on."""
+        return own_rows(images, self.global_rank, self.trainer.world_size) if self.gathers else images
+
+    def _whole(self, own: Output) -> Output:
+        """What all processes made of theirs."""
         if not self.gathers:
-            output: Output = self.answer(batch.images, self.taps)
-            return output
-        own: Output = self.answer(batch.images.chunk(self.trainer.world_size)[self.global_rank], self.taps)
+            return own
         return Output(
             self._gather(own.logits),
             self._gather(own.features),
@@ -167,12 +213,21 @@ class ClassifierModule(pl.LightningModule):
         return gathered.flatten(0, 1)
 
     def _losses(self, output: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The classification loss, with that of an auxiliary head, and the defense's further losses."""
+        """The base loss and the defense's further losses."""
+        base = self._base_loss(output, batch)
+        draws = self.defense_generator
+        extras = self.defense.extra_losses(
+            output, batch, self.progress, classify=self._classify, generator=draws
+        )
+        return base, extras
+
+    def _base_loss(self, output: Output, batch: Batch) -> Tensor:
+        """The classification loss, with that of an auxiliary head."""
         base = self._classification_loss(output, batch)
         if output.auxiliary is not None:
             auxiliary = self._classification_loss(output._replace(logits=output.auxiliary), batch)
             base = base + self.model.auxiliary_weight * auxiliary
-        return base, self.defense.extra_losses(output, batch, self.progress)
+        return base
 
     def _classification_loss(self, output: Output, batch: Batch) -> Tensor:
         """The defense's base loss, or cross entropy. An auxiliary head may have more classes than labels."""
@@ -227,8 +282,12 @@ class ClassifierModule(pl.LightningModule):
         if self.recipe["select"] == "best_test" and (
             self.best is None or numbers["test_acc"] > self.best["test_acc"]
         ):
-            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self.best = {"test_acc": numbers["test_acc"], "epoch": self.current_epoch, "weights": weights}
+            self.best = {
+                "test_acc": numbers["test_acc"],
+                "epoch": self.current_epoch,
+                "weights": _copied(self.model.state_dict()),
+                "state": _copied(self.own_state()),
+            }
 
     def _check_health(self, numbers: Mapping[str, float]) -> None:
         """Raise DivergedError unless the means of the epoch so far and all weights are finite. Asked only
@@ -237,7 +296,7 @@ class ClassifierModule(pl.LightningModule):
         when = f"training diverged in epoch {self.current_epoch + 1} of {self.recipe['epochs']}"
         if broken := [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]:
             raise DivergedError(f"{when} ({few(broken)})", REMEDY)
-        if broken := not_finite(self.model.state_dict()):
+        if broken := not_finite({**self.model.state_dict(), **self.own_state()}):
             raise DivergedError(f"{when} (weights not finite: {few(broken)})", REMEDY)
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
@@ -312,6 +371,21 @@ def next_batch(state: Mapping[str, Any]) -> tuple[int, int]:
     """Epoch and batch, both from 0, with which the training of a checkpoint goes on."""
     kept = state["midre_exp"]
     return kept["next_epoch"], kept["unfinished"]["done"] if kept["unfinished"] else 0
+
+
+def _accuracy(output: Output, labels: Tensor) -> Tensor:
+    """Percent of the images that are recognised; the host does not wait."""
+    return 100 * hits(output.logits.detach(), labels).mean()
+
+
+def _rows(output: Output, rows: slice) -> Output:
+    auxiliary = None if output.auxiliary is None else output.auxiliary[rows]
+    taps = {name: tap[rows] for name, tap in output.taps.items()}
+    return Output(output.logits[rows], output.features[rows], taps, auxiliary)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,8 @@ class TrainedClassifier(NamedTuple):
     predicted: Tensor | None = None
     #: Test images of each class, and how many of them are recognised (``predict.hits_by_class``).
     by_class: Mapping[str, list[int]] | None = None
+    #: What the defense trained of its own, for looking at; empty for most.
+    defense_state: Mapping[str, Tensor] | None = None
 
 
 def checked_recipe(defense: DefenseHooks, node: Mapping[str, Any], *, place: str = "") -> Mapping[str, Any]:
@@ -89,10 +91,12 @@ def train_classifier(
         )
     if runtime.devices == 1:
         training.fit(module, train, test, make_loggers(work, runtime))
+        state = module.own_state()
     else:
-        _train_on_several_devices(training, module)
+        state = _train_on_several_devices(training, module)
     if module.best is not None:
         model.load_state_dict(module.best["weights"])
+        state = module.best.get("state", {})
     defense.on_inference(model)
     model = model.to(runtime.device).eval()
     require_finite(model.state_dict(), "training", REMEDY)
@@ -107,7 +111,7 @@ def train_classifier(
         "selected_epoch": float(last_epoch if module.best is None else module.best["epoch"]),
     }
     by_class = hits_by_class(logits, test.labels)
-    return TrainedClassifier(model, numbers, module.history, by_class=by_class)
+    return TrainedClassifier(model, numbers, module.history, by_class=by_class, defense_state=state)
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ class Training:
             checkpointer=checkpointer,
         )
         train = self.defense.on_dataset(train, seed=self.seed)
+        module.make_defense_state()
         state = self.checkpoint()
         epoch, batch = (0, 0) if state is None else next_batch(state)
         module.batches = EpochBatches(self._sampler(train, recipe), epoch, share, batch)
@@ -204,8 +209,8 @@ def _loader(images: ImageSet, sampler: BatchSampler, device: torch.device, runti
     return BatchLoader(placed, sampler, prefetch=placed.images.device.type != device.type)
 
 
-def _train_on_several_devices(training: Training, module: ClassifierModule) -> None:
-    """Train in one process per device, and make ``module`` what they leave."""
+def _train_on_several_devices(training: Training, module: ClassifierModule) -> dict[str, Tensor]:
+    """Train in one process per device, make ``module`` what they leave, and give what the defense trained."""
     runtime = training.runtime
     training.checkpoint()  # a damaged one is set aside once, with its warning
     give_memory_back(runtime.device)  # rank 0 shares the first GPU with this process
@@ -220,7 +225,13 @@ def _train_on_several_devices(training: Training, module: ClassifierModule) -> N
     if state is None:
         raise RuntimeError(f"a training on several devices left no {CHECKPOINT} in {training.work}")
     module.on_load_checkpoint(state)
-    module.load_state_dict(state["state_dict"])
+    module.model.load_state_dict(_below("model.", state["state_dict"]))
+    return {n: v for n, v in _below("defense_state.", state["state_dict"]).items() if isinstance(v, Tensor)}
+
+
+def _below(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a state dict whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _log_to(loggers: list[Logger], metrics: dict[str, float], step: int | None) -> None:

@@ -33,6 +33,7 @@ from midre_exp.targets.training.train import Training, train_classifier, train_r
 from midre_exp.weights import checkpoint as checkpoints
 from tests.e2e.test_processes import finish, result, start
 from tests.targets.training.failing_rank import fail
+from tests.targets.training.probing import Probing
 
 RECIPE = {
     "epochs": 2,
@@ -134,6 +135,7 @@ def defend(name):
             midre=MIDRE(a_l=0.1, a_h=0.2, **erase), watching=Watching(), double=Double()
         ),
         "early": lambda: compose(early=EarlyStopping(share=0.6), double=Double()),
+        "probing": lambda: compose(probing=Probing(noise=0.0), double=Double()),
         "bido": lambda: compose(bido=BiDO(**bido), double=Double()),
         "coupled": lambda: compose(
             cutmix=CutMix(alpha=1.0, p=0.9, per_batch=False),
@@ -160,6 +162,7 @@ EQUAL = {
     "plain": {"select": "best_test"},
     "coupled losses": {"defense": "bido"},
     "stopped early": {"defense": "early", "epochs": 3},
+    "own state": {"defense": "probing"},
 }
 #: What they train alike statistically: batch norm of shares, other random numbers, a last batch of 4 images.
 SIMILAR = {
@@ -220,7 +223,9 @@ def left_in(work):
 def assert_same_training(one, two):
     assert one["state_dict"].keys() == two["state_dict"].keys()
     for name, value in one["state_dict"].items():
-        assert torch.allclose(two["state_dict"][name], value, rtol=1e-10, atol=1e-10), name
+        other = two["state_dict"][name]
+        same = torch.allclose(other, value, rtol=1e-10, atol=1e-10) if torch.is_tensor(value) else None
+        assert value == other if same is None else same, name
     for mine, theirs in zip(one["midre_exp"]["history"], two["midre_exp"]["history"], strict=True):
         assert list(mine) == list(theirs)
         for name in set(mine) - {"test_acc"}:  # whose last batch of 5 images two processes cannot halve
@@ -287,17 +292,24 @@ def test_rank_0_alone_writes_and_logs(root):
     assert losses[:2] == pytest.approx([epoch["loss"] for epoch in history])
 
 
-def test_the_calling_process_takes_over_what_the_ranks_left(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["plain", "own state"])
+def test_the_calling_process_takes_over_what_the_ranks_left(root, tmp_path, monkeypatch, name):
     def trained_before(work, training, **options):
         assert work is train_rank and options["devices"] == 2 and options["backend"] == "gloo"
-        shutil.copy(folder(root, "plain") / "last.ckpt", training.work)
+        shutil.copy(folder(root, name) / "last.ckpt", training.work)
 
-    one = train_here(task(tmp_path / "one", **EQUAL["plain"]))
+    one = train_here(task(tmp_path / "one", **EQUAL[name]))
     monkeypatch.setattr(training_module, "launch", trained_before)
-    two = train_here(task(tmp_path / "two", **EQUAL["plain"]), devices=2)
+    two = train_here(task(tmp_path / "two", **EQUAL[name]), devices=2)
     assert one.numbers == pytest.approx(two.numbers)
-    for name, value in one.model.state_dict().items():
-        assert torch.allclose(two.model.state_dict()[name], value, atol=1e-10), name
+    for mine, theirs in (
+        (one.model.state_dict(), two.model.state_dict()),
+        (one.defense_state, two.defense_state),
+    ):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            assert torch.allclose(theirs[key], value, atol=1e-10), key
+    assert bool(one.defense_state) == (name == "own state")
     assert not two.model.training
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 import warnings
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from defenses import Defense, NoDef, compose
+from defenses import Companions, Defense, NoDef, compose
 from defenses.composer import Composed
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.errors import ConfigError, DivergedError
@@ -16,12 +20,14 @@ from midre_exp.metrics.accuracy import topk_hits
 from midre_exp.numerics import Numerics
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
+from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import hits, predicted_classes
 from midre_exp.targets.training.batch import Shuffled
-from midre_exp.targets.training.module import learning_rates, next_batch
+from midre_exp.targets.training.module import ClassifierModule, learning_rates, next_batch
 from midre_exp.targets.training.train import train_classifier
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import not_finite
+from tests.targets.training.probing import Probing
 
 RECIPE = {
     "epochs": 4,
@@ -61,8 +67,14 @@ class StopAt(Defense):
             raise RuntimeError("killed")
 
 
-def train(work, defense=None, seed=0, numerics=None, seconds=0.0, clock=time.monotonic, **recipe):
-    settings = {"name": "vgg16", "model": MODEL, "weights": None, "recipe": {**RECIPE, **recipe}}
+def train(work, defense=None, **options):
+    return trained(work, defense, **options)[:3]
+
+
+def trained(
+    work, defense=None, seed=0, numerics=None, seconds=0.0, clock=time.monotonic, model=MODEL, **recipe
+):
+    settings = {"name": "small", "model": model, "weights": None, "recipe": {**RECIPE, **recipe}}
     work.mkdir(exist_ok=True)
     return train_classifier(
         settings,
@@ -77,7 +89,8 @@ def train(work, defense=None, seed=0, numerics=None, seconds=0.0, clock=time.mon
             clock=clock,
         ),
         title="t",
-    )[:3]
+        trusted=("tests",),
+    )
 
 
 def weights(model):
@@ -134,7 +147,7 @@ class Noisy(Defense):
         noise = torch.rand(batch.images.shape, generator=generator) + torch.rand(batch.images.shape)
         return replace(batch, images=0.8 * batch.images + 0.1 * noise)
 
-    def extra_losses(self, output, batch, progress):
+    def extra_losses(self, output, batch, progress, *, classify, generator):
         return {} if progress.epoch % 2 else {"extra": 0.01 * output.logits.square().mean()}
 
 
@@ -162,6 +175,76 @@ def test_a_training_that_is_killed_inside_epochs_ends_with_the_same_bits(tmp_pat
     resumed, again, later = train(work, compose(noisy=Noisy()), **busy)
     assert torch.equal(weights(whole), weights(resumed))
     assert (numbers, history) == (again, later)
+
+
+class Small(Classifier):
+    """Two layers and a batch norm, in double precision."""
+
+    head_name = "fc"
+
+    def __init__(self, *, num_classes):
+        super().__init__()
+        self.set_normalisation(0.5, 0.5)
+        self.first, self.norm = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(512, num_classes)
+        self.double()
+
+    def forward(self, images, taps=()):
+        return super().forward(images.double(), taps)
+
+    def stages(self):
+        return [("first", self.first), ("second", self.norm)]
+
+
+SMALL = {"_target_": f"{__name__}.Small"}
+
+
+@pytest.mark.parametrize("select", ["last", "best_test"])
+def test_what_a_defense_trains_of_its_own_survives_a_kill_and_is_kept_beside_the_network(tmp_path, select):
+    def probed(folder, **more):
+        probing, recipe = Probing(), {**BUSY, "select": select}
+        found = trained(tmp_path / folder, compose(probing=probing, **more), model=SMALL, **recipe)
+        return found, probing.own
+
+    whole, own = probed("whole")
+    for batches in (2, 3, 1):  # inside an epoch, after it, before its last batch
+        with pytest.raises(RuntimeError, match="killed"):
+            probed("broken", stop=StopIn(batches))
+    resumed, again = probed("broken")
+    assert torch.equal(weights(whole.model), weights(resumed.model)) and whole.history == resumed.history
+    assert {"probing/smooth", "probing/norm", "patterned_acc"} < whole.history[0].keys()
+    steps = (6 * (9 + 10 + 11) + 3 * 12) / 21  # mean over the images of the last epoch: the count went on
+    assert whole.history[-1]["probing/steps"] == pytest.approx(steps)
+    assert own.state_dict().keys() == again.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), again.parameters(), strict=True))
+    assert set(whole.defense_state) == {"probing.pattern", "probing.momentum"}
+    for name, value in whole.defense_state.items():
+        assert torch.equal(value, resumed.defense_state[name]) and not torch.equal(value, 0 * value)
+    if select == "last":
+        assert torch.equal(whole.defense_state["probing.pattern"], own.pattern)
+    assert "pattern" not in "".join(whole.model.state_dict())
+    assert trained(tmp_path / "plain", epochs=1).defense_state == {}
+
+
+def test_companions_share_the_batch_norm_and_the_base_loss():
+    model = Small(num_classes=3)
+
+    class Doubled(Defense):
+        def before_step(self, batch, classify, progress, generator):
+            return replace(batch, companions=Companions("other", 1 - batch.images, batch.labels.flip(0), 0.3))
+
+    module = ClassifierModule(model, compose(doubled=Doubled()), {**RECIPE, "augment": []}, seed=0)
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0, optimizers=[])
+    module.batches = SimpleNamespace(epoch=0)
+    module.on_train_epoch_start()
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    labels, twin = torch.arange(6) % 3, copy.deepcopy(model)
+    loss = module.training_step((images, labels, torch.arange(6)), 0)
+    both = twin(torch.cat((images / 255, 1 - images / 255))).logits
+    clean, other = F.cross_entropy(both[:6], labels), F.cross_entropy(both[6:], labels.flip(0))
+    assert torch.allclose(loss, 0.7 * clean + 0.3 * other)
+    assert torch.equal(model.norm.running_mean, twin.norm.running_mean)  # one forward of both
+    assert int(model.norm.num_batches_tracked) == 1 and "other_acc" in module.sums
 
 
 def test_a_checkpoint_from_time_to_time_is_continued_from_as_well(tmp_path):
@@ -287,7 +370,7 @@ class OneNaN(Defense):
     def __init__(self, epoch):
         self.epoch, self.is_over = epoch, False
 
-    def extra_losses(self, output, batch, progress):
+    def extra_losses(self, output, batch, progress, *, classify, generator):
         is_broken = progress.epoch == self.epoch and not self.is_over
         self.is_over |= is_broken
         return {"extra": 0 * output.logits.detach().sum() + (torch.nan if is_broken else 0.0)}
