@@ -18,34 +18,16 @@ from torch.nn import functional as F
 
 from defenses.base import Batch, Classify, Defense, Informed, Sampler, TrainingProgress
 from defenses.parts.options import check_choice
+from midre_exp.diagnostics.dependence import gaussian_gram as gaussian_gram
+from midre_exp.diagnostics.dependence import nhsic as nhsic
+from midre_exp.diagnostics.dependence import nhsic_of, resolvent, rows_centred, squared_distances
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, LearningRate, Natural, NonNegative, Positive
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
 
-#: Added to the diagonal before inverting, times the batch size (released code).
-RIDGE = 1e-5
 LABEL_KERNELS = ("linear", "gaussian", "imq")
 TRAININGS = ("own", "shared")
-
-
-def squared_distances(x: Tensor) -> Tensor:
-    """Squared Euclidean distances between the rows of ``x`` [m, ...], flattened: [m, m] >= 0, at least in
-    single precision.
-    """
-    rows = x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
-    with torch.autocast(x.device.type, enabled=False):
-        rows = rows - rows.detach().mean(0)  # changes no distance, and the differences below cancel less
-        products = rows @ rows.T
-    lengths = products.diagonal()
-    return (lengths[:, None] + lengths - 2 * products).abs()
-
-
-def gaussian_gram(x: Tensor, *, sigma: float) -> Tensor:
-    """exp(-D / (2 sigma^2 d)) with D the squared distances between the rows of ``x`` [m, ...] of d numbers
-    each; float64 [m, m].
-    """
-    return (-squared_distances(x).double() / (2 * sigma**2 * x[0].numel())).exp()
 
 
 def label_gram(targets: Tensor, *, kernel: str, sigma: float) -> Tensor:
@@ -64,15 +46,6 @@ def label_gram(targets: Tensor, *, kernel: str, sigma: float) -> Tensor:
     raise ConfigError(f"defense.bido.label_kernel={kernel} is unknown; use one of {', '.join(LABEL_KERNELS)}")
 
 
-def nhsic(gram: Tensor, other: Tensor) -> Tensor:
-    """What the paper calls HSIC, by its code the normalised cross-covariance: trace(R R'), R = A (A + 1e-5 m
-    I)^-1, A = K (I - 1/m).
-
-    ``gram``, ``other``: float64 [..., m, m]; returns [...] between 0 and m - 1. Raises ConfigError for m = 1.
-    """
-    return _nhsic_of(_resolvent(gram), _resolvent(other))
-
-
 def coco(gram: Tensor, other: Tensor) -> Tensor:
     """COCO as released: sqrt of the Frobenius norm (in the textbook the largest singular value) of
     (HKH)(HLH), over m.
@@ -82,30 +55,8 @@ def coco(gram: Tensor, other: Tensor) -> Tensor:
     return _coco_of(_centred(gram), _centred(other))
 
 
-def _rows_centred(gram: Tensor) -> Tensor:
-    if gram.shape[-1] < 2:
-        raise ConfigError(
-            "defense.bido compares the images of a batch and got a batch of one; use batches of several "
-            "images"
-        )
-    return gram - gram.mean(-1, keepdim=True)
-
-
-def _resolvent(gram: Tensor) -> Tensor:
-    a = _rows_centred(gram)
-    ridge = RIDGE * a.shape[-1] * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    # A and the inverse commute. Without the check of the solution, for which the host would wait for the
-    # device.
-    solution: Tensor = torch.linalg.solve_ex(a + ridge, a).result
-    return solution
-
-
-def _nhsic_of(r: Tensor, other: Tensor) -> Tensor:
-    return (r * other.mT).sum((-2, -1))
-
-
 def _centred(gram: Tensor) -> Tensor:
-    a = _rows_centred(gram)
+    a = rows_centred(gram)
     return a - a.mean(-2, keepdim=True)
 
 
@@ -116,7 +67,7 @@ def _coco_of(a: Tensor, other: Tensor) -> Tensor:
 
 #: Each measure as what is done once to every matrix, and what is done to a pair of results.
 MEASURES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "hsic": (_resolvent, _nhsic_of),
+    "hsic": (resolvent, nhsic_of),
     "coco": (_centred, _coco_of),
 }
 

@@ -18,6 +18,7 @@ PACKAGES = (
     "defenses",
     "midre_exp.data",
     "midre_exp.data.transforms",
+    "midre_exp.diagnostics",
     "midre_exp.metrics",
     "midre_exp.priors",
     "midre_exp.report.figures",

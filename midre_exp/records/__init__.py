@@ -225,7 +225,7 @@ def update_record(path: Path, record: Record) -> None:
             "seconds",
             "suite",
         ),
-        *("artifacts", "code", "open_set", "traits", "controls", "jury"),
+        *("artifacts", "code", "open_set", "traits", "diagnostics", "controls", "jury"),
     )
     old: Mapping[str, object] = {}
     if path.exists():

@@ -1,4 +1,4 @@
-"""What judges beside the evaluator say, as a record tells it."""
+"""What a record tells besides the numbers of the evaluator: what other judges say, what the target is like."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from midre_exp.plan.config import without
-from midre_exp.records.schema import OpenSetEntry, Record, TraitsEntry
+from midre_exp.records.schema import DiagnosticsEntry, OpenSetEntry, Record, TraitsEntry
 from midre_exp.store.store import Artifact
 
 
@@ -45,12 +45,33 @@ def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
             },
         }
         found["traits"] = cast(TraitsEntry, block)
+    if (diagnostics := diagnosed(artifacts)) is not None:
+        found["diagnostics"] = diagnostics
     return found
+
+
+#: The stages behind the block ``diagnostics``; the first is of the target alone.
+DIAGNOSTICS = ("diagnostics", "alignment")
+
+
+def diagnosed(artifacts: Mapping[str, Artifact]) -> DiagnosticsEntry | None:
+    """The block ``diagnostics``; None of a run that was asked for none."""
+    made = [artifacts[name] for name in DIAGNOSTICS if name in artifacts]
+    if not made:
+        return None
+    block: dict[str, Any] = {"key": made[0].key}
+    missing: dict[str, str] = {}
+    for artifact in made:
+        block.update(artifact.metrics["told"])
+        missing.update(artifact.metrics["missing"])
+    return cast(DiagnosticsEntry, {**block, **({"missing": missing} if missing else {})})
 
 
 def numbers_beside(artifacts: Mapping[str, Artifact]) -> dict[str, float]:
     """The chief numbers of these blocks under names of their own, for tables and claims: ``tar@0.01``,
-    ``rank`` (median), ``rank1``, ``traits_recovered``, ``traits_nearer``; shares with ``_low`` and ``_high``.
+    ``rank`` (median), ``rank1``, ``traits_recovered``, ``traits_nearer``; those of diagnostics, as
+    ``robust@1``, ``robust_area``, ``ece``, ``hsic_xz``, ``mia_auc`` (docs/diagnostics.md); with ``_low`` and
+    ``_high``.
     """
     found: dict[str, float] = {}
 
@@ -68,4 +89,7 @@ def numbers_beside(artifacts: Mapping[str, Artifact]) -> dict[str, float]:
         found["traits_recovered"] = traits.metrics["recovered"]
         if "nearer" in traits.metrics:
             with_interval("traits_nearer", traits.metrics["nearer"], "value", "")
+    for name in DIAGNOSTICS:
+        if name in artifacts:
+            found.update(artifacts[name].metrics["numbers"])
     return found

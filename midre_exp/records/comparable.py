@@ -33,8 +33,8 @@ LATER_OPTIONS: dict[str, object] = {
     "per_photo": ["clothes"],
     "occluders": 0,
 }
-#: Judges beside the evaluator, and how keys of data begin that they alone read.
-JUDGES = ("jury", "open_set", "traits")
+#: What a run says besides, of the same reconstructions and the same target, and how keys of data begin that they alone read.
+JUDGES = ("jury", "open_set", "traits", "diagnostics")
 _JUDGES_DATA = ("verification", "trait")
 #: Metrics that came after records were written and change none of the others: without such a number a record
 #: is of the same thing, and a table says that it was not measured.

@@ -113,6 +113,37 @@ class TraitsEntry(TypedDict, total=False):
     by_group: dict[str, dict[str, Any]]  # by kind and class: identities, and measures with intervals
 
 
+class DiagnosticsEntry(TypedDict, total=False):
+    """What the attacked target is like (``diagnostics``). Numbers are mappings of ``value``, ``low`` and
+    ``high`` (95 %, images resampled), percent unless said; ``images``: how many are behind them. Defenses that
+    act at deployment alone are not asked: a row behind one has the numbers of the network behind it.
+    """
+
+    key: str  # in the store
+    #: images, steps, answers (averaged of a target that answers at random), clean; points: of each eps (in
+    #: 1/255) the value and the mean ``loss``; area: mean over log eps; eps_half: where half of clean is left;
+    #: reference: the eps of random_start; zero_gradients: percent, right with a gradient of zeros alone.
+    robust_accuracy: dict[str, Any]
+    auto_pgd: dict[str, Any]  # images, steps, answers, points: loss (ce | dlr), eps and the value
+    #: images, accuracy, confidence; ece: by the number of bins, each with ``debiased``; nll and brier.
+    calibration: dict[str, Any]
+    #: part, images, batch; xz and zy: means over stages, no percent; by_stage: the same of each.
+    hsic: dict[str, Any]
+    #: members, others, auc, advantage, balanced_accuracy, tpr@RATE; missing: rates that too few images tell
+    #: of; at_mean_train_loss: threshold, true_positive, false_positive.
+    membership: dict[str, Any]
+    lira: dict[str, Any]  # the same against shadow models: shadows, fix_variance, online and offline
+    #: prior (its name), images, ratio, chance, both in [0, 1]; rank and pixels: directions, of how many.
+    alignment: dict[str, Any]
+    #: A target with triggers: images, cosine of clean test images with the signature of their predicted
+    #: class, of triggered ones, and threshold; reconstructions: of the attack's.
+    trap: dict[str, Any]
+    #: Students of the reconstructions: per_class images, identities, train and test accuracy on the target's
+    #: real images of these; ceiling: the same of a student of as many real images.
+    extraction: dict[str, Any]
+    missing: dict[str, str]  # why a diagnostic has no number
+
+
 class ShareEntry(TypedDict, total=False):
     """An attack accuracy with its 95 % interval over identities."""
 
@@ -176,6 +207,7 @@ class Record(TypedDict, total=False):
     judged: dict[str, Any]
     open_set: OpenSetEntry  # of a run with such a judge
     traits: TraitsEntry  # of a run with a reader of traits
+    diagnostics: DiagnosticsEntry  # of the target, where a run was asked for them
     controls: ControlsEntry  # negative controls, of the evaluator
     jury: JuryEntry  # where further judges were asked
     alarms: dict[str, list[str]]  # by stage, what puts its numbers in doubt, a sentence each; only if any
@@ -317,6 +349,24 @@ def _is_verdict(value: object) -> bool:
     )
 
 
+def _is_diagnosed(value: object) -> bool:
+    """Whether a block ``diagnostics`` has what tables and figures take from it."""
+    if not isinstance(value, dict):
+        return False
+    curve, reasons = value.get("robust_accuracy"), value.get("missing", {})
+    points = (
+        [] if curve is None else [at(curve, "clean"), at(curve, "area"), *(at(curve, "points") or [None])]
+    )
+    return (
+        isinstance(reasons, dict)
+        and all(map(is_line, reasons.values()))
+        and all(
+            isinstance(point, dict) and all(_is_number(point.get(end)) for end in ("value", "low", "high"))
+            for point in points
+        )
+    )
+
+
 _VERDICT = _Kind(_is_verdict, "what a judge said, with its interval, controls and alarms")
 
 _CONTROLS = _Kind(
@@ -383,6 +433,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "traits": _Kind(
         lambda value: isinstance(value, dict) and _COUNT.fits(value.get("readable")), "traits that were read"
     ),
+    "diagnostics": _Kind(_is_diagnosed, "diagnostics of a target, with intervals"),
     "controls": _CONTROLS,
     "jury": _JURY,
     "queries": _NUMBER,
