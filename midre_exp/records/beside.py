@@ -1,4 +1,4 @@
-"""What a record tells besides the numbers of the evaluator: what other judges say, what the target is like."""
+"""What a record tells besides the evaluator's word: what other judges say, what the target is like."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ LATER_OPTIONS: dict[str, object] = {
     "per_photo": ["clothes"],
     "occluders": 0,
 }
-#: What a run says besides, of the same reconstructions and the same target, and how keys of data begin that they alone read.
+#: What a run says besides, of the same reconstructions and the same target, and how keys of data begin that
+#: these alone read.
 JUDGES = ("jury", "open_set", "traits", "diagnostics")
 _JUDGES_DATA = ("verification", "trait")
 #: Metrics that came after records were written and change none of the others: without such a number a record

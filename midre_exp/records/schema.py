@@ -115,8 +115,8 @@ class TraitsEntry(TypedDict, total=False):
 
 class DiagnosticsEntry(TypedDict, total=False):
     """What the attacked target is like (``diagnostics``). Numbers are mappings of ``value``, ``low`` and
-    ``high`` (95 %, images resampled), percent unless said; ``images``: how many are behind them. Defenses that
-    act at deployment alone are not asked: a row behind one has the numbers of the network behind it.
+    ``high`` (95 %, images resampled), percent unless said; ``images``: how many are behind them. Defenses
+    that act at deployment alone are not asked: their rows have the numbers of the network behind them.
     """
 
     key: str  # in the store

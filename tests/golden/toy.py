@@ -1,5 +1,5 @@
-"""The toy network of the golden files of defenses since 2024 and of diagnostics: images of 3 x 4 x 4, in double
-precision, its fixed values scaled there too.
+"""The toy network of the golden files of defenses since 2024 and of diagnostics: images of 3 x 4 x 4, in
+double precision, its fixed values scaled there too.
 """
 
 from __future__ import annotations
