@@ -22,6 +22,7 @@ from .ee import LeaveOut as LeaveOut
 from .factory import build_defense as build_defense
 from .fe import FixedErasing as FixedErasing
 from .gaussian_blur import GaussianBlur as GaussianBlur
+from .labels_only import LabelsOnly as LabelsOnly
 from .mid import MID as MID
 from .mid import bottleneck_kl as bottleneck_kl
 from .mid import bottleneck_std as bottleneck_std
@@ -37,6 +38,13 @@ from .random_crop import RandomCrop as RandomCrop
 from .random_pixels import RandomPixels as RandomPixels
 from .random_pixels import erase_pixels as erase_pixels
 from .rolss import RoLSS as RoLSS
+from .rounding import Rounding as Rounding
+from .ssd import SSD as SSD
+from .ssd import class_law as class_law
+from .ssd import class_means as class_means
+from .ssd import water_filled as water_filled
 from .ssf import SSF as SSF
 from .tldmi import TLDMI as TLDMI
+from .top_k import TopK as TopK
+from .top_k import keep_largest as keep_largest
 from .tts import TTS as TTS

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from defenses.base import Batch, Classify, Defense, Informed, Sampler, TrainingProgress
 from defenses.nodef import NoDef
 from midre_exp.data.base import ImageSet
+from midre_exp.defense import answers_to
 from midre_exp.errors import ConfigError
 from midre_exp.targets.base import Classifier, Output
 
@@ -46,6 +47,25 @@ class Composed(Defense):
                         f"defenses {name} and {kinds[other]} contradict each other: {reason}; keep one of "
                         "them"
                     )
+        self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Raise ConfigError for a part whose answers nobody would get to see, or that makes no difference."""
+        last = None
+        for name, part in self.parts.items():
+            answers = type(part).answer is not Defense.answer
+            if answers and "deployment" not in part.acts_at:
+                raise ConfigError(
+                    f"defense.{name} is a {type(part).__name__}, which has an answer of its own and does not "
+                    'say so; give the class acts_at = frozenset({"deployment"}), with "training" if it also '
+                    "shapes the network"
+                )
+            if answers and last is not None:
+                raise ConfigError(
+                    f"defense {name} comes after {last}, whose answers leave it nothing to change; name "
+                    f"{last} last"
+                )
+            last = name if part.ends_answers else last
 
     @property
     def label(self) -> str:
@@ -114,9 +134,51 @@ class Composed(Defense):
             identity_loss=_only("losses", {name: one.identity_loss for name, one in said.items()}),
             score=_only("scores", {name: one.score for name, one in said.items()}),
             target=[change for one in said.values() for change in one.target],
+            asked=_only(
+                "changes to average answers over", {name: one.asked or None for name, one in said.items()}
+            )
+            or (),
             reasons={name: one.reason for name, one in said.items()},
             silent=[name for name, one in known.items() if one is None],
         )
+
+    def calibrate(
+        self, probabilities: Tensor, images: Tensor, labels: Tensor, *, key: str
+    ) -> Mapping[str, Tensor]:
+        """What all parts need, named ``part/tensor``, each by the answers of those before it."""
+        found: dict[str, Tensor] = {}
+        for name, part in self._answering():
+            own = part.calibrate(probabilities, images, labels, key=key)
+            part.deploy(own, key=key)
+            probabilities = answers_to(part, probabilities, images)
+            found.update({f"{name}/{tensor}": value for tensor, value in own.items()})
+        return found
+
+    def deploy(self, calibrated: Mapping[str, Tensor], *, key: str) -> None:
+        for name, part in self._answering():
+            start = f"{name}/"
+            own = {tensor: value for tensor, value in calibrated.items() if tensor.startswith(start)}
+            part.deploy({tensor.removeprefix(start): value for tensor, value in own.items()}, key=key)
+
+    def answer(self, probabilities: Tensor, images: Tensor) -> Tensor:
+        for _, part in self._answering():
+            probabilities = part.answer(probabilities, images)
+        return probabilities
+
+    def measure_answers(self, probabilities: Tensor, images: Tensor) -> Mapping[str, float]:
+        """What all parts measure, named ``part/number``."""
+        found: dict[str, float] = {}
+        for name, part in self._answering():
+            own = part.measure_answers(probabilities, images)
+            found.update({f"{name}/{number}": value for number, value in own.items()})
+            probabilities = part.answer(probabilities, images)
+        return found
+
+    def answer_alarms(self) -> Sequence[str]:
+        return [sentence for _, part in self._answering() for sentence in part.answer_alarms()]
+
+    def _answering(self) -> list[tuple[str, Defense]]:
+        return [(name, part) for name, part in self.parts.items() if "deployment" in part.acts_at]
 
     # -- what one part has --
 

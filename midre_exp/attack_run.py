@@ -22,10 +22,11 @@ from midre_exp.errors import ConfigError, OutOfMemory, is_out_of_memory
 from midre_exp.loop import REMEDY, Loop, Trial, TrialOver
 from midre_exp.memory.batches import Shortage, attempt, in_batches
 from midre_exp.memory.chunk_size import ChunkSize, Divisible, too_little
+from midre_exp.plan.deployment import NETWORK_CONFIDENCE
 from midre_exp.priors.base import Prior
 from midre_exp.runtime import NoTracker, Runtime
 from midre_exp.seeding import ItemRNG
-from midre_exp.threat import VICTIMS, Victim
+from midre_exp.threat import VICTIMS, AnyVictim, Victim
 from midre_exp.tracking.provenance import device_name
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import require_finite
@@ -45,9 +46,11 @@ def run_attack(
     work: Path | None = None,
     runtime: Runtime | None = None,
     deployed: V | None = None,
+    network: AnyVictim | None = None,
 ) -> Reconstructions:
     """Attack every (identity, restart). ``deployed``: the target whose confidence the result tells, where the
-    attack asks a changed copy of it.
+    attack asks a changed copy of it. ``network``: the target behind what it answers at deployment, whose
+    confidence is kept as the detail ``network_confidence``.
 
     Finished items stay in the folder ``work`` and are not computed again after an interruption, whatever
     ``runtime.chunk`` is then; None: a temporary folder. Raises ConfigError for a victim of another threat
@@ -66,6 +69,7 @@ def run_attack(
             work=folder,
             runtime=runtime or Runtime(),
             deployed=deployed,
+            network=network,
         )
     return merge_shards([shard])
 
@@ -80,6 +84,7 @@ def run_shard(
     work: Path,
     runtime: Runtime,
     deployed: V | None = None,
+    network: AnyVictim | None = None,
 ) -> Columns:
     """Attack some of the identities; ``merge_shards`` makes the shards of all into what ``run_attack``
     returns, number by number.
@@ -90,7 +95,7 @@ def run_shard(
     _check_victim(attack, victim)
     _check_groups(attack, identities)
     prior.to(runtime.device).freeze()
-    job = _Job(attack, victim, prior, shared_rng(seed, runtime), work, runtime, deployed or victim)
+    job = _Job(attack, victim, prior, shared_rng(seed, runtime), work, runtime, deployed or victim, network)
     items = _Items.of(identities, attack.restarts, seed)
     attack.prepare(prior, shared_rng=job.shared_rng, runtime=runtime)
     initial = _initialise(job, items)
@@ -125,6 +130,7 @@ class _Job(Generic[V]):
     work: Path
     runtime: Runtime
     deployed: V  # who is asked how confident the target is in the end
+    network: AnyVictim | None  # the same behind what it answers at deployment
 
     def require_finite(self, tensors: dict[str, Tensor], where: str) -> None:
         """Raise DivergedError unless these and all answers of the victim until now are finite."""
@@ -210,7 +216,8 @@ def _initialise(job: _Job[V], items: _Items) -> _Phase:
 
 def _select(job: _Job[V], items: _Items, columns: Columns, runtime: Runtime) -> _Phase:
     """The attack's final selection among all items."""
-    details = {name: value for name, value in columns.items() if name not in _COLUMNS}
+    unseen = (*_COLUMNS, NETWORK_CONFIDENCE)
+    details = {name: value for name, value in columns.items() if name not in unseen}
 
     def select(runtime: Runtime) -> dict[str, Tensor]:
         return job.attack.select(
@@ -365,6 +372,8 @@ def _columns(job: _Job[V], found: AttackResult, labels: Tensor, where: str) -> C
         spent = split_evenly(job.victim.queries - before, len(theirs)).to(found.queries.device)
         confidence = job.deployed.confidence(seen.float() / 255, theirs)  # not a query of the attack
         columns = {**examined, **floats, "confidence": confidence, "queries": found.queries[part] + spent}
+        if job.network is not None:
+            columns[NETWORK_CONFIDENCE] = job.network.confidence(seen.float() / 255, theirs)
         return picture.cpu(), columns
 
     at_once = min(len(labels), job.runtime.chunk)

@@ -1,5 +1,5 @@
-"""What a defense may do to the training of a classifier. Every hook defaults to doing nothing; a defense
-overrides the few it needs.
+"""What a defense may do to the training of a classifier, and to what it answers once it is deployed. Every
+hook defaults to doing nothing; a defense overrides the few it needs.
 
 The order in which training calls them is the order of this file. Schedules are stateless: whatever depends on
 time is a function of the ``TrainingProgress`` a hook is given, so that a resumed run continues exactly.
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from midre_exp.data.base import ImageSet
+from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.transforms import View
 from midre_exp.plan.config import Trusted, build
 from midre_exp.seeding import ItemRNG
@@ -35,6 +35,8 @@ __all__ = [
     "TrainingProgress",
 ]
 
+_AT_ONCE = 256  # images as floats
+
 
 @dataclass(frozen=True, kw_only=True)
 class Informed:
@@ -43,6 +45,9 @@ class Informed:
     """
 
     reason: str = ""  # one sentence: what is done and why, or why there is nothing to do
+    #: Changes of images [n, 3, h, w], each a function of the image alone, over which an attacker who sees
+    #: scores alone averages the answers; the first may be none.
+    asked: Sequence[Callable[[Tensor], Tensor]] = ()
     #: Changes of images over which loss, search and selection are averaged, each image's by its own stream.
     views: Sequence[View] = ()
     stored: bool = False  # the views are of stored images: they come before those of batches
@@ -70,6 +75,7 @@ class Informed:
             "identity_loss": None if self.identity_loss is None else _name(self.identity_loss),
             "score": None if self.score is None else _name(self.score),
             "target": [_name(change) for change in self.target],
+            **({"asked": [_name(change) for change in self.asked]} if self.asked else {}),
             "reasons": dict(self.reasons) or ({"defense": self.reason} if self.reason else {}),
             "silent": list(self.silent),
         }
@@ -106,6 +112,12 @@ class Defense:
     #: Whether ``on_batch`` mixes, or a loss compares, the images of a batch. A training on several devices
     #: then gathers each batch whole, as one device would see it.
     couples_images: bool = False
+    #: When it acts: at ``training`` (whatever shapes the network), at ``deployment`` (``answer``), or both.
+    #: Planning asks the class. One of deployment alone has no part in the target's key: its network is that
+    #: of the same training without it.
+    acts_at: ClassVar[frozenset[str]] = frozenset({"training"})
+    #: Whether what another defense would make of its answers is the same whatever it does.
+    ends_answers: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -218,6 +230,47 @@ class Defense:
         None: nobody has said. Never from private images or a judge.
         """
         return None
+
+    # -- deployment, of a defense that acts at it --
+
+    def calibrate(
+        self, probabilities: Tensor, images: Tensor, labels: Tensor, *, key: str
+    ) -> Mapping[str, Tensor]:
+        """What ``answer`` needs to know beforehand, as named tensors: by what the network answers
+        (``probabilities`` float [n, k], behind the parts before this one) to ``images`` uint8 [n, 3, h, w] of
+        the private people that it was not trained on, some of each class, with their ``labels`` int64 [n].
+        ``key``: as of ``deploy``.
+        """
+        return {}
+
+    def deploy(self, calibrated: Mapping[str, Tensor], *, key: str) -> None:
+        """Get ready to ``answer``: with what ``calibrate`` gave, on the device of the answers, and the
+        target's ``key``, a secret of the defender's by which random numbers may be made.
+        """
+
+    def answer(self, probabilities: Tensor, images: Tensor) -> Tensor:
+        """What the deployed target answers, [n, k], in place of its ``probabilities`` [n, k] for ``images``
+        float [n, 3, h, w] in [0, 1]: the very tensor where nothing changes. It depends on each image alone,
+        not on those beside it or asked before, or chunks would change results.
+        """
+        return probabilities
+
+    def measure_answers(self, probabilities: Tensor, images: Tensor) -> Mapping[str, float]:
+        """Numbers of its own about its answers to held-out images, shares in percent."""
+        return {}
+
+    def answer_alarms(self) -> Sequence[str]:
+        """What puts results behind its answers in doubt, a sentence each."""
+        return ()
+
+
+def answers_to(defense: Defense, probabilities: Tensor, images: Tensor) -> Tensor:
+    """What a deployed defense answers to images uint8 [n, 3, h, w] in place of ``probabilities`` [n, k]."""
+    parts = [
+        defense.answer(some, to_float(shown))
+        for some, shown in zip(probabilities.split(_AT_ONCE), images.split(_AT_ONCE), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def compose_defenses(nodes: Mapping[str, Any], trusted: Trusted = ()) -> Defense:

@@ -2,6 +2,7 @@
 
     public people ────► pretraining (networks for target and evaluator to start from, where weights: public)
     private data ─────► target      (architecture + defense, trained)  ──► acc
+    target ───────────► deployment  (what it answers instead, where a defense acts there)
     private data ─────► evaluator   (independent, undefended; sees the same identities at its own size)
     public data  ─────► prior       (generator, for some attacks trained against the target)
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
@@ -52,14 +53,15 @@ def run(settings: Mapping[str, Any]) -> Path:
     parts = make_parts(found)  # a mistake in one of them is told here
     with Executor(found, plan, parts) as build:
         start = build(stages.pretraining, parts.pretraining, parts.undefended)
-        target = build(stages.target, parts.private, parts.defense, start)
+        target = build(stages.target, parts.private, parts.trained, start)
+        deployment = build(stages.deployment, target, parts.private)
         its_start = build(stages.evaluator_pretraining, parts.evaluator_pretraining, parts.undefended)
         evaluator = build(stages.evaluator, parts.evaluation, parts.undefended, its_start)
         features = build(stages.features, parts.evaluation, evaluator)
-        prior = build(stages.prior, parts.public, target)
-        surrogates = build(stages.surrogates, parts.public, target)
+        prior = build(stages.prior, parts.public, target, deployment)
+        surrogates = build(stages.surrogates, parts.public, target, deployment)
         candidates = build(stages.candidates, prior)
-        attack = build(stages.attack, target, prior, surrogates, candidates, evaluator)
+        attack = build(stages.attack, target, prior, surrogates, candidates, evaluator, deployment)
         metrics = build(stages.metrics, attack, evaluator, parts.evaluation, features, prior)
         verifier = build(stages.verifier, parts.verification)
         open_set = build(stages.open_set, attack, verifier, parts.evaluation)

@@ -68,6 +68,18 @@ def _mix(x: Tensor) -> Tensor:
     return x
 
 
+def hashed(rows: Tensor, *purpose: str | int) -> Tensor:
+    """A number in [0, 1) for each of ``rows`` uint8 [n, m], float64 [n] on their device: uniform over
+    different rows and purposes, and the same for equal ones wherever and among whichever others.
+    """
+    padded = torch.nn.functional.pad(rows, (0, -rows.shape[1] % 8)).contiguous()
+    words = padded.view(torch.int64)  # eight numbers in each
+    place = torch.arange(1, words.shape[1] + 1, device=rows.device) * _GOLDEN
+    # whole numbers add up to the same in any order
+    sums = _mix(words ^ (place + derive(rows.shape[1], *purpose))).sum(1)
+    return ((_mix(sums) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
 class ItemRNG:
     """One independent random stream per item.
 

@@ -18,6 +18,8 @@ from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.predict import predicted_classes
 
+#: What a deployed target answers in place of its probabilities [n, k] for images float [n, 3, h, w].
+Answer = Callable[[Tensor, Tensor], Tensor]
 #: A network that can be attacked: float images [n, 3, h, w] in [0, 1] to logits [n, k], or to ``Output``.
 Network = Callable[..., Tensor | Output]
 
@@ -61,25 +63,41 @@ class Victim(ABC):
     @overload
     @staticmethod
     def of(
-        network: Network, num_classes: int, threat: Literal[Threat.WHITE_BOX] = Threat.WHITE_BOX
+        network: Network,
+        num_classes: int,
+        threat: Literal[Threat.WHITE_BOX] = Threat.WHITE_BOX,
+        answer: Answer | None = None,
     ) -> WhiteBoxVictim: ...
     @overload
     @staticmethod
-    def of(network: Network, num_classes: int, threat: Literal[Threat.SCORES]) -> ScoreVictim: ...
+    def of(
+        network: Network, num_classes: int, threat: Literal[Threat.SCORES], answer: Answer | None = None
+    ) -> ScoreVictim: ...
     @overload
     @staticmethod
-    def of(network: Network, num_classes: int, threat: Literal[Threat.LABELS]) -> LabelVictim: ...
+    def of(
+        network: Network, num_classes: int, threat: Literal[Threat.LABELS], answer: Answer | None = None
+    ) -> LabelVictim: ...
     @overload
     @staticmethod
-    def of(network: Network, num_classes: int, threat: Threat | str) -> AnyVictim: ...
+    def of(
+        network: Network, num_classes: int, threat: Threat | str, answer: Answer | None = None
+    ) -> AnyVictim: ...
     @staticmethod
-    def of(network: Network, num_classes: int, threat: Threat | str = Threat.WHITE_BOX) -> AnyVictim:
+    def of(
+        network: Network,
+        num_classes: int,
+        threat: Threat | str = Threat.WHITE_BOX,
+        answer: Answer | None = None,
+    ) -> AnyVictim:
         """A network as one threat model shows it.
 
         ``network``: a module or any function of float images [n, 3, h, w] in [0, 1], which normalises them
         itself and returns logits [n, ``num_classes``] or ``midre_exp.targets.Output``; with logits alone it
-        has no features. A module is put in eval mode and its weights are frozen in place. Raises ConfigError
-        for an unknown threat model and, at the first query, for another answer.
+        has no features. A module is put in eval mode and its weights are frozen in place. ``answer``: what
+        the target, as it is deployed, answers in place of its probabilities; who holds the network (white
+        box) goes past it. Raises ConfigError for an unknown threat model and, at the first query, for another
+        answer.
         """
         if isinstance(network, nn.Module):
             network.eval().requires_grad_(False)
@@ -96,11 +114,18 @@ class Victim(ABC):
 
         @torch.no_grad()
         def scores(images: Tensor) -> Tensor:
-            return white_box(images, ()).logits.softmax(1)
+            probabilities = white_box(images, ()).logits.softmax(1)
+            return probabilities if answer is None else _answered(answer, probabilities, images)
 
         @torch.no_grad()
         def labels(images: Tensor) -> Tensor:
-            return predicted_classes(white_box(images, ()).logits)
+            logits = white_box(images, ()).logits
+            if answer is None:
+                return predicted_classes(logits)
+            probabilities = logits.softmax(1)
+            answered = _answered(answer, probabilities, images)
+            # where nothing was changed logits, which tell apart what rounds to the same probability
+            return predicted_classes(logits if answered is probabilities else answered)
 
         if threat == Threat.WHITE_BOX:
             return WhiteBoxVictim(white_box, num_classes)
@@ -190,6 +215,18 @@ class _LogitsAlone(Output):
             "this attack needs the target's features, and the attacked network returns logits alone; "
             "let it return midre_exp.targets.Output(logits, features)"
         )
+
+
+def _answered(answer: Answer, probabilities: Tensor, images: Tensor) -> Tensor:
+    """What a deployed target answers. Raises ConfigError unless it is a number for each class."""
+    answered = answer(probabilities, images)
+    if not isinstance(answered, Tensor) or answered.shape != probabilities.shape:
+        got = list(answered.shape) if isinstance(answered, Tensor) else type(answered).__name__
+        raise ConfigError(
+            f"the defense's answer is {got}; it must be a tensor {list(probabilities.shape)}, as the "
+            "probabilities that it is given"
+        )
+    return answered
 
 
 def _as_output(answer: Tensor | Output, num_classes: int) -> Output:

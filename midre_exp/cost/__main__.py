@@ -121,7 +121,7 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
     inversion = next((phase for phase in attack.phases if phase.per_item), None)
     return [
         setup,
-        hours(own, "pretraining", "target"),
+        hours(own, "pretraining", "target", "deployment"),
         hours(own, "evaluator_pretraining", "evaluator"),
         hours(own, "prior", "surrogates"),
         hours(own, "attack"),

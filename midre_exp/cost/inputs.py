@@ -11,6 +11,7 @@ from typing import Any
 from midre_exp.cost.sizes import Sizes
 from midre_exp.plan.code import names_in, sources
 from midre_exp.plan.config import Settings, digest, trusted_packages, without
+from midre_exp.plan.deployment import trained_defense
 from midre_exp.plan.keys import uses_target
 from midre_exp.stages import STAGES
 from midre_exp.stages.classifier import judges_phases
@@ -22,6 +23,7 @@ _VERSION = 3
 _LENGTHS = {
     "training": ("epochs", "steps"),
     "attack": ("steps", "episodes", "identities"),
+    "deployment": (),
     "metrics": (),
     "verdicts": (),
     "jury": (),
@@ -33,6 +35,7 @@ _SIZES = {
         ("pretraining_train", "pretraining_test", "pretraining_classes"),
     ),
     **dict.fromkeys(("target", "evaluator", "features", "metrics"), ("train", "test", "classes")),
+    "deployment": ("test", "classes"),
     "verdicts": ("classes",),
     "jury": (),
     **dict.fromkeys(("prior", "surrogates"), ("public", "classes")),
@@ -56,7 +59,7 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
     """The settings behind the cost of a stage."""
     attack = settings["attack"]
     prior = attack["prior"]
-    target = {"target": settings["target"], "defense": settings["defense"]}
+    target = {"target": settings["target"], "defense": trained_defense(settings)}
     sizes = {"resolution": settings["resolution"], "image_size": prior.get("image_size")}
     judged = {"resolution": settings["evaluator"].get("resolution")}
     shown = {"attack": {name: attack.get(name) for name in ("identities", "restarts", "kept", "picture")}}
@@ -67,6 +70,7 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
             "resolution": settings["evaluator"].get("resolution"),
         },
         "target": {**target, "resolution": settings["resolution"]},
+        "deployment": {**target, "resolution": settings["resolution"]},
         "evaluator": {"evaluator": settings["evaluator"]},
         "prior": {
             "prior": prior,

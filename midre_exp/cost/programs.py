@@ -29,6 +29,7 @@ from midre_exp.leakage.verification import Cosines, cosface
 from midre_exp.metrics.extractors import extractors
 from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
+from midre_exp.plan.deployment import holds_network, trained_defense
 from midre_exp.plan.keys import is_pretrained, uses_target
 from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
@@ -62,6 +63,7 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
     programs: dict[str, Callable[[_Run], Counted]] = {
         "pretraining": lambda run: run.classifier(stages.pretraining, run.images.pretraining),
         "target": lambda run: run.classifier(stages.target, run.images.train),
+        "deployment": _Run.deployment,
         "evaluator_pretraining": lambda run: run.classifier(
             stages.evaluator_pretraining, run.images.evaluator_pretraining
         ),
@@ -138,7 +140,13 @@ class _Run:
         return tuple(trusted_packages(self.settings))
 
     def defense(self) -> Defense:
-        return compose_defenses(self.settings["defense"], self.trusted)
+        """What of it shapes the network."""
+        return compose_defenses(trained_defense(self.settings), self.trusted)
+
+    def known_defense(self) -> Defense:
+        """What of the defense an attacker meets who knows it."""
+        held = holds_network(self.settings)
+        return self.defense() if held else compose_defenses(self.settings["defense"], self.trusted)
 
     def classifier(self, stage: ClassifierStage, images: ImageSet) -> Counted:
         """Training under the defense, a look at the test images after every epoch and at the end."""
@@ -192,6 +200,12 @@ class _Run:
         with self.counter.phase(phase), torch.no_grad(), self.counter.repeated(images / batch):
             model(to_float(torch.empty(batch, 3, pixels, pixels, dtype=torch.uint8)))
 
+    def deployment(self) -> Counted:
+        """Test images through the target; what is answered instead is a few numbers of each."""
+        pixels = int(self.settings["resolution"])
+        self._shown(self.model(), pixels, self.sizes.test, _BATCH, "validation")
+        return Counted(tuple(self.counter.phases))
+
     def model(self) -> Classifier:
         """The target, trained, in the form that is attacked."""
         defense, node = self.defense(), self.settings["target"]
@@ -243,7 +257,7 @@ class _Run:
         tells what of the memory grows with the chunk.
         """
         attack = build_attack(self.settings["attack"], self.trusted)
-        network = informed_network(attack, self.defense(), self.model())
+        network = informed_network(attack, self.known_defense(), self.model())
         victim, prior = Victim.of(network, self.sizes.classes, attack.threat), self.untrained_prior()
         prior.eval().requires_grad_(False)
         if self.settings["attack"].get("surrogates"):

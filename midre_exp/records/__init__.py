@@ -24,6 +24,7 @@ from midre_exp.records import judges
 from midre_exp.records.beside import judged_beside, numbers_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.comparable import JUDGES
+from midre_exp.records.deployment import behind_answers, deployment_of
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
 from midre_exp.records.verdicts import carry_verdicts, said_same
@@ -101,6 +102,7 @@ def make_record(
         "data": {"name": settings["data"]["name"], "resolution": settings["resolution"]},
         "metrics": {
             **{name: target[name] for name in ("acc", "train_acc") if name in target},
+            **behind_answers(artifacts),
             "evaluator_acc": artifacts["evaluator"].metrics["acc"],
             **best_epoch(artifacts["target"].json("history")),
             **without(metrics, "missing", "per_identity", "counts", "alarms", "judged"),
@@ -146,10 +148,13 @@ def make_record(
     }
     if "informed" in attack:
         record["informed"] = attack["informed"]
+    if (answers := deployment_of(artifacts, str(attack["threat"]))) is not None:
+        record["deployment"] = answers
     record.update(judged_beside(artifacts))
     # what older artifacts do not tell
-    if "test_per_identity" in target:
-        record["test_per_identity"] = target["test_per_identity"]
+    tested = artifacts.get("deployment", artifacts["target"]).metrics
+    if "test_per_identity" in tested:
+        record["test_per_identity"] = tested["test_per_identity"]
     names = artifacts["target"].json("classes")["names"] if _is_named(settings, artifacts["target"]) else []
     if names:
         record["classes"] = [_line(name) for name in names]

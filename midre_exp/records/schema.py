@@ -53,7 +53,25 @@ class StartEntry(_Start, total=False):
     pretraining: PretrainingEntry  # of public weights
 
 
-class InformedEntry(TypedDict):
+class DeploymentEntry(TypedDict, total=False):
+    """What the deployed target answers in place of its probabilities, measured on held-out private images. A
+    record with it has as ``metrics.acc`` and ``test_per_identity`` those behind the answer, and as
+    ``metrics.network_acc`` the accuracy of the network alone on all test images.
+    """
+
+    key: str  # in the store
+    parts: list[str]  # of the defense, in the order in which they answer
+    bypassed: bool  # whether the attack holds the network (white box), so that it meets no answer
+    acc: float  # percent, behind the answer
+    network_acc: float  # percent of the same images, of the network alone
+    distortion: float  # mean L1 distance of answer and probabilities
+    changed_labels: float  # percent
+    calibrated_on: int  # images, of which none is measured on; 0: nothing was to be calibrated
+    answered: int  # images measured on
+    own: dict[str, float]  # what parts measure of themselves, e.g. ssd/replaced, percent
+
+
+class InformedEntry(TypedDict, total=False):
     """What an attack did that knew the defense (``attack.informed``); parts are named in a line of text."""
 
     views: list[str]  # changes of images over which it averaged besides its own
@@ -62,6 +80,7 @@ class InformedEntry(TypedDict):
     target: list[str]  # changes of the copy of the network that it asked
     reasons: dict[str, str]  # by defense: what is done and why, or why there is nothing to do
     silent: list[str]  # defenses that do not say
+    asked: list[str]  # changed copies of an image that one who sees scores asked in its place
     copies: int  # of an image, over which it averaged; 1: none
     places: list[str]  # where: search, optimisation, selection
 
@@ -215,6 +234,7 @@ class Record(TypedDict, total=False):
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
     queries: int  # of the target during the attack
     queries_per_identity: dict[str, float]  # mean, min, max
+    deployment: DeploymentEntry  # of a defense that changes what the deployed target answers
     informed: InformedEntry  # of an attack that knew the defense
     threat: str  # what the attack saw: white_box, scores or labels
     seconds: dict[str, float]  # of the build of each stage's artifact
@@ -320,6 +340,18 @@ _HITS = _Kind(
         and len(value["right"]) == len(value["images"])
     ),
     "counts of right and images, as many of each",
+)
+
+
+_MEASURED_ANSWERS = ("acc", "network_acc", "distortion", "changed_labels")
+_DEPLOYMENT = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and isinstance(value.get("bypassed"), bool)
+        and all(map(_NUMBER.fits, (value.get(name) for name in _MEASURED_ANSWERS)))
+        and _NUMBERS.fits(value.get("own"))
+    ),
+    "what answers at deployment do: bypassed, acc, network_acc, distortion, changed_labels and own",
 )
 
 
@@ -439,6 +471,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
     "informed": _INFORMED,
+    "deployment": _DEPLOYMENT,
     "threat": _LINE,
     "vary": _each(_LINE, list),
     "claims": _each(_KEY, dict),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from midre_exp.errors import UserError
 from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings, without
+from midre_exp.plan.deployment import NETWORK_CONFIDENCE, asks_answers
 from midre_exp.plan.keys import StageKey
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.plan.vary import seed_of
@@ -21,7 +22,7 @@ from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
-from midre_exp.stages.victim import VICTIM, known_of, load_victims
+from midre_exp.stages.victim import VICTIM, Victims, known_defense, known_of, load_victims
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -51,7 +52,8 @@ class AttackStage(Stage):
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
         judge = ("evaluator",) if judges_phases(settings) else ()
-        return ("target", "prior", "surrogates", "candidates", *judge)
+        answers = ("deployment",) if asks_answers(settings) else ()
+        return ("target", *answers, "prior", "surrogates", "candidates", *judge)
 
     def planned(self, settings: Settings, key: StageKey) -> StageKey:
         """A shard is an artifact of its own, named after the attack that it belongs to."""
@@ -71,7 +73,8 @@ class AttackStage(Stage):
         if seen != pixels:
             Target().check_size(settings, seen, "attack.image_to_target", parts.undefended)
         if parts.attack.informed:  # what defenses say of it may not go together
-            make_once(lambda: known_of(parts.defense, Target().untrained(settings, parts.defense)))
+            known = known_defense(settings, parts)
+            make_once(lambda: known_of(known, Target().untrained(settings, parts.trained)))
 
     def make(
         self,
@@ -81,8 +84,9 @@ class AttackStage(Stage):
         surrogates: Artifact | None,
         candidates: Artifact | None = None,
         evaluator: Artifact | None = None,
+        deployment: Artifact | None = None,
     ) -> None:
-        made = self.load(job, target, prior, surrogates, candidates, evaluator)
+        made = self.load(job, target, prior, surrogates, candidates, evaluator, deployment)
         if made.attack.informed:
             told = made.attack.told()
             job.work.metrics["informed"] = told
@@ -100,7 +104,8 @@ class AttackStage(Stage):
             identities = shard.share(made.attack.identities)
             part = _attack(job, made, identities)
             job.work.save_tensors("part", part)
-            job.work.metrics.update(queries=made.victim.queries, counts={"identities": len(identities)})
+            asked = made.victims.asked
+            job.work.metrics.update(queries=asked.queries, counts={"identities": len(identities)})
 
     def load(
         self,
@@ -110,17 +115,17 @@ class AttackStage(Stage):
         surrogates: Artifact | None,
         candidates: Artifact | None = None,
         evaluator: Artifact | None = None,
+        deployment: Artifact | None = None,
     ) -> _Made:
         """The attack with what was prepared for it."""
         from midre_exp.metrics.phases import PhaseJudge  # planning loads this module, and no torch
         from midre_exp.targets.base import Classifier
 
         settings, attack = job.settings, job.parts.attack
-        victim, deployed = load_victims(job, target)
+        victims = load_victims(job, target, deployment)
+        classes = victims.asked.num_classes
         if surrogates is not None:
-            attack.surrogates = SurrogatesStage().load(
-                settings, surrogates, victim.num_classes, job.runtime.device
-            )
+            attack.surrogates = SurrogatesStage().load(settings, surrogates, classes, job.runtime.device)
             for network in attack.surrogates.modules():
                 if isinstance(network, Classifier):
                     job.numerics.accelerate(network)
@@ -129,9 +134,9 @@ class AttackStage(Stage):
             search.pictures = CandidatesStage().load(candidates, search)
         if evaluator is not None:
             attack.judge = PhaseJudge(Evaluator().asked(job, evaluator))  # type: ignore[attr-defined]
-        generator = PriorStage().load(settings, prior, victim.num_classes)
+        generator = PriorStage().load(settings, prior, classes)
         job.numerics.accelerate(generator, PRIOR_CALLS)
-        return _Made(attack, victim, deployed, generator)
+        return _Made(attack, victims, generator)
 
     def memory_remedy(self, settings: Settings) -> str:
         return lower(settings, "runtime.chunk", "attack.search.batch", "attack.selection.batch")
@@ -164,8 +169,7 @@ class _Made:
     """What an attack is carried out with."""
 
     attack: Attack[AnyVictim]
-    victim: AnyVictim  # whom it asks
-    deployed: AnyVictim  # whose confidence is told: the victim, unless an informed attack asks a changed copy
+    victims: Victims
     prior: Prior
 
 
@@ -194,24 +198,26 @@ def _attack(job: Job, made: _Made, identities: range) -> dict[str, Tensor]:
 
     return run_shard(
         made.attack,
-        made.victim,
+        made.victims.asked,
         made.prior,
         identities,
         seed=seed_of(job.settings, "attack"),
         work=job.work.path,
         runtime=job.runtime,
-        deployed=made.deployed,
+        deployed=made.victims.deployed,
+        network=made.victims.network,
     )
 
 
 def _numbers(attack: Attack[AnyVictim], found: Reconstructions) -> dict[str, Any]:
     """What the record tells of an attack that is done."""
-    failed = found.details.get("failed")
+    failed, network = (found.details.get(name) for name in ("failed", NETWORK_CONFIDENCE))
     return {
         "threat": attack.threat.value,
         "queries": int(found.queries.sum()),
         "queries_per_identity": queries_per_identity(found.queries, found.labels),
         "target_confidence": float(found.confidence.mean()),
+        **({} if network is None else {NETWORK_CONFIDENCE: float(network.mean())}),
         "counts": {
             "identities": attack.identities,
             "restarts": attack.restarts,

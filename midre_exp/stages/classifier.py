@@ -14,6 +14,7 @@ from midre_exp import __version__, targets
 from midre_exp.cards.named import card_of_file
 from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.plan.config import Settings, build, trusted_packages, without
+from midre_exp.plan.deployment import trained_defense
 from midre_exp.plan.keys import PUBLIC, is_pretrained_here
 from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
@@ -167,7 +168,7 @@ class ClassifierStage(Stage):
     def _describes(self, job: Job, classes: int) -> dict[str, str]:
         """What the file of weights says of itself, wherever it is taken."""
         settings, node = job.settings, self.node(job.settings)
-        defense = settings["defense"] if self.name == "target" else {}
+        defense = trained_defense(settings) if self.name == "target" else {}
         unknown = self.name == "target" and node["checkpoint"] and is_unknown(settings)
         said = {
             "code": __version__,
@@ -186,7 +187,7 @@ class ClassifierStage(Stage):
         remedy = f"lower {self.recipe}.optimizer.lr"
         if settings["numerics"]["precision"] == "bf16":
             remedy += ", set numerics=strict"
-        strengths = [f"defense.{name}" for name in settings["defense"] if name != "nodef"]
+        strengths = [f"defense.{name}" for name in trained_defense(settings) if name != "nodef"]
         if self.name == "target" and strengths:
             remedy += f", or lower the strength of {' and '.join(strengths)}"
         return remedy
@@ -254,7 +255,7 @@ class Target(ClassifierStage):
         return {
             "data": fingerprint("private"),
             "target": _own(settings["target"]),
-            "defense": settings["defense"],
+            "defense": trained_defense(settings),
             "seed": seed_of(settings, "training"),
         }
 
@@ -271,13 +272,13 @@ class Target(ClassifierStage):
             )
         self.check_size(settings, self.pixels(settings), "resolution", parts.undefended)
         if is_pretrained_here(settings["target"]):
-            self._check_training(settings, parts.defense)
+            self._check_training(settings, parts.trained)
 
     def make(self, job: Job, private: Dataset, defense: Defense, pretraining: Artifact | None = None) -> None:
         self._make(job, private, defense, seed_of(job.settings, "training"), pretraining)
 
     def describe(self, settings: Settings) -> str:
-        return f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
+        return f"{settings['target']['name']} with {'+'.join(trained_defense(settings))}"
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         yield from data_needs(settings, "private", remember)

@@ -17,6 +17,7 @@ from midre_exp.stages.attack import AttackStage
 from midre_exp.stages.base import Stage
 from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
+from midre_exp.stages.deployment import DeploymentStage
 from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.jury import JuryStage, further
 from midre_exp.stages.metrics import MetricsStage
@@ -30,6 +31,7 @@ from midre_exp.stages.verification import OpenSetStage, VerifierStage
 
 pretraining = Pretraining()
 target = Target()
+deployment = DeploymentStage()
 evaluator_pretraining = EvaluatorPretraining()
 evaluator = Evaluator()
 features = FeaturesStage()
@@ -49,6 +51,7 @@ jury = JuryStage()
 STAGES: tuple[Stage, ...] = (
     pretraining,
     target,
+    deployment,
     evaluator_pretraining,
     evaluator,
     features,

@@ -10,6 +10,7 @@ from midre_exp.data.base import Dataset
 from midre_exp.defense import Defense, compose_defenses
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, build, trusted_packages
+from midre_exp.plan.deployment import trained_defense
 from midre_exp.plan.keys import is_pretrained_here, node_of
 from midre_exp.plan.validate import is_line
 from midre_exp.stages.seen_by import seen_by
@@ -20,9 +21,9 @@ from midre_exp.threat import AnyVictim
 class Parts:
     """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), those
     that target and evaluator are pre-trained on, those that a verifier (``verification``) and a reader of
-    traits (``traits``) learn from, None where there is none, the composed ``defense``, the
-    composition of none (``undefended``), and the ``attack``. ``jury``: the same as each further judge sees
-    them.
+    traits (``traits``) learn from, None where there is none, the composed ``defense``, what of it shapes the
+    network (``trained``), the composition of none (``undefended``), and the ``attack``. ``jury``: the same as
+    each further judge sees them.
     """
 
     private: Dataset
@@ -33,6 +34,7 @@ class Parts:
     verification: Dataset | None
     traits: Dataset | None
     defense: Defense
+    trained: Defense
     undefended: Defense
     attack: Attack[AnyVictim]
     jury: Mapping[str, Parts] = field(default_factory=dict)
@@ -66,6 +68,7 @@ def make_parts(settings: Settings) -> Parts:
         verification=images("verification") if settings.get("open_set") else None,
         traits=images("traits") if settings.get("traits") else None,
         defense=defense,
+        trained=compose_defenses(trained_defense(settings), trusted),
         undefended=compose_defenses({}),
         attack=build_attack(settings["attack"], trusted),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp import priors
 from midre_exp.plan.config import Settings, trusted_packages, without
+from midre_exp.plan.deployment import asks_answers
 from midre_exp.plan.keys import is_pretrained, reads_public, uses_target
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_arguments, check_files, make_once
@@ -39,7 +40,9 @@ class PriorStage(Stage):
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("target",) if uses_target(settings["attack"]["prior"], trusted_packages(settings)) else ()
+        if not uses_target(settings["attack"]["prior"], trusted_packages(settings)):
+            return ()
+        return ("target", *(("deployment",) if asks_answers(settings) else ()))
 
     def check(self, settings: Settings, parts: Parts) -> None:
         node, trusted = settings["attack"]["prior"], trusted_packages(settings)
@@ -51,7 +54,9 @@ class PriorStage(Stage):
         else:
             make_once(partial(priors.initial_prior, node, trusted, num_classes=classes))
 
-    def make(self, job: Job, public: Dataset, target: Artifact | None) -> None:
+    def make(
+        self, job: Job, public: Dataset, target: Artifact | None, deployment: Artifact | None = None
+    ) -> None:
         """Only a prior that declares it sees the ``target``."""
         node = job.settings["attack"]["prior"]
         images, alarms = None, list[str]()
@@ -61,7 +66,7 @@ class PriorStage(Stage):
 
             images = public.load("public")
             alarms = public_duplicates(job.parts.private, public, job.store.root) + public.alarms("public")
-        victim = None if target is None else load_victim(job, target)
+        victim = None if target is None else load_victim(job, target, deployment)
         prior = priors.initial_prior(
             node, job.trusted, num_classes=None if victim is None else victim.num_classes
         )

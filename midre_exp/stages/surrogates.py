@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp import surrogates
 from midre_exp.plan.config import Settings, trusted_packages
+from midre_exp.plan.deployment import asks_answers
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
 from midre_exp.stages.requirements import data_needs, named_needs
@@ -38,20 +39,20 @@ class SurrogatesStage(Stage):
         return {"data": fingerprint("public"), "surrogates": settings["attack"]["surrogates"]}
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("target",)
+        return ("target", *(("deployment",) if asks_answers(settings) else ()))
 
     def check(self, settings: Settings, parts: Parts) -> None:
         node, classes = settings["attack"]["surrogates"], settings["attack"]["identities"]
         check_files("attack.surrogates", node)
         make_once(partial(surrogates.initial_surrogates, node, classes, trusted_packages(settings)))
 
-    def make(self, job: Job, public: Dataset, target: Artifact) -> None:
+    def make(self, job: Job, public: Dataset, target: Artifact, deployment: Artifact | None = None) -> None:
         from midre_exp.data.duplicates import public_duplicates  # planning loads this module, and no torch
         from midre_exp.weights.finite import require_finite  # planning loads this module, and no torch
 
         node = job.settings["attack"]["surrogates"]
         alarms = public_duplicates(job.parts.private, public, job.store.root)
-        images, victim = public.load("public"), load_victim(job, target)
+        images, victim = public.load("public"), load_victim(job, target, deployment)
         made = surrogates.initial_surrogates(node, victim.num_classes, job.trusted)
         numbers = made.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
         victim.check_answers()

@@ -15,6 +15,7 @@ from typing import Any
 from midre_exp.cards.named import with_files
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, trusted_packages
+from midre_exp.plan.deployment import trained_defense
 from midre_exp.plan.digests import first_difference
 from midre_exp.weights.formats import metadata
 
@@ -26,7 +27,7 @@ def check_trained_with(settings: Settings) -> None:
     """Raise ConfigError for a target's checkpoint that was trained with another defense than the chosen, and
     for a chosen defense that nobody says it was trained with.
     """
-    node, chosen = with_files(settings)["target"], settings["defense"]
+    node, chosen = with_files(settings)["target"], trained_defense(settings)
     path, stated = node["checkpoint"], _stated(settings)
     if path is None:
         if stated is not None:
@@ -79,7 +80,7 @@ def label_before_a_run(settings: Settings) -> str:
 def is_unknown(settings: Settings) -> bool:
     """Whether the target is loaded and nobody says what it was trained with."""
     path = with_files(settings)["target"].get("checkpoint")
-    if path is None or _names(settings["defense"]) or _stated(settings) not in (None, UNKNOWN):
+    if path is None or _names(trained_defense(settings)) or _stated(settings) not in (None, UNKNOWN):
         return False
     return defense_of(Path(str(path)).expanduser()) is None
 

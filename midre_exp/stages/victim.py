@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from midre_exp.plan.deployment import holds_network
 from midre_exp.stages.base import Job
 from midre_exp.stages.classifier import Target
+from midre_exp.stages.deployment import DeploymentStage
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
     from midre_exp.attack import Attack
     from midre_exp.defense import Defense, Informed
+    from midre_exp.plan.config import Settings
+    from midre_exp.stages.parts import Parts
     from midre_exp.targets.base import Classifier
-    from midre_exp.threat import AnyVictim
+    from midre_exp.threat import Answer, AnyVictim
 
 #: The modules that show it, for the ``makers`` of those stages.
 VICTIM = ("midre_exp.threat", "midre_exp.targets.assemble", "defenses.compose")
 
 
-def load_victim(job: Job, target: Artifact) -> AnyVictim:
-    """On the run's device, under its numerics."""
-    return _shown(job, target, _network(job, target))
+@dataclass(frozen=True)
+class Victims:
+    """A target as a run's attack meets it."""
+
+    asked: AnyVictim  # whom it asks
+    deployed: AnyVictim  # whose confidence is told: ``asked``, unless an informed attack asks in its own way
+    network: AnyVictim | None  # the same target without what it answers at deployment; None: it has nothing
 
 
-def load_victims(job: Job, target: Artifact) -> tuple[AnyVictim, AnyVictim]:
-    """The target as the run's attack asks it, and as it is deployed: one and the same, unless the attack is
-    informed of a defense that has it ask a changed copy. Tells the attack what it knows.
+def load_victim(job: Job, target: Artifact, deployment: Artifact | None) -> AnyVictim:
+    """On the run's device, under its numerics. ``deployment``: what it answers to whom the attack is, if not
+    its probabilities.
     """
-    model = _network(job, target)
+    return _shown(job, target, _network(job, target), _answer(job, target, deployment))
+
+
+def load_victims(job: Job, target: Artifact, deployment: Artifact | None) -> Victims:
+    """The target as the run's attack asks it and as it is deployed: one and the same, unless the attack is
+    informed of a defense. Tells the attack what it knows.
+    """
+    model, attack = _network(job, target), job.parts.attack
+    answer = _answer(job, target, deployment)
     # before it is accelerated: a copy of an accelerated network would still compute with the first one
-    asked = informed_network(job.parts.attack, job.parts.defense, model)
-    deployed = _shown(job, target, model)
-    return (deployed if asked is model else _shown(job, target, asked)), deployed
+    own = informed_network(attack, known_defense(job.settings, job.parts), model)
+    deployed = _shown(job, target, model, answer)
+    asked = deployed if own is model else _shown(job, target, own, answer)
+    return Victims(asked, deployed, None if answer is None else _network_alone(target, model))
+
+
+def known_defense(settings: Settings, parts: Parts) -> Defense:
+    """What of the defense an attacker meets who knows it: who holds the network nothing of what is answered
+    to others.
+    """
+    return parts.trained if holds_network(settings) else parts.defense
 
 
 def informed_network(attack: Attack[AnyVictim], defense: Defense, model: Classifier) -> Classifier:
@@ -53,12 +78,27 @@ def known_of(defense: Defense, model: Classifier) -> Informed:
 
 
 def _network(job: Job, target: Artifact) -> Classifier:
-    return Target().load(job.settings, target, job.parts.defense).to(job.runtime.device)
+    return Target().load(job.settings, target, job.parts.trained).to(job.runtime.device)
 
 
-def _shown(job: Job, target: Artifact, model: Classifier) -> AnyVictim:
+def _answer(job: Job, target: Artifact, deployment: Artifact | None) -> Answer | None:
+    if deployment is None:
+        return None
+    return DeploymentStage().load(job.parts, target, deployment, job.runtime.device)
+
+
+def _shown(job: Job, target: Artifact, model: Classifier, answer: Answer | None) -> AnyVictim:
     from midre_exp.threat import Victim  # as above
 
     job.numerics.accelerate(model)
-    classes = int(target.metrics["counts"]["private_identities"])
-    return Victim.of(model, classes, job.parts.attack.threat)
+    return Victim.of(model, _classes(target), job.parts.attack.threat, answer)
+
+
+def _network_alone(target: Artifact, model: Classifier) -> AnyVictim:
+    from midre_exp.threat import Victim  # as above
+
+    return Victim.of(model, _classes(target))
+
+
+def _classes(target: Artifact) -> int:
+    return int(target.metrics["counts"]["private_identities"])

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from midre_exp.data.base import to_float
 from midre_exp.memory.batches import in_batches
-from midre_exp.threat import WhiteBoxVictim
+from midre_exp.threat import ScoreVictim, WhiteBoxVictim
 from midre_exp.worst_case.alarms import ROUNDED
 
 #: How often the target is asked the same.
@@ -36,13 +36,20 @@ class Checks:
     pixels_share: float
 
 
-def check_target(victim: WhiteBoxVictim, images: Tensor, labels: Tensor) -> Checks:
-    """``images`` float [n, 3, h, w] in [0, 1] on the target's device, ``labels`` int64 [n] to go for."""
+def check_target(
+    victim: WhiteBoxVictim, images: Tensor, labels: Tensor, deployed: ScoreVictim | None = None
+) -> Checks:
+    """``images`` float [n, 3, h, w] in [0, 1] on the target's device, ``labels`` int64 [n] to go for;
+    ``deployed``: the target behind what it answers at deployment, asked again as often.
+    """
     with torch.no_grad():
         answers = [victim(images).logits.double() for _ in range(_REPEATS)]
+    differences = [repeat_max_difference(answers)]
+    if deployed is not None:
+        differences.append(repeat_max_difference([deployed.scores(images).double() for _ in range(_REPEATS)]))
     return Checks(
         zero_gradient_share(victim, images, labels),
-        repeat_max_difference(answers),
+        max(differences),
         look_like_probabilities(answers[0]),
         pixels_share(victim, images, labels),
     )

@@ -26,10 +26,11 @@ from midre_exp.records import Record, read_record, record_path, update_record
 from midre_exp.records.claims import registered_claims
 from midre_exp.runtime import Runtime, make_runtime
 from midre_exp.stages.classifier import Target
+from midre_exp.stages.deployment import DeploymentStage
 from midre_exp.stages.parts import make_parts
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.store.store import Store, versions
-from midre_exp.threat import Threat, Victim, WhiteBoxVictim
+from midre_exp.threat import ScoreVictim, Threat, Victim, WhiteBoxVictim
 from midre_exp.tracking.provenance import git_commit
 from midre_exp.tracking.record import show_record
 from midre_exp.worst_case.aggregate import Numbers, aggregate, chosen, intervals, lead
@@ -81,9 +82,9 @@ def conclude(settings: Settings, plan: Plan) -> Path:
     path = record_path(settings["paths"]["results"], settings, plan)
     runtime = make_runtime(settings["runtime"], make_numerics(settings["numerics"]))
     with runtime.numerics.applied(runtime.device):
-        victim = _load_target(settings, plan, runtime)
+        victim, deployed = _load_target(settings, plan, runtime)
         members = _members(settings, plan, victim, runtime)
-        checks = _check(settings, plan, victim, runtime)
+        checks = _check(settings, plan, victim, deployed, runtime)
     record = suite_record(settings, plan, members, checks)
     update_record(path, record)
     show_record(settings, record, runtime.say)
@@ -92,17 +93,29 @@ def conclude(settings: Settings, plan: Plan) -> Path:
     return path
 
 
-def _load_target(settings: Settings, plan: Plan, runtime: Runtime) -> WhiteBoxVictim:
-    """The target as it is deployed, with gradients."""
+def _load_target(
+    settings: Settings, plan: Plan, runtime: Runtime
+) -> tuple[WhiteBoxVictim, ScoreVictim | None]:
+    """The target with gradients, and behind what it answers at deployment, where that is something else."""
     leading = settings["attack"]["leading"]
     found = with_files(members_of(settings)[leading])
     key = plan.members[leading]["target"].key
     target = Store(settings["paths"]["store"]).find("target", key)
     if target is None:
         raise StoreError(f"target {key} is gone from the store; the same command builds it again")
-    model = Target().load(found, target, make_parts(found).defense).to(runtime.device)
+    parts = make_parts(found)
+    model = Target().load(found, target, parts.trained).to(runtime.device)
     runtime.numerics.accelerate(model)
-    return Victim.of(model, int(target.metrics["counts"]["private_identities"]))
+    classes = int(target.metrics["counts"]["private_identities"])
+    victim = Victim.of(model, classes)
+    planned = plan.members[leading].of("deployment")
+    if planned is None:
+        return victim, None
+    deployment = Store(settings["paths"]["store"]).find("deployment", planned.key)
+    if deployment is None:
+        raise StoreError(f"deployment {planned.key} is gone from the store; the same command builds it again")
+    answer = DeploymentStage().load(parts, target, deployment, runtime.device)
+    return victim, Victim.of(model, classes, Threat.SCORES, answer)
 
 
 def _members(settings: Settings, plan: Plan, victim: WhiteBoxVictim, runtime: Runtime) -> dict[str, Made]:
@@ -140,13 +153,19 @@ def _reconstructions(settings: Settings, plan: Plan, name: str) -> dict[str, Ten
     return finite_tensors(attack, "reconstructions")
 
 
-def _check(settings: Settings, plan: Plan, victim: WhiteBoxVictim, runtime: Runtime) -> Checks:
+def _check(
+    settings: Settings,
+    plan: Plan,
+    victim: WhiteBoxVictim,
+    deployed: ScoreVictim | None,
+    runtime: Runtime,
+) -> Checks:
     """On what the leading member made of one identity each, going for the next one."""
     tensors = _reconstructions(settings, plan, settings["attack"]["leading"])
     rows = (tensors["restarts"] == 0).nonzero().squeeze(1)[:_CHECKED]
     images = Resize(size=int(settings["resolution"]))(tensors["images"][rows].float() / 255)
     labels = (tensors["labels"][rows] + 1) % victim.num_classes
-    return check_target(victim, images.to(runtime.device), labels.to(runtime.device))
+    return check_target(victim, images.to(runtime.device), labels.to(runtime.device), deployed)
 
 
 def suite_record(settings: Settings, plan: Plan, members: Mapping[str, Made], checks: Checks) -> Record:
@@ -217,6 +236,9 @@ def suite_record(settings: Settings, plan: Plan, members: Mapping[str, Made], ch
             "silent": _silent(members),
         },
     }
+    if "deployment" in base:  # members of other threats than the leading one may meet the answers
+        met = [made.record["deployment"]["bypassed"] for made in members.values()]
+        record["deployment"] = {**base["deployment"], "bypassed": all(met)}
     earlier = {stage: told for stage, told in base.get("alarms", {}).items() if stage in _STAGES}
     told = {**earlier, **({"suite": [*alarms.values()]} if alarms else {})}
     if told:
@@ -244,8 +266,15 @@ _SHARED = (
     ),
     *("test_per_identity", "classes", "device"),
 )
-_OF_TARGET = ("acc", "train_acc", "evaluator_acc", "accuracy_best_epoch_official", "best_epoch_official")
-_STAGES = ("pretraining", "target", "evaluator_pretraining", "evaluator", "features")
+_OF_TARGET = (
+    "acc",
+    "network_acc",
+    "train_acc",
+    "evaluator_acc",
+    "accuracy_best_epoch_official",
+    "best_epoch_official",
+)
+_STAGES = ("pretraining", "target", "deployment", "evaluator_pretraining", "evaluator", "features")
 
 
 def _told(name: str, made: Made, plan: Plan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ paper's inconsistencies.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 import pandas as pd
 
@@ -36,7 +37,32 @@ def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
     known = convergence.verdicts(results_folder(runs[-1].settings)) if runs else {}
     for row, made in records.items():
         found[row] += convergence.doubts(made, known)
+        found[row] += answers_of(made)
     return found
+
+
+def answers_of(records: Sequence[Record]) -> list[str]:
+    """What stands behind the accuracy of a row whose targets answer something else than their probabilities,
+    and whether its attack meets these answers, a sentence.
+    """
+    told = [(record["deployment"], record["metrics"]) for record in records if "deployment" in record]
+    if not told:
+        return []
+    alone = mean(metrics["network_acc"] for _, metrics in told)
+    moved = mean(block["distortion"] for block, _ in told)
+    images = "; ".join(dict.fromkeys(f"{block['answered']:,}" for block, _ in told))
+    apart = ", half of those that are held out, " if any(b["calibrated_on"] for b, _ in told) else " "
+    met = (
+        "The attack holds the network and goes past these answers: its results are those without them."
+        if all(block["bypassed"] for block, _ in told)
+        else "The attack meets these answers."
+        if not any("suite" in record for record in records)
+        else "Members of the suite that hold the network go past these answers, the others meet them."
+    )
+    return [
+        f"Acc is that of what the deployed target answers to {images} images{apart}"
+        f"(by L1 {moved:.3f} from its probabilities); the network alone has {alone:.2f} on all. {met}"
+    ]
 
 
 def with_remarks(
