@@ -106,7 +106,7 @@ class MirrorGenetic(ScoreAttack):
             "generations": torch.zeros_like(labels),
             "queries": torch.zeros_like(labels),
         }
-        spent = (self.population - 1) * (2 if self.search.flip else 1)
+        spent = (self.population - 1) * (2 if self.search.flip else 1) * self.copies
         at_once = AtOnce(min(self.search.batch, loop.runtime.chunk))
         for step in loop(self.generations, state, until=lambda now: bool(self.ended(now["scores"]).all())):
             rows = (~self.ended(state["scores"])).nonzero().squeeze(1)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.base import AttackResult, ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim
+from attacks.base import AttackResult, Informed, ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim
 from attacks.parts.checks import at_least_one, one_of
 from attacks.parts.sac import SAC, Agents, Replay, Transitions, distinct
 from midre_exp.errors import ConfigError
@@ -144,6 +144,15 @@ class RLBMI(ScoreAttack):
             raise ConfigError(f"attack.margin_floor={self.margin_floor} must be positive")
         one_of("attack.choice", self.choice, Choice)
         one_of("attack.draws", self.draws, Draws)
+        self._keep_to_budget()
+
+    def inform(self, known: Informed) -> None:
+        """Average the answers to changed copies of every image; each is a query."""
+        super().inform(known)
+        self._keep_to_budget()
+
+    def _keep_to_budget(self) -> None:
+        """Play as many episodes as ``max_queries`` allow. Raises ConfigError where that is none."""
         if self.max_queries is not None:
             if self.max_queries < self.queries_per_episode:
                 raise ConfigError(
@@ -155,7 +164,7 @@ class RLBMI(ScoreAttack):
     @property
     def queries_per_episode(self) -> int:
         """Of each item."""
-        return self.horizon * (1 if self.mixing == 0 else 2) + 1
+        return (self.horizon * (1 if self.mixing == 0 else 2) + 1) * self.copies
 
     @property
     def group_size(self) -> int:

@@ -149,6 +149,8 @@ class SSD(Defense):
         )
 
     def informed(self, model: Classifier) -> Informed:
+        if self.eps == 0:
+            return Informed(reason="answers are the network's own, so the attack is the plain one")
         return Informed(
             asked=[Nudged(copy) for copy in range(COPIES)],
             reason=f"the class that an answer is drawn near to changes with every bit of a picture, so "

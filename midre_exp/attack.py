@@ -100,10 +100,10 @@ class Attack(ABC, Generic[V]):
         if self.eight_bits not in get_args(EightBits):
             raise ConfigError(f"attack.eight_bits={self.eight_bits} is unknown; use rounded or truncated")
         if self.informed and not self.can_be_informed:
-            sees = {Threat.SCORES: "sees scores alone", Threat.LABELS: "sees labels alone"}
+            sees = {Threat.LABELS: "sees labels alone"}
             why = sees.get(self.threat, "is no attacks.GradientAttack")
             raise ConfigError(
-                "attack.informed=true changes the gradient that an attack follows, and "
+                "attack.informed=true changes the gradient that an attack follows, or scores it sees, and "
                 f"{type(self).__name__} {why}; use attack.informed=false, or an attack such as attack=ppa"
             )
         self.image_to_target = tuple(self.image_to_target)
@@ -112,6 +112,10 @@ class Attack(ABC, Generic[V]):
     def inform(self, known: Informed) -> None:
         """Know a defense from here on. Raises ConfigError for an attack that can make nothing of it."""
         raise ConfigError(f"{type(self).__name__} cannot use what is known of a defense")
+
+    def asking(self, victim: V) -> V:
+        """The victim as an attack asks it that knows a defense: itself, or the mean of several answers."""
+        return victim
 
     def told(self) -> dict[str, Any]:
         """What a record says of what it does by what it knows."""
@@ -214,6 +218,26 @@ class ScoreAttack(Attack[ScoreVictim]):
     """Base of attacks that see class probabilities."""
 
     threat = Threat.SCORES
+    can_be_informed = True
+
+    known: Informed | None = field(default=None, init=False, repr=False)  # of what is answered
+
+    def inform(self, known: Informed) -> None:
+        """Average the answers to changed copies of every image, where the defense names some."""
+        self.known = known
+
+    @property
+    def copies(self) -> int:
+        """Queries that one image costs."""
+        return 1 if self.known is None else max(1, len(self.known.asked))
+
+    def asking(self, victim: ScoreVictim) -> ScoreVictim:
+        return victim if self.known is None or not self.known.asked else victim.averaged(self.known.asked)
+
+    def told(self) -> dict[str, Any]:
+        """What the defense says of itself, and how many copies are asked in place of an image."""
+        known = {} if self.known is None else self.known.told()
+        return {**known, "copies": self.copies, "places": ["answers"] if self.copies > 1 else []}
 
 
 @dataclass(kw_only=True, eq=False)

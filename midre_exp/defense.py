@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
@@ -67,6 +67,14 @@ class Informed:
         for change in self.target:
             change(own)
         return own
+
+    def of_answers(self, answering: Collection[str]) -> Informed:
+        """What of it is of use to one who sees scores alone: of the parts ``answering``, by name. Nothing
+        that follows gradients or changes a copy of the network; other parts tell such an attacker nothing.
+        """
+        heard = {name: text for name, text in self.reasons.items() if name in (*answering, "nodef")}
+        deaf = [name for name in (*self.reasons, *self.silent) if name not in heard]
+        return Informed(asked=self.asked, reasons=heard, silent=deaf)
 
     def told(self) -> dict[str, Any]:
         """What a record says of it, in plain values."""

@@ -161,13 +161,25 @@ class WhiteBoxVictim(Victim):
 class ScoreVictim(Victim):
     """Gives class probabilities without a graph."""
 
-    def __init__(self, query: Callable[[Tensor], Tensor], num_classes: int):
+    def __init__(self, query: Callable[[Tensor], Tensor], num_classes: int, copies: int = 1):
         super().__init__(num_classes)
         self._query = query
+        self.copies = copies  #: queries that one image costs
+
+    def averaged(self, changes: Sequence[Callable[[Tensor], Tensor]]) -> ScoreVictim:
+        """The same as one sees it who asks a copy of every image after each of the ``changes`` and takes the
+        mean of the answers.
+        """
+        query = self._query
+
+        def mean(images: Tensor) -> Tensor:
+            return torch.stack([query(change(images)) for change in changes]).mean(0)
+
+        return ScoreVictim(mean, self.num_classes, len(changes))
 
     def scores(self, images: Tensor) -> Tensor:
         """Class probabilities [n, k] of float images [n, 3, h, w] in [0, 1]."""
-        self.queries += len(images)
+        self.queries += len(images) * self.copies
         scores = self._query(images)
         self._remember(scores)
         return scores

@@ -38,7 +38,7 @@ from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.stages.classifier import ClassifierStage, judges_phases
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
-from midre_exp.stages.victim import informed_network
+from midre_exp.stages.victim import answering_parts, informed_network
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
@@ -257,8 +257,10 @@ class _Run:
         tells what of the memory grows with the chunk.
         """
         attack = build_attack(self.settings["attack"], self.trusted)
-        network = informed_network(attack, self.known_defense(), self.model())
+        known, answering = self.known_defense(), answering_parts(self.settings)
+        network = informed_network(attack, known, self.model(), answering)
         victim, prior = Victim.of(network, self.sizes.classes, attack.threat), self.untrained_prior()
+        victim = attack.asking(victim)
         prior.eval().requires_grad_(False)
         if self.settings["attack"].get("surrogates"):
             made = self.students()

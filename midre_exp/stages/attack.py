@@ -22,7 +22,14 @@ from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
-from midre_exp.stages.victim import VICTIM, Victims, known_defense, known_of, load_victims
+from midre_exp.stages.victim import (
+    VICTIM,
+    Victims,
+    answering_parts,
+    informed_network,
+    known_defense,
+    load_victims,
+)
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -73,8 +80,12 @@ class AttackStage(Stage):
         if seen != pixels:
             Target().check_size(settings, seen, "attack.image_to_target", parts.undefended)
         if parts.attack.informed:  # what defenses say of it may not go together
-            known = known_defense(settings, parts)
-            make_once(lambda: known_of(known, Target().untrained(settings, parts.trained)))
+            known, answering = known_defense(settings, parts), answering_parts(settings)
+            make_once(
+                lambda: informed_network(
+                    parts.attack, known, Target().untrained(settings, parts.trained), answering
+                )
+            )
 
     def make(
         self,

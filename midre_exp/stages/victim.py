@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from midre_exp.plan.deployment import holds_network
+from midre_exp.plan.deployment import deployed_defense, holds_network
 from midre_exp.stages.base import Job
 from midre_exp.stages.classifier import Target
 from midre_exp.stages.deployment import DeploymentStage
@@ -46,26 +47,37 @@ def load_victims(job: Job, target: Artifact, deployment: Artifact | None) -> Vic
     model, attack = _network(job, target), job.parts.attack
     answer = _answer(job, target, deployment)
     # before it is accelerated: a copy of an accelerated network would still compute with the first one
-    own = informed_network(attack, known_defense(job.settings, job.parts), model)
+    known, answering = known_defense(job.settings, job.parts), answering_parts(job.settings)
+    own = informed_network(attack, known, model, answering)
     deployed = _shown(job, target, model, answer)
-    asked = deployed if own is model else _shown(job, target, own, answer)
+    asked = attack.asking(deployed if own is model else _shown(job, target, own, answer))
     return Victims(asked, deployed, None if answer is None else _network_alone(target, model))
 
 
 def known_defense(settings: Settings, parts: Parts) -> Defense:
-    """What of the defense an attacker meets who knows it: who holds the network nothing of what is answered
-    to others.
+    """What of the defense an attacker meets who knows it: who holds the network, all but what is answered to
+    others.
     """
     return parts.trained if holds_network(settings) else parts.defense
 
 
-def informed_network(attack: Attack[AnyVictim], defense: Defense, model: Classifier) -> Classifier:
+def answering_parts(settings: Settings) -> Collection[str] | None:
+    """The parts of the defense behind the answers that the run's attack sees; None: it holds the network."""
+    return None if holds_network(settings) else deployed_defense(settings)
+
+
+def informed_network(
+    attack: Attack[AnyVictim], defense: Defense, model: Classifier, answering: Collection[str] | None
+) -> Classifier:
     """The network that an attack asks of a target: with ``informed`` as one who knows the defense does, which
-    the attack is told.
+    the attack is told. ``answering``: of one that sees answers alone, the parts of the defense behind them.
     """
     if not attack.informed:
         return model
     known = known_of(defense, model)
+    if answering is not None:
+        attack.inform(known.of_answers(answering))
+        return model
     attack.inform(known)
     return known.network(model)
 

@@ -85,12 +85,18 @@ CASES = [
     Case("rolss", "RoLSS", {"skip"}, refused=NO_SKIP),
     Case("ssf", "SSF 0.2", {"skip"}, {"k": 1}, NO_SKIP),
     Case("tts", "TTS", {"skip"}, {"k": 1}, {**NO_SKIP, **DENSE}),
+    Case("labels_only", "Labels only"),
+    Case("ssd", "SSD 0.5", null={"eps": 0}),
+    Case("rounding", "Rounding 1", null={"decimals": None}),
+    Case("top_k", "Top 3", null={"k": None}),
 ]
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 #: Pairs that take nothing of each other and are refused all the same, each with a word of the reason.
 REFUSED_PAIRS = {
     frozenset({"fe", "ee"}): "ablation",
     frozenset({"early_stopping", "tts"}): "may end training before",
+    frozenset({"labels_only", "rounding"}): "no decimals",
+    frozenset({"labels_only", "top_k"}): "a label is answered",
 }
 OVERLAYS = {"midre_wide", "re", "bido_coco"}  # other values of a defense of the list
 FAMILIES = ("vgg16", "ir152", "resnet18", "densenet121", "maxvit")
@@ -194,7 +200,12 @@ def step(
         extras = parts.extra_losses(output, batch, progress, classify=model, generator=generator)
         extra = sum(extras.values())
         reported = parts.reports(output, batch)
+    probabilities, shown = output.logits.detach().softmax(1), (255 * whole.images).byte()
+    parts.deploy(parts.calibrate(probabilities, shown, whole.labels, key="it"), key="it")
+    with watched():
+        answers = parts.answer(probabilities, whole.images)
     return {
+        "answers": answers,
         "images": batch.images,
         "targets": batch.targets,
         "extra": extra,
@@ -269,7 +280,7 @@ def test_two_that_take_the_same_are_refused_and_others_compose(one: Case, two: C
 def test_its_null_setting_is_nodef(case: Case) -> None:
     null, plain = step(made(case, **case.null or {})), step(NoDef())
     if "head" in case.exclusive:  # a new head has other weights
-        null |= {name: plain[name] for name in ("logits", "loss")}
+        null |= {name: plain[name] for name in ("logits", "loss", "answers")}
     for name, expected in plain.items():
         assert (
             torch.equal(null[name], expected) if isinstance(expected, Tensor) else null[name] == expected
@@ -305,7 +316,8 @@ def test_a_step_draws_from_its_generator_alone(case: Case) -> None:
 def test_a_step_on_a_gpu_stays_there_and_never_waits_for_it(case: Case) -> None:
     step(made(case), CUDA)  # the first may load kernels
     done = step(made(case), CUDA, never_waiting)
-    assert {done[name].device.type for name in ("images", "targets", "loss", "logits")} == {"cuda"}
+    on_device = ("images", "targets", "loss", "logits", "answers")
+    assert {done[name].device.type for name in on_device} == {"cuda"}
     assert bool((done["loss"] + done["extra"]).isfinite())
 
 
@@ -380,6 +392,7 @@ GIVES = {
     "rolss": {"target"},
     "ssf": {"target"},
     "tts": {"target"},
+    "ssd": {"asked"},
 }
 VIEWED = pytest.mark.parametrize(
     "case", [case for case in CASES if GIVES.get(case.name) == {"views"}], ids=str
@@ -396,19 +409,25 @@ def known(case: Case, **options: Any) -> tuple[Informed, Classifier]:
 @EVERY
 def test_it_says_what_an_attacker_does_who_knows_it_and_why(case: Case) -> None:
     found, _ = known(case)
-    gives = {name for name in ("views", "identity_loss", "score", "target") if getattr(found, name)}
+    gives = {name for name in ("views", "identity_loss", "score", "target", "asked") if getattr(found, name)}
     assert gives == GIVES.get(case.name, set()) and not found.silent
     told = found.told()
     (reason,) = told["reasons"].values()
     assert list(told["reasons"]) == [case.name] and is_line(reason) and len(reason) > 20
-    names = [*told["views"], *told["target"], told["identity_loss"] or "-", told["score"] or "-"]
+    names = [
+        *told["views"],
+        *told["target"],
+        *told.get("asked", ()),
+        told["identity_loss"] or "-",
+        told["score"] or "-",
+    ]
     assert all(is_line(name) and "0x" not in name for name in names)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.null is not None], ids=str)
 def test_nothing_is_to_be_known_of_its_null_setting(case: Case) -> None:
     found, model = known(case, **case.null or {})
-    assert not (found.views or found.identity_loss or found.score or found.target)
+    assert not (found.views or found.identity_loss or found.score or found.target or found.asked)
     assert found.network(model) is model
 
 

@@ -20,6 +20,7 @@ UNKNOWN = "checkpoint (trained with unknown)"
 def settings(path: Path | None, defense, trained_with=None):
     target = {"checkpoint": path and str(path), "trained_with": trained_with}
     others = {"evaluator": {}, "attack": {}, "paths": {"weights": "weights"}}
+    others["runtime"] = {"trusted_packages": []}
     return {"target": target, "defense": defense, **others}
 
 
