@@ -12,7 +12,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.threat import Threat, Victim
 from tests.defenses.test_midre import RELEASED
 
-GIVEN = torch.tensor([[0.06, 0.51, 0.25, 0.18], [0.4, 0.4, 0.15, 0.05]])
+GIVEN = torch.tensor([[0.06, 0.51, 0.25, 0.18], [0.4, 0.4, 0.16, 0.04]])
 SHOWN = torch.zeros(2, 3, 2, 2)
 BROKEN = torch.tensor([[torch.nan, 0.5, 0.3, 0.2]])
 
