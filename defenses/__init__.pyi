@@ -14,15 +14,23 @@ from .bido import coco as coco
 from .bido import gaussian_gram as gaussian_gram
 from .bido import label_gram as label_gram
 from .bido import nhsic as nhsic
+from .blocks import Blocks as Blocks
 from .composer import Composed as Composed
 from .composer import compose as compose
+from .confidence_adaptation import ConfidenceAdaptation as ConfidenceAdaptation
+from .confidence_adaptation import adapted_loss as adapted_loss
 from .cutmix import CutMix as CutMix
+from .disc import Disc as Disc
 from .early_stopping import EarlyStopping as EarlyStopping
 from .ee import LeaveOut as LeaveOut
 from .factory import build_defense as build_defense
 from .fe import FixedErasing as FixedErasing
 from .gaussian_blur import GaussianBlur as GaussianBlur
+from .gridmask import GridMask as GridMask
+from .gridmask import grid_squares as grid_squares
 from .labels_only import LabelsOnly as LabelsOnly
+from .loft import LoFt as LoFt
+from .loft import low_rank_head as low_rank_head
 from .mid import MID as MID
 from .mid import bottleneck_kl as bottleneck_kl
 from .mid import bottleneck_std as bottleneck_std
@@ -37,6 +45,7 @@ from .parts.squares import erase_squares as erase_squares
 from .random_crop import RandomCrop as RandomCrop
 from .random_pixels import RandomPixels as RandomPixels
 from .random_pixels import erase_pixels as erase_pixels
+from .rectangle import Rectangle as Rectangle
 from .rolss import RoLSS as RoLSS
 from .rounding import Rounding as Rounding
 from .ssd import SSD as SSD
@@ -48,3 +57,4 @@ from .tldmi import TLDMI as TLDMI
 from .top_k import TopK as TopK
 from .top_k import keep_largest as keep_largest
 from .tts import TTS as TTS
+from .weight_decay import WeightDecay as WeightDecay

@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from defenses.parts.erasing import Erasing
-from defenses.parts.squares import erase_squares
+from defenses.parts.squares import rectangles
 
 
 @dataclass(kw_only=True, eq=False)
@@ -21,18 +21,18 @@ class MIDRE(Erasing):
     """Random erasing (MIDRE Sec. 2.2): x outside a random square of area A ~ U(a_l, a_h), ``fill`` within."""
 
     name: ClassVar[str] = "midre"
+    noun: ClassVar[str] = "MIDRE"
 
     @property
     def label(self) -> str:
         """``MIDRE [a_l, a_h]`` for a range, ``RE share`` for a fixed share."""
-        return f"RE {self.a_h:g}" if self.a_l == self.a_h else f"MIDRE [{self.a_l:g}, {self.a_h:g}]"
+        return f"RE {self.a_h:g}" if self.a_l == self.a_h else super().label
 
-    def _erase(
+    def _erased(
         self,
-        images: Tensor,
+        size: tuple[int, int],
         squares: tuple[Tensor, Tensor, Tensor],
-        fill: Tensor,
         further: Callable[[int], Tensor],
     ) -> Tensor:
-        """``images`` with ``fill`` on the squares drawn, (top, left, side)."""
-        return erase_squares(images, *squares, fill)
+        top, left, side = squares
+        return rectangles(size, top, left, side, side)

@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 from defenses.parts.erasing import Erasing
+from defenses.parts.squares import painted
+
+
+def scattered(size: tuple[int, int], count: Tensor, numbers: Tensor) -> Tensor:
+    """``count`` pixels of images of ``size`` (height, width), int64 [n], those whose ``numbers`` [n, h * w]
+    are the lowest: bool [n, 1, h, w]. Uniform numbers make every set of so many equally likely.
+    """
+    order = numbers.argsort(1)
+    first = torch.arange(size[0] * size[1], device=numbers.device) < count[:, None]
+    return torch.zeros_like(first).scatter_(1, order, first).view(-1, 1, *size)
 
 
 def erase_pixels(images: Tensor, count: Tensor, fill: Tensor, numbers: Tensor) -> Tensor:
-    """A copy of ``images`` [n, c, h, w] with ``fill`` on ``count`` pixels of each, int64 [n], those whose
-    ``numbers`` [n, h * w] are the lowest: uniform ones make every set of so many equally likely. Other pixels
-    are bit-equal. ``fill``: [c] or [1, c, 1, 1] in the units of the images.
-    """
-    n, _, height, width = images.shape
-    order = numbers.argsort(1)
-    first = torch.arange(height * width, device=images.device) < count[:, None]
-    erased = torch.zeros_like(first).scatter_(1, order, first).view(n, 1, height, width)
-    return torch.where(erased, fill.reshape(1, -1, 1, 1).to(images), images)
+    """A copy of ``images`` with ``fill`` on ``count`` pixels of each, as ``scattered`` and ``painted``."""
+    return painted(images, scattered((images.shape[-2], images.shape[-1]), count, numbers), fill)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,18 +34,13 @@ class RandomPixels(Erasing):
     """``fill`` on as many random pixels as MIDRE's square has, area A ~ U(a_l, a_h); options of ``MIDRE``."""
 
     name: ClassVar[str] = "random_pixels"
+    noun: ClassVar[str] = "Random pixels"
 
-    @property
-    def label(self) -> str:
-        return f"Random pixels [{self.a_l:g}, {self.a_h:g}]"
-
-    def _erase(
+    def _erased(
         self,
-        images: Tensor,
+        size: tuple[int, int],
         squares: tuple[Tensor, Tensor, Tensor],
-        fill: Tensor,
         further: Callable[[int], Tensor],
     ) -> Tensor:
         side = squares[2]
-        height, width = images.shape[-2:]
-        return erase_pixels(images, side * side, fill, further(height * width))
+        return scattered(size, side * side, further(size[0] * size[1]))

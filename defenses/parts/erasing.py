@@ -1,5 +1,5 @@
 """What defenses that erase a random share of every training image have in common: their options, the square
-that is drawn for each image, and the colour that is painted.
+that is drawn for each image and whose area each shape takes, and the colour that is painted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from defenses.base import Batch, Defense, Informed, TrainingProgress
 from defenses.parts.batch_view import BatchView, Numbers
 from defenses.parts.options import check_choice
-from defenses.parts.squares import ROUNDINGS, square_side
+from defenses.parts.squares import ROUNDINGS, painted, square_side
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Range
 from midre_exp.seeding import moved, uniform
@@ -92,10 +92,13 @@ Channel = Annotated[float, Range(-3, 3)]
 
 @dataclass(kw_only=True, eq=False)
 class Erasing(Defense):
-    """``fill`` on a share of each image of area A ~ U(a_l, a_h), as ``_erase`` of a class lays it out."""
+    """``fill`` on a share of each image of area A ~ U(a_l, a_h), in the shape that ``_erased`` of a class
+    lays out.
+    """
 
     exclusive = frozenset({"erase"})
     name: ClassVar[str]  # of its yaml, for messages
+    noun: ClassVar[str]  # of its label
 
     a_l: BelowOne  # smallest erased share of the image, 0 <= a_l <= a_h
     a_h: BelowOne  # largest, below 1; both 0 is no defense
@@ -138,28 +141,30 @@ class Erasing(Defense):
                 "or set fill_space=normalised_literal"
             )
 
+    @property
+    def label(self) -> str:
+        return f"{self.noun} [{self.a_l:g}, {self.a_h:g}]"
+
     def on_batch(
         self, batch: Batch, model: Classifier, progress: TrainingProgress, generator: torch.Generator
     ) -> Batch:
-        """Erase one square of its own from every image. Raises ConfigError when the largest does not fit."""
+        """Erase an area of its own from every image. Raises ConfigError when the largest does not fit."""
         if self.a_h == 0:
             return batch  # draws nothing either, so whoever uses the generator next is not disturbed
         n, device = len(batch.images), batch.images.device
         # squares are looked up by the processor, and only they go to the device
         drawn = self._squares(batch.images, torch.rand(3, n, generator=generator))
         places = (moved(drawn[0], device), moved(drawn[1], device), moved(drawn[2], device))
-        fill = self._pixel_fill(model, device)
-
-        def further(count: int) -> Tensor:
-            return uniform(generator, n, count, device=device)
-
-        return replace(batch, images=self._erase(batch.images, places, fill, further))
+        erased = self._erased(
+            _size(batch.images), places, lambda count: uniform(generator, n, count, device=device)
+        )
+        return replace(batch, images=painted(batch.images, erased, self._pixel_fill(model, device)))
 
     def informed(self, model: Classifier) -> Informed:
         def erase(images: Tensor, numbers: Numbers) -> Tensor:
             places = self._squares(images, numbers("square", 3).T)
-            fill = self._pixel_fill(model, images.device)
-            return self._erase(images, places, fill, lambda count: numbers("pixels", count))
+            erased = self._erased(_size(images), places, lambda count: numbers("pixels", count))
+            return painted(images, erased, self._pixel_fill(model, images.device))
 
         return Informed(
             views=(BatchView(self.label, erase),),
@@ -168,7 +173,7 @@ class Erasing(Defense):
 
     def _squares(self, images: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The squares of ``images`` [n, c, h, w] by ``numbers`` [3, n]."""
-        height, width = images.shape[-2:]
+        height, width = _size(images)
         law = {"a_l": self.a_l, "a_h": self.a_h}
         return sample_squares(
             numbers, height, width, **law, area=self.area, rounding=self.rounding, name=self.name
@@ -183,13 +188,17 @@ class Erasing(Defense):
         return fill * model.std.to(device) + model.mean.to(device)
 
     @abstractmethod
-    def _erase(
+    def _erased(
         self,
-        images: Tensor,
+        size: tuple[int, int],
         squares: tuple[Tensor, Tensor, Tensor],
-        fill: Tensor,
         further: Callable[[int], Tensor],
     ) -> Tensor:
-        """``images`` with ``fill`` on as many pixels as the squares drawn have, (top, left, side);
-        ``further``: as many more uniform numbers of each image, [n, count].
+        """Which pixels of images of ``size`` (height, width) go, bool [n, 1, h, w]: as many, exactly or on
+        average, as the squares drawn have, (top, left, side); ``further``: as many more uniform numbers of
+        each image, [n, count], asked for once.
         """
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]

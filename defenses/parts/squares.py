@@ -1,4 +1,4 @@
-"""Erasing one square of every image: its side, and the pixels."""
+"""Erasing one square or rectangle of every image: its side, its pixels, and the paint."""
 
 from __future__ import annotations
 
@@ -26,15 +26,27 @@ def square_side(share: float, height: int, width: int, rounding: str) -> int:
     return to_whole(round(math.sqrt(share * (height * width)), 9))
 
 
-def erase_squares(images: Tensor, top: Tensor, left: Tensor, side: Tensor, fill: Tensor) -> Tensor:
-    """A copy of ``images`` [n, c, h, w] with ``fill`` on the square of each; other pixels are bit-equal.
+def rectangles(size: tuple[int, int], top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Which pixels of images of ``size`` (height, width) lie in the rectangle of each: bool [n, 1, h, w].
 
-    ``top``, ``left``, ``side``: int64 [n], pixels; side 0 erases nothing. ``fill``: [c] or [1, c, 1, 1]
-    in the units of the images. One elementwise pass; keeps the dtype of the images.
+    ``top``, ``left``, ``height``, ``width``: int64 [n], pixels; a side of 0 covers nothing.
     """
-    rows = _covered(images.shape[-2], top, side)[:, None, :, None]
-    columns = _covered(images.shape[-1], left, side)[:, None, None, :]
-    return torch.where(rows & columns, fill.reshape(1, -1, 1, 1).to(images), images)
+    rows = _covered(size[0], top, height)[:, None, :, None]
+    columns = _covered(size[1], left, width)[:, None, None, :]
+    return rows & columns
+
+
+def painted(images: Tensor, erased: Tensor, fill: Tensor) -> Tensor:
+    """A copy of ``images`` [n, c, h, w] with ``fill`` on the ``erased`` pixels, bool [n, 1, h, w]; others are
+    bit-equal. ``fill``: [c] or [1, c, 1, 1] in the units of the images. One elementwise pass; keeps the dtype
+    of the images.
+    """
+    return torch.where(erased, fill.reshape(1, -1, 1, 1).to(images), images)
+
+
+def erase_squares(images: Tensor, top: Tensor, left: Tensor, side: Tensor, fill: Tensor) -> Tensor:
+    """A copy of ``images`` with ``fill`` on the square of each, as ``rectangles`` and ``painted``."""
+    return painted(images, rectangles((images.shape[-2], images.shape[-1]), top, left, side, side), fill)
 
 
 def _covered(length: int, start: Tensor, side: Tensor) -> Tensor:

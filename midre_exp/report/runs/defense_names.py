@@ -20,6 +20,10 @@ NAMES: Mapping[str, str] = {
 _SHARES: Mapping[str, tuple[str, ...]] = {
     "MIDRE": ("a_l", "a_h"),
     "RandomPixels": ("a_l", "a_h"),
+    "Rectangle": ("a_l", "a_h"),
+    "Disc": ("a_l", "a_h"),
+    "Blocks": ("a_l", "a_h"),
+    "GridMask": ("a_l", "a_h"),
     "EarlyStopping": ("share",),
     "FixedErasing": ("share",),
     "LeaveOut": ("share",),
@@ -69,6 +73,8 @@ def published_name(parts: Mapping[str, Mapping[str, Any]]) -> DefenseName:
             names.append("RE" if kind == "MIDRE" and share[0] == share[1] else NAMES.get(kind, kind))
         elif kind == "BiDO" and part.get("measure") != "hsic":  # the paper's is the stronger one, with HSIC
             names.append(f"BiDO-{str(part.get('measure')).upper()}")
+        elif kind == "NLS" and float(part.get("alpha", -1)) > 0:  # the paper's is negative
+            names.append("LS")
         else:
             names.append(NAMES.get(kind, kind))
     return defense_name(names, share)
