@@ -158,7 +158,8 @@ class Erasing(Defense):
         erased = self._erased(
             _size(batch.images), places, lambda count: uniform(generator, n, count, device=device)
         )
-        return replace(batch, images=painted(batch.images, erased, self._pixel_fill(model, device)))
+        images = painted(batch.images, erased, self._pixel_fill(model, device))
+        return replace(batch, images=images, erased=erased)
 
     def informed(self, model: Classifier) -> Informed:
         def erase(images: Tensor, numbers: Numbers) -> Tensor:

@@ -41,8 +41,10 @@ def erased_by(defense: Erasing, n: int, size: int = 32, seed: int = 0) -> Tensor
     """Which pixels of black images a defense changes, bool [n, size, size]."""
     batch = random_batch(1, size)
     black = type(batch)(torch.zeros(n, 3, size, size), torch.zeros(n).long(), torch.arange(n))
-    changed = defense.on_batch(black, Toy(), CLOCK, seeded(seed)).images != 0
+    after = defense.on_batch(black, Toy(), CLOCK, seeded(seed))
+    changed = after.images != 0
     assert torch.equal(changed.all(1), changed.any(1))  # in all three channels
+    assert after.erased is not None and torch.equal(after.erased[:, 0], changed.all(1))  # as it tells others
     return changed.all(1)
 
 
