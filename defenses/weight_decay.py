@@ -52,7 +52,7 @@ class WeightDecay(Defense):
         if self.weight_decay is None:
             return recipe
         optimizer = dict(recipe["optimizer"])
-        kind = optimizer.get("_target_")
+        kind = str(optimizer.get("_target_"))
         if kind not in OPTIMIZERS:
             raise ConfigError(
                 f"defense.weight_decay does not know what weight decay is in {kind}; choose a recipe with "
