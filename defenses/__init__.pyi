@@ -7,6 +7,7 @@ from .base import Defense as Defense
 from .base import Informed as Informed
 from .base import PictureView as PictureView
 from .base import Sampler as Sampler
+from .base import Trained as Trained
 from .base import TrainingProgress as TrainingProgress
 from .bido import BiDO as BiDO
 from .bido import IdentityBatches as IdentityBatches
@@ -21,6 +22,9 @@ from .confidence_adaptation import ConfidenceAdaptation as ConfidenceAdaptation
 from .confidence_adaptation import adapted_loss as adapted_loss
 from .cutmix import CutMix as CutMix
 from .disc import Disc as Disc
+from .dcd import DCD as DCD
+from .dpsgd import DPSGD as DPSGD
+from .dpsgd import PoissonBatches as PoissonBatches
 from .early_stopping import EarlyStopping as EarlyStopping
 from .ee import LeaveOut as LeaveOut
 from .factory import build_defense as build_defense

@@ -8,6 +8,7 @@ from midre_exp.defense import (
     Informed,
     PictureView,
     Sampler,
+    Trained,
     TrainingProgress,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "Informed",
     "PictureView",
     "Sampler",
+    "Trained",
     "TrainingProgress",
 ]

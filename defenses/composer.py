@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Batch, Classify, Defense, Informed, Sampler, TrainingProgress
+from defenses.base import Batch, Classify, Defense, Informed, Sampler, Trained, TrainingProgress
 from defenses.nodef import NoDef
 from midre_exp.data.base import ImageSet
 from midre_exp.defense import answers_to
 from midre_exp.errors import ConfigError
+from midre_exp.numerics import Numerics
 from midre_exp.targets.base import Classifier, Output
 
 _Choice = TypeVar("_Choice")
@@ -39,6 +40,7 @@ class Composed(Defense):
                     )
                 owner[taken] = name
         self.exclusive = frozenset(owner)
+        self._check_separation()
         kinds = {type(part).__name__: name for name, part in self.parts.items()}
         for name, part in self.parts.items():
             for other, reason in part.conflicts.items():
@@ -67,6 +69,16 @@ class Composed(Defense):
                 )
             last = name if part.ends_answers else last
 
+    def _check_separation(self) -> None:
+        """Nobody couples images whose gradients somebody takes one by one."""
+        for name, part in self.parts.items():
+            for other, coupling in self.parts.items():
+                if part.separates_images and coupling.couples_images:
+                    raise ConfigError(
+                        f"defenses {name} and {other} contradict each other: {name} takes the gradient of "
+                        f"each image alone, and {other} couples the images of a batch; keep one of them"
+                    )
+
     @property
     def label(self) -> str:
         """The labels of the parts joined by ``+``, ``NoDef`` when there is none."""
@@ -82,6 +94,10 @@ class Composed(Defense):
         for part in self.parts.values():
             part.replace_head(model)
 
+    def on_other_people(self, people: ImageSet, *, seed: int) -> None:
+        for part in self.parts.values():
+            part.on_other_people(people, seed=seed)
+
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
         for part in self.parts.values():
             train = part.on_dataset(train, seed=seed)
@@ -91,6 +107,17 @@ class Composed(Defense):
         for part in self.parts.values():
             recipe = part.recipe(recipe)
         return recipe
+
+    def check_execution(self, *, numerics: Numerics, devices: int) -> None:
+        for part in self.parts.values():
+            part.check_execution(numerics=numerics, devices=devices)
+
+    def optimizer(
+        self, optimizer: torch.optim.Optimizer, draws: Callable[[], torch.Generator]
+    ) -> torch.optim.Optimizer:
+        for part in self.parts.values():
+            optimizer = part.optimizer(optimizer, draws)
+        return optimizer
 
     def trained_epochs(self, epochs: int) -> int:
         for part in self.parts.values():
@@ -180,7 +207,14 @@ class Composed(Defense):
     def _answering(self) -> list[tuple[str, Defense]]:
         return [(name, part) for name, part in self.parts.items() if "deployment" in part.acts_at]
 
+    def summary(self, trained: Trained) -> Mapping[str, Any]:
+        """What each part says, by its name, of those that say something."""
+        return {name: told for name, part in self.parts.items() if (told := part.summary(trained))}
+
     # -- what one part has --
+
+    def training_call(self, model: Classifier) -> Callable[[Tensor, Sequence[str]], Output] | None:
+        return _first(part.training_call(model) for part in self.parts.values())
 
     def trainable(self, model: Classifier) -> Sequence[str] | None:
         return _first(part.trainable(model) for part in self.parts.values())

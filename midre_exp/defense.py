@@ -19,10 +19,18 @@ from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.data.transforms import View
+from midre_exp.numerics import Numerics
 from midre_exp.plan.config import Trusted, build
 from midre_exp.seeding import ItemRNG
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.training.batch import Batch, Classify, Companions, Sampler, TrainingProgress
+from midre_exp.targets.training.batch import (
+    Batch,
+    Classify,
+    Companions,
+    Sampler,
+    Trained,
+    TrainingProgress,
+)
 
 __all__ = [
     "Batch",
@@ -32,6 +40,7 @@ __all__ = [
     "Informed",
     "PictureView",
     "Sampler",
+    "Trained",
     "TrainingProgress",
 ]
 
@@ -126,6 +135,9 @@ class Defense:
     acts_at: ClassVar[frozenset[str]] = frozenset({"training"})
     #: Whether what another defense would make of its answers is the same whatever it does.
     ends_answers: ClassVar[bool] = False
+    #: Whether a step is made of the gradient of each image alone: one pass through the network a step, and
+    #: nothing that couples images.
+    separates_images: bool = False
 
     @property
     def label(self) -> str:
@@ -150,6 +162,12 @@ class Defense:
 
     # -- data --
 
+    def on_other_people(self, people: ImageSet, *, seed: int) -> None:
+        """Keep images of people who are neither private nor the attacker's (``data.others``, docs/data.md),
+        placed as training images are. Called before ``on_dataset`` if the options of a defense in the config
+        have an ``other_people``; the fingerprint of these images is then part of the target's key.
+        """
+
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet:
         """Change the stored training images once, before any augmentation (a fixed erasure, for example)."""
         return train
@@ -161,6 +179,24 @@ class Defense:
         return None
 
     # -- optimisation --
+
+    def check_execution(self, *, numerics: Numerics, devices: int) -> None:
+        """Raise UserError for numbers, devices or libraries that it cannot be trained with."""
+
+    def optimizer(
+        self, optimizer: torch.optim.Optimizer, draws: Callable[[], torch.Generator]
+    ) -> torch.optim.Optimizer:
+        """What steps in place of the recipe's ``optimizer``, after ``sampler`` was asked; its learning rate
+        is set through ``param_groups``. ``draws``: gives the step's own generator, of the CPU, whose state
+        is in checkpoints.
+        """
+        return optimizer
+
+    def training_call(self, model: Classifier) -> Callable[[Tensor, Sequence[str]], Output] | None:
+        """What answers images in training in place of ``model`` itself, or None; with ``numerics`` as
+        ``check_execution`` allows them.
+        """
+        return None
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         """The training recipe (a node of conf/target/recipe as plain values), changed where the defense's own
@@ -232,6 +268,12 @@ class Defense:
 
     def on_inference(self, model: Classifier) -> None:
         """Bring the model into the form that is attacked (after training or after loading its weights)."""
+
+    def summary(self, trained: Trained) -> Mapping[str, Any]:
+        """What records say of the training under ``defended``: plain values. ``protected``, if there, lists
+        the labels of the people whom it protects; success on them and on the others is then told apart.
+        """
+        return {}
 
     def informed(self, model: Classifier) -> Informed | None:
         """What an attacker does who knows this defense and holds ``model`` in the form that is attacked;

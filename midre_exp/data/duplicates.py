@@ -58,6 +58,17 @@ def pretraining_duplicates(private: Dataset, pool: Dataset, store: Places | None
     return _shared(private, pool, "private", what, store)
 
 
+def other_duplicates(seen: Sequence[Dataset], others: Dataset, store: Places | None) -> list[str]:
+    """The same of images, private and ``public`` ones, that are also among those of a defense's other
+    people.
+    """
+    private, public = seen
+    title = _title(others)
+    found = _shared(private, others, "private", f"private image(s) are also other people's of {title}", store)
+    what = f"image(s) of other people for the defense are also public images of {_title(public)}"
+    return found + _shared(others, public, "public", what, store)
+
+
 def _shared(private: Dataset, other: Dataset, role: Role, what: str, store: Places | None) -> list[str]:
     by_content = {content: name for name, content in other.file_contents(role).items() if content}
     pairs = [

@@ -17,7 +17,7 @@ from midre_exp.doctor.environment import main_memory
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest
-from midre_exp.plan.keys import node_of, reads_public
+from midre_exp.plan.keys import learns_from_others, node_of, reads_public
 from midre_exp.runtime import choose_device
 from midre_exp.stages import (
     Requirement,
@@ -78,6 +78,7 @@ class Checks:
         """Bytes of every data set the run reads, decoded; of one that is not here, by its card."""
         names = ["private", "evaluation", *(["public"] if reads_public(settings["attack"]) else [])]
         names += [stage.name for stage in (pretraining, evaluator_pretraining) if stage.is_part_of(settings)]
+        names += ["others"] if learns_from_others(settings) else []
         judges = {"verification": verifier, "traits": trait_reader}
         names += [name for name, stage in judges.items() if stage.is_part_of(settings)]
         places = [(settings, name) for name in names]

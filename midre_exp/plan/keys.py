@@ -120,8 +120,9 @@ def stage_key(
 
 def node_of(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The dataset node behind some images of a run: ``private``, ``public``, private ones as the evaluator
-    sees them (``evaluation``), those to pre-train the target on (``pretraining``) or the evaluator, those
-    that a verifier (``verification``) and a reader of traits (``traits``) learn from.
+    sees them (``evaluation``), those to pre-train the target on (``pretraining``) or the evaluator, those of
+    other people that a defense needs (``others``; by default the people to pre-train on), those that a
+    verifier (``verification``) and a reader of traits (``traits``) learn from.
 
     All but the public ones are the private node with what other nodes have different, so that target and
     evaluator always know the same identities. Raises ConfigError for data without the images asked for.
@@ -133,6 +134,15 @@ def node_of(data: Mapping[str, Any], name: str) -> dict[str, Any]:
             group, lacks = _LEARNT_FROM[name]
             raise ConfigError(f"data={data['name']} {lacks} (data.{name}); use {group}=null, or other data")
         return {**data["private"], **data["evaluation"], **data[name]}
+    if name == "others":
+        pool = data.get("others") or data.get("pretraining")
+        if pool is None:
+            raise ConfigError(
+                f"data={data['name']} has no people who are neither private nor the attacker's, and the "
+                "defense needs some; give other pictures, +data.others={root: FOLDER}, or choose another "
+                "defense"
+            )
+        return {**data["private"], **pool}
     pool = data.get("pretraining")
     if pool is None and name != "evaluation":
         raise ConfigError(
@@ -213,6 +223,14 @@ def is_pretrained_here(classifier: Mapping[str, Any]) -> bool:
     (``weights: public``).
     """
     return classifier.get("weights") == PUBLIC and classifier.get("checkpoint") is None
+
+
+def learns_from_others(settings: Mapping[str, Any]) -> bool:
+    """Whether the defense is trained with images of people who are neither private nor the attacker's: an
+    option ``other_people`` asks for them.
+    """
+    trained = (settings.get("target") or {}).get("checkpoint") is None
+    return trained and any("other_people" in node for node in (settings.get("defense") or {}).values())
 
 
 def uses_target(prior: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:

@@ -341,7 +341,7 @@ def _first_fault(settings: Mapping[str, Any], trusted: tuple[str, ...]) -> Fault
                 found = fault(settings[name], known[name].hint, name)
                 if found is None and name == "data":
                     private = settings["data"]["private"]
-                    for other in ("evaluation", "pretraining", "verification", "traits"):
+                    for other in ("evaluation", "pretraining", "others", "verification", "traits"):
                         node = {**private, **(settings["data"].get(other) or {})}
                         found = found or fault(node, Dataset, f"data.{other}")
                 faults += [] if found is None else [found]

@@ -7,7 +7,7 @@ from typing import Any
 
 from midre_exp.numerics import Numerics
 from midre_exp.plan.config import without
-from midre_exp.plan.keys import is_pretrained_here
+from midre_exp.plan.keys import is_pretrained_here, learns_from_others
 
 #: What of a config may differ between two runs of the same thing: where and how it was carried out, and what
 #: earlier versions kept in it besides.
@@ -55,7 +55,8 @@ def comparable_config(settings: Mapping[str, Any], *, data_folders: bool = False
             unused = () if is_pretrained_here(node) else ("pretraining",)
             config[name] = without(node, "defense_defaults", *unused)
     kept = without(settings["data"], "store", "people")  # where images are kept, and who may see them
-    if not any(is_pretrained_here(settings.get(name) or {}) for name in ("target", "evaluator")):
+    starts_here = any(is_pretrained_here(settings.get(name) or {}) for name in ("target", "evaluator"))
+    if not (starts_here or learns_from_others(settings)):
         kept = {key: value for key, value in kept.items() if not key.startswith("pretraining")}
     kept = {key: value for key, value in kept.items() if not key.startswith(_JUDGES_DATA)}
     config["data"] = {

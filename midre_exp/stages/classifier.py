@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from midre_exp import __version__, targets
 from midre_exp.cards.named import card_of_file
 from midre_exp.errors import ConfigError, DivergedError
+from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.plan.deployment import trained_defense
-from midre_exp.plan.keys import PUBLIC, is_pretrained_here
+from midre_exp.plan.keys import PUBLIC, is_pretrained_here, learns_from_others
 from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.preflight import check_files, make_once
@@ -81,11 +82,19 @@ class ClassifierStage(Stage):
         return model.eval()
 
     def _make(
-        self, job: Job, dataset: Dataset, defense: Defense, seed: int, start: Artifact | None = None
+        self,
+        job: Job,
+        dataset: Dataset,
+        defense: Defense,
+        seed: int,
+        start: Artifact | None = None,
+        others: Dataset | None = None,
     ) -> None:
-        """``start``: the same network, trained on public identities (``weights: public``)."""
+        """``start``: the same network, trained on public identities (``weights: public``); ``others``: other
+        people, for the defense.
+        """
         # planning loads this module, and no torch
-        from midre_exp.data.duplicates import pretraining_duplicates, private_duplicates
+        from midre_exp.data.duplicates import other_duplicates, pretraining_duplicates, private_duplicates
 
         node = self.node(job.settings)
         self._note_start(job.settings)
@@ -94,11 +103,17 @@ class ClassifierStage(Stage):
         if start is not None:
             pool = job.parts.pretraining if self.role == "target" else job.parts.evaluator_pretraining
             alarms += pretraining_duplicates(dataset, pool, job.store.root) if pool is not None else []
-        trains = partial(targets.train_classifier, pretrained=None if start is None else start.path / WEIGHTS)
+        if others is not None:
+            alarms += other_duplicates([dataset, job.parts.public], others, job.store.root)
+        trains = partial(
+            targets.train_classifier,
+            pretrained=None if start is None else start.path / WEIGHTS,
+            others=others,
+        )
         loads = partial(targets.published_classifier, role=self.role)
         make = trains if node["checkpoint"] is None else loads
         try:
-            model, numbers, history, predicted, by_class, state = make(
+            model, numbers, history, predicted, by_class, state, defended = make(
                 node,
                 dataset,
                 defense,
@@ -129,6 +144,8 @@ class ClassifierStage(Stage):
         alarms += self._beside_published(job.settings, numbers["acc"])
         if alarms:
             job.work.metrics["alarms"] = alarms
+        if defended:
+            job.work.metrics["defended"] = dict(defended)
         counts = {"identities": train.num_classes, "train": len(train), "test": len(test)}
         if left_out := dataset.left_out("private"):
             counts["left_out"] = left_out
@@ -257,6 +274,7 @@ class Target(ClassifierStage):
             "target": _own(settings["target"]),
             "defense": trained_defense(settings),
             "seed": seed_of(settings, "training"),
+            **({"others": fingerprint("others")} if learns_from_others(settings) else {}),
         }
 
     def check(self, settings: Settings, parts: Parts) -> None:
@@ -273,15 +291,27 @@ class Target(ClassifierStage):
         self.check_size(settings, self.pixels(settings), "resolution", parts.undefended)
         if is_pretrained_here(settings["target"]):
             self._check_training(settings, parts.trained)
+        if settings["target"]["checkpoint"] is None:
+            numerics, devices = make_numerics(settings["numerics"]), settings["runtime"]["devices"]
+            parts.trained.check_execution(numerics=numerics, devices=devices)
+        if parts.others is not None and not (parts.others.has_own_pools or settings["data"].get("others")):
+            raise ConfigError(
+                f"data={settings['data']['name']} has no people who are neither private nor the attacker's, "
+                "and the defense needs some; give other pictures, +data.others={root: FOLDER}, or choose "
+                "another defense"
+            )
 
     def make(self, job: Job, private: Dataset, defense: Defense, pretraining: Artifact | None = None) -> None:
-        self._make(job, private, defense, seed_of(job.settings, "training"), pretraining)
+        seed, others = seed_of(job.settings, "training"), job.parts.others
+        self._make(job, private, defense, seed, pretraining, others)
 
     def describe(self, settings: Settings) -> str:
         return f"{settings['target']['name']} with {'+'.join(trained_defense(settings))}"
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         yield from data_needs(settings, "private", remember)
+        if learns_from_others(settings):
+            yield from data_needs(settings, "others", remember)
         yield from self._needs_weights(settings, remember)
 
 

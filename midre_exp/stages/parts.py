@@ -11,7 +11,7 @@ from midre_exp.defense import Defense, compose_defenses
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.deployment import trained_defense
-from midre_exp.plan.keys import is_pretrained_here, node_of
+from midre_exp.plan.keys import is_pretrained_here, learns_from_others, node_of
 from midre_exp.plan.validate import is_line
 from midre_exp.stages.seen_by import seen_by
 from midre_exp.threat import AnyVictim
@@ -20,10 +20,10 @@ from midre_exp.threat import AnyVictim
 @dataclass(frozen=True)
 class Parts:
     """``private`` and ``public`` images, the private ones as the evaluator sees them (``evaluation``), those
-    that target and evaluator are pre-trained on, those that a verifier (``verification``) and a reader of
-    traits (``traits``) learn from, None where there is none, the composed ``defense``, what of it shapes the
-    network (``trained``), the composition of none (``undefended``), and the ``attack``. ``jury``: the same as
-    each further judge sees them.
+    that target and evaluator are pre-trained on, those of other people that the defense needs (``others``),
+    those that a verifier (``verification``) and a reader of traits (``traits``) learn from, None where there
+    is none, the composed ``defense``, what of it shapes the network (``trained``), the composition of none
+    (``undefended``), and the ``attack``. ``jury``: the same as each further judge sees them.
     """
 
     private: Dataset
@@ -31,6 +31,7 @@ class Parts:
     evaluation: Dataset
     pretraining: Dataset | None
     evaluator_pretraining: Dataset | None
+    others: Dataset | None
     verification: Dataset | None
     traits: Dataset | None
     defense: Defense
@@ -65,6 +66,7 @@ def make_parts(settings: Settings) -> Parts:
         evaluation=images("evaluation"),
         pretraining=images("pretraining") if is_pretrained_here(settings["target"]) else None,
         evaluator_pretraining=pool(settings),
+        others=images("others") if learns_from_others(settings) else None,
         verification=images("verification") if settings.get("open_set") else None,
         traits=images("traits") if settings.get("traits") else None,
         defense=defense,

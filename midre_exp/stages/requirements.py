@@ -26,6 +26,7 @@ ROLES = {
     "evaluation": "private",
     "pretraining": "private",  # of a data set of their own
     "evaluator_pretraining": "private",
+    "others": "private",
     "verification": "private",
     "traits": "private",
 }

@@ -43,7 +43,7 @@ from midre_exp.stages import make_plan
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.shortcut import Shortcut
-from tests.defenses.conftest import RECIPE, Colours, Seen
+from tests.defenses.conftest import RECIPE, Colours, Others, Seen
 from tests.defenses.networks import IMAGES, state, train_node
 from tests.devices import CPU, CUDA, each_device, never_waiting
 
@@ -73,6 +73,7 @@ CASES = [
     Case("midre", "MIDRE [0.1, 0.4]", {"erase"}),  # no null: it refuses shares that erase nothing
     Case("fe", "FE 0.4", {"erase"}, {"share": 0}),
     Case("ee", "EE 40 %", {"sampler"}, {"share": 0}),
+    Case("dcd", "DCD 10", null={"protected": 0}),
     Case("early_stopping", "Early stopping 0.5", null={"share": 1}),
     Case("random_pixels", "Random pixels [0.1, 0.4]", {"erase"}),
     Case("rectangle", "Rectangle [0.1, 0.4]", {"erase"}),
@@ -194,6 +195,7 @@ def step(
     parts = compose(it=defense)
     model = assemble({"model": model_node("resnet18")}, 3, parts, seed=0).eval().to(device)
     progress = TrainingProgress(epoch=9, epochs=10)
+    parts.on_other_people(Others().load("train"), seed=0)
     data = parts.on_dataset(Colours().load("train"), seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -305,6 +307,10 @@ def test_its_values_are_no_null_setting(case: Case) -> None:
     if case.name == "ee":  # acts on the batches
         labels = torch.arange(3).repeat(6)
         assert made(case).sampler(labels, batch_size=6, seed=0, drop_last=False) is not None
+    elif case.name == "dcd":  # acts on the data set
+        defense, train = made(case), Colours().load("train")
+        defense.on_other_people(Others().load("train"), seed=0)
+        assert len(defense.on_dataset(train, seed=0)) > len(train)
     elif case.name != "nodef":
         ours, plain = step(made(case)), step(NoDef())
         assert any(

@@ -53,6 +53,17 @@ class Colours(Dataset):
         return {}
 
 
+class Others(Dataset):
+    """Nine more people, of three images each."""
+
+    def load(self, part: Part) -> ImageSet:
+        images = torch.randint(0, 256, (27, 3, 32, 32), generator=torch.Generator().manual_seed(9)).byte()
+        return ImageSet(images, torch.arange(9).repeat_interleave(3), tuple("abcdefghi"))
+
+    def fingerprint(self, role: Role) -> dict[str, object]:
+        return {}
+
+
 class Seen(Defense):
     """Keeps the batches that reach it, by epoch; may be killed at the start of one."""
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from defenses import Defense, compose
+from midre_exp.data.base import Dataset
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.training.train import train_classifier
-from tests.defenses.conftest import RECIPE, Colours
+from tests.defenses.conftest import RECIPE, Colours, Others
 from tests.devices import CPU
 
 _TARGETS = "midre_exp.targets"
@@ -78,6 +79,7 @@ def train_node(
     recipe: dict[str, Any],
     *,
     device: torch.device = CPU,
+    others: Dataset | None = None,
     **parts: Defense,
 ) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
     """The same for the network of a node ``model``, which may also be one that a test defines."""
@@ -92,6 +94,7 @@ def train_node(
         runtime=Runtime(quiet=True, device=device),
         title="t",
         trusted=("tests",),
+        others=others or Others(),
     )[:3]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from midre_exp.data.base import ImageSet
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Output
 
@@ -65,6 +66,18 @@ class Classify(Protocol):
     def __call__(self, images: Tensor, taps: Sequence[str] = ()) -> Output:
         """What the network makes of ``images``, float [n, 3, h, w] in [0, 1]."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training that has ended, for what a defense says of it."""
+
+    train: ImageSet  #: the private training images before ``Defense.on_dataset``
+    test: ImageSet
+    answers: Callable[[ImageSet], Tensor]  #: logits [n, k] on the CPU, of the network as it is attacked
+    recipe: Mapping[str, Any]
+    epochs: int  #: that were trained
+    seed: int
 
 
 class Sampler(Protocol):

@@ -5,15 +5,16 @@ A protocol, because defenses are built on top of the classifiers and their train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
+from midre_exp.numerics import Numerics
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.training.batch import Batch, Classify, Sampler, TrainingProgress
+from midre_exp.targets.training.batch import Batch, Classify, Sampler, Trained, TrainingProgress
 
 
 class DefenseHooks(Protocol):
@@ -21,6 +22,8 @@ class DefenseHooks(Protocol):
 
     @property
     def couples_images(self) -> bool: ...
+
+    def check_execution(self, *, numerics: Numerics, devices: int) -> None: ...
 
     def recipe(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
@@ -32,9 +35,17 @@ class DefenseHooks(Protocol):
 
     def taps(self, model: Classifier) -> Sequence[str]: ...
 
+    def on_other_people(self, people: ImageSet, *, seed: int) -> None: ...
+
     def on_dataset(self, train: ImageSet, *, seed: int) -> ImageSet: ...
 
     def sampler(self, labels: Tensor, *, batch_size: int, seed: int, drop_last: bool) -> Sampler | None: ...
+
+    def optimizer(
+        self, optimizer: torch.optim.Optimizer, draws: Callable[[], torch.Generator]
+    ) -> torch.optim.Optimizer: ...
+
+    def training_call(self, model: Classifier) -> Callable[[Tensor, Sequence[str]], Output] | None: ...
 
     def trained_epochs(self, epochs: int) -> int: ...
 
@@ -65,3 +76,5 @@ class DefenseHooks(Protocol):
     def reports(self, output: Output, batch: Batch) -> Mapping[str, Tensor]: ...
 
     def on_inference(self, model: Classifier) -> None: ...
+
+    def summary(self, trained: Trained) -> Mapping[str, Any]: ...

@@ -67,6 +67,7 @@ class ClassifierModule(pl.LightningModule):
         self.model = model
         # of a method, because a module would be taken for a part of this one
         self.answer = (numerics or Numerics()).call(model.__call__)
+        self.training_answer = defense.training_call(model) or self.answer
         self.defense = defense
         self.recipe = recipe
         self.seed = seed
@@ -143,6 +144,9 @@ class ClassifierModule(pl.LightningModule):
         """Augment, defend, classify, add up the losses."""
         if self.batches.epoch != self.current_epoch:
             raise RuntimeError(f"batches of epoch {self.batches.epoch} arrive in epoch {self.current_epoch}")
+        if not len(step_input[1]):  # a sampler may draw no image; the optimiser still steps
+            self.done = number + 1
+            return torch.zeros((), device=self.device, requires_grad=True)
         batch = self._defend(self._augment(*step_input))
         output, beside = self._classify_batch(batch)
         base, extras = self._losses(output, batch)
@@ -177,7 +181,7 @@ class ClassifierModule(pl.LightningModule):
         """What the network makes of images, of the whole batch where it is gathered; each process runs it on
         its share alone.
         """
-        output: Output = self.answer(self._share(images), taps)
+        output: Output = self.training_answer(self._share(images), taps)
         return self._whole(output)
 
     def _classify_batch(self, batch: Batch) -> tuple[Output, Output | None]:
@@ -185,7 +189,7 @@ class ClassifierModule(pl.LightningModule):
         if batch.companions is None:
             return self._classify(batch.images, self.taps), None
         own, others = self._share(batch.images), self._share(batch.companions.images)
-        output: Output = self.answer(torch.cat((own, others)), self.taps)
+        output: Output = self.training_answer(torch.cat((own, others)), self.taps)
         first, last = slice(None, len(own)), slice(len(own), None)
         return self._whole(_rows(output, first)), self._whole(_rows(output, last))
 
@@ -364,7 +368,8 @@ class ClassifierModule(pl.LightningModule):
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         node, kind = self.recipe["optimizer"], torch.optim.Optimizer
-        return build(node, parameters, kind=kind, trusted=self.trusted)
+        optimizer = build(node, parameters, kind=kind, trusted=self.trusted)
+        return self.defense.optimizer(optimizer, lambda: self.defense_generator)
 
 
 def next_batch(state: Mapping[str, Any]) -> tuple[int, int]:

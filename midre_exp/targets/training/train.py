@@ -19,11 +19,11 @@ from torch import Tensor
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.data.loader import BatchLoader, BatchSampler, place_images
 from midre_exp.errors import ConfigError
-from midre_exp.runtime import NoTracker, Runtime, give_memory_back
+from midre_exp.runtime import NoTracker, Placement, Runtime, give_memory_back
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import accuracy, answers, hits_by_class
-from midre_exp.targets.training.batch import EpochBatches, Sampler, Share, Shuffled
+from midre_exp.targets.training.batch import EpochBatches, Sampler, Share, Shuffled, Trained
 from midre_exp.targets.training.hooks import DefenseHooks
 from midre_exp.targets.training.launch import launch
 from midre_exp.targets.training.module import REMEDY, ClassifierModule, next_batch
@@ -47,6 +47,8 @@ class TrainedClassifier(NamedTuple):
     by_class: Mapping[str, list[int]] | None = None
     #: What the defense trained of its own, for looking at; empty for most.
     defense_state: Mapping[str, Tensor] | None = None
+    #: What the defense says of it (``Defense.summary``), by part; empty: nothing, as of one that was loaded.
+    defended: Mapping[str, Any] = {}
 
 
 def checked_recipe(defense: DefenseHooks, node: Mapping[str, Any], *, place: str = "") -> Mapping[str, Any]:
@@ -72,15 +74,17 @@ def train_classifier(
     title: str,
     trusted: tuple[str, ...] = (),
     pretrained: Path | None = None,
+    others: Dataset | None = None,
 ) -> TrainedClassifier:
     """Train ``settings`` (a node of conf/target) on the private images under a composed defense, on
     ``runtime.devices`` devices; from the weights of the file ``pretrained``, if given, with a fresh head.
+    ``others``: other people, for a defense that needs some.
 
     Continues from ``work/last.ckpt`` if an earlier attempt left one, also inside an epoch, on one device to
     the same weights as an unbroken training. Raises ConfigError for a recipe that cannot work, DivergedError
     when losses, weights or answers stop being finite.
     """
-    training = Training(settings, data, defense, seed, work, runtime, title, trusted, pretrained)
+    training = Training(settings, data, defense, seed, work, runtime, title, trusted, pretrained, others)
     train, test = data.load("train"), data.load("test")
     module = training.module(train.num_classes)
     model = module.model
@@ -111,7 +115,18 @@ def train_classifier(
         "selected_epoch": float(last_epoch if module.best is None else module.best["epoch"]),
     }
     by_class = hits_by_class(logits, test.labels)
-    return TrainedClassifier(model, numbers, module.history, by_class=by_class, defense_state=state)
+    trained = Trained(
+        train=train,
+        test=test,
+        answers=lambda images: answers(model, images, runtime.device),
+        recipe=module.recipe,
+        epochs=len(module.history),
+        seed=seed,
+    )
+    defended = defense.summary(trained)
+    return TrainedClassifier(
+        model, numbers, module.history, by_class=by_class, defense_state=state, defended=defended
+    )
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,7 @@ class Training:
     title: str
     trusted: tuple[str, ...]
     pretrained: Path | None = None
+    others: Dataset | None = None
 
     def module(self, num_classes: int) -> ClassifierModule:
         """The network as it is before the first step, with its defense and recipe."""
@@ -141,6 +157,7 @@ class Training:
             trusted=self.trusted,
         )
         numerics = self.runtime.numerics
+        self.defense.check_execution(numerics=numerics, devices=self.runtime.devices)
         numerics.reorder(model)
         return ClassifierModule(
             model, self.defense, recipe, seed=self.seed, trusted=self.trusted, numerics=numerics
@@ -173,13 +190,14 @@ class Training:
             title=self.title,
             checkpointer=checkpointer,
         )
+        device = trainer.strategy.root_device
+        self.introduce(device, self.runtime.image_placement)
         train = self.defense.on_dataset(train, seed=self.seed)
         module.make_defense_state()
         state = self.checkpoint()
         epoch, batch = (0, 0) if state is None else next_batch(state)
         module.batches = EpochBatches(self._sampler(train, recipe), epoch, share, batch)
         test_batches = [share.of(batch) for batch in torch.arange(len(test)).split(int(recipe["batch_size"]))]
-        device = trainer.strategy.root_device
         try:
             with checkpointer:
                 trainer.fit(
@@ -194,6 +212,12 @@ class Training:
             raise
         if trainer.interrupted:  # older versions return
             raise KeyboardInterrupt
+
+    def introduce(self, device: torch.device, placement: Placement) -> None:
+        """Show the defense the other people, if there are any."""
+        if self.others is not None:
+            people = place_images(self.others.load("train"), device, placement)
+            self.defense.on_other_people(people, seed=self.seed)
 
     def _sampler(self, train: ImageSet, recipe: Mapping[str, Any]) -> Sampler:
         """The defense's sampler, or shuffled batches."""
@@ -213,6 +237,7 @@ def _train_on_several_devices(training: Training, module: ClassifierModule) -> d
     """Train in one process per device, make ``module`` what they leave, and give what the defense trained."""
     runtime = training.runtime
     training.checkpoint()  # a damaged one is set aside once, with its warning
+    training.introduce(torch.device("cpu"), "mapped")  # for the report
     give_memory_back(runtime.device)  # rank 0 shares the first GPU with this process
     launch(
         train_rank,
