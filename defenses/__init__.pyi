@@ -16,6 +16,7 @@ from .bido import gaussian_gram as gaussian_gram
 from .bido import label_gram as label_gram
 from .bido import nhsic as nhsic
 from .blocks import Blocks as Blocks
+from .bido_plus import BiDOPlus as BiDOPlus
 from .composer import Composed as Composed
 from .composer import compose as compose
 from .confidence_adaptation import ConfidenceAdaptation as ConfidenceAdaptation

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -128,6 +128,7 @@ class BiDO(Defense):
     """
 
     couples_images = True
+    name: ClassVar[str] = "bido"  # of its options in mistakes
 
     measure: str  # hsic | coco: the dependence d
     lambda_x: NonNegative  # weight of d(X, Z), >= 0
@@ -146,21 +147,23 @@ class BiDO(Defense):
     gamma: Positive  # factor of the rate at each milestone
 
     def __post_init__(self) -> None:
-        check_choice("bido.measure", self.measure, MEASURES)
-        check_choice("bido.label_kernel", self.label_kernel, LABEL_KERNELS)
-        check_choice("bido.training", self.training, TRAININGS)
+        check_choice(f"{self.name}.measure", self.measure, MEASURES)
+        check_choice(f"{self.name}.label_kernel", self.label_kernel, LABEL_KERNELS)
+        check_choice(f"{self.name}.training", self.training, TRAININGS)
         if self.stages is not None and not self.stages:
-            raise ConfigError("defense.bido.stages is empty; name at least one stage of the target")
+            raise ConfigError(f"defense.{self.name}.stages is empty; name at least one stage of the target")
         for key in ("lambda_x", "lambda_y", "sigma"):
             number = getattr(self, key)
             if not isinstance(number, (int, float)) or not 0 <= number < math.inf:
-                raise ConfigError(f"defense.bido.{key}={number} must be a number from 0 on")
+                raise ConfigError(f"defense.{self.name}.{key}={number} must be a number from 0 on")
         if self.sigma == 0:
-            raise ConfigError("defense.bido.sigma=0 gives the kernels no width; the published value is 5")
+            raise ConfigError(
+                f"defense.{self.name}.sigma=0 gives the kernels no width; the published value is 5"
+            )
         for key in ("images_per_id", "ids_per_batch"):
             count = getattr(self, key)
             if (count is not None or key == "images_per_id") and (not isinstance(count, int) or count < 1):
-                raise ConfigError(f"defense.bido.{key}={count} must be a whole number of at least 1")
+                raise ConfigError(f"defense.{self.name}.{key}={count} must be a whole number of at least 1")
         self.exclusive = frozenset({"sampler"} if self.training == "shared" else {"sampler", "optimizer"})
         self._layers = tuple(self.stages or ())
 
@@ -175,8 +178,8 @@ class BiDO(Defense):
         identities = self.ids_per_batch or batch_size // self.images_per_id
         if identities * self.images_per_id < 2:
             raise ConfigError(
-                f"defense.bido.images_per_id={self.images_per_id} makes no batch of several images from "
-                f"recipe.batch_size={batch_size}; lower it, or set defense.bido.ids_per_batch"
+                f"defense.{self.name}.images_per_id={self.images_per_id} makes no batch of several images "
+                f"from recipe.batch_size={batch_size}; lower it, or set defense.{self.name}.ids_per_batch"
             )
         return IdentityBatches(labels, identities=identities, images=self.images_per_id, seed=seed)
 

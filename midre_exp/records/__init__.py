@@ -25,6 +25,7 @@ from midre_exp.records.beside import judged_beside, numbers_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.comparable import JUDGES
 from midre_exp.records.deployment import behind_answers, deployment_of
+from midre_exp.records.protection import protection
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
 from midre_exp.records.verdicts import carry_verdicts, said_same
@@ -150,6 +151,10 @@ def make_record(
         record["informed"] = attack["informed"]
     if (answers := deployment_of(artifacts, str(attack["threat"]))) is not None:
         record["deployment"] = answers
+    if "defended" in target:
+        record["defended"] = target["defended"]
+    if protected := protection(target.get("defended", {}), record["per_identity"]):
+        record["protected"] = protected
     record.update(judged_beside(artifacts))
     # what older artifacts do not tell
     tested = artifacts.get("deployment", artifacts["target"]).metrics
@@ -230,7 +235,17 @@ def update_record(path: Path, record: Record) -> None:
             "seconds",
             "suite",
         ),
-        *("artifacts", "code", "open_set", "traits", "diagnostics", "controls", "jury"),
+        *(
+            "artifacts",
+            "code",
+            "defended",
+            "protected",
+            "open_set",
+            "traits",
+            "diagnostics",
+            "controls",
+            "jury",
+        ),
     )
     old: Mapping[str, object] = {}
     if path.exists():

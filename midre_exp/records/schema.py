@@ -85,6 +85,15 @@ class InformedEntry(TypedDict, total=False):
     places: list[str]  # where: search, optimisation, selection
 
 
+class ProtectedEntry(TypedDict):
+    """Success on the attacked people whom a defense protects, and on the others."""
+
+    identities: list[int]  # labels of those protected and attacked
+    others: int  # how many are attacked and not protected
+    #: By metric: percent of the reconstructions of each group, None where it is empty.
+    metrics: dict[str, dict[str, float | None]]  # protected, others
+
+
 class VerifierEntry(TypedDict, total=False):
     """Who told people apart (``open_set``), and how well."""
 
@@ -236,6 +245,10 @@ class Record(TypedDict, total=False):
     queries_per_identity: dict[str, float]  # mean, min, max
     deployment: DeploymentEntry  # of a defense that changes what the deployed target answers
     informed: InformedEntry  # of an attack that knew the defense
+    #: What a defense says of the training of the target, by its name: how many images of which kind, privacy
+    #: spent, how well it tells unknown people (``Defense.summary``).
+    defended: dict[str, dict[str, Any]]
+    protected: ProtectedEntry  # of a defense that protects some people
     threat: str  # what the attack saw: white_box, scores or labels
     seconds: dict[str, float]  # of the build of each stage's artifact
     device: str
@@ -401,6 +414,15 @@ def _is_diagnosed(value: object) -> bool:
 
 _VERDICT = _Kind(_is_verdict, "what a judge said, with its interval, controls and alarms")
 
+_PROTECTED = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and _each(_COUNT, list).fits(value.get("identities"))
+        and _COUNT.fits(value.get("others"))
+        and _each(_NODE, dict).fits(value.get("metrics"))
+    ),
+    "success on protected people and on others",
+)
 _CONTROLS = _Kind(
     lambda value: (
         isinstance(value, dict)
@@ -466,6 +488,8 @@ _OPTIONAL: Mapping[str, _Kind] = {
         lambda value: isinstance(value, dict) and _COUNT.fits(value.get("readable")), "traits that were read"
     ),
     "diagnostics": _Kind(_is_diagnosed, "diagnostics of a target, with intervals"),
+    "defended": _each(_NODE, dict),
+    "protected": _PROTECTED,
     "controls": _CONTROLS,
     "jury": _JURY,
     "queries": _NUMBER,

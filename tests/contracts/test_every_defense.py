@@ -74,6 +74,7 @@ CASES = [
     Case("fe", "FE 0.4", {"erase"}, {"share": 0}),
     Case("ee", "EE 40 %", {"sampler"}, {"share": 0}),
     Case("dcd", "DCD 10", null={"protected": 0}),
+    Case("dpsgd", "DP-SGD [1, 1]", {"optimizer", "sampler"}, refused={"maxvit": "cannot take a MaxViT"}),
     Case("early_stopping", "Early stopping 0.5", null={"share": 1}),
     Case("random_pixels", "Random pixels [0.1, 0.4]", {"erase"}),
     Case("rectangle", "Rectangle [0.1, 0.4]", {"erase"}),
@@ -86,6 +87,12 @@ CASES = [
     Case("gaussian_blur", "Gaussian blur [0.1, 2]", null={"sigma": [0, 0]}),
     Case("nls", "NLS -0.05", {"base_loss"}, {"alpha": 0}),
     Case("bido", "BiDO-HSIC [0.05, 0.5]", {"sampler"}, {"lambda_x": 0, "lambda_y": 0}),
+    Case(
+        "bido_plus",
+        "BiDO+ [0.05, 0.5]",
+        {"sampler"},
+        {"lambda_x": 0, "lambda_y": 0, "outlier_weight": 0},
+    ),
     Case("mid", "MID 0.005", {"head"}, {"beta": 0, "eval_noise": "mean"}),
     Case("loft", "LoFt 12", {"head"}, {"rank": None}),
     Case("confidence_adaptation", "Confidence adaptation 8", {"base_loss"}, {"share": 0}),
@@ -101,6 +108,7 @@ CASES = [
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 #: Pairs that take nothing of each other and are refused all the same, each with a word of the reason.
 REFUSED_PAIRS = {
+    frozenset({"dpsgd", "cutmix"}): "couples the images",
     frozenset({"fe", "ee"}): "ablation",
     frozenset({"early_stopping", "tts"}): "may end training before",
     frozenset({"labels_only", "rounding"}): "no decimals",
@@ -113,6 +121,7 @@ OVERLAYS = {
     "bido_coco",
     "positive_label_smoothing",
 }  # other values of a defense of the list
+OVERLAYS = {"groupnorm", "midre_wide", "re", "bido_coco"}  # other values of a defense of the list
 FAMILIES = ("vgg16", "ir152", "resnet18", "densenet121", "maxvit")
 
 

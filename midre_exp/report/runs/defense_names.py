@@ -14,6 +14,8 @@ NAMES: Mapping[str, str] = {
     "LeaveOut": "EE",
     "TLDMI": "TL-DMI",
     "RandomCrop": "RandomCropping",
+    "DPSGD": "DP-SGD",
+    "BiDOPlus": "BiDO+",
 }
 
 #: Where the classes that erase, leave out or stop early keep the smallest and the largest share.
@@ -71,6 +73,8 @@ def published_name(parts: Mapping[str, Mapping[str, Any]]) -> DefenseName:
         elif erased:
             share = (erased[0], erased[-1])
             names.append("RE" if kind == "MIDRE" and share[0] == share[1] else NAMES.get(kind, kind))
+        elif kind == "DPSGD" and not part.get("noise_multiplier"):  # the network it is to be compared with
+            names.append("GroupNorm")
         elif kind == "BiDO" and part.get("measure") != "hsic":  # the paper's is the stronger one, with HSIC
             names.append(f"BiDO-{str(part.get('measure')).upper()}")
         elif kind == "NLS" and float(part.get("alpha", -1)) > 0:  # the paper's is negative
