@@ -1,4 +1,5 @@
-"""BiDO+: BiDO that also learns what other people look like, so that it knows whom it does not know (TPAMI 2025).
+"""BiDO+: BiDO that also learns what other people look like, so that it knows whom it does not know (TPAMI
+2025).
 
 It repairs how badly BiDO tells unknown people from known ones; against inversion it adds nothing of its own.
 """
@@ -38,16 +39,17 @@ def energies(logits: Tensor) -> Tensor:
 
 
 def energy_hinges(known: Tensor, unknown: Tensor, margins: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean squares by which energies of known images [n] lie above their margin, and those of unknown ones [m]
-    below theirs, added.
+    """Mean squares by which energies of known images [n] lie above their margin, and those of unknown ones
+    [m] below theirs, added.
     """
     above, below = (known - margins[0]).relu(), (margins[1] - unknown).relu()
     return above.square().mean() + below.square().mean()
 
 
 def separation(known: Tensor, unknown: Tensor) -> tuple[float, float]:
-    """How well scores tell known images [n] from unknown ones [m], known ones being higher: the area under the
-    ROC curve, and the share of unknown ones at least as high as the score that 95 % of the known ones reach.
+    """How well scores tell known images [n] from unknown ones [m], known ones being higher: the area under
+    the ROC curve, and the share of unknown ones at least as high as the score that 95 % of the known ones
+    reach.
     """
     known, unknown = known.double(), unknown.double().sort().values
     below = torch.searchsorted(unknown, known)
@@ -87,8 +89,8 @@ class BiDOPlus(BiDO):
     """BiDO's loss - w sum_o H(f(o)) over outliers o, images of other people (``confidence``), or + w [mean
     relu(E(x) - m_in)^2 + mean relu(m_out - E(o))^2] with E = -logsumexp (``energy``); options of ``BiDO``.
 
-    BiDO+ (TPAMI 2025). Outliers have a pass of their own, so that no batch norm mixes them with private images
-    in the training mode, and run through no augmentation.
+    BiDO+ (TPAMI 2025). Outliers have a pass of their own, so that no batch norm mixes them with private
+    images in the training mode, and run through no augmentation.
     """
 
     name: ClassVar[str] = "bido_plus"
@@ -115,8 +117,8 @@ class BiDOPlus(BiDO):
     def check_execution(self, *, numerics: Numerics, devices: int) -> None:
         if devices > 1 and self.outlier_weight:
             raise ConfigError(
-                f"defense.{self.name} passes batches of outliers on one device and runtime.devices={devices}; "
-                "use runtime.devices=1"
+                f"defense.{self.name} passes outliers on one device and runtime.devices={devices}; use "
+                " runtime.devices=1"
             )
 
     def on_other_people(self, people: ImageSet, *, seed: int) -> None:

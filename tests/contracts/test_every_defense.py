@@ -109,6 +109,7 @@ EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 #: Pairs that take nothing of each other and are refused all the same, each with a word of the reason.
 REFUSED_PAIRS = {
     frozenset({"dpsgd", "cutmix"}): "couples the images",
+    frozenset({"dpsgd", "mid"}): "couples the images",
     frozenset({"fe", "ee"}): "ablation",
     frozenset({"early_stopping", "tts"}): "may end training before",
     frozenset({"labels_only", "rounding"}): "no decimals",

@@ -20,6 +20,7 @@ from tests.defenses.networks import NETWORKS, state, train_node
 from tests.golden.fill import golden
 
 GOLDEN = golden("defense_bidoplus")
+ENERGY = GOLDEN["energy_regularisation (strategy ER)"]
 RESNET = NETWORKS["resnet18"]
 
 
@@ -52,19 +53,15 @@ def test_the_confidence_term_is_the_recorded_one() -> None:
     torch.testing.assert_close(private.grad, exact(golden_["grad_private_logits"]), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "case", GOLDEN["energy_regularisation (strategy ER)"]["cases"], ids=lambda c: f"{c['m_in']}"
-)
+@pytest.mark.parametrize("case", ENERGY["cases"], ids=lambda case: str(case["m_in"]))
 def test_the_energy_term_is_the_recorded_one(case: dict[str, Any]) -> None:
-    golden_ = GOLDEN["energy_regularisation (strategy ER)"]
     private, unknown = rows("private_logits"), rows("outlier_logits")
-    torch.testing.assert_close(
-        energies(private).detach(), exact(golden_["energy_private"]), rtol=0, atol=1e-9
-    )
+    found, expected = energies(private).detach(), exact(ENERGY["energy_private"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     margins = exact(case["m_in"]), exact(case["m_out"])
     term = energy_hinges(energies(private), energies(unknown), margins)
     assert term.item() == pytest.approx(case["term_in"] + case["term_out"], abs=1e-8)
-    loss = F.cross_entropy(private, torch.tensor(GOLDEN["labels"])) + golden_["weight"] * term
+    loss = F.cross_entropy(private, torch.tensor(GOLDEN["labels"])) + ENERGY["weight"] * term
     assert loss.item() == pytest.approx(case["loss_without_bido"], abs=1e-9)
     loss.backward()
     torch.testing.assert_close(unknown.grad, exact(case["grad_outlier_logits"]), rtol=0, atol=1e-9)
