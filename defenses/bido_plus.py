@@ -153,17 +153,19 @@ class BiDOPlus(BiDO):
         first, by_energy = math.ceil(round(self.start * progress.epochs, 9)), self.strategy == "energy"
         if not self.outlier_weight or progress.epoch < first - by_energy:
             return terms
-        assert self._margins is not None or not by_energy  # made before the first step
         outliers = self._drawn(len(batch.labels), generator).to(batch.images.device)
         if not by_energy:
             terms["outliers"] = -self.outlier_weight * entropies(classify(outliers).logits).sum()
-        elif progress.epoch < first:
+            return terms
+        margins = self._margins
+        assert margins is not None  # made before the first step
+        if progress.epoch < first:
             with torch.no_grad():
                 unknown = energies(classify(outliers).logits)
-            self._margins.add(known=energies(output.logits), unknown=unknown)
+            margins.add(known=energies(output.logits), unknown=unknown)
         else:
             known, unknown = energies(output.logits), energies(classify(outliers).logits)
-            terms["outliers"] = self.outlier_weight * energy_hinges(known, unknown, self._margins.both())
+            terms["outliers"] = self.outlier_weight * energy_hinges(known, unknown, margins.both())
         return terms
 
     def _drawn(self, images: int, generator: torch.Generator) -> Tensor:

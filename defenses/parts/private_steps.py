@@ -136,7 +136,7 @@ class PrivateSteps(DPOptimizer):
         """Noise of standard deviation ``noise_multiplier * max_grad_norm`` on every summed gradient."""
         std = self.noise_multiplier * self.max_grad_norm
         for parameter in self.params:
-            noisy = parameter.summed_grad
+            noisy: Tensor = parameter.summed_grad  # type: ignore[attr-defined]
             if std:
                 drawn = torch.normal(0.0, std, tuple(noisy.shape), generator=self._draws(), dtype=noisy.dtype)
                 noisy = noisy + moved(drawn, noisy.device)
@@ -157,6 +157,6 @@ class PrivateSteps(DPOptimizer):
 
 def epsilon(*, noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     """The epsilon of ``steps`` steps on Poisson batches, for one image, by Renyi differential privacy."""
-    accountant = RDPAccountant()
+    accountant = RDPAccountant()  # type: ignore[no-untyped-call]
     accountant.history.append((noise_multiplier, sample_rate, steps))
     return float(accountant.get_epsilon(delta=delta))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from midre_exp.cards import card_of, usual_images
 from midre_exp.errors import UserError
 from midre_exp.plan.config import Settings
-from midre_exp.plan.keys import is_pretrained_here, node_of, reads_public
+from midre_exp.plan.keys import is_pretrained_here, learns_from_others, node_of, reads_public
 from midre_exp.stages.base import Remember
 from midre_exp.stages.requirements import dataset_of, images_of
 
@@ -45,6 +45,7 @@ def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     private = _classified(settings, "private", remember)
     roles = {"target": "pretraining", "evaluator": "evaluator_pretraining"}
     pools = [name for role, name in roles.items() if is_pretrained_here(settings[role])]
+    pools += ["others"] if learns_from_others(settings) else []  # the same people, where none are given
     pool = _classified(settings, pools[0], remember) if pools else (0, 0, 0)
     if public is None or private is None or pool is None:
         return None
