@@ -15,15 +15,15 @@ from .bido import coco as coco
 from .bido import gaussian_gram as gaussian_gram
 from .bido import label_gram as label_gram
 from .bido import nhsic as nhsic
-from .blocks import Blocks as Blocks
 from .bido_plus import BiDOPlus as BiDOPlus
+from .blocks import Blocks as Blocks
 from .composer import Composed as Composed
 from .composer import compose as compose
 from .confidence_adaptation import ConfidenceAdaptation as ConfidenceAdaptation
 from .confidence_adaptation import adapted_loss as adapted_loss
 from .cutmix import CutMix as CutMix
-from .disc import Disc as Disc
 from .dcd import DCD as DCD
+from .disc import Disc as Disc
 from .dpsgd import DPSGD as DPSGD
 from .dpsgd import PoissonBatches as PoissonBatches
 from .early_stopping import EarlyStopping as EarlyStopping

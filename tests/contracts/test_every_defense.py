@@ -121,8 +121,8 @@ OVERLAYS = {
     "re",
     "bido_coco",
     "positive_label_smoothing",
+    "groupnorm",
 }  # other values of a defense of the list
-OVERLAYS = {"groupnorm", "midre_wide", "re", "bido_coco"}  # other values of a defense of the list
 FAMILIES = ("vgg16", "ir152", "resnet18", "densenet121", "maxvit")
 
 
