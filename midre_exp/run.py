@@ -8,6 +8,7 @@
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
     other people ──► verifier, trait_reader (if asked for) ──► open_set, traits ──► record
+    target ──► diagnostics, with the prior ──► alignment (if asked for) ──► record
     reconstructions, random pictures of the prior ──► verdicts (of each judge) ──► jury (do they agree?)
 
 Two more stages only spare work that is the same in many runs: ``features`` (what the evaluator sees in
@@ -67,6 +68,8 @@ def run(settings: Mapping[str, Any]) -> Path:
         open_set = build(stages.open_set, attack, verifier, parts.evaluation)
         reader = build(stages.trait_reader, parts.traits)
         build(stages.traits, attack, reader, metrics, open_set, parts.evaluation)
+        build(stages.diagnostics, target, parts.private)
+        build(stages.alignment, target, prior)
         verdicts = [build(stages.verdicts, attack, evaluator, prior, metrics)]
         for judge, seen in parts.jury.items():
             own = stages.further(judge)

@@ -25,7 +25,7 @@ _LENGTHS = {
     "attack": ("steps", "episodes", "identities"),
     "deployment": (),
     "metrics": (),
-    "verdicts": (),
+    **dict.fromkeys(("verdicts", "diagnostics", "alignment"), ()),
     "jury": (),
 }
 #: The sizes that matter to a stage.
@@ -44,6 +44,8 @@ _SIZES = {
     "open_set": ("test", "classes", "verification_classes"),
     "trait_reader": ("trait_images",),
     "traits": ("test", "classes"),
+    "diagnostics": ("train", "test", "classes"),
+    "alignment": ("classes",),
 }
 #: What of the numerics changes how fast, with what runs had before there was a choice.
 _PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
@@ -100,6 +102,17 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         "open_set": {"verifier": settings.get("open_set"), **shown, **judged},
         "trait_reader": {"reader": settings.get("traits"), **judged},
         "traits": {"reader": settings.get("traits"), **shown, **judged},
+        "diagnostics": {
+            "measure": (settings.get("diagnostics") or {}).get("measure"),
+            **target,
+            "resolution": settings["resolution"],
+        },
+        "alignment": {
+            "alignment": (settings.get("diagnostics") or {}).get("alignment"),
+            "prior": prior,
+            "image_to_target": attack.get("image_to_target"),
+            **sizes,
+        },
         "verdicts": {
             "image_to_evaluator": judging(settings).steps,
             "evaluator": settings["evaluator"],

@@ -24,6 +24,8 @@ from midre_exp.cost.sampling import FEW, SampledLoop, SampledRuntime, without_co
 from midre_exp.cost.sizes import Sizes, result_bytes
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.defense import Defense, compose_defenses
+from midre_exp.diagnostics import Diagnostic
+from midre_exp.diagnostics.alignment import jacobian
 from midre_exp.leakage.network import FaceNetwork, pixels_seen
 from midre_exp.leakage.verification import Cosines, cosface
 from midre_exp.metrics.extractors import extractors
@@ -36,6 +38,7 @@ from midre_exp.priors.style_prior import StylePrior
 from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.stages.classifier import ClassifierStage, judges_phases
+from midre_exp.stages.diagnostics import measures
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
 from midre_exp.stages.victim import answering_parts, informed_network
@@ -79,6 +82,8 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "trait_reader": _Run.trait_reader,
         "traits": _Run.traits,
         "verdicts": _Run.verdicts,
+        "diagnostics": _Run.diagnostics,
+        "alignment": _Run.alignment,
         "jury": lambda _: Counted(()),  # a few numbers of each reconstruction
     }
     counter, images = Counter(), _Images.of(settings, sizes)
@@ -436,6 +441,40 @@ class _Run:
     def traits(self) -> Counted:
         """Reconstructions and private test images."""
         self._judged_by("traits", 1)
+        return Counted(tuple(self.counter.phases))
+
+    def diagnostics(self) -> Counted:
+        """The target's answers and gradients that its diagnostics ask for."""
+        model, pixels = self.model(), int(self.settings["resolution"])
+        model.requires_grad_(False)
+        for name, node in measures(self.settings).items():
+            diagnostic: Diagnostic = build(
+                node, kind="midre_exp.diagnostics.Diagnostic", trusted=self.trusted
+            )
+            work = diagnostic.work(self.sizes.train, self.sizes.test)
+            if work.looks:
+                self._shown(model, pixels, work.looks, _BATCH, name)
+            if work.gradients:
+                batch = int(min(_BATCH, work.gradients))
+                images = torch.empty(batch, 3, pixels, pixels, requires_grad=True)
+                times = self.counter.repeated(work.gradients / batch)
+                with self.counter.phase(f"{name} (gradients)"), times:
+                    torch.autograd.grad(model(images).logits.sum(), images)
+        return Counted(tuple(self.counter.phases))
+
+    def alignment(self) -> Counted:
+        """What each latent dimension of the prior changes about its random pictures."""
+        prior, images = self.untrained_prior(), int(self.settings["diagnostics"]["alignment"]["images"])
+        prior.eval().requires_grad_(False)
+        attack = build_attack(self.settings["attack"], self.trusted)
+        label = torch.zeros(1, dtype=torch.long)
+
+        def picture(latents: Tensor) -> Tensor:
+            return apply(attack.image_to_target, prior.generate(latents, label))
+
+        times = self.counter.repeated(images * prior.latent_dim)
+        with self.counter.phase("tangents"), times:
+            jacobian(picture, torch.zeros(1, prior.latent_dim), columns=1)
         return Counted(tuple(self.counter.phases))
 
     def _face_network(self, group: str) -> FaceNetwork:

@@ -3,6 +3,7 @@
 from .base import Diagnostic as Diagnostic
 from .base import Finding as Finding
 from .base import Subject as Subject
+from .base import Work as Work
 from .base import diagnose as diagnose
 from .calibration import Calibration as Calibration
 from .dependence import Dependence as Dependence

@@ -72,11 +72,22 @@ class Finding(NamedTuple):
     alarms: list[str] = []  # sentences: what puts them in doubt; never written
 
 
+class Work(NamedTuple):
+    """How much a diagnostic asks of a target, for estimates, in images."""
+
+    looks: float  # answers alone
+    gradients: float = 0.0  # answers, and gradients with respect to the image
+
+
 class Diagnostic(Protocol):
     """Built by ``_target_`` from ``conf/diagnostics`` and called once per target."""
 
     def __call__(self, subject: Subject) -> Finding:
         """Raises Unavailable where it cannot be computed; the reason is stored in place of a number."""
+        ...
+
+    def work(self, train: int, test: int) -> Work:
+        """At most, with so many images to train and to test on."""
         ...
 
 

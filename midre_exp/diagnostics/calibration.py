@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midre_exp.diagnostics.base import Finding, Subject
+from midre_exp.diagnostics.base import Finding, Subject, Work
 from midre_exp.diagnostics.intervals import ends, flat, measured, resamples
 from midre_exp.plan.ranges import Count, NotEmpty
 from midre_exp.targets.predict import predicted_classes
@@ -70,3 +70,6 @@ class Calibration:
         }
         numbers = {**flat("ece", errors[str(self.bins[0])]), **flat("nll", told["nll"])}
         return Finding(told, {**numbers, **flat("brier", told["brier"])})
+
+    def work(self, train: int, test: int) -> Work:
+        return Work(test)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midre_exp.diagnostics.base import Finding, Subject
+from midre_exp.diagnostics.base import Finding, Subject, Work
 from midre_exp.diagnostics.intervals import flat, measured
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Unavailable
@@ -122,6 +122,10 @@ class Dependence:
             "by_stage": told,
         }
         return Finding(block, numbers)
+
+    def work(self, train: int, test: int) -> Work:
+        count = {"train": train, "test": test}[self.part] // self.batch_size
+        return Work(min(count, self.batches) * self.batch_size)
 
     @torch.no_grad()
     def _of_batch(self, subject: Subject, rows: Tensor, taps: list[str]) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from midre_exp.diagnostics.base import Finding, Subject
+from midre_exp.diagnostics.base import Finding, Subject, Work
 from midre_exp.diagnostics.intervals import at_once, ends, flat, resamples
 from midre_exp.plan.ranges import Range
 
@@ -117,6 +117,9 @@ class MembershipInference:
         }
         numbers = {**flat("mia_auc", told["auc"]), **flat("mia_advantage", told["advantage"])}
         return Finding(told, numbers)
+
+    def work(self, train: int, test: int) -> Work:
+        return Work(train + test)
 
 
 # LiRA

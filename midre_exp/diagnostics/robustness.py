@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from midre_exp.diagnostics.base import Finding, Subject
+from midre_exp.diagnostics.base import Finding, Subject, Work
 from midre_exp.diagnostics.intervals import flat, measured
 from midre_exp.diagnostics.pgd import LOSSES, auto_pgd, cross_entropies, gradients, pgd
 from midre_exp.errors import ConfigError
@@ -94,6 +94,10 @@ class RobustAccuracy:
             told["eps_half"] = numbers["robust_eps_half"] = half
         alarms = self._alarms(points, losses, early, random_start, robust[self.reference], told, len(labels))
         return Finding(told, numbers, alarms)
+
+    def work(self, train: int, test: int) -> Work:
+        shown = min(test, self.images)
+        return Work(len(self.eps) * shown, (1 + (len(self.eps) + 1) * self.steps) * shown)
 
     def _attacked(
         self, subject: Subject, rows: Tensor, eps: float, answers: int, *, random_start: bool = False
@@ -205,6 +209,10 @@ class AutoPGD:
             numbers.update(flat(f"apgd_{name}@{eps:g}", point))
         block = {"images": len(rows), "steps": self.steps, "answers": answers, "points": told}
         return Finding(block, numbers)
+
+    def work(self, train: int, test: int) -> Work:
+        points = len(self.ce) + len(self.dlr)
+        return Work(0, (1 + points * (1 + self.steps)) * min(test, self.images))
 
     def _attacked(self, subject: Subject, rows: Tensor, loss: str, size: float, answers: int) -> Tensor:
         """Which images stay right, bool [n]."""

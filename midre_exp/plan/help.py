@@ -32,6 +32,7 @@ GROUPS = (
     "metrics",
     "open_set",
     "traits",
+    "diagnostics",
     "numerics",
     "tracking",
     "hydra/launcher",

@@ -59,6 +59,7 @@ _SCHEDULES: dict[str, Any] = {
 Dataset = Annotated[Mapping[str, Any], Node("midre_exp.data.Dataset")]
 Defense = Annotated[Mapping[str, Any], Node("midre_exp.defense.Defense")]
 Metric = Annotated[Mapping[str, Any], Node("midre_exp.metrics.Metric")]
+Diagnostic = Annotated[Mapping[str, Any], Node("midre_exp.diagnostics.Diagnostic")]
 Step = Annotated[Mapping[str, Any], Node("midre_exp.targets.predict.Step")]
 Augmentation = Annotated[Mapping[str, Any], Node("midre_exp.data.transforms.Augmentation")]
 Network = Annotated[Mapping[str, Any], Node("midre_exp.targets.base.Classifier", own=("num_classes",))]
@@ -194,6 +195,24 @@ class OpenSet(Learner):
 
 
 @dataclass
+class Alignment(Keys):
+    """How the gradients of a target are held to a prior."""
+
+    images: Count
+    loss: Literal["cross_entropy", "logits"]
+    seed: Seed
+
+
+@dataclass
+class Diagnostics(Keys):
+    """A node of conf/diagnostics."""
+
+    name: str
+    measure: Mapping[str, Diagnostic | None]
+    alignment: Alignment | None = None
+
+
+@dataclass
 class Tracking(Keys):
     """A node of conf/tracking."""
 
@@ -292,6 +311,7 @@ class Run(Keys):
     metrics: Metrics
     open_set: OpenSet | None = None
     traits: Learner | None = None
+    diagnostics: Diagnostics | None = None
     vary: Sequence[Word] = DEFAULT
     publish: Publish | None = None
     jury: Mapping[str, Evaluator] | None = None

@@ -18,6 +18,7 @@ from midre_exp.stages.base import Stage
 from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.deployment import DeploymentStage
+from midre_exp.stages.diagnostics import AlignmentStage, DiagnosticsStage
 from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.jury import JuryStage, further
 from midre_exp.stages.metrics import MetricsStage
@@ -44,6 +45,8 @@ verifier = VerifierStage()
 open_set = OpenSetStage()
 trait_reader = TraitReaderStage()
 traits = TraitsStage()
+diagnostics = DiagnosticsStage()
+alignment = AlignmentStage()
 verdicts = VerdictsStage()
 jury = JuryStage()
 
@@ -65,6 +68,8 @@ STAGES: tuple[Stage, ...] = (
     open_set,
     trait_reader,
     traits,
+    diagnostics,
+    alignment,
     jury,
 )
 

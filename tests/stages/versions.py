@@ -51,6 +51,8 @@ SOURCES = {
     "open_set": ("midre_exp/leakage", *_IMAGES),
     "trait_reader": ("midre_exp/leakage", *_IMAGES),
     "traits": ("midre_exp/leakage", *_IMAGES),
+    "diagnostics": ("midre_exp/diagnostics", "midre_exp/targets", *_IMAGES),
+    "alignment": ("midre_exp/diagnostics", "midre_exp/targets", "midre_exp/priors", *_IMAGES),
 }
 
 

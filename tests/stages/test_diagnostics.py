@@ -1,0 +1,120 @@
+"""Diagnostics as stages: what their keys depend on, what they leave alone, what a record tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from midre_exp.cost.programs import count_stage
+from midre_exp.cost.sizes import sizes_of
+from midre_exp.errors import ConfigError
+from midre_exp.plan.keys import absent_data_allowed
+from midre_exp.plan.validate import check_settings
+from midre_exp.records import problem_of
+from midre_exp.records.comparable import comparable_config
+from midre_exp.run import run
+from midre_exp.stages import make_plan
+from midre_exp.sweep.finished import is_finished
+
+DIAGNOSED = (
+    "diagnostics=default",
+    "diagnostics.measure.robust_accuracy.eps=[1,8]",
+    "diagnostics.measure.robust_accuracy.steps=2",
+    "diagnostics.measure.auto_pgd.steps=2",
+    "diagnostics.measure.hsic.batch_size=4",
+    "diagnostics.measure.hsic.batches=2",
+    "diagnostics.alignment.images=2",
+)
+NEW = {"diagnostics", "alignment"}
+
+
+def keys(settings) -> dict[str, str]:
+    return {name: stage.key for name, stage in make_plan(settings).stages.items()}
+
+
+def test_a_run_is_the_same_one_with_them_and_without(tiny):
+    usual, asked = keys(tiny()), keys(tiny(*DIAGNOSED))
+    assert {name: key for name, key in asked.items() if name in usual} == usual
+    assert {*asked} - {*usual} == NEW
+    assert make_plan(tiny(*DIAGNOSED)).key == make_plan(tiny()).key
+    assert comparable_config(tiny(*DIAGNOSED)) == comparable_config(tiny())
+    older = {name: node for name, node in tiny().items() if name != "diagnostics"}
+    assert keys(older) == usual
+
+
+@pytest.mark.parametrize(
+    ("changed", "moves"),
+    [
+        ("attack.steps=4", set()),
+        ("attack=plgmi", {"alignment"}),
+        ("evaluator=resnet18", set()),
+        ("defense=midre", NEW),
+        ("seed=1", NEW),
+        ("diagnostics.measure.calibration.bins=[5]", {"diagnostics"}),
+        ("diagnostics.measure.hsic=null", {"diagnostics"}),
+        ("diagnostics.alignment.images=3", {"alignment"}),
+        ("diagnostics.name=other", set()),
+    ],
+)
+def test_what_a_key_depends_on(tiny, changed, moves):
+    usual, other = keys(tiny(*DIAGNOSED)), keys(tiny(*DIAGNOSED, changed))
+    assert {name for name in NEW if usual[name] != other[name]} == moves
+
+
+def test_a_part_of_an_attack_has_none(tiny):
+    assert not NEW & {*keys(tiny(*DIAGNOSED, "attack.shard=1/2"))}
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        (("diagnostics.measure.robust_accuracy.eps=[300]",), "robust_accuracy.eps"),
+        (("diagnostics.measure.calibration.bins=[]",), "calibration.bins"),
+        (("diagnostics.alignment.loss=hinge",), "diagnostics.alignment.loss"),
+        (("diagnostics.measure.hsic.part=public",), "part=public is unknown"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_built(tiny, job, told):
+    settings = tiny(*DIAGNOSED, *job)
+    with pytest.raises(ConfigError, match=told):
+        check_settings(settings)
+        run(settings)
+    assert not (Path(settings["paths"]["store"]) / "target").exists()
+
+
+def test_they_are_added_to_a_finished_run_which_stays_the_same(tiny, stocked):
+    first = json.loads(run(tiny()).read_text())
+    assert "diagnostics" not in first
+    assert not is_finished(tiny(*DIAGNOSED), make_plan(tiny(*DIAGNOSED)))
+    path = run(tiny(*DIAGNOSED))
+    record = json.loads(path.read_text())
+    assert problem_of(record) is None and record["key"] == first["key"]
+    assert record["metrics"].items() >= first["metrics"].items()
+    block = record["diagnostics"]
+    assert block["key"] == record["artifacts"]["diagnostics"]
+    assert [point["eps"] for point in block["robust_accuracy"]["points"]] == [1, 8]
+    assert block["robust_accuracy"]["images"] == 8 == block["calibration"]["images"]
+    assert block["membership"]["members"] == 16 and block["alignment"]["prior"] == "gmi"
+    assert record["metrics"]["robust@1"] == block["robust_accuracy"]["points"][0]["value"]
+    assert {"robust_area_low", "ece_high", "hsic_xz", "mia_auc", "alignment_chance"} <= {*record["metrics"]}
+    assert is_finished(tiny(*DIAGNOSED), make_plan(tiny(*DIAGNOSED)))
+    # a run that does not ask keeps what is known
+    assert run(tiny()) == path and json.loads(path.read_text()) == record
+    # and the numbers are the same again
+    shutil.rmtree(stocked / "diagnostics")
+    run(tiny(*DIAGNOSED))
+    again = json.loads(path.read_text())
+    assert again["diagnostics"] == block
+
+
+def test_what_they_cost_is_counted(tiny):
+    settings = tiny(*DIAGNOSED)
+    with absent_data_allowed():
+        sizes = sizes_of(settings, lambda _, look: look())
+    counted = {name: count_stage(name, settings, sizes) for name in NEW}
+    phases = {phase.name for phase in counted["diagnostics"].phases}
+    assert {"robust_accuracy (gradients)", "auto_pgd (gradients)", "calibration", "hsic"} <= phases
+    assert all(sum(phase.flops for phase in one.phases) > 0 for one in counted.values())
