@@ -143,7 +143,7 @@ def diagnosed_target(job: Job, target: Artifact) -> Classifier:
     """The target in the form that is attacked, frozen on the run's device, in single precision whatever the
     run's attacks compute in: changes smaller than a grey level are below what half of it can tell.
     """
-    model = Target().load(job.settings, target, job.parts.defense).to(job.runtime.device)
+    model = Target().load(job.settings, target, job.parts.trained).to(job.runtime.device)
     return model.eval().requires_grad_(False)
 
 
