@@ -9,6 +9,7 @@
     reconstructions + evaluator + private data ──► metrics ──► record
     other people ──► verifier, trait_reader (if asked for) ──► open_set, traits ──► record
     target ──► diagnostics, with the prior ──► alignment (if asked for) ──► record
+    reconstructions, and as many real images ──► extraction, extraction_ceiling (if asked for) ──► record
     reconstructions, random pictures of the prior ──► verdicts (of each judge) ──► jury (do they agree?)
 
 Two more stages only spare work that is the same in many runs: ``features`` (what the evaluator sees in
@@ -70,6 +71,8 @@ def run(settings: Mapping[str, Any]) -> Path:
         build(stages.traits, attack, reader, metrics, open_set, parts.evaluation)
         build(stages.diagnostics, target, parts.private)
         build(stages.alignment, target, prior)
+        build(stages.extraction, attack, parts.evaluation, its_start)
+        build(stages.extraction_ceiling, parts.evaluation, its_start)
         verdicts = [build(stages.verdicts, attack, evaluator, prior, metrics)]
         for judge, seen in parts.jury.items():
             own = stages.further(judge)

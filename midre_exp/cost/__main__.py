@@ -135,6 +135,8 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
             "traits",
             "diagnostics",
             "alignment",
+            "extraction",
+            "extraction_ceiling",
         ),
         hours(own, *stages),
         hours("float32", *stages),

@@ -46,6 +46,7 @@ _SIZES = {
     "traits": ("test", "classes"),
     "diagnostics": ("train", "test", "classes"),
     "alignment": ("classes",),
+    **dict.fromkeys(("extraction", "extraction_ceiling"), ("train", "test", "classes")),
 }
 #: What of the numerics changes how fast, with what runs had before there was a choice.
 _PLAIN = {"precision": "float32", "channels_last": False, "compile": False}
@@ -65,6 +66,8 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
     sizes = {"resolution": settings["resolution"], "image_size": prior.get("image_size")}
     judged = {"resolution": settings["evaluator"].get("resolution")}
     shown = {"attack": {name: attack.get(name) for name in ("identities", "restarts", "kept", "picture")}}
+    asked = settings.get("diagnostics") or {}
+    student = {"extraction": asked.get("extraction"), "evaluator": settings["evaluator"], **shown}
     found: dict[str, Any] = {
         "pretraining": {**_pretrained(settings["target"]), "resolution": settings["resolution"]},
         "evaluator_pretraining": {
@@ -102,13 +105,15 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         "open_set": {"verifier": settings.get("open_set"), **shown, **judged},
         "trait_reader": {"reader": settings.get("traits"), **judged},
         "traits": {"reader": settings.get("traits"), **shown, **judged},
+        "extraction": student,
+        "extraction_ceiling": student,
         "diagnostics": {
-            "measure": (settings.get("diagnostics") or {}).get("measure"),
+            "measure": asked.get("measure"),
             **target,
             "resolution": settings["resolution"],
         },
         "alignment": {
-            "alignment": (settings.get("diagnostics") or {}).get("alignment"),
+            "alignment": asked.get("alignment"),
             "prior": prior,
             "image_to_target": attack.get("image_to_target"),
             **sizes,

@@ -26,6 +26,7 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.defense import Defense, compose_defenses
 from midre_exp.diagnostics import Diagnostic
 from midre_exp.diagnostics.alignment import jacobian
+from midre_exp.diagnostics.extraction import fitting
 from midre_exp.leakage.network import FaceNetwork, pixels_seen
 from midre_exp.leakage.verification import Cosines, cosface
 from midre_exp.metrics.extractors import extractors
@@ -39,6 +40,7 @@ from midre_exp.seeding import ItemRNG
 from midre_exp.stages.candidates import Search, candidate_bytes
 from midre_exp.stages.classifier import ClassifierStage, judges_phases
 from midre_exp.stages.diagnostics import measures
+from midre_exp.stages.extraction import kept_of, student_node
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
 from midre_exp.stages.victim import answering_parts, informed_network
@@ -84,6 +86,8 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "verdicts": _Run.verdicts,
         "diagnostics": _Run.diagnostics,
         "alignment": _Run.alignment,
+        "extraction": _Run.student,
+        "extraction_ceiling": _Run.student,
         "jury": lambda _: Counted(()),  # a few numbers of each reconstruction
     }
     counter, images = Counter(), _Images.of(settings, sizes)
@@ -476,6 +480,22 @@ class _Run:
         with self.counter.phase("tangents"), times:
             jacobian(picture, torch.zeros(1, prior.latent_dim), columns=1)
         return Counted(tuple(self.counter.phases))
+
+    def student(self) -> Counted:
+        """Training on as many images as an attack leaves, and a look at the real ones."""
+        node, settings = student_node(self.settings), self.settings
+        identities, pixels = int(settings["attack"]["identities"]), int(settings["evaluator"]["resolution"])
+        shown = _images(identities * kept_of(settings), pixels, identities)
+        undefended = compose_defenses({})
+        model = targets.assemble.assemble(
+            {**node, "weights": None}, identities, undefended, seed=0, trusted=self.trusted
+        )
+        recipe = fitting(node["recipe"], len(shown))
+        self._training(model, undefended, recipe, shown)
+        share = min(1.0, identities / self.sizes.classes)
+        looks = self.sizes.train + (int(recipe["epochs"]) + 1) * self.sizes.test
+        self._shown(model, pixels, share * looks, _BATCH, "validation")
+        return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(model))
 
     def _face_network(self, group: str) -> FaceNetwork:
         """The network of a verifier or of a reader of traits."""

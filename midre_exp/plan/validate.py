@@ -204,12 +204,21 @@ class Alignment(Keys):
 
 
 @dataclass
+class Extraction(Keys):
+    """How a student of reconstructions is trained."""
+
+    recipe: Recipe
+    seed: Seed
+
+
+@dataclass
 class Diagnostics(Keys):
     """A node of conf/diagnostics."""
 
     name: str
     measure: Mapping[str, Diagnostic | None]
     alignment: Alignment | None = None
+    extraction: Extraction | None = None
 
 
 @dataclass

@@ -166,9 +166,10 @@ class DiagnosticsEntry(TypedDict, total=False):
     #: A target with triggers: images, cosine of clean test images with the signature of their predicted
     #: class, of triggered ones, and threshold; reconstructions: of the attack's.
     trap: dict[str, Any]
-    #: Students of the reconstructions: per_class images, identities, train and test accuracy on the target's
-    #: real images of these; ceiling: the same of a student of as many real images.
+    #: A student of the reconstructions: its network, identities, per_class (least and most of its images),
+    #: chance, train and test: accuracy on the target's real images of these identities.
     extraction: dict[str, Any]
+    extraction_ceiling: dict[str, Any]  # the same of a student of as many real photographs
     missing: dict[str, str]  # why a diagnostic has no number
 
 

@@ -8,9 +8,10 @@ of its target each run is trained for, one run for each.
 - ``table/NAME.yaml``: ``sweep`` may stand for a single one of ``sweeps``. ``rows: setups`` makes one line of
   each setup, described as the paper's Table 2 does, instead of one of each defense, ``rows: convergence``
   one of each length with the verdict whether the training was long enough, ``rows: traits`` one of each
-  trait; ``rows: run`` is of whatever run the command asks for, and its page names people. ``published``
-  names the table of results/published.csv whose numbers stand beside ours. ``pictures: false``: no page,
-  which would show reconstructions of private people.
+  trait, ``rows: diagnostics`` one of each defense with what its targets are like; ``rows: run`` is of
+  whatever run the command asks for, and its page names people. ``published`` names the table of
+  results/published.csv whose numbers stand beside ours. ``pictures: false``: no page, which would show
+  reconstructions of private people.
 - ``claim/NAME.yaml``: midre_exp/report/claims/definitions.py.
 - ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
   of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
@@ -32,7 +33,7 @@ from midre_exp.report.runs.convergence import LONGER
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 
 TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths", "pictures")
-ROWS = ("defenses", "setups", "convergence", "traits", "run")
+ROWS = ("defenses", "setups", "convergence", "traits", "diagnostics", "run")
 FIGURE_KEYS = ("title", "sweeps", "draw")
 FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies", "lengths")
 

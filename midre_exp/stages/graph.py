@@ -19,6 +19,7 @@ from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.deployment import DeploymentStage
 from midre_exp.stages.diagnostics import AlignmentStage, DiagnosticsStage
+from midre_exp.stages.extraction import CeilingStage, ExtractionStage
 from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.jury import JuryStage, further
 from midre_exp.stages.metrics import MetricsStage
@@ -47,6 +48,8 @@ trait_reader = TraitReaderStage()
 traits = TraitsStage()
 diagnostics = DiagnosticsStage()
 alignment = AlignmentStage()
+extraction = ExtractionStage()
+extraction_ceiling = CeilingStage()
 verdicts = VerdictsStage()
 jury = JuryStage()
 
@@ -70,6 +73,8 @@ STAGES: tuple[Stage, ...] = (
     traits,
     diagnostics,
     alignment,
+    extraction,
+    extraction_ceiling,
     jury,
 )
 

@@ -27,8 +27,11 @@ DIAGNOSED = (
     "diagnostics.measure.hsic.batch_size=4",
     "diagnostics.measure.hsic.batches=2",
     "diagnostics.alignment.images=2",
+    "diagnostics.extraction.recipe.epochs=1",
 )
-NEW = {"diagnostics", "alignment"}
+OF_TARGET = {"diagnostics", "alignment", "extraction"}
+STUDENTS = {"extraction", "extraction_ceiling"}
+NEW = OF_TARGET | STUDENTS
 
 
 def keys(settings) -> dict[str, str]:
@@ -48,14 +51,16 @@ def test_a_run_is_the_same_one_with_them_and_without(tiny):
 @pytest.mark.parametrize(
     ("changed", "moves"),
     [
-        ("attack.steps=4", set()),
-        ("attack=plgmi", {"alignment"}),
-        ("evaluator=resnet18", set()),
-        ("defense=midre", NEW),
-        ("seed=1", NEW),
+        ("attack.steps=4", {"extraction"}),
+        ("attack=plgmi", {"alignment", "extraction"}),
+        ("attack.restarts=3", STUDENTS),
+        ("evaluator=resnet18", STUDENTS),
+        ("defense=midre", OF_TARGET),
+        ("seed=1", OF_TARGET),
         ("diagnostics.measure.calibration.bins=[5]", {"diagnostics"}),
         ("diagnostics.measure.hsic=null", {"diagnostics"}),
         ("diagnostics.alignment.images=3", {"alignment"}),
+        ("diagnostics.extraction.recipe.epochs=2", STUDENTS),
         ("diagnostics.name=other", set()),
     ],
 )
@@ -75,6 +80,7 @@ def test_a_part_of_an_attack_has_none(tiny):
         (("diagnostics.measure.calibration.bins=[]",), "calibration.bins"),
         (("diagnostics.alignment.loss=hinge",), "diagnostics.alignment.loss"),
         (("diagnostics.measure.hsic.part=public",), "part=public is unknown"),
+        (("diagnostics.extraction.recipe.select=best",), "recipe.select"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_built(tiny, job, told):
@@ -98,6 +104,10 @@ def test_they_are_added_to_a_finished_run_which_stays_the_same(tiny, stocked):
     assert [point["eps"] for point in block["robust_accuracy"]["points"]] == [1, 8]
     assert block["robust_accuracy"]["images"] == 8 == block["calibration"]["images"]
     assert block["membership"]["members"] == 16 and block["alignment"]["prior"] == "gmi"
+    student, ceiling = block["extraction"], block["extraction_ceiling"]
+    assert student["per_class"] == ceiling["per_class"] == {"least": 2, "most": 2}
+    assert student["train"]["images"] == 16 and student["test"]["images"] == 8 and student["chance"] == 25
+    assert record["metrics"]["knowledge_test_ceiling"] == ceiling["test"]["value"]
     assert record["metrics"]["robust@1"] == block["robust_accuracy"]["points"][0]["value"]
     assert {"robust_area_low", "ece_high", "hsic_xz", "mia_auc", "alignment_chance"} <= {*record["metrics"]}
     assert is_finished(tiny(*DIAGNOSED), make_plan(tiny(*DIAGNOSED)))

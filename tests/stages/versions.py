@@ -52,6 +52,7 @@ SOURCES = {
     "trait_reader": ("midre_exp/leakage", *_IMAGES),
     "traits": ("midre_exp/leakage", *_IMAGES),
     "diagnostics": ("midre_exp/diagnostics", "midre_exp/targets", *_IMAGES),
+    **dict.fromkeys(("extraction", "extraction_ceiling"), ("midre_exp/diagnostics", *_TRAINING, *_IMAGES)),
     "alignment": ("midre_exp/diagnostics", "midre_exp/targets", "midre_exp/priors", *_IMAGES),
 }
 

@@ -3,6 +3,7 @@
 from .attackers import Attackers as Attackers
 from .bars import Bars as Bars
 from .curves import Curves as Curves
+from .diagnostics import RobustCurves as RobustCurves
 from .feature_hulls import IdentityHulls as IdentityHulls
 from .feature_hulls import ReconstructionHulls as ReconstructionHulls
 from .frontier import Frontier as Frontier

@@ -15,6 +15,7 @@ from midre_exp.report.runs.planned_runs import PlannedRun, disambiguate, diverge
 from midre_exp.report.runs.published import table_rows
 from midre_exp.report.tables.comparison import KEYS, caption, comparison, printable
 from midre_exp.report.tables.convergence import keep_verdicts, render_convergence
+from midre_exp.report.tables.diagnostics import render_diagnostics
 from midre_exp.report.tables.gains import EXPLAINED, frontier_records, printable_gains, with_gain
 from midre_exp.report.tables.html import gallery
 from midre_exp.report.tables.leakage import render_traits
@@ -72,6 +73,8 @@ def render_table(
         table, named_by_data = render_setups(definition, runs), other_data
     elif definition.rows == "traits":
         table, named_by_data = render_traits(definition, runs), other_data
+    elif definition.rows == "diagnostics":
+        table, named_by_data = render_diagnostics(definition, runs), other_data
     elif definition.rows == "convergence":
         table, named_by_data = render_convergence(definition, runs), other_data
     else:
