@@ -31,6 +31,10 @@ _PROGRAMS = {
         "how exposed somebody's classifier is: weights and pictures to one page",
     ),
     "cost": ("midre_exp.cost.__main__", "GPU hours and memory of every setup, counted without running it"),
+    "diagnose": (
+        "midre_exp.sweep.diagnose",
+        "robustness, calibration, memory of targets, without an attack: diagnose defense=midre",
+    ),
     "doctor": ("midre_exp.doctor.__main__", "which setups can run here, and what the others lack"),
     "judge": (
         "midre_exp.sweep.judge",

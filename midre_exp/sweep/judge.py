@@ -34,11 +34,14 @@ from midre_exp.store.store import Store
 from midre_exp.sweep.job import carry_out
 
 #: What may be said on the command line: nothing by which a run would be another.
-_ALLOWED = ("jury", "paths", "runtime", "evaluator.recipe", "evaluator.pretraining", "evaluator.floor")
-#: Stages that are made here, by the first part of their names.
-_MADE = ("verdicts", "jury")
+_ALLOWED = (
+    *("jury", "diagnostics", "paths", "runtime"),
+    *("evaluator.recipe", "evaluator.pretraining", "evaluator.floor"),
+)
 #: What of a config a record need not agree about.
 _BESIDE = (*EXECUTION, "jury")
+#: Groups of which a run chooses one or none, and which say more about it and change nothing.
+_MORE = ("open_set", "traits", "diagnostics")
 
 
 class _PassedOver(Exception):
@@ -52,21 +55,20 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 2 after a mistake, and where a record could not be judged."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     parser = _Parser(
         prog="midre-exp judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="RESULTS|KEY=VALUE")
-    given = sys.argv[1:] if arguments is None else list(arguments)
     log_to_stderr()
     overrides: list[str] = []
     try:
         words = parser.parse_args(given).words
         overrides = readable([word for word in words if "=" in word], sweeps=False)
-        _check_allowed(overrides)
         folders = [Path(word) for word in words if "=" not in word]
         if not folders:
             raise ConfigError("judge: no results folder is named; give one such as results/mini")
-        return _judge([path for folder in folders for path in _records(folder)], overrides)
+        return judge_again(folders, overrides)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"midre_exp: {explain(error, overrides)}", file=sys.stderr)
         return 2
@@ -88,7 +90,12 @@ def _records(folder: Path) -> list[Path]:
     return found
 
 
-def _judge(paths: Sequence[Path], overrides: Sequence[str]) -> int:
+def judge_again(folders: Sequence[Path], overrides: Sequence[str], done: str = "judged") -> int:
+    """Carry out the run of every record below the folders once more, under overrides that leave it the same
+    one; returns the exit code. Raises ConfigError for a folder without records, or another override.
+    """
+    _check_allowed(overrides)
+    paths = [path for folder in folders for path in _records(folder)]
     left: list[str] = []
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
@@ -104,7 +111,7 @@ def _judge(paths: Sequence[Path], overrides: Sequence[str]) -> int:
                 left.append(f"{path.name}: {reason}")
             except UserError as error:
                 left.append(f"{path.name}: {error}")
-    print(f"{len(paths) - len(left)} of {len(paths)} records judged")
+    print(f"{len(paths) - len(left)} of {len(paths)} records {done}")
     for text in left:
         print(f"passed over: {text}")
     return 2 if left else 0
@@ -117,9 +124,11 @@ def _settings(composer: Composer, record: Record, path: Path, overrides: Sequenc
     if "suite" in record:
         raise _PassedOver("it is of a suite of attacks, whose members have records of their own")
     results = f"paths.results={quote(str(path.absolute().parents[2]))}"
-    job = [*_choices(record), *overrides, results]
-    told = {name: node for name, node in record["config"].items() if name not in _BESIDE}
-    values = list(_differences(told, settings_of_job(composer, [*_choices(record), results])))
+    given = [group for group in _MORE if any(text.startswith(f"{group}=") for text in overrides)]
+    choices = [text for text in _choices(record) if text.partition("=")[0] not in given]
+    job = [*choices, *overrides, results]
+    told = {name: node for name, node in record["config"].items() if name not in (*_BESIDE, *given)}
+    values = list(_differences(told, settings_of_job(composer, [*choices, results])))
     settings = settings_of_job(composer, [*job, *values])
     plan = make_plan(settings)
     if plan.key != record["key"]:
@@ -153,6 +162,9 @@ def _choices(record: Record) -> list[str]:
     parts = [name for name in record["defense"]["parts"] if name in config_files("defense")]
     prior = (config["attack"].get("prior") or {}).get("name")
     known += [f"attack/prior={prior}"] if prior in config_files("attack/prior") else []
+    for group in _MORE:
+        name = (config.get(group) or {}).get("name")
+        known += [f"{group}={name}"] if name in config_files(group) else []
     return [*known, f"defense=[{','.join(parts)}]"]
 
 
