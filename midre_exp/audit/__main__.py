@@ -27,6 +27,7 @@ from midre_exp.audit.rungs import RUNGS, SYNTHETIC, Rung
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.answers import kept_answers
 from midre_exp.plan.config import config_files, digest, use_own_configs
+from midre_exp.plan.deployment import deployed_defense
 from midre_exp.plan.explain import explain
 from midre_exp.plan.publication import ignore_all
 from midre_exp.store.lock import sigterm_as_exit
@@ -103,7 +104,7 @@ def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     from midre_exp.audit.network import read_checkpoint
     from midre_exp.audit.page import write_page
     from midre_exp.audit.reading import Pictures, read_network
-    from midre_exp.audit.settings import Subject, free_processors
+    from midre_exp.audit.settings import Subject, free_processors, settings_for
     from midre_exp.audit.verdict import exit_code, judge_audit
 
     clock = Clock(60 * options.minutes)
@@ -133,6 +134,10 @@ def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     tried = climb(subject, clock, say, rungs)
     if options.defense is not None:
         reached = {one.rung: one.record["metrics"]["att_acc1"] for one in tried if one.record is not None}
+        settings = settings_for(subject, rungs[0].attack, retrained=(options.defense,))
+        if deployed_defense(settings):  # past which goes who holds the weights
+            met = {one: share for one, share in reached.items() if one.threat != "white_box"}
+            reached = met or reached
         rung = max(reached, key=lambda one: reached[one], default=rungs[0])
         again = [
             Rung(rung.attack, rung.threat, rung.needs, retrained=(name,))

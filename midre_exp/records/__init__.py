@@ -238,6 +238,7 @@ def update_record(path: Path, record: Record) -> None:
         *(
             "artifacts",
             "code",
+            "deployment",
             "defended",
             "protected",
             "open_set",

@@ -15,7 +15,7 @@ from torch import nn
 from defenses.mid import Bottleneck
 from midre_exp.attack import NOT_OPTIONS, Reconstructions
 from midre_exp.attack_run import run_attack
-from midre_exp.defense import compose_defenses
+from midre_exp.defense import Defense, compose_defenses
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, build, without
 from midre_exp.priors.base import initial_prior
@@ -23,7 +23,7 @@ from midre_exp.run import run
 from midre_exp.runtime import Runtime
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Output
-from midre_exp.threat import Victim
+from midre_exp.threat import Answer, Victim
 from tests.conftest import TINY, tiny_overrides
 
 DEFENSES = sorted(path.stem for path in (CONF_DIR / "defense").glob("*.yaml"))
@@ -59,24 +59,40 @@ def overlay(name: str) -> dict[str, Any]:
         return settings_of([f"defense={name}"])["defense"]
 
 
-def defended(defense: str) -> nn.Module:
-    """The untrained target in the form in which the defense has it attacked."""
+def composed(defense: str) -> Defense:
     given = settings("rlbmi")
     chosen = {defense: given["defense"][defense]} if defense in given["defense"] else overlay(defense)
-    made = compose_defenses(chosen)
-    model = assemble(given["target"], CLASSES, made, seed=0)
+    return compose_defenses(chosen)
+
+
+def defended(defense: str) -> nn.Module:
+    """The untrained target in the form in which the defense has it attacked."""
+    made = composed(defense)
+    model = assemble(settings("rlbmi")["target"], CLASSES, made, seed=0)
     made.on_inference(model)
     return model.eval()
 
 
-def attacked(attack: str, model: nn.Module, work, **changes) -> tuple[Reconstructions, int]:
+def answer_of(defense: str, model: nn.Module) -> Answer:
+    """What the target answers under the defense, calibrated on noise."""
+    made, shown = composed(defense), torch.rand(2 * CLASSES, 3, 32, 32, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        probabilities = model(shown).logits.softmax(1)
+    labels = torch.arange(CLASSES).repeat(2)
+    made.deploy(made.calibrate(probabilities, (255 * shown).byte(), labels, key="it"), key="it")
+    return made.answer
+
+
+def attacked(
+    attack: str, model: nn.Module, work, answer: Answer | None = None, **changes
+) -> tuple[Reconstructions, int]:
     """What the attack leaves, and how many images the network was really shown by it."""
     node = settings(attack)["attack"]
     made = build({**without(node, *NOT_OPTIONS), **changes})
     prior = initial_prior(node["prior"], (), num_classes=CLASSES)
     shown = []
     model.register_forward_hook(lambda module, inputs, output: shown.append(len(inputs[0])))
-    target = Victim.of(model, CLASSES, made.threat)
+    target = Victim.of(model, CLASSES, made.threat, answer)
     found = run_attack(made, target, prior, seed=0, work=work, runtime=Runtime(quiet=True))
     asked = sum(shown) - len(found.labels)  # the picture handed in is looked at once more, not by the attack
     assert int(found.queries.sum()) == target.queries == asked
@@ -87,7 +103,8 @@ def attacked(attack: str, model: nn.Module, work, **changes) -> tuple[Reconstruc
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_it_runs_with_exact_counts(attack, defense, tmp_path):
-    found, asked = attacked(attack, defended(defense), tmp_path)
+    model = defended(defense)
+    found, asked = attacked(attack, model, tmp_path, answer_of(defense, model))
     if attack == "rlbmi":
         assert found.queries.tolist() == [12 * 2] * IDENTITIES
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from defenses.ssd import COPIES
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import without
 from midre_exp.plan.deployment import NETWORK_CONFIDENCE, trained_defense
@@ -18,6 +19,7 @@ from midre_exp.run import run
 from midre_exp.stages import make_plan
 from midre_exp.stages.deployment import every_second
 from midre_exp.store.store import Store
+from midre_exp.threat import Threat, Victim
 from tests.conftest import resolved, tiny_overrides
 
 RLBMI = (
@@ -125,3 +127,34 @@ def test_an_attack_on_scores_meets_the_answers_and_the_network_is_told_beside_th
     assert set(found["confidence"].tolist()) <= {0.0, 1.0}  # one-hot scores
     assert bool(((found[NETWORK_CONFIDENCE] > 0) & (found[NETWORK_CONFIDENCE] < 1)).all())
     assert attack.metrics[NETWORK_CONFIDENCE] == pytest.approx(float(found[NETWORK_CONFIDENCE].mean()))
+
+
+def test_who_knows_it_and_sees_scores_asks_copies_and_pays_for_them(tmp_path: Path, stocked: Path) -> None:
+    tiny = [one for one in tiny_overrides(tmp_path) if "attack.steps" not in one]
+    known = ["defense=[nls,ssd]", "attack.informed=true", "attack.max_queries=48"]
+    settings = resolved([*tiny, *RLBMI, *known])
+    record = record_of(run(settings))
+    told = record["informed"]
+    assert told["copies"] == len(told["asked"]) == COPIES and told["places"] == ["answers"]
+    # the margin of logits and its gradient are nothing for one who sees answers
+    assert list(told["reasons"]) == ["ssd"] and told["silent"] == ["nls"] and told["identity_loss"] is None
+    # 2 queries an episode, each of so many copies: 3 of the 12 episodes
+    assert record["queries_per_identity"] == {"mean": 48, "min": 48, "max": 48}
+
+
+def test_too_few_queries_for_the_copies_of_one_episode_are_told_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    tiny = [one for one in tiny_overrides(tmp_path) if "attack.steps" not in one]
+    settings = resolved([*tiny, *RLBMI, "defense=ssd", "attack.informed=true", "attack.max_queries=8"])
+    with pytest.raises(ConfigError, match=r"attack\.max_queries=8 is less than the 16 of one episode"):
+        run(settings)
+    assert not list((tmp_path / "store").glob("target/*"))
+
+
+def test_averaged_answers_are_the_mean_over_copies_and_each_is_a_query() -> None:
+    images = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    victim = Victim.of(lambda shown: 5 * shown.mean((2, 3)), 3, Threat.SCORES)
+    averaged = victim.averaged([lambda shown: shown, lambda shown: 1 - shown])
+    expected = (victim.scores(images) + victim.scores(1 - images)) / 2
+    assert torch.equal(averaged.scores(images), expected) and averaged.queries == 6

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from midre_exp.threat import Victim
+from midre_exp.threat import Threat, Victim
 from midre_exp.worst_case.checks import check_target, liking, views_of
 
 CLASSES = 4
@@ -83,3 +83,15 @@ def test_liking_is_a_mean_over_the_same_views_whatever_the_order():
     assert len(seen) == 12
     assert found == pytest.approx(seen.mean(0)[torch.arange(3), labels].detach(), abs=1e-9)
     assert liking(victim, images.flip(0), labels.flip(0), cpu).flip(0) == pytest.approx(found, abs=1e-7)
+
+
+def test_what_answers_at_deployment_is_asked_again_too():
+    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels, network = torch.arange(8) % CLASSES, Straight()
+
+    def differing(answer):
+        deployed = Victim.of(network, CLASSES, Threat.SCORES, answer)
+        return check_target(Victim.of(network, CLASSES), images, labels, deployed).repeat_max_difference
+
+    assert differing(lambda probabilities, images: probabilities.round(decimals=1)) == 0
+    assert differing(lambda probabilities, images: (probabilities + torch.rand(8, CLASSES)) / 2) > 1e-2

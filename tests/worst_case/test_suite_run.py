@@ -12,6 +12,7 @@ from midre_exp.errors import StoreError
 from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import OWN_CONFIGS
 from midre_exp.records import read_record
+from midre_exp.report.tables.notes import answers_of
 from midre_exp.stages import make_plan
 from midre_exp.sweep import job
 from midre_exp.sweep.finished import is_finished
@@ -135,3 +136,17 @@ def test_alarms_fire_on_a_defense_that_masks_gradients(suite, tmp_path, monkeypa
     assert sorted(record["alarms"]["suite"]) == sorted(alarms.values())
     assert record["suite"]["checks"]["zero_gradient_share"] == 1
     assert torch.tensor(record["suite"]["members"]["gmi"]["hits"]).isfinite().all()
+
+
+def test_of_answers_drawn_anew_an_alarm_is_raised_and_the_members_that_meet_them_are_told(suite):
+    settings = suite("defense=ssd", "defense.ssd.seed=call", "defense.ssd.eps=2")
+    record = read_record(Path(job.carry_out(settings)))
+    assert record["deployment"]["bypassed"] is False  # by the attack on labels
+    members = record["suite"]["members"]
+    assert {name for name, one in members.items() if "deployment" in one["artifacts"]} == set(members)
+    assert record["metrics"]["acc"] == record["deployment"]["acc"]
+    assert "deployment" in record["artifacts"] and record["metrics"]["network_acc"] >= 0
+    assert "randomised" in record["suite"]["alarms"]
+    assert any("defense.ssd.seed=call" in sentence for sentence in record["alarms"]["deployment"])
+    (sentence,) = answers_of([record])
+    assert "Members of the suite that hold the network go past these answers" in sentence
