@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from inspect import isfunction
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,13 @@ from midre_exp.numerics import Numerics
 from midre_exp.targets.base import Classifier, Output
 
 _Choice = TypeVar("_Choice")
+#: The hooks of a defense at deployment, and of a training.
+_DEPLOYMENT = ("informed", "calibrate", "deploy", "answer", "measure_answers", "answer_alarms")
+_TRAINING = [
+    name
+    for name, hook in vars(Defense).items()
+    if isfunction(hook) and not name.startswith("_") and name not in _DEPLOYMENT
+]
 
 
 class Composed(Defense):
@@ -55,12 +63,18 @@ class Composed(Defense):
         """Raise ConfigError for a part whose answers nobody would get to see, or that makes no difference."""
         last = None
         for name, part in self.parts.items():
-            answers = type(part).answer is not Defense.answer
+            answers = _overrides(part, "answer")
             if answers and "deployment" not in part.acts_at:
                 raise ConfigError(
                     f"defense.{name} is a {type(part).__name__}, which has an answer of its own and does not "
                     'say so; give the class acts_at = frozenset({"deployment"}), with "training" if it also '
                     "shapes the network"
+                )
+            shapes = next((hook for hook in _TRAINING if _overrides(part, hook)), None)
+            if shapes is not None and "training" not in part.acts_at:
+                raise ConfigError(
+                    f"defense.{name} is a {type(part).__name__}, which overrides {shapes} and says that it "
+                    'acts at deployment alone; add "training" to the acts_at of the class'
                 )
             if answers and last is not None:
                 raise ConfigError(
@@ -263,6 +277,11 @@ class Composed(Defense):
             for name, part in self.parts.items()
             for key, value in part.reports(output, batch).items()
         }
+
+
+def _overrides(part: Defense, hook: str) -> bool:
+    """Whether a defense has a hook of its own."""
+    return getattr(type(part), hook) is not getattr(Defense, hook)
 
 
 def _first(choices: Iterable[_Choice | None]) -> _Choice | None:

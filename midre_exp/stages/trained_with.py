@@ -15,7 +15,7 @@ from typing import Any
 from midre_exp.cards.named import with_files
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import Settings, trusted_packages
-from midre_exp.plan.deployment import trained_defense
+from midre_exp.plan.deployment import deployed_defense, trained_defense
 from midre_exp.plan.digests import first_difference
 from midre_exp.weights.formats import metadata
 
@@ -40,10 +40,10 @@ def check_trained_with(settings: Settings) -> None:
     if told is not None:
         differs = _difference(told, chosen)
         if differs:
-            choice = ",".join(_names(told)) or _NONE
+            choice, answering = ",".join(_names(told)) or _NONE, [*deployed_defense(settings)]
             raise ConfigError(
                 f"target.checkpoint={path} was trained with {choice}, as it says itself, and this run has "
-                f"another defense ({differs}); choose defense={_as_choice(_names(told))}"
+                f"another defense ({differs}); choose defense={_as_choice([*_names(told), *answering])}"
             )
         if stated not in (None, _names(told)):
             raise ConfigError(

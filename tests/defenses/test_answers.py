@@ -100,6 +100,13 @@ class Silent(Defense):
         return probabilities / 2
 
 
+class Forgetful(Defense):
+    acts_at = frozenset({"deployment"})
+
+    def trained_epochs(self, epochs: int) -> int:
+        return 1
+
+
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
@@ -115,6 +122,7 @@ class Silent(Defense):
             {"labels_only": LabelsOnly(), "ssd": ssd()},
             "ssd comes after labels_only, .* name labels_only last",
         ),
+        ({"own": Forgetful()}, r"own is a Forgetful, which overrides trained_epochs .* add \"training\""),
         ({"own": Silent()}, r"defense\.own is a Silent, which has an answer .* give the class acts_at"),
     ],
 )
