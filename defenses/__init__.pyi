@@ -1,5 +1,7 @@
 # The package's public names, each with the module that holds it; loaded when first used.
 # These names, not the modules, stand in configs and keys.
+from .adversarial_training import AdversarialTraining as AdversarialTraining
+from .atat import ATAT as ATAT
 from .base import Batch as Batch
 from .base import Classify as Classify
 from .base import Companions as Companions
@@ -61,5 +63,6 @@ from .ssf import SSF as SSF
 from .tldmi import TLDMI as TLDMI
 from .top_k import TopK as TopK
 from .top_k import keep_largest as keep_largest
+from .trapmid import TrapMID as TrapMID
 from .tts import TTS as TTS
 from .weight_decay import WeightDecay as WeightDecay

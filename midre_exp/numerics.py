@@ -31,6 +31,10 @@ PRIOR_CALLS = ("generate", "realism", "synthesise", "run_blocks")
 _CUBLAS, _IN_ONE_ORDER = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
+#: Of the numbers that networks multiply: half the distance of two neighbours near 1.
+ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
+
+
 @dataclass(frozen=True)
 class Numerics:
     """How the networks of a run compute (conf/numerics/strict.yaml says what each option costs)."""

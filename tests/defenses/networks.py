@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,12 @@ def train_node(
     *,
     device: torch.device = CPU,
     others: Dataset | None = None,
+    seconds: float | None = None,
     **parts: Defense,
 ) -> tuple[Classifier, dict[str, float], list[dict[str, float]]]:
     """The same for the network of a node ``model``, which may also be one that a test defines."""
     work.mkdir(exist_ok=True)
+    runtime = Runtime(quiet=True, device=device)
     settings = {"name": "small", "model": node, "weights": None, "recipe": {**RECIPE, **recipe}}
     return train_classifier(
         settings,
@@ -91,7 +94,7 @@ def train_node(
         compose(**parts),
         seed=0,
         work=work,
-        runtime=Runtime(quiet=True, device=device),
+        runtime=runtime if seconds is None else replace(runtime, checkpoint_seconds=seconds),
         title="t",
         trusted=("tests",),
         others=others or Others(),
