@@ -31,7 +31,7 @@ from midre_exp.plan.ranges import BelowOne, Share
 from midre_exp.seeding import generator as seeded
 from midre_exp.seeding import moved
 from midre_exp.targets.base import Classifier, Output
-from midre_exp.targets.training.module import learning_rates
+from midre_exp.targets.training.schedule import learning_rates
 
 #: Whether triggers follow their gradient, or stay as they were drawn.
 TRIGGERS = ("trained", "fixed")

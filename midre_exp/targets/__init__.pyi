@@ -20,7 +20,7 @@ from .base import Output as Output
 from .factory import build_target as build_target
 from .factory import load_checkpoint as load_checkpoint
 from .training.label_order import likely_order as likely_order
-from .training.module import learning_rates as learning_rates
 from .training.published import published_classifier as published_classifier
+from .training.schedule import learning_rates as learning_rates
 from .training.train import checked_recipe as checked_recipe
 from .training.train import train_classifier as train_classifier

@@ -18,7 +18,7 @@ from attacks.ppa import PPA
 from midre_exp.attack import Attack
 from midre_exp.metrics import accuracy, distance
 from midre_exp.priors.gan import wgan
-from midre_exp.targets.training.module import learning_rates
+from midre_exp.targets.training.schedule import learning_rates
 from tests.fidelity import (
     test_gan_trainings,
     test_low_resolution,

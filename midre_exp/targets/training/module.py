@@ -23,6 +23,7 @@ from midre_exp.targets.predict import hits
 from midre_exp.targets.training.batch import Batch, EpochBatches, TrainingProgress
 from midre_exp.targets.training.gathered import own_rows
 from midre_exp.targets.training.hooks import DefenseHooks
+from midre_exp.targets.training.schedule import learning_rates
 from midre_exp.weights.finite import few, not_finite
 
 #: Of a training that diverged; who knows the place of the recipe in a config says more.
@@ -395,22 +396,3 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
-
-
-def learning_rates(recipe: Mapping[str, Any], *, trusted: tuple[str, ...] = ()) -> list[float]:
-    """The learning rate of every epoch under the recipe's scheduler, played through once on a stand-in
-    parameter.
-
-    A table instead of a stepping scheduler, because Lightning saves a checkpoint before it steps schedulers,
-    so that a resumed run would lag one epoch behind.
-    """
-    stand_in, kind = [torch.nn.Parameter(torch.zeros(1))], torch.optim.lr_scheduler.LRScheduler
-    optimizer = build(recipe["optimizer"], stand_in, kind=torch.optim.Optimizer, trusted=trusted)
-    scheduler = recipe["scheduler"] and build(recipe["scheduler"], optimizer, kind=kind, trusted=trusted)
-    rates = []
-    for _ in range(int(recipe["epochs"])):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        if scheduler and len(rates) < int(recipe["epochs"]):  # some schedulers refuse a step past their end
-            scheduler.step()
-    return rates

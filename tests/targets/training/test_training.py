@@ -23,7 +23,8 @@ from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import hits, predicted_classes
 from midre_exp.targets.training.batch import Shuffled
-from midre_exp.targets.training.module import ClassifierModule, learning_rates, next_batch
+from midre_exp.targets.training.module import ClassifierModule, next_batch
+from midre_exp.targets.training.schedule import learning_rates
 from midre_exp.targets.training.train import train_classifier
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import not_finite
