@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defenses import Batch, Defense, compose
+from defenses import Batch, Composed, Defense, compose
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.training.module import ClassifierModule
 from tests.golden.toy import fill_in_double
@@ -58,12 +58,17 @@ def assert_like(found: Mapping[str, Tensor], golden: Mapping[str, Any], toleranc
             assert torch.allclose(value, theirs, rtol=0, atol=tolerance), name
 
 
+def composed(defense: Defense) -> Composed:
+    """A defense as the engine has it."""
+    return defense if isinstance(defense, Composed) else compose(it=defense)
+
+
 class Steps:
     """Training steps of a defense on the toy network, as the engine makes them."""
 
     def __init__(self, defense: Defense, model: Toy, optimizer: Mapping[str, Any]):
         recipe = {"epochs": 1, "augment": [], "optimizer": dict(optimizer), "scheduler": None}
-        self.module = ClassifierModule(model, compose(it=defense), recipe, seed=0)
+        self.module = ClassifierModule(model, composed(defense), recipe, seed=0)
         self.module._augment = Batch  # type: ignore[method-assign, assignment]  # images are no 8 bits
         self.module.train()
         self.optimizer = self.module.configure_optimizers()
