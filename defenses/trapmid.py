@@ -150,7 +150,7 @@ class TrapMID(Defense):
     """
 
     conflicts: ClassVar[Mapping[str, str]] = {
-        "BiDO": "bido compares the images of batches it chooses, and half of each forward would be triggered",
+        **dict.fromkeys(("BiDO", "BiDOPlus"), "half of the images whose kernels bido compares show triggers"),
         "CutMix": "an image of two identities has no trigger class of its own",
         "MID": "triggers ask the network outside training, where mid draws noise that no checkpoint keeps",
         "DPSGD": "dpsgd takes the gradients of every forward apart, and triggers need forwards of their own",

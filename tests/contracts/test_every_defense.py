@@ -123,7 +123,11 @@ REFUSED_PAIRS = {
     frozenset({"adversarial_training", "fe"}): "squares it cannot know",
     frozenset({"atat", "trapmid"}): "without those of the other",
     frozenset({"adversarial_training", "trapmid"}): "forgets triggers",
-    frozenset({"trapmid", "bido"}): "half of each forward",
+    frozenset({"trapmid", "bido"}): "half of the images",
+    frozenset({"trapmid", "bido_plus"}): "half of the images",
+    frozenset({"trapmid", "dpsgd"}): "every forward apart",
+    frozenset({"atat", "dpsgd"}): "every forward apart",
+    frozenset({"adversarial_training", "dpsgd"}): "every forward apart",
     frozenset({"trapmid", "cutmix"}): "no trigger class",
     frozenset({"trapmid", "mid"}): "no checkpoint keeps",
 }

@@ -24,7 +24,7 @@ from defenses.atat import other_classes
 from defenses.parts import pgd as pgd_module
 from defenses.parts.pgd import in_eval_mode, pgd
 from midre_exp.errors import ConfigError
-from midre_exp.stages.classifier import check_rounding
+from midre_exp.numerics import Numerics
 from midre_exp.targets.base import Output
 from tests.defenses.toy import ADAM, Steps, Toy, assert_like
 
@@ -228,11 +228,9 @@ def test_what_contradicts_it_is_refused_with_the_reason(other: str) -> None:
 
 def test_numerics_that_round_its_pushes_away_are_refused() -> None:
     both = compose(midre=build_defense("midre"), it=atat())
-    assert both.finest_change == pytest.approx(5e-5)
-    assert compose().finest_change == float("inf") == atat(eps=0).finest_change
     for precision in ("tf32", "bf16"):
         with pytest.raises(ConfigError, match=rf"{precision} rounds away .* 5e-05 .*AT-AT.*numerics=strict"):
-            check_rounding({"numerics": {"precision": precision}}, both)
-    check_rounding({"numerics": {"precision": "float32"}}, both)
-    check_rounding({"numerics": {"precision": "bf16"}}, compose())
-    check_rounding({"numerics": {"precision": "tf32"}}, compose(it=atat(eps=1 / 255)))
+            both.check_execution(numerics=Numerics(precision=precision), devices=1)  # type: ignore[arg-type]
+    both.check_execution(numerics=Numerics(), devices=2)
+    compose(it=atat(eps=0)).check_execution(numerics=Numerics(precision="bf16"), devices=1)
+    compose(it=atat(eps=1 / 255)).check_execution(numerics=Numerics(precision="tf32"), devices=1)
