@@ -20,6 +20,7 @@ from .parts.expectation import Expectation as Expectation
 from .parts.final_selection import FinalSelection as FinalSelection
 from .parts.gradient_attack import GradientAttack as GradientAttack
 from .parts.initial_selection import InitialSelection as InitialSelection
+from .parts.long_tailed import LongTailedSurrogate as LongTailedSurrogate
 from .parts.p_space import Energy as Energy
 from .parts.p_space import NaiveBox as NaiveBox
 from .parts.p_space import NormalBox as NormalBox
@@ -32,3 +33,4 @@ from .parts.views import GaussianNoise as GaussianNoise
 from .plgmi import PLGMI as PLGMI
 from .ppa import PPA as PPA
 from .rlbmi import RLBMI as RLBMI
+from .smile import SMILE as SMILE

@@ -61,7 +61,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         evaluator = build(stages.evaluator, parts.evaluation, parts.undefended, its_start)
         features = build(stages.features, parts.evaluation, evaluator)
         prior = build(stages.prior, parts.public, target, deployment)
-        surrogates = build(stages.surrogates, parts.public, target, deployment)
+        surrogates = build(stages.surrogates, parts.public, target, deployment, prior)
         candidates = build(stages.candidates, prior)
         attack = build(stages.attack, target, prior, surrogates, candidates, evaluator, deployment)
         metrics = build(stages.metrics, attack, evaluator, parts.evaluation, features, prior)

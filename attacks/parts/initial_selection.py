@@ -168,7 +168,7 @@ class InitialSelection:
         streams = shared_rng.copies(len(codes))
 
         def scores(images: Tensor) -> Tensor:
-            return self._ask(victim, images, score)
+            return self.ask(victim, images, score)
 
         def ask(part: slice) -> Tensor:
             if self.pictures is not None:
@@ -189,11 +189,15 @@ class InitialSelection:
         """The victim's probabilities [m, k] of the images of codes [m, w_dim], truncated, after
         ``transforms``; with ``flip`` the mean with those of the mirror images.
         """
-        return self._ask(victim, apply(transforms, self.render(prior, codes)))
+        return self.ask(victim, apply(transforms, self.render(prior, codes)))
 
-    def _ask(
+    def ask(
         self, victim: WhiteBoxVictim | ScoreVictim, images: Tensor, score: Score = probabilities
     ) -> Tensor:
+        """The victim's probabilities [m, k] of images, or another ``score``; with ``flip`` the mean with
+        those of the mirrored ones.
+        """
+
         def query(images: Tensor) -> Tensor:
             if isinstance(victim, WhiteBoxVictim):
                 return score(victim(images).logits)

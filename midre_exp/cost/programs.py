@@ -44,11 +44,12 @@ from midre_exp.stages.extraction import kept_of, student_node
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
 from midre_exp.stages.victim import answering_parts, informed_network
+from midre_exp.surrogates.base import Surrogates
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
 from midre_exp.targets.training.module import ClassifierModule
-from midre_exp.threat import AnyVictim, Victim, WhiteBoxVictim
+from midre_exp.threat import AnyVictim, Victim
 
 #: Estimates per identity of BREP-MI, which ends by its patience: that, and half as much until then.
 _BEYOND_PATIENCE = 1.5
@@ -248,18 +249,21 @@ class _Run:
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(prior))
 
     def surrogates(self) -> Counted:
-        """Questions to the target and the training of the students."""
-        victim, made = self.victim(), self.students()
-        with self.counter.phase("training"):
-            made.fit(self.images.public, victim, seed=0, work=Path(), runtime=self.runtime())
+        """Questions to the target and the training of what learns its answers."""
+        made = self.prepared()
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(made))
 
-    def students(self) -> Any:
-        """Untrained; library weights are not fetched."""
+    def prepared(self) -> Surrogates:
+        """Surrogates after their training, which is a phase; weights of others are not fetched."""
         node = {**self.settings["attack"]["surrogates"]}
         if "weights" in node:
             node["weights"] = None
-        return surrogates.initial_surrogates(node, self.sizes.classes, self.trusted)
+        made = surrogates.initial_surrogates(node, self.sizes.classes, self.trusted)
+        prior = self.untrained_prior().eval().requires_grad_(False) if made.uses_prior else None
+        public = None if made.uses_prior else self.images.public
+        with self.counter.phase("training"):
+            made.fit(public, self.victim(), prior=prior, seed=0, work=Path(), runtime=self.runtime())
+        return made
 
     def attack(self) -> Counted:
         """Starts, optimisation, selection. Of the optimisation a chunk is counted, and one group beside it
@@ -272,11 +276,8 @@ class _Run:
         victim = attack.asking(victim)
         prior.eval().requires_grad_(False)
         if self.settings["attack"].get("surrogates"):
-            made = self.students()
-            pixels = int(self.settings["resolution"])
-            seen = cast(WhiteBoxVictim, victim)(torch.empty(1, 3, pixels, pixels)).features
-            made.feature_mean, made.feature_std = torch.empty_like(seen[0]), torch.empty_like(seen[0])
-            attack.surrogates = made.eval().requires_grad_(False)
+            attack.surrogates = self.prepared().eval().requires_grad_(False)
+            self.counter.phases.pop()  # another stage's
         items = torch.arange(attack.identities).repeat_interleave(attack.restarts)
         shared = ItemRNG(0, "attack", items=torch.zeros(1, dtype=torch.long))
         group = min(attack.group_size, len(items))

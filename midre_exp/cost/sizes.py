@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from midre_exp.cards import card_of, usual_images
 from midre_exp.errors import UserError
-from midre_exp.plan.config import Settings
+from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.plan.keys import is_pretrained_here, learns_from_others, node_of, reads_public
 from midre_exp.stages.base import Remember
 from midre_exp.stages.requirements import dataset_of, images_of
@@ -41,7 +41,8 @@ class Sizes:
 
 def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     """Those of a run; None where neither the data nor its documentation tells."""
-    public = _images(settings, "public", remember) if reads_public(settings["attack"]) else 0
+    learns = reads_public(settings["attack"], trusted_packages(settings))
+    public = _images(settings, "public", remember) if learns else 0
     private = _classified(settings, "private", remember)
     roles = {"target": "pretraining", "evaluator": "evaluator_pretraining"}
     pools = [name for role, name in roles.items() if is_pretrained_here(settings[role])]

@@ -16,7 +16,7 @@ from midre_exp.doctor import requirements
 from midre_exp.doctor.environment import main_memory
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.numerics import make_numerics
-from midre_exp.plan.config import Settings, digest
+from midre_exp.plan.config import Settings, digest, trusted_packages
 from midre_exp.plan.keys import learns_from_others, node_of, reads_public
 from midre_exp.runtime import choose_device
 from midre_exp.stages import (
@@ -76,7 +76,8 @@ class Checks:
 
     def _bytes_of_images(self, settings: Settings) -> int:
         """Bytes of every data set the run reads, decoded; of one that is not here, by its card."""
-        names = ["private", "evaluation", *(["public"] if reads_public(settings["attack"]) else [])]
+        learns = reads_public(settings["attack"], trusted_packages(settings))
+        names = ["private", "evaluation", *(["public"] if learns else [])]
         names += [stage.name for stage in (pretraining, evaluator_pretraining) if stage.is_part_of(settings)]
         names += ["others"] if learns_from_others(settings) else []
         judges = {"verification": verifier, "traits": trait_reader}

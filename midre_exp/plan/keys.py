@@ -244,11 +244,25 @@ def uses_target(prior: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:
     return answer(["uses_target", target], look, trusted)
 
 
-def reads_public(attack: Mapping[str, Any]) -> bool:
-    """Whether an attack learns from public images here: not one whose generator is loaded ready and that
-    prepares nothing else.
+def uses_prior(surrogates: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:
+    """Whether surrogates learn from pictures of the attack's prior in place of public images. Raises
+    ConfigError as ``build``.
     """
-    return bool(attack.get("surrogates")) or not is_pretrained(attack["prior"])
+    target = surrogates["_target_"]
+
+    def look() -> bool:
+        found: Any = named_class(target, "midre_exp.surrogates.base.Surrogates", trusted)
+        return bool(found.uses_prior)
+
+    return answer(["uses_prior", target], look, trusted)
+
+
+def reads_public(attack: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:
+    """Whether an attack learns from public images here: not one whose generator is loaded ready and that
+    prepares nothing else of them.
+    """
+    prepared = attack.get("surrogates")
+    return bool(prepared and not uses_prior(prepared, trusted)) or not is_pretrained(attack["prior"])
 
 
 def is_pretrained(prior: Mapping[str, Any]) -> bool:

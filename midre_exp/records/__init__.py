@@ -125,6 +125,7 @@ def make_record(
         "start": starts(settings, artifacts),
         "queries": attack["queries"],
         "queries_per_identity": attack["queries_per_identity"],
+        **({"queries_before": before} if (before := _queries_before(artifacts)) else {}),
         "threat": attack["threat"],
         # an attack that was split took what its shards took
         "seconds": {
@@ -195,6 +196,12 @@ def best_epoch(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"accuracy_best_epoch_official": accuracy, "best_epoch_official": -epoch}
 
 
+def _queries_before(artifacts: Mapping[str, Artifact]) -> int:
+    """How many images the target classified for what was prepared against it, as far as that was counted."""
+    prepared = [artifacts[name] for name in ("prior", "surrogates") if name in artifacts]
+    return sum(int(artifact.metrics.get("queries", 0)) for artifact in prepared)
+
+
 def _line(sentence: object) -> str:
     """A sentence as a line of text, whatever stands in the names of files that it tells of."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(sentence))
@@ -232,6 +239,7 @@ def update_record(path: Path, record: Record) -> None:
             "alarms",
             "counts",
             "queries",
+            "queries_before",
             "seconds",
             "suite",
         ),

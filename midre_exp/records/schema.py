@@ -244,6 +244,8 @@ class Record(TypedDict, total=False):
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
     queries: int  # of the target during the attack
     queries_per_identity: dict[str, float]  # mean, min, max
+    #: of the target for what was prepared against it (surrogates); of one preparation, which others may share
+    queries_before: int
     deployment: DeploymentEntry  # of a defense that changes what the deployed target answers
     informed: InformedEntry  # of an attack that knew the defense
     #: What a defense says of the training of the target, by its name: how many images of which kind, privacy
@@ -495,6 +497,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "jury": _JURY,
     "queries": _NUMBER,
     "queries_per_identity": _NUMBERS,
+    "queries_before": _COUNT,
     "informed": _INFORMED,
     "deployment": _DEPLOYMENT,
     "threat": _LINE,

@@ -35,7 +35,7 @@ class PriorStage(Stage):
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
         attack = settings["attack"]
         return {
-            "data": fingerprint("public") if reads_public(attack) else None,
+            "data": fingerprint("public") if reads_public(attack, trusted_packages(settings)) else None,
             "prior": attack["prior"],
         }
 
@@ -100,7 +100,7 @@ class PriorStage(Stage):
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         node = settings["attack"]["prior"]
-        if reads_public(settings["attack"]):
+        if reads_public(settings["attack"], trusted_packages(settings)):
             yield from data_needs(settings, "public", remember)
         yield from named_needs(settings, "attack.prior")
         if is_pretrained(node):

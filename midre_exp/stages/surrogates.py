@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from midre_exp import surrogates
 from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.plan.deployment import asks_answers
+from midre_exp.plan.keys import uses_prior
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
+from midre_exp.stages.judging import ready
 from midre_exp.stages.preflight import check_files, make_once
+from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import data_needs, named_needs
 from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import VICTIM, load_victim
@@ -36,29 +39,45 @@ class SurrogatesStage(Stage):
         return bool(settings["attack"].get("surrogates"))
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
-        return {"data": fingerprint("public"), "surrogates": settings["attack"]["surrogates"]}
+        data = None if of_prior(settings) else fingerprint("public")
+        return {"data": data, "surrogates": settings["attack"]["surrogates"]}
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
-        return ("target", *(("deployment",) if asks_answers(settings) else ()))
+        answers = ("deployment",) if asks_answers(settings) else ()
+        return ("target", *answers, *(("prior",) if of_prior(settings) else ()))
 
     def check(self, settings: Settings, parts: Parts) -> None:
         node, classes = settings["attack"]["surrogates"], settings["attack"]["identities"]
         check_files("attack.surrogates", node)
         make_once(partial(surrogates.initial_surrogates, node, classes, trusted_packages(settings)))
 
-    def make(self, job: Job, public: Dataset, target: Artifact, deployment: Artifact | None = None) -> None:
+    def make(
+        self,
+        job: Job,
+        public: Dataset,
+        target: Artifact,
+        deployment: Artifact | None = None,
+        prior: Artifact | None = None,
+    ) -> None:
+        """Of pictures of the ``prior`` where the class says so, else of public images."""
         from midre_exp.data.duplicates import public_duplicates  # planning loads this module, and no torch
         from midre_exp.weights.finite import require_finite  # planning loads this module, and no torch
 
-        node = job.settings["attack"]["surrogates"]
-        alarms = public_duplicates(job.parts.private, public, job.store.root)
-        images, victim = public.load("public"), load_victim(job, target, deployment)
+        node, victim = job.settings["attack"]["surrogates"], load_victim(job, target, deployment)
         made = surrogates.initial_surrogates(node, victim.num_classes, job.trusted)
-        numbers = made.fit(images, victim, seed=node["seed"], work=job.work.path, runtime=job.runtime)
+        images, generator, alarms = None, None, list[str]()
+        if prior is None:
+            alarms = public_duplicates(job.parts.private, public, job.store.root)
+            images = public.load("public")
+        else:
+            generator = ready(job, PriorStage().load(job.settings, prior, victim.num_classes))
+        numbers = made.fit(
+            images, victim, prior=generator, seed=node["seed"], work=job.work.path, runtime=job.runtime
+        )
         victim.check_answers()
         require_finite(made.state_dict(), "the surrogates", "lower attack.surrogates.lr")
         job.work.save_tensors("weights", made.state_dict())
-        job.work.metrics.update(numbers, counts={"public": len(images)})
+        job.work.metrics.update(numbers, counts={"public": 0 if images is None else len(images)})
         if alarms:
             job.work.metrics["alarms"] = alarms
 
@@ -79,5 +98,11 @@ class SurrogatesStage(Stage):
         return f"{name} for {settings['target']['name']} with {'+'.join(settings['defense'])}"
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
-        yield from data_needs(settings, "public", remember)
+        if not of_prior(settings):
+            yield from data_needs(settings, "public", remember)
         yield from named_needs(settings, "attack.surrogates")
+
+
+def of_prior(settings: Settings) -> bool:
+    """Whether what a run prepares is made of pictures of its prior."""
+    return uses_prior(settings["attack"]["surrogates"], trusted_packages(settings))

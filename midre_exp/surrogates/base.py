@@ -1,5 +1,5 @@
-"""What an attack prepares against one target besides its prior: models or statistics made from public images
-and the victim's answers.
+"""What an attack prepares against one target besides its prior: models or statistics made from public images,
+or from pictures of the prior, and the victim's answers.
 
 A stage of its own, so that attacks which prepare the same thing (LOMMA+GMI and LOMMA+KedMI) share it.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.plan.config import build, without
+from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.targets.dropout import draw_on_the_cpu
@@ -35,12 +36,24 @@ class Surrogates(nn.Module):
         nn.Module.__init__(surrogates)
         return surrogates
 
+    #: Whether they are made of pictures of the attack's prior instead of public images: ``fit`` is then given
+    #: the trained prior, frozen and on the device, and no public images.
+    uses_prior: ClassVar[bool] = False
+
     @abstractmethod
     def fit(
-        self, public: ImageSet, victim: AnyVictim, *, seed: int, work: Path, runtime: Runtime
+        self,
+        public: ImageSet | None,
+        victim: AnyVictim,
+        *,
+        prior: Prior | None = None,
+        seed: int,
+        work: Path,
+        runtime: Runtime,
     ) -> dict[str, float]:
-        """Prepare in place on ``runtime.device`` and return final numbers. Continues from the checkpoints in
-        ``work`` with the same result as an unbroken run.
+        """Prepare in place on ``runtime.device`` and return final numbers, among them ``queries``, how many
+        images the victim classified for it. Continues from the checkpoints in ``work`` with the same result
+        as an unbroken run.
         """
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from midre_exp.errors import CheckpointError, ConfigError, DivergedError
 from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive, Width
 from midre_exp.plan.validate import require_counts, require_numbers
+from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.surrogates.student import Student
@@ -130,10 +131,17 @@ class LommaSurrogates(Surrogates):
         super().restore(tensors)
 
     def fit(
-        self, public: ImageSet, victim: AnyVictim, *, seed: int, work: Path, runtime: Runtime
+        self,
+        public: ImageSet | None,
+        victim: AnyVictim,
+        *,
+        prior: Prior | None = None,
+        seed: int,
+        work: Path,
+        runtime: Runtime,
     ) -> dict[str, float]:
         """Distil the students and take the statistics, or load published ones. Returns each student's last
-        losses.
+        losses and the ``queries``.
 
         The victim is asked at most once per public image. Raises ConfigError for a victim that is not
         white-box and for fewer images than a batch, DivergedError when training diverges, CheckpointError for
@@ -141,6 +149,8 @@ class LommaSurrogates(Surrogates):
         """
         if not isinstance(victim, WhiteBoxVictim):
             raise ConfigError("LOMMA reads the target's features; use it with a white-box attack")
+        if public is None:
+            raise ConfigError("LOMMA's surrogates are made of public images; hand them in")
         self.to(runtime.device)
         files = self.published_files
         published = set(files) - {"p_reg"}
@@ -155,11 +165,11 @@ class LommaSurrogates(Surrogates):
         logits = self._query(public.images, victim, train, seed, work / _ANSWERS, runtime)
         if "p_reg" in files:
             self._load_statistics(files["p_reg"])
-        numbers = (
-            self._distil(public.images, logits, seed, work / _CHECKPOINT, runtime)
-            if train
-            else dict[str, float]()
-        )
+        numbers: dict[str, float] = {
+            "queries": len(public) if train else min(self.statistics_images, len(public))
+        }
+        if train:
+            numbers.update(self._distil(public.images, logits, seed, work / _CHECKPOINT, runtime))
         self.eval()
         return numbers
 

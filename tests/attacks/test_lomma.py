@@ -226,7 +226,7 @@ def test_a_killed_distillation_continues_to_the_same_bytes_without_asking_again(
     runtime, target = Runtime(checkpoint_seconds=0), victim()
     numbers = whole.fit(public(), target, seed=3, work=tmp_path / "whole", runtime=runtime)
     assert target.queries == 40
-    assert set(numbers) == {"distillation_b0", "distillation_b1"}
+    assert set(numbers) == {"queries", "distillation_b0", "distillation_b1"} and numbers["queries"] == 40
     work = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         broken.fit(
@@ -321,7 +321,7 @@ def test_published_students_and_statistics_replace_preparation(tmp_path):
     paths["p_reg"] = str(tmp_path / "p_reg.pt")
     torch.save({"fea_mean": torch.ones(3), "fea_logvar": torch.full((3,), 2.0)}, paths["p_reg"])
     made = small(pretrained=paths)
-    assert made.fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime()) == {}
+    assert made.fit(public(), victim(), seed=0, work=tmp_path, runtime=Runtime()) == {"queries": 40}
     assert same(made.networks, source.networks)
     assert made.feature_mean.tolist() == [1, 1, 1] and made.feature_std.tolist() == [2, 2, 2]
 

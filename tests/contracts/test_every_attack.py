@@ -21,6 +21,7 @@ import attacks
 import attacks.factory
 import attacks.rlbmi
 from attacks import Attack, build_attack
+from attacks.parts.long_tailed import LongTailedSurrogate
 from defenses import Defense, NoDef, build_defense, compose
 from midre_exp.attack_run import merge_shards, run_attack, run_shard
 from midre_exp.errors import ConfigError, DivergedError, OutOfMemory
@@ -119,6 +120,20 @@ def statistics() -> LommaSurrogates:
     return made
 
 
+def surrogate_of_smile() -> LongTailedSurrogate:
+    """SMILE's surrogate of random weights, with the answers of ``Colours`` to twelve codes."""
+    node = choice("attack", "smile", scale="mini")["surrogates"]
+    few = {"search": {**node["search"], "size": 12}, "network": {**node["network"], "width": 0.0625}}
+    made = initial_surrogates(
+        {**node, **few, "bottleneck": 4, "image_to_target": [], "seed": 0}, num_classes=CLASSES
+    )
+    prior = prior_of("style")
+    with torch.no_grad():
+        made.codes = prior.codes(torch.randn(12, 12, generator=torch.Generator().manual_seed(1)))[:, 0]
+        made.answers = Colours()(prior.synthesise(made.codes).clamp(0, 1)).logits.log_softmax(1)
+    return made.eval().requires_grad_(False)
+
+
 PRIORS: dict[str, Callable[[], Prior]] = {"pixels": Pixels, "style": SmallStyle, "kedmi": small_kedmi}
 STYLE = {"search": {"size": 12, "cutoff": 3, "batch": 5}, "image_to_target": [], "picture": None}
 PPA = {**STYLE, "steps": 3, "kept": 1, "selection": {"views": 2}}
@@ -211,6 +226,12 @@ CASES = [
         "mirror", "style", {**STYLE, "steps": 4, "counted": "consistent", "informed": True}, None, SATURATED
     ),
     Case("ifgmi", "style", {**STYLE, "stages": PHASES, "informed": True}, defense=PASTING),
+    Case(
+        "smile",
+        "style",
+        {"image_to_target": [], "picture": None, "steps": 4, "proposals": 5, "step_size": 0.1},
+        surrogate_of_smile,
+    ),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "own"}),
     Case("rlbmi", "pixels", {**RLBMI, "draws": "shared"}),
     Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),

@@ -117,4 +117,6 @@ def test_published_weights_need_no_public_images():
     assert not is_pretrained({"pretrained": None})
     assert not is_pretrained({})
     assert not reads_public({"prior": {"pretrained": "ffhq.pkl"}})
-    assert reads_public({"prior": {"pretrained": "ffhq.pkl"}, "surrogates": {"name": "lomma"}})
+    loaded = {"pretrained": "ffhq.pkl"}
+    assert reads_public({"prior": loaded, "surrogates": {"_target_": "midre_exp.surrogates.LommaSurrogates"}})
+    assert not reads_public({"prior": loaded, "surrogates": {"_target_": "attacks.LongTailedSurrogate"}})

@@ -75,8 +75,8 @@ def comparison(records: Sequence[Record]) -> pd.DataFrame:
 def _by_run(records: Sequence[Record]) -> pd.DataFrame:
     """One row per record: ``KEYS``, seed, every metric, and ``n``, the number of reconstructions that count.
 
-    With an attack among them that sees only scores or labels also ``queries``, the mean per reconstruction,
-    and ``failed``, how many reconstructions are none by the attack's own rule.
+    With an attack among them that sees only scores or labels also ``queries``, the mean per reconstruction
+    with those for surrogates, and ``failed``, how many reconstructions are none by the attack's own rule.
     """
     limited = any_limited(records)
     rows = [
@@ -104,8 +104,8 @@ def any_limited(records: Sequence[Record]) -> bool:
 
 
 def _query_counts(record: Record) -> dict[str, float | None]:
-    counts = record["counts"]
-    return {"queries": record["queries"] / counts["reconstructions"], "failed": counts.get("failed")}
+    counts, asked = record["counts"], record["queries"] + record.get("queries_before", 0)
+    return {"queries": asked / counts["reconstructions"], "failed": counts.get("failed")}
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
@@ -141,8 +141,8 @@ def caption(title: str, records: Sequence[Record]) -> str:
     apart.
     """
     queries = (
-        "Queries are the mean per reconstruction; failed reconstructions, none by the attack's own rule, "
-        "count as missed. "
+        "Queries are the mean per reconstruction, with those for surrogates; failed reconstructions, none by "
+        "the attack's own rule, count as missed. "
         if any_limited(records)
         else ""
     )
