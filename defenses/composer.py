@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import isfunction
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ class Composed(Defense):
                 raise ConfigError(
                     f"defense.{name} is a {type(part).__name__}, which does not derive from defenses.Defense"
                 )
-        self.parts = {name: part for name, part in parts.items() if not isinstance(part, NoDef)}
+        self.parts = {name: part for name, part in _single(parts) if not isinstance(part, NoDef)}
         self.couples_images = any(part.couples_images for part in self.parts.values())
         owner: dict[str, str] = {}
         for name, part in self.parts.items():
@@ -282,6 +282,15 @@ class Composed(Defense):
 def _overrides(part: Defense, hook: str) -> bool:
     """Whether a defense has a hook of its own."""
     return getattr(type(part), hook) is not getattr(Defense, hook)
+
+
+def _single(parts: Mapping[str, Defense]) -> Iterator[tuple[str, Defense]]:
+    """The defenses by name, those of a composed one each by itself."""
+    for name, part in parts.items():
+        if isinstance(part, Composed):
+            yield from ((f"{name}.{inner}", own) for inner, own in part.parts.items())
+        else:
+            yield name, part
 
 
 def _first(choices: Iterable[_Choice | None]) -> _Choice | None:
