@@ -83,7 +83,8 @@ class IdentityBatches:
     fill a single batch.
     """
 
-    def __init__(self, labels: Tensor, *, identities: int, images: int, seed: int):
+    def __init__(self, labels: Tensor, *, identities: int, images: int, seed: int, name: str = "bido"):
+        """``name``: of the defense, in mistakes."""
         self.labels = labels.cpu()
         self.identities = identities
         self.images = images
@@ -91,10 +92,9 @@ class IdentityBatches:
         self.counts = self.labels.bincount()
         if (able := int((self.counts >= images).sum())) < identities:
             raise ConfigError(
-                f"defense.bido fills a batch with {images} images each of {identities} identities, but the "
-                "training "
-                f"set has only {able} identities with that many images; lower defense.bido.ids_per_batch or "
-                "images_per_id"
+                f"defense.{name} fills a batch with {images} images each of {identities} identities, but the "
+                f"training set has only {able} identities with that many images; lower "
+                f"defense.{name}.ids_per_batch or images_per_id"
             )
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
@@ -181,7 +181,9 @@ class BiDO(Defense):
                 f"defense.{self.name}.images_per_id={self.images_per_id} makes no batch of several images "
                 f"from recipe.batch_size={batch_size}; lower it, or set defense.{self.name}.ids_per_batch"
             )
-        return IdentityBatches(labels, identities=identities, images=self.images_per_id, seed=seed)
+        return IdentityBatches(
+            labels, identities=identities, images=self.images_per_id, seed=seed, name=self.name
+        )
 
     def taps(self, model: Classifier) -> Sequence[str]:
         """The layers, and the network's input where it counts."""

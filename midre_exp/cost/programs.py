@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from midre_exp import priors, stages, surrogates, targets
 from midre_exp.attack import Attack, AttackResult, apply, build_attack, to_uint8
@@ -33,7 +34,7 @@ from midre_exp.metrics.extractors import extractors
 from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.deployment import holds_network, trained_defense
-from midre_exp.plan.keys import is_pretrained, uses_target
+from midre_exp.plan.keys import is_pretrained, learns_from_others, uses_target
 from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.seeding import ItemRNG
@@ -126,6 +127,13 @@ def _images(count: int, pixels: int, classes: int) -> ImageSet:
     return ImageSet(images, labels, tuple(map(str, range(classes))))
 
 
+def _small(images: ImageSet) -> ImageSet:
+    """As many images with a content, of few pixels, and labels: as many of each class."""
+    count = len(images)
+    labels = torch.arange(count) % images.num_classes
+    return ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), labels, images.classes)
+
+
 @dataclass(frozen=True)
 class _Run:
     """One run, and the counter that watches it."""
@@ -178,26 +186,34 @@ class _Run:
     ) -> None:
         module = ClassifierModule(model, defense, recipe, seed=0, trusted=self.trusted)
         module.train()
+        with _disable_current_modes():  # whom images show, and which make up a batch, is known
+            if learns_from_others(self.settings):
+                defense.on_other_people(_small(self.images.pretraining), seed=0)
+            train = defense.on_dataset(_small(images), seed=0)
+            size, drop_last = int(recipe["batch_size"]), bool(recipe["drop_last"])
+            own = defense.sampler(train.labels, batch_size=size, drop_last=drop_last, seed=0)
+            sampler = own or Shuffled(len(train), batch_size=size, drop_last=drop_last, seed=0)
+            epochs = defense.trained_epochs(int(recipe["epochs"]))
+            batches = [len(rows) for rows in sampler.batches(epochs // 2)]
+            if learns_from_others(self.settings):
+                others = replace(_small(self.images.pretraining), images=self.images.pretraining.images)
+                defense.on_other_people(others, seed=0)
+        train = _images(len(train), images.images.shape[-1], images.num_classes)
         optimizer = module.configure_optimizers()
         for group in optimizer.param_groups:
             if "foreach" in group:
                 group["foreach"] = not group.get("fused")  # as on a GPU
-        epochs = defense.trained_epochs(int(recipe["epochs"]))
         when = epochs // 2
         trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=when, optimizers=[optimizer])
         module._trainer = cast(Any, trainer)
         module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
-        train = defense.on_dataset(images, seed=0)
         module.make_defense_state()
-        size, drop_last = int(recipe["batch_size"]), bool(recipe["drop_last"])
-        own = defense.sampler(train.labels, batch_size=size, drop_last=drop_last, seed=0)
-        sampler = own or Shuffled(len(train), batch_size=size, drop_last=drop_last, seed=0)
-        batches = sampler.batches(when)
         module.batches = cast(Any, SimpleNamespace(epoch=when))
         module.on_train_epoch_start()
         with self.counter.phase("training"), self.counter.repeated(epochs):
-            for rows in self.runtime().bar(batches, "training"):
+            for count in self.runtime().bar(batches, "training"):
                 optimizer.zero_grad()
+                rows = torch.empty(count, dtype=torch.int64)
                 batch = train.images[rows], train.labels[rows], rows
                 module.training_step(batch, 0).backward()
                 optimizer.step()
