@@ -184,8 +184,6 @@ class BiDO(Defense):
         return IdentityBatches(
             labels, identities=identities, images=self.images_per_id, seed=seed, name=self.name
         )
-            labels, identities=identities, images=self.images_per_id, seed=seed, name=self.name
-        )
 
     def taps(self, model: Classifier) -> Sequence[str]:
         """The layers, and the network's input where it counts."""
