@@ -49,7 +49,7 @@ class Composed(Defense):
                 owner[taken] = name
         self.exclusive = frozenset(owner)
         self._check_separation()
-        kinds = {type(part).__name__: name for name, part in self.parts.items()}
+        kinds = {kind.__name__: name for name, part in self.parts.items() for kind in type(part).__mro__}
         for name, part in self.parts.items():
             for other, reason in part.conflicts.items():
                 if other in kinds:

@@ -8,10 +8,11 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from defenses.base import Defense, Informed, Sampler, Trained
 from midre_exp.errors import ConfigError
@@ -20,7 +21,8 @@ from midre_exp.plan.ranges import Count, NonNegative, Positive
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+if TYPE_CHECKING:  # opacus is an extra
+    from defenses.parts.private_steps import PerImageCall
 
 
 class PoissonBatches:
@@ -67,27 +69,22 @@ def without_batch_norm(model: nn.Module, *, most: int, least_channels: int) -> N
     """
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
-            if isinstance(norm, _BATCH_NORMS):
+            if isinstance(norm, _BatchNorm):
                 setattr(parent, name, _group_norm(norm, most, least_channels))
 
 
-def _group_norm(norm: nn.Module, most: int, least_channels: int) -> nn.Module:
-    channels, eps = int(getattr(norm, "num_features")), float(getattr(norm, "eps"))  # noqa: B009
+def _group_norm(norm: _BatchNorm, most: int, least_channels: int) -> nn.Module:
+    channels = norm.num_features
     if channels < 2:
         raise ConfigError(
             "defense.dpsgd normalises groups of channels, and a layer has one channel; choose a wider target"
         )
-    groups = (
-        1
-        if isinstance(norm, nn.BatchNorm1d)
-        else groups_of(channels, most=most, least_channels=least_channels)
-    )
-    weight = norm.get_parameter("weight") if getattr(norm, "affine", True) else None
-    made = nn.GroupNorm(groups, channels, eps=eps, affine=weight is not None)
-    if weight is not None:
-        made.load_state_dict({"weight": weight, "bias": norm.get_parameter("bias")})
-        made.weight.requires_grad_(weight.requires_grad)
-        made.bias.requires_grad_(weight.requires_grad)
+    of_features = isinstance(norm, nn.BatchNorm1d)
+    groups = 1 if of_features else groups_of(channels, most=most, least_channels=least_channels)
+    made = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
+    for ours, theirs in zip(made.parameters(), norm.parameters(), strict=True):
+        ours.data.copy_(theirs.data)
+        ours.requires_grad_(theirs.requires_grad)
     after = [part for key in ("drop", "act") if (part := getattr(norm, key, None)) is not None]
     return nn.Sequential(made, *after) if after else made  # timm's norms end in an activation
 
@@ -116,7 +113,7 @@ class DPSGD(Defense):
                 "which its norm turns into a constant; use 2 or more"
             )
         self._batches: PoissonBatches | None = None
-        self._call: Any = None
+        self._call: PerImageCall | None = None
 
     @property
     def label(self) -> str:
@@ -155,7 +152,7 @@ class DPSGD(Defense):
         from defenses.parts.private_steps import PerImageCall  # opacus is an extra
 
         for name, module in model.named_modules():
-            if isinstance(module, _BATCH_NORMS):
+            if isinstance(module, _BatchNorm):
                 raise ConfigError(
                     f"defense.dpsgd finds a batch norm ({name}) that another defense has put into the "
                     "network; name dpsgd last"
@@ -169,7 +166,7 @@ class DPSGD(Defense):
     ) -> torch.optim.Optimizer:
         from defenses.parts.private_steps import PrivateSteps  # opacus is an extra
 
-        assert self._batches is not None  # the sampler comes first
+        assert self._batches is not None and self._call is not None  # which come first
         return PrivateSteps(
             optimizer,
             noise_multiplier=self.noise_multiplier,

@@ -124,7 +124,8 @@ class Defense:
     """
 
     exclusive: frozenset[str] = frozenset()
-    #: Class names of defenses that cannot be combined with this one for another reason, each with it.
+    #: Class names of defenses that cannot be combined with this one, nor can what derives from them, for
+    #: another reason, each with it.
     conflicts: ClassVar[Mapping[str, str]] = {}
     #: Whether ``on_batch`` mixes, or a loss compares, the images of a batch. A training on several devices
     #: then gathers each batch whole, as one device would see it.

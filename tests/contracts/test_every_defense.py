@@ -113,6 +113,7 @@ EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 REFUSED_PAIRS = {
     frozenset({"dpsgd", "cutmix"}): "couples the images",
     frozenset({"dpsgd", "mid"}): "couples the images",
+    frozenset({"trapmid", "bido_plus"}): "compares the images",
     frozenset({"fe", "ee"}): "ablation",
     frozenset({"early_stopping", "tts"}): "may end training before",
     frozenset({"labels_only", "rounding"}): "no decimals",

@@ -191,7 +191,7 @@ def test_the_record_tells_how_well_people_are_known_who_were_not_in_training() -
         return sure * F.one_hot(torch.zeros(len(images), dtype=torch.int64), 3).float()
 
     test = Colours().load("test")
-    told = defense.summary(Trained(train=test, test=test, answers=answers, recipe={}, epochs=1, seed=0))
+    told = defense.summary(Trained(train=test, test=test, answers=answers, epochs=1, seed=0))
     assert told == {
         "tested_people": 2,
         "tested_images": 6,

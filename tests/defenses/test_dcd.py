@@ -161,7 +161,7 @@ def test_a_number_protects_the_first_labels_and_leaves_a_control() -> None:
 
 
 def _trained(train: ImageSet) -> Trained:
-    return Trained(train=train, test=train, answers=lambda images: images.images, recipe={}, epochs=1, seed=0)
+    return Trained(train=train, test=train, answers=lambda images: images.images, epochs=1, seed=0)
 
 
 def test_what_is_reported_is_what_was_trained(tmp_path: Path) -> None:

@@ -267,7 +267,6 @@ def test_the_record_tells_the_privacy_of_an_image_and_of_no_person(tmp_path: Pat
             train=Colours().load("train"),
             test=Colours().load("test"),
             answers=lambda i: i.images,
-            recipe={},
             epochs=2,
             seed=0,
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -75,7 +75,6 @@ class Trained:
     train: ImageSet  #: the private training images before ``Defense.on_dataset``
     test: ImageSet
     answers: Callable[[ImageSet], Tensor]  #: logits [n, k] on the CPU, of the network as it is attacked
-    recipe: Mapping[str, Any]
     epochs: int  #: that were trained
     seed: int
 

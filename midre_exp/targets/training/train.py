@@ -119,7 +119,6 @@ def train_classifier(
         train=train,
         test=test,
         answers=lambda images: answers(model, images, runtime.device),
-        recipe=module.recipe,
         epochs=len(module.history),
         seed=seed,
     )
