@@ -12,11 +12,6 @@ from .base import Sampler as Sampler
 from .base import Trained as Trained
 from .base import TrainingProgress as TrainingProgress
 from .bido import BiDO as BiDO
-from .bido import IdentityBatches as IdentityBatches
-from .bido import coco as coco
-from .bido import gaussian_gram as gaussian_gram
-from .bido import label_gram as label_gram
-from .bido import nhsic as nhsic
 from .bido_plus import BiDOPlus as BiDOPlus
 from .blocks import Blocks as Blocks
 from .composer import Composed as Composed
@@ -46,6 +41,11 @@ from .nls import NLS as NLS
 from .nls import scheduled_alpha as scheduled_alpha
 from .nls import smoothed_cross_entropy as smoothed_cross_entropy
 from .nodef import NoDef as NoDef
+from .parts.dependence import IdentityBatches as IdentityBatches
+from .parts.dependence import coco as coco
+from .parts.dependence import gaussian_gram as gaussian_gram
+from .parts.dependence import label_gram as label_gram
+from .parts.dependence import nhsic as nhsic
 from .parts.erasing import sample_squares as sample_squares
 from .parts.skip_connections import scale_shortcuts as scale_shortcuts
 from .parts.squares import erase_squares as erase_squares

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import Batch, Classify, Informed, Trained, TrainingProgress
-from defenses.bido import BiDO
+from defenses.parts.dependence import DependenceLosses
 from defenses.parts.options import check_choice
 from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
@@ -85,7 +85,7 @@ class Margins(nn.Module):
 
 
 @dataclass(kw_only=True, eq=False)
-class BiDOPlus(BiDO):
+class BiDOPlus(DependenceLosses):
     """BiDO's loss - w sum_o H(f(o)) over outliers o, images of other people (``confidence``), or + w [mean
     relu(E(x) - m_in)^2 + mean relu(m_out - E(o))^2] with E = -logsumexp (``energy``); options of ``BiDO``.
 
@@ -94,6 +94,10 @@ class BiDOPlus(BiDO):
     """
 
     name: ClassVar[str] = "bido_plus"
+    conflicts: ClassVar[Mapping[str, str]] = {
+        "TrapMID": "bido_plus compares the images of batches it chooses, and half of each forward would be "
+        "triggered"
+    }
 
     strategy: str  # confidence: outliers get unsure answers | energy: and private images low energy
     outlier_weight: NonNegative  # w; 0 is BiDO, and no outlier is passed

@@ -8,6 +8,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,11 @@ from midre_exp.plan.ranges import Count, NonNegative, Positive
 from midre_exp.seeding import generator
 from midre_exp.targets.base import Classifier, Output
 
-if TYPE_CHECKING:  # opacus is an extra
-    from defenses.parts.private_steps import PerImageCall
+if TYPE_CHECKING:
+    from defenses.parts.private_steps import PerImageCall, PrivateSteps
+
+#: Loaded where it trains: opacus is an extra, and takes seconds.
+_STEPS = "defenses.parts.private_steps"
 
 
 class PoissonBatches:
@@ -149,25 +153,21 @@ class DPSGD(Defense):
         return self._batches
 
     def training_call(self, model: Classifier) -> Callable[[Tensor, Sequence[str]], Output]:
-        from defenses.parts.private_steps import PerImageCall  # opacus is an extra
-
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm):
                 raise ConfigError(
                     f"defense.dpsgd finds a batch norm ({name}) that another defense has put into the "
                     "network; name dpsgd last"
                 )
-        call = PerImageCall(model)
+        call: PerImageCall = import_module(_STEPS).PerImageCall(model)
         self._call = call
         return call
 
     def optimizer(
         self, optimizer: torch.optim.Optimizer, draws: Callable[[], torch.Generator]
     ) -> torch.optim.Optimizer:
-        from defenses.parts.private_steps import PrivateSteps  # opacus is an extra
-
         assert self._batches is not None and self._call is not None  # which come first
-        return PrivateSteps(
+        made: PrivateSteps = import_module(_STEPS).PrivateSteps(
             optimizer,
             noise_multiplier=self.noise_multiplier,
             max_grad_norm=self.max_grad_norm,
@@ -175,16 +175,15 @@ class DPSGD(Defense):
             draws=draws,
             call=self._call,
         )
+        return made
 
     def summary(self, trained: Trained) -> Mapping[str, Any]:
         """The privacy of one image as it was spent; an epsilon of null: there is none."""
-        from defenses.parts.private_steps import epsilon  # opacus is an extra
-
         assert self._batches is not None
         batches, steps = self._batches, trained.epochs * self._batches.steps
         spent = None
         if self.noise_multiplier:
-            spent = epsilon(
+            spent = import_module(_STEPS).epsilon(
                 noise_multiplier=self.noise_multiplier,
                 sample_rate=batches.sample_rate,
                 steps=steps,

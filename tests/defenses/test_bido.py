@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defenses import MIDRE, Batch, Defense, TrainingProgress, compose
-from defenses.bido import BiDO, IdentityBatches, coco, gaussian_gram, label_gram, nhsic, squared_distances
+from defenses.bido import BiDO
+from defenses.parts.dependence import (
+    IdentityBatches,
+    coco,
+    gaussian_gram,
+    label_gram,
+    nhsic,
+    squared_distances,
+)
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import build
 from midre_exp.targets.base import Output
