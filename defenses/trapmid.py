@@ -223,7 +223,7 @@ class TrapMID(Defense):
             other = copy.deepcopy(model).requires_grad_(True)
             with torch.no_grad(), in_eval_mode(other):
                 features = other(torch.zeros(1, 3, height, width)).features
-            other.head = nn.Linear(features.shape[1], 1)
+            other.head = nn.Linear(features.shape[1], 1, dtype=features.dtype)
         self._trap = Trap(torch.rand(classes, 3, height, width), other, self._own_recipe()["optimizer"])
         return self._trap
 

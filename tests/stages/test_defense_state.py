@@ -15,8 +15,8 @@ def test_triggers_and_discriminator_are_kept_beside_the_network(tiny):
     parts = make_parts(settings)
     with Executor(settings, stages.make_plan(settings), parts) as build:
         build(stages.target, parts.private, parts.trained, None)
-        artifact = build.artifacts["target"]
-        network = stages.target.load(settings, artifact, parts.trained)
+    artifact = build.artifacts["target"]
+    network = stages.target.load(settings, artifact, parts.trained)
     kept = artifact.tensors(DEFENSE_STATE)
     assert kept["trapmid.triggers"].shape == (4, 3, 32, 32)
     assert float(kept["trapmid.triggers"].min()) >= 0 and float(kept["trapmid.triggers"].max()) <= 1
