@@ -93,6 +93,11 @@ def write_record(settings: Mapping[str, Any], build: Executor) -> Path:
     record = make_record(
         settings, build.plan, build.artifacts, defense_label=label, device=device, commit=build.commit
     )
+    if "deployment" in record and record["deployment"]["bypassed"]:
+        build.runtime.say(
+            f"{record['attack']} holds the network and goes past {'+'.join(record['deployment']['parts'])}: its "
+            "results are those without"
+        )
     update_record(path, record)
     show_record(settings, record, build.runtime.say)
     return path

@@ -95,8 +95,11 @@ def test_too_few_images_for_both_halves_are_told(tiny: Any, stocked: Path) -> No
         run(settings)
 
 
-def test_a_white_box_row_equals_that_of_no_defense_and_its_record_says_why(tiny: Any, stocked: Path) -> None:
+def test_a_white_box_row_equals_that_of_no_defense_and_its_record_says_why(
+    tiny: Any, stocked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain, ours = (record_of(run(tiny(*one))) for one in ((), ("defense=ssd",)))
+    assert "gmi holds the network and goes past ssd" in capsys.readouterr().err
     told = ours["deployment"]
     assert told["bypassed"] is True and told["parts"] == ["ssd"] and "deployment" not in plain
     assert ours["artifacts"]["attack"] == plain["artifacts"]["attack"]

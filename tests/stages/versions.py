@@ -32,6 +32,13 @@ SOURCES = {
     "evaluator_pretraining": (*_TRAINING, *_IMAGES),
     "evaluator": (*_TRAINING, *_IMAGES),
     "features": ("midre_exp/metrics", *_IMAGES),
+    "deployment": (
+        "midre_exp/stages/deployment.py",
+        "midre_exp/targets",
+        "midre_exp/defense.py",
+        "defenses",
+        *_IMAGES,
+    ),
     "prior": ("midre_exp/priors", *_IMAGES),
     "candidates": ("attacks/parts/initial_selection.py", "midre_exp/priors", *_IMAGES),
     "surrogates": ("midre_exp/surrogates", *_IMAGES),
