@@ -95,8 +95,8 @@ def write_record(settings: Mapping[str, Any], build: Executor) -> Path:
     )
     if "deployment" in record and record["deployment"]["bypassed"]:
         build.runtime.say(
-            f"{record['attack']} holds the network and goes past {'+'.join(record['deployment']['parts'])}: its "
-            "results are those without"
+            f"{record['attack']} holds the network and goes past {'+'.join(record['deployment']['parts'])}: "
+            "its results are those without"
         )
     update_record(path, record)
     show_record(settings, record, build.runtime.say)
