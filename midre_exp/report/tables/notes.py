@@ -51,7 +51,7 @@ def answers_of(records: Sequence[Record]) -> list[str]:
     alone = mean(metrics["network_acc"] for _, metrics in told)
     moved = mean(block["distortion"] for block, _ in told)
     images = "; ".join(dict.fromkeys(f"{block['answered']:,}" for block, _ in told))
-    apart = ", half of those that are held out, " if any(b["calibrated_on"] for b, _ in told) else " "
+    apart = ", half of those that are held out " if any(b["calibrated_on"] for b, _ in told) else " "
     met = (
         "The attack holds the network and goes past these answers: its results are those without them."
         if all(block["bypassed"] for block, _ in told)
