@@ -13,6 +13,9 @@ from midre_exp.worst_case.aggregate import Lead
 TOLERANCE = 2.0
 #: AutoAttack's: how far repeated answers of unit length may differ, and 0, 1 and sums from what they are.
 REPEATED, ROUNDED = 1e-4, 1e-5
+#: From how many percent of reconstructions that the target is sure of, and below how many that a judge of
+#: unknown people accepts, an attack fools the target.
+SURE, ACCEPTED = 50.0, 5.0
 #: The share of identities that an attack on the pixels alone must reach.
 PIXELS = 0.95
 
@@ -30,6 +33,10 @@ class Evidence:
     zero_gradient_share: float | None = None  # of images with a gradient of nothing, or of no number
     repeat_max_difference: float | None = None  # of repeated answers, scaled to length 1
     probabilities: bool | None = None  # whether logits look like probabilities
+    #: Percent of the reconstructions that convince the target most of all (0.9), of those attacks that an
+    #: open-set judge has seen, and percent of them that he accepts.
+    sure: float | None = None
+    accepted: float | None = None
     pixels_share: float | None = None  # of identities that an attack on the pixels alone reaches
 
 
@@ -49,6 +56,8 @@ SENTENCES: Mapping[str, str] = {
     "{}: the target masks its gradients",
     "loss_was_the_problem": "another identity loss does better than the attack's own{}: the loss was the "
     "problem, not the defense",
+    "confidence_without_judge": "the target is sure of most reconstructions, and a judge who knows nobody "
+    "accepts hardly any{}: the target is fooled, nobody is reconstructed",
     "unbounded_fails": "changing single pixels without bound does not convince the target{}: its "
     "gradients are broken",
 }
@@ -71,6 +80,9 @@ def raised(evidence: Evidence) -> list[str]:
         "probabilities_for_logits": bool(evidence.probabilities),
         "surrogate_beats_target_gradient": is_clear(evidence.surrogate),
         "loss_was_the_problem": is_clear(evidence.other_loss),
+        "confidence_without_judge": (evidence.sure or 0.0) > SURE
+        and evidence.accepted is not None
+        and evidence.accepted < ACCEPTED,
         "unbounded_fails": evidence.pixels_share is not None and evidence.pixels_share <= PIXELS,
     }
     return [name for name in SENTENCES if fires[name]]

@@ -20,6 +20,7 @@ from midre_exp.data.transforms import Resize
 from midre_exp.errors import ConfigError, StoreError
 from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, without
+from midre_exp.plan.deployment import NETWORK_CONFIDENCE
 from midre_exp.plan.keys import Plan
 from midre_exp.plan.suite import members_of
 from midre_exp.records import Record, read_record, record_path, update_record
@@ -39,6 +40,8 @@ from midre_exp.worst_case.checks import Checks, check_target, liking
 
 #: Images of the leading member that the target is checked with, one of each identity.
 _CHECKED = 32
+#: From which probability on the target is sure, and the false accept rate of the judge beside it.
+_CONFIDENT, _FAR = 0.9, 0.01
 
 
 class Made(NamedTuple):
@@ -48,6 +51,7 @@ class Made(NamedTuple):
     node: Mapping[str, Any]  # of attack.members
     hits: Numbers  # percent by identity
     liked: Numbers  # mean of the target's liking by identity
+    sure: float | None = None  # percent of its reconstructions that the target is sure of; None: labels alone
 
     @property
     def counts(self) -> bool:
@@ -139,8 +143,17 @@ def _members(settings: Settings, plan: Plan, victim: WhiteBoxVictim, runtime: Ru
         each = torch.zeros(identities, dtype=torch.float64).index_add(0, labels, liked)
         hits = np.asarray(record["per_identity"]["att_acc1"], dtype=np.float64)
         node = settings["attack"]["members"][name]
-        found[name] = Made(record, node, hits, (each / labels.bincount()).numpy())
+        sure = _sure(record, tensors, counted)
+        found[name] = Made(record, node, hits, (each / labels.bincount()).numpy(), sure)
     return found
+
+
+def _sure(record: Record, tensors: Mapping[str, Tensor], counted: Tensor) -> float | None:
+    """Percent of the reconstructions for which the network gives its label at least ``_CONFIDENT``."""
+    if record.get("threat") == Threat.LABELS.value:
+        return None
+    told = tensors.get(NETWORK_CONFIDENCE, tensors["confidence"])[counted]
+    return 100 * float((told >= _CONFIDENT).float().mean())
 
 
 def _reconstructions(settings: Settings, plan: Plan, name: str) -> dict[str, Tensor]:
@@ -351,6 +364,10 @@ def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tu
         )
         for probes in ("starts", "loss")
     )
+    surest = _surest(members)
+    if surest is not None:
+        name, sure, accepted = surest
+        compared["confidence_without_judge"] = f" ({name}: sure of {sure:.0f} %, accepts {accepted:.0f} %)"
     compared["zero_gradient"] = f" ({100 * checks.zero_gradient_share:.0f} % of them)"
     compared["randomised"] = f" (by {checks.repeat_max_difference:.2g} of their length)"
     compared["unbounded_fails"] = f" (only of {100 * checks.pixels_share:.0f} % of the images)"
@@ -364,9 +381,29 @@ def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tu
         zero_gradient_share=checks.zero_gradient_share,
         repeat_max_difference=checks.repeat_max_difference,
         probabilities=checks.probabilities,
+        sure=None if surest is None else surest[1],
+        accepted=None if surest is None else surest[2],
         pixels_share=checks.pixels_share,
     )
     return evidence, compared
+
+
+def _accepted(record: Record) -> float | None:
+    """Percent of the reconstructions that an open-set judge accepts at a false accept rate of 1 %."""
+    rates = record.get("open_set", {}).get("tar", {})
+    return next((float(told["value"]) for rate, told in rates.items() if float(rate) == _FAR), None)
+
+
+def _surest(members: Mapping[str, Made]) -> tuple[str, float, float] | None:
+    """Of the members that an open-set judge has seen the one that convinces the target most often: name,
+    percent that do, percent that the judge accepts.
+    """
+    seen = [
+        (name, made.sure, accepted)
+        for name, made in members.items()
+        if made.counts and made.sure is not None and (accepted := _accepted(made.record)) is not None
+    ]
+    return max(seen, key=lambda one: one[1], default=None)
 
 
 def _silent(members: Mapping[str, Made]) -> list[str]:

@@ -1,10 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from midre_exp.worst_case.aggregate import Lead
 from midre_exp.worst_case.alarms import SENTENCES, Evidence, is_clear, raised
+from midre_exp.worst_case.checks import Checks
+from midre_exp.worst_case.conclude import Made, evidence_of
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "alarms.json").read_text())
 
@@ -50,3 +53,36 @@ def test_each_alarm_has_its_own_sign(field, value, alarm):
 def test_nothing_asked_is_nothing_told():
     assert raised(Evidence()) == []
     assert raised(Evidence(pixels_share=1.0, zero_gradient_share=0.0, probabilities=False)) == []
+
+
+def test_a_target_that_is_sure_of_what_nobody_else_sees_is_fooled():
+    told = raised(Evidence(sure=80.0, accepted=1.0))
+    assert told == ["confidence_without_judge"]
+    assert "fooled" in SENTENCES[told[0]]
+    for sure, accepted in ((80.0, 60.0), (20.0, 1.0), (80.0, None)):
+        assert raised(Evidence(sure=sure, accepted=accepted)) == []
+
+
+def member(sure: float | None, accepted: float | None, probes: str | None = None) -> Made:
+    record = {"attack": "ppa", "threat": "white_box", "config": {"attack": {}}}
+    if accepted is not None:
+        record["open_set"] = {"tar": {"0.001": {"value": 99.0}, "0.01": {"value": accepted}}}
+    node = {"budget": None, "probes": probes}
+    return Made(record, node, np.ones(3), np.ones(3), sure)
+
+
+def test_the_surest_member_that_such_a_judge_has_seen_is_asked():
+    members = {
+        "plain": member(70.0, 2.0),
+        "surer": member(90.0, 3.0),
+        "unseen": member(99.0, None),
+        "labels": member(None, 0.0),
+        "random": member(99.0, 0.0, probes="starts"),  # for another alarm alone
+    }
+    found, compared = evidence_of(members, "plain", Checks(0.0, 0.0, False, 1.0))
+    assert (found.sure, found.accepted) == (90.0, 3.0)
+    assert compared["confidence_without_judge"] == " (surer: sure of 90 %, accepts 3 %)"
+    assert "confidence_without_judge" in raised(found)
+    del members["surer"], members["plain"].record["open_set"]
+    found, compared = evidence_of(members, "plain", Checks(0.0, 0.0, False, 1.0))
+    assert found.sure is None and "confidence_without_judge" not in {*compared, *raised(found)}
