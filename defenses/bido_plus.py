@@ -21,6 +21,7 @@ from midre_exp.data.base import ImageSet, to_float
 from midre_exp.errors import ConfigError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.ranges import Count, NonNegative, Positive, Probability
+from midre_exp.seeding import moved
 from midre_exp.targets.base import Classifier, Output
 
 STRATEGIES = ("confidence", "energy")
@@ -157,7 +158,7 @@ class BiDOPlus(DependenceLosses):
         first, by_energy = math.ceil(round(self.start * progress.epochs, 9)), self.strategy == "energy"
         if not self.outlier_weight or progress.epoch < first - by_energy:
             return terms
-        outliers = self._drawn(len(batch.labels), generator).to(batch.images.device)
+        outliers = self._drawn(len(batch.labels), generator, batch.images.device)
         if not by_energy:
             terms["outliers"] = -self.outlier_weight * entropies(classify(outliers).logits).sum()
             return terms
@@ -172,14 +173,15 @@ class BiDOPlus(DependenceLosses):
             terms["outliers"] = self.outlier_weight * energy_hinges(known, unknown, margins.both())
         return terms
 
-    def _drawn(self, images: int, generator: torch.Generator) -> Tensor:
-        """Random outliers for a batch of ``images``, float [m, 3, h, w] in [0, 1]."""
+    def _drawn(self, images: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Random outliers for a batch of ``images``, float [m, 3, h, w] in [0, 1] on ``device``."""
         if self._people is None:
             raise ConfigError(f"defense.{self.name} needs images of other people, and has none (data.others)")
         count = max(2, round(self.outliers * images))
         rows = self._rows[torch.randperm(len(self._rows), generator=generator)[:count]]
         store = self._people.images
-        return to_float(store[rows.to(store.device, non_blocking=True)])
+        shown = store[moved(rows, store.device)]
+        return to_float(shown if shown.device == device else moved(shown, device))
 
     def summary(self, trained: Trained) -> Mapping[str, Any]:
         """How well the network tells private test images from those of people it never saw: by its largest
