@@ -8,6 +8,7 @@
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
     reconstructions + evaluator + private data ──► metrics ──► record
     other people ──► verifier, trait_reader (if asked for) ──► open_set, traits ──► record
+    target, shadows of it ──► lira (if asked for) ──► record
     target ──► diagnostics, with the prior ──► alignment (if asked for) ──► record
     reconstructions, and as many real images ──► extraction, extraction_ceiling (if asked for) ──► record
     reconstructions, random pictures of the prior ──► verdicts (of each judge) ──► jury (do they agree?)
@@ -70,6 +71,8 @@ def run(settings: Mapping[str, Any]) -> Path:
         reader = build(stages.trait_reader, parts.traits)
         build(stages.traits, attack, reader, metrics, open_set, parts.evaluation)
         build(stages.diagnostics, target, parts.private)
+        shadows = [build(one, parts.private, parts.trained, start) for one in stages.shadows_of(settings)]
+        build(stages.lira, parts.private, target, *shadows)
         build(stages.alignment, target, prior)
         build(stages.extraction, attack, parts.evaluation, its_start)
         build(stages.extraction_ceiling, parts.evaluation, its_start)

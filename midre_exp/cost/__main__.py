@@ -134,6 +134,7 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
             "trait_reader",
             "traits",
             "diagnostics",
+            "lira",
             "alignment",
             "extraction",
             "extraction_ceiling",

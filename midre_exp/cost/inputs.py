@@ -25,7 +25,7 @@ _LENGTHS = {
     "attack": ("steps", "episodes", "identities"),
     "deployment": (),
     "metrics": (),
-    **dict.fromkeys(("verdicts", "diagnostics", "alignment"), ()),
+    **dict.fromkeys(("verdicts", "diagnostics", "lira", "alignment"), ()),
     "jury": (),
 }
 #: The sizes that matter to a stage.
@@ -45,6 +45,7 @@ _SIZES = {
     "trait_reader": ("trait_images",),
     "traits": ("test", "classes"),
     "diagnostics": ("train", "test", "classes"),
+    "lira": ("train", "test", "classes"),
     "alignment": ("classes",),
     **dict.fromkeys(("extraction", "extraction_ceiling"), ("train", "test", "classes")),
 }
@@ -105,6 +106,7 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         "open_set": {"verifier": settings.get("open_set"), **shown, **judged},
         "trait_reader": {"reader": settings.get("traits"), **judged},
         "traits": {"reader": settings.get("traits"), **shown, **judged},
+        "lira": {"lira": asked.get("lira"), **target, "resolution": settings["resolution"]},
         "extraction": student,
         "extraction_ceiling": student,
         "diagnostics": {

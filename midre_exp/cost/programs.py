@@ -44,6 +44,7 @@ from midre_exp.stages.diagnostics import measures
 from midre_exp.stages.extraction import kept_of, student_node
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
+from midre_exp.stages.shadows import shadows_of
 from midre_exp.stages.victim import answering_parts, informed_network
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.targets.base import Classifier
@@ -87,6 +88,7 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "traits": _Run.traits,
         "verdicts": _Run.verdicts,
         "diagnostics": _Run.diagnostics,
+        "lira": _Run.lira,
         "alignment": _Run.alignment,
         "extraction": _Run.student,
         "extraction_ceiling": _Run.student,
@@ -496,6 +498,12 @@ class _Run:
         times = self.counter.repeated(images * prior.latent_dim)
         with self.counter.phase("tangents"), times:
             jacobian(picture, torch.zeros(1, prior.latent_dim), columns=1)
+        return Counted(tuple(self.counter.phases))
+
+    def lira(self) -> Counted:
+        """All private images, shown to the target and to each of its shadows."""
+        models, images = 1 + len(shadows_of(self.settings)), self.sizes.train + self.sizes.test
+        self._shown(self.model(), int(self.settings["resolution"]), models * images, _BATCH, "answers")
         return Counted(tuple(self.counter.phases))
 
     def student(self) -> Counted:

@@ -212,6 +212,15 @@ class Extraction(Keys):
 
 
 @dataclass
+class Lira(Keys):
+    """How many shadows of a target are asked, and what is told of them."""
+
+    shadows: Annotated[int, Range(2)]
+    rates: Sequence[FalseAccepts]
+    seed: Seed
+
+
+@dataclass
 class Diagnostics(Keys):
     """A node of conf/diagnostics."""
 
@@ -219,6 +228,7 @@ class Diagnostics(Keys):
     measure: Mapping[str, Diagnostic | None]
     alignment: Alignment | None = None
     extraction: Extraction | None = None
+    lira: Lira | None = None
 
 
 @dataclass

@@ -160,7 +160,9 @@ class DiagnosticsEntry(TypedDict, total=False):
     #: members, others, auc, advantage, balanced_accuracy, tpr@RATE; missing: rates that too few images tell
     #: of; at_mean_train_loss: threshold, true_positive, false_positive.
     membership: dict[str, Any]
-    lira: dict[str, Any]  # the same against shadow models: shadows, fix_variance, online and offline
+    #: The same against shadow models, online and offline: how many, and the least of those trained with an
+    #: image and without.
+    lira: dict[str, Any]
     #: prior (its name), images, ratio, chance, both in [0, 1]; rank and pixels: directions, of how many.
     alignment: dict[str, Any]
     #: A target with triggers: images, cosine of clean test images with the signature of their predicted

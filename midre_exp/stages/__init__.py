@@ -14,6 +14,7 @@ from midre_exp.stages.graph import (
     extraction_ceiling,
     features,
     jury,
+    lira,
     make_plan,
     metrics,
     open_set,
@@ -29,6 +30,7 @@ from midre_exp.stages.graph import (
 )
 from midre_exp.stages.jury import further
 from midre_exp.stages.seen_by import behind
+from midre_exp.stages.shadows import shadows_of
 
 __all__ = [
     "STAGES",
@@ -47,11 +49,13 @@ __all__ = [
     "features",
     "further",
     "jury",
+    "lira",
     "make_plan",
     "metrics",
     "open_set",
     "pretraining",
     "prior",
+    "shadows_of",
     "stages_of",
     "surrogates",
     "target",

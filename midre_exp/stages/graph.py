@@ -26,6 +26,7 @@ from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.pretraining import EvaluatorPretraining, Pretraining
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import ROLES
+from midre_exp.stages.shadows import LiraStage, shadows_of
 from midre_exp.stages.surrogates import SurrogatesStage
 from midre_exp.stages.traits import TraitReaderStage, TraitsStage
 from midre_exp.stages.verdicts import VerdictsStage
@@ -48,6 +49,7 @@ trait_reader = TraitReaderStage()
 traits = TraitsStage()
 diagnostics = DiagnosticsStage()
 alignment = AlignmentStage()
+lira = LiraStage()
 extraction = ExtractionStage()
 extraction_ceiling = CeilingStage()
 verdicts = VerdictsStage()
@@ -72,6 +74,7 @@ STAGES: tuple[Stage, ...] = (
     trait_reader,
     traits,
     diagnostics,
+    lira,
     alignment,
     extraction,
     extraction_ceiling,
@@ -80,11 +83,12 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
-    """All that a run with these settings may have, those of its further judges before they are asked how far
-    they agree.
+    """All that a run with these settings may have, shadows of its target before they are asked, those of its
+    further judges before they are asked how far they agree.
     """
     own = [stage for judge in settings.get("jury") or () for stage in further(judge)]
-    return (*STAGES[:-1], *own, STAGES[-1])
+    before = STAGES.index(lira)
+    return (*STAGES[:before], *shadows_of(settings), *STAGES[before:-1], *own, STAGES[-1])
 
 
 def make_plan(settings: Settings) -> Plan:

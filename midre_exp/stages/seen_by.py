@@ -42,7 +42,9 @@ def _resized(steps: Sequence[Mapping[str, Any]], pixels: int) -> list[Mapping[st
 
 def behind(stage: str, settings: Settings) -> tuple[str, Settings]:
     """Which stage a name of a plan or record stands for, and the settings by which it is made: of a further
-    judge those that it sees.
+    judge those that it sees; a shadow is a target.
     """
     kind, _, judge = stage.partition(".")
+    if kind == "shadow":
+        return "target", settings
     return (kind, seen_by(settings, judge)) if judge else (kind, settings)

@@ -36,7 +36,7 @@ from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished, stale_in
 from midre_exp.tracking.provenance import git_commit
 
-_ORDER = (*(stage.name for stage in STAGES), SHARD)
+_ORDER = (*(stage.name for stage in STAGES), "shadow", SHARD)
 _LISTED = 80  # stages listed one by one; above that only the sums
 _TIME_LIMIT = 240.0  # minutes of an attempt, as in conf/hydra/launcher/slurm.yaml
 #: How a time that was not measured is marked.

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from midre_exp.data.base import ImageSet
+from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.diagnostics import AutoPGD, Calibration, Dependence, MembershipInference, RobustAccuracy
 from midre_exp.diagnostics.alignment import align
 from midre_exp.diagnostics.base import Subject, diagnose
 from midre_exp.diagnostics.calibration import calibration_error
 from midre_exp.diagnostics.intervals import measured
 from midre_exp.diagnostics.membership import inference
+from midre_exp.diagnostics.shadows import ShadowImages, kept_by, pooled, shadowed
 from midre_exp.errors import ConfigError
+from midre_exp.metrics.base import Unavailable
 from midre_exp.priors.base import Prior
 from midre_exp.seeding import generator, normal
 from midre_exp.targets.base import Classifier, Output
@@ -239,3 +241,61 @@ def test_alignment_with_every_kind_of_prior(name):
 def test_an_interval_holds_the_mean_of_what_it_was_drawn_from():
     told = measured(torch.arange(100) < 30, scale=100)
     assert told["value"] == 30 and 20 < told["low"] < 26 and 34 < told["high"] < 40
+
+
+def test_every_image_is_left_out_by_some_shadow_and_equally_often():
+    labels = torch.arange(40) % 4
+    trained_on = torch.zeros(40, dtype=torch.bool)
+    for identity in range(4):
+        trained_on[(labels == identity).nonzero().squeeze(1)[:6]] = True
+    kept = torch.stack([kept_by(labels, trained_on, number, 0) for number in range(5)])
+    assert all(int(one[labels == identity].sum()) == 6 for one in kept for identity in range(4))
+    assert (~kept).sum(0).tolist() == [2] * 40
+    assert not torch.equal(kept, torch.stack([kept_by(labels, trained_on, n, 1) for n in range(5)]))
+
+
+class Parts(Dataset):
+    def __init__(self):
+        self.parts = {"train": pictures(24, 0), "test": pictures(12, 1)}
+
+    def load(self, part):
+        return self.parts[part]
+
+    def fingerprint(self, role):
+        return {}
+
+
+def test_a_shadow_is_trained_on_other_images_of_the_same_people():
+    first, second = (ShadowImages(Parts(), number, 0) for number in range(2))
+    train, test = first.load("train"), first.load("test")
+    assert len(train) == 24 and len(test) == 12 and train.classes == ("a", "b", "c")
+    assert train.labels.bincount().tolist() == [8, 8, 8]
+    assert not torch.equal(train.images, second.load("train").images)
+
+
+def test_lira_knows_a_target_that_remembers():
+    class Remembers(Network):
+        """Sure of the images that it was shown, by their exact pixels."""
+
+        def __init__(self, shown: Tensor):
+            super().__init__()
+            self.shown = {row.tobytes() for row in (shown.numpy())}
+
+        def forward(self, images: Tensor, taps=()) -> Output:
+            output = super().forward(images, taps)
+            rows = (images * 255).round().to(torch.uint8).numpy()
+            known = torch.tensor([3.0 if row.tobytes() in self.shown else 1.0 for row in rows])
+            return output._replace(logits=output.logits * known[:, None])
+
+    private = Parts()
+    every, trained_on = pooled(private.load("train"), private.load("test"))
+    assert len(every) == 36 and int(trained_on.sum()) == 24
+    shadows = [Remembers(ShadowImages(private, number, 0).load("train").images) for number in range(6)]
+    target, cpu = Remembers(private.load("train").images), torch.device("cpu")
+    told, numbers = shadowed(target, shadows, private, seed=0, rates=[0.5], device=cpu)
+    assert (told["shadows"], told["with"], told["without"]) == (6, 4, 2)
+    forgetful = Remembers(private.load("train").images[:0])
+    nothing, _ = shadowed(forgetful, shadows, private, seed=0, rates=[], device=cpu)
+    assert numbers["lira_auc"] > nothing["online"]["auc"]["value"] + 10
+    with pytest.raises(Unavailable, match="2 shadows leave images that none of them was trained without"):
+        shadowed(target, shadows[:2], private, seed=0, rates=[], device=cpu)

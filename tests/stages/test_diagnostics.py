@@ -16,8 +16,11 @@ from midre_exp.plan.validate import check_settings
 from midre_exp.records import problem_of
 from midre_exp.records.comparable import comparable_config
 from midre_exp.run import run
-from midre_exp.stages import make_plan
+from midre_exp.stages import behind, make_plan
+from midre_exp.stages.shadows import ShadowStage
+from midre_exp.sweep.estimate import estimate, lines
 from midre_exp.sweep.finished import is_finished
+from tests.conftest import tiny_overrides
 
 DIAGNOSED = (
     "diagnostics=default",
@@ -128,3 +131,43 @@ def test_what_they_cost_is_counted(tiny):
     phases = {phase.name for phase in counted["diagnostics"].phases}
     assert {"robust_accuracy (gradients)", "auto_pgd (gradients)", "calibration", "hsic"} <= phases
     assert all(sum(phase.flops for phase in one.phases) > 0 for one in counted.values())
+
+
+LIRA = ("diagnostics=full", *DIAGNOSED[1:], "diagnostics.lira.shadows=4", "diagnostics.lira.rates=[0.5]")
+
+
+def test_shadows_are_trainings_of_their_own_that_arms_do_not_share(tiny):
+    usual, asked = keys(tiny(*DIAGNOSED)), keys(tiny(*LIRA))
+    new = {*asked} - {*usual}
+    assert new == {"lira", *(f"shadow.{number}" for number in range(4))}
+    assert {name: asked[name] for name in usual} == usual and len({*asked.values()}) == len(asked)
+    fewer = keys(tiny(*LIRA, "diagnostics.lira.shadows=3"))
+    assert all(fewer[f"shadow.{number}"] == asked[f"shadow.{number}"] for number in range(3))
+    other = keys(tiny(*LIRA, "defense=midre"))
+    assert not {other[name] for name in new} & {asked[name] for name in new}
+
+
+def test_shadows_are_planned_and_counted_as_targets(tiny, tmp_path):
+    settings = tiny(*LIRA)
+    with absent_data_allowed():
+        sizes = sizes_of(settings, lambda _, look: look())
+    assert sum(phase.flops for phase in count_stage("lira", settings, sizes).phases) > 0
+    assert behind("shadow.2", settings) == ("target", settings)
+    shown = "\n".join(lines(estimate([[*tiny_overrides(tmp_path), *LIRA]])))
+    assert "shadow.3" in shown and "shadow of resnet18 with nodef" in shown
+
+
+def test_a_checkpoint_has_no_shadows(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="diagnostics.lira trains shadows"):
+        ShadowStage(0).check({"target": {"checkpoint": "file"}}, None)
+
+
+@pytest.mark.slow
+def test_a_target_is_told_from_its_shadows(tiny, stocked):
+    record = json.loads(run(tiny(*LIRA)).read_text())
+    assert problem_of(record) is None
+    told = record["diagnostics"]["lira"]
+    assert (told["shadows"], told["with"], told["without"]) == (4, 2, 1)
+    assert told["online"]["members"] == 16 and told["online"]["others"] == 8
+    assert {"lira_auc", "lira_advantage_high"} <= {*record["metrics"]}
+    assert {f"shadow.{number}" for number in range(4)} <= {*record["seconds"]}
