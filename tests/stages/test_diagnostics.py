@@ -20,7 +20,6 @@ from midre_exp.stages import behind, make_plan
 from midre_exp.stages.shadows import ShadowStage
 from midre_exp.sweep.estimate import estimate, lines
 from midre_exp.sweep.finished import is_finished
-from tests.conftest import tiny_overrides
 
 DIAGNOSED = (
     "diagnostics=default",
@@ -147,18 +146,18 @@ def test_shadows_are_trainings_of_their_own_that_arms_do_not_share(tiny):
     assert not {other[name] for name in new} & {asked[name] for name in new}
 
 
-def test_shadows_are_planned_and_counted_as_targets(tiny, tmp_path):
+def test_shadows_are_planned_and_counted_as_targets(tiny):
     settings = tiny(*LIRA)
     with absent_data_allowed():
         sizes = sizes_of(settings, lambda _, look: look())
     assert sum(phase.flops for phase in count_stage("lira", settings, sizes).phases) > 0
     assert behind("shadow.2", settings) == ("target", settings)
-    shown = "\n".join(lines(estimate([[*tiny_overrides(tmp_path), *LIRA]])))
+    shown = "\n".join(lines(estimate([(settings, make_plan(settings))])))
     assert "shadow.3" in shown and "shadow of resnet18 with nodef" in shown
 
 
-def test_a_checkpoint_has_no_shadows(tiny, tmp_path):
-    with pytest.raises(ConfigError, match="diagnostics.lira trains shadows"):
+def test_a_checkpoint_has_no_shadows():
+    with pytest.raises(ConfigError, match="trains shadows as the target was trained"):
         ShadowStage(0).check({"target": {"checkpoint": "file"}}, None)
 
 
