@@ -27,13 +27,15 @@ class Subject:
     """A trained target as a white box, in the form that is attacked, without what is only deployed before it.
 
     ``model``: in eval mode on ``device``, its weights frozen, in single precision. ``train``: the images that
-    it was trained on as they are stored, neither augmented nor changed by a defense.
+    it was trained on as they are stored, neither augmented nor changed by a defense. ``steady``: what gives,
+    of a target that answers at random, a network that is its mean, as who knows the defense has it.
     """
 
     model: Classifier
     train: ImageSet
     test: ImageSet
     device: torch.device
+    steady: Callable[[], Classifier] | None = None
     at_once: AtOnce = field(default_factory=lambda: AtOnce(256))  # images; fewer once memory is short
     _known: dict[str, Tensor] = field(default_factory=dict)
 

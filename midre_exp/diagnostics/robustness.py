@@ -17,6 +17,7 @@ from midre_exp.diagnostics.pgd import LOSSES, auto_pgd, cross_entropies, gradien
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count, NotEmpty, Positive, Range
 from midre_exp.seeding import ItemRNG
+from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import predicted_classes
 
 LEVELS = 255  #: eps is told in these: 1 is one of 255 grey levels
@@ -58,26 +59,27 @@ class RobustAccuracy:
     def __call__(self, subject: Subject) -> Finding:
         rows = subject.shuffled("test")[: self.images].sort().values
         labels = subject.test.labels[rows]
-        answers = self.answers if answers_at_random(subject, rows) else 1
-        clean = _over(subject, rows, lambda x, y, _: _clean(subject, x, y, answers))
+        network, answers = attacked_network(subject, rows, self.answers)
+        clean = _over(subject, rows, lambda x, y, _: _clean(network, x, y, answers))
         right, vanished = clean[:, 0].bool(), clean[:, 2].bool()
         points: list[dict[str, Any]] = []
         robust: dict[float, Tensor] = {}
         losses: dict[float, float] = {0.0: float(clean[:, 1].mean())}
         early: dict[float, float] = {}
         for eps in self.eps:
-            found = self._attacked(subject, rows, eps, answers)
+            found = self._attacked(network, subject, rows, eps, answers)
             robust[eps] = right & found[:, 0].bool()
             early[eps] = 100 * float((right & found[:, 2].bool()).double().mean())
             losses[eps] = float(found[:, 1].mean())
             points.append({"eps": eps, **measured(robust[eps], scale=100), "loss": losses[eps]})
-        started = self._attacked(subject, rows, self.reference, answers, random_start=True)
+        started = self._attacked(network, subject, rows, self.reference, answers, random_start=True)
         random_start = right & started[:, 0].bool()
         area = self._area(torch.stack([robust[eps] for eps in self.eps if eps]).double())
         told: dict[str, Any] = {
             "images": len(rows),
             "steps": self.steps,
             "answers": answers,
+            "mean_network": network is not subject.model,
             "clean": measured(right, scale=100),
             "points": points,
             "area": measured(area, scale=100),
@@ -100,7 +102,14 @@ class RobustAccuracy:
         return Work(len(self.eps) * shown, (1 + (len(self.eps) + 1) * self.steps) * shown)
 
     def _attacked(
-        self, subject: Subject, rows: Tensor, eps: float, answers: int, *, random_start: bool = False
+        self,
+        network: Classifier,
+        subject: Subject,
+        rows: Tensor,
+        eps: float,
+        answers: int,
+        *,
+        random_start: bool = False,
     ) -> Tensor:
         """Right, loss and right early of each image, [n, 3]."""
         size = eps / LEVELS
@@ -108,7 +117,7 @@ class RobustAccuracy:
         def attack(x: Tensor, y: Tensor, rng: ItemRNG) -> Tensor:
             start = x + size * (2 * rng.uniform("start", *x.shape[1:]) - 1) if random_start else None
             found = pgd(
-                lambda images: subject.model(images).logits,
+                lambda images: network(images).logits,
                 x,
                 y,
                 eps=size,
@@ -196,32 +205,40 @@ class AutoPGD:
 
     def __call__(self, subject: Subject) -> Finding:
         rows = subject.shuffled("test")[: self.images].sort().values
-        answers = self.answers if answers_at_random(subject, rows) else 1
-        clean = _over(subject, rows, lambda x, y, _: _clean(subject, x, y, answers))[:, 0].bool()
+        network, answers = attacked_network(subject, rows, self.answers)
+        clean = _over(subject, rows, lambda x, y, _: _clean(network, x, y, answers))[:, 0].bool()
         told: list[dict[str, Any]] = []
         numbers: dict[str, float] = {}
         for name, eps in [("ce", eps) for eps in self.ce] + [("dlr", eps) for eps in self.dlr]:
             robust = clean.clone()
             if bool(clean.any()):
-                robust[clean] = self._attacked(subject, rows[clean], name, eps / LEVELS, answers)
+                robust[clean] = self._attacked(network, subject, rows[clean], name, eps / LEVELS, answers)
             point = measured(robust, scale=100)
             told.append({"loss": name, "eps": eps, **point})
             numbers.update(flat(f"apgd_{name}@{eps:g}", point))
-        block = {"images": len(rows), "steps": self.steps, "answers": answers, "points": told}
+        block = {
+            "images": len(rows),
+            "steps": self.steps,
+            "answers": answers,
+            "mean_network": network is not subject.model,
+            "points": told,
+        }
         return Finding(block, numbers)
 
     def work(self, train: int, test: int) -> Work:
         points = len(self.ce) + len(self.dlr)
         return Work(0, (1 + points * (1 + self.steps)) * min(test, self.images))
 
-    def _attacked(self, subject: Subject, rows: Tensor, loss: str, size: float, answers: int) -> Tensor:
+    def _attacked(
+        self, network: Classifier, subject: Subject, rows: Tensor, loss: str, size: float, answers: int
+    ) -> Tensor:
         """Which images stay right, bool [n]."""
 
         def attack(x: Tensor, y: Tensor, rng: ItemRNG) -> Tensor:
             direction = 2 * rng.uniform("start", *x.shape[1:]) - 1
             widest = direction.abs().amax((1, 2, 3), keepdim=True)  # as released: to the side of the box
             found = auto_pgd(
-                lambda images: subject.model(images).logits,
+                lambda images: network(images).logits,
                 x,
                 y,
                 eps=size,
@@ -246,19 +263,30 @@ def _over(subject: Subject, rows: Tensor, look: Callable[[Tensor, Tensor, ItemRN
     return subject.over(rows, some, "images under attack")
 
 
-def _clean(subject: Subject, images: Tensor, labels: Tensor, answers: int) -> Tensor:
+def _clean(network: Classifier, images: Tensor, labels: Tensor, answers: int) -> Tensor:
     """Of clean images, [n, 3]: whether they are right, their loss, whether its gradient is all zeros."""
     gradient, losses, logits = gradients(
-        lambda x: subject.model(x).logits, images, labels, cross_entropies, answers
+        lambda x: network(x).logits, images, labels, cross_entropies, answers
     )
     right = predicted_classes(logits) == labels
     vanished = (gradient.flatten(1) == 0).all(1)
     return torch.stack([right.float(), losses.float(), vanished.float()], dim=1)
 
 
-@torch.no_grad()
-def answers_at_random(subject: Subject, rows: Tensor) -> bool:
-    """Whether the target answers the same images differently when it is asked again."""
+def attacked_network(subject: Subject, rows: Tensor, answers: int) -> tuple[Classifier, int]:
+    """The network whose robustness is measured, and how many of its answers are averaged: the target and one;
+    of a target that answers at random its mean, if that is a network, else the mean of ``answers``.
+    """
     images, _ = subject.shown("test", rows[:8])
-    first, again = (subject.model(images).logits.double() for _ in range(2))
+    if not answers_at_random(subject.model, images):
+        return subject.model, 1
+    if subject.steady is not None and not answers_at_random(steady := subject.steady(), images):
+        return steady, 1
+    return subject.model, answers
+
+
+@torch.no_grad()
+def answers_at_random(network: Classifier, images: Tensor) -> bool:
+    """Whether it answers the same images differently when it is asked again."""
+    first, again = (network(images).logits.double() for _ in range(2))
     return bool(((first - again).norm(dim=1) > _REPEATED * first.norm(dim=1)).any())

@@ -148,7 +148,8 @@ class DiagnosticsEntry(TypedDict, total=False):
     """
 
     key: str  # in the store
-    #: images, steps, answers (averaged of a target that answers at random), clean; points: of each eps (in
+    #: images, steps, answers (averaged of a target that answers at random), mean_network (whether its mean
+    #: was attacked, as a network of its own), clean; points: of each eps (in
     #: 1/255) the value and the mean ``loss``; area: mean over log eps; eps_half: where half of clean is left;
     #: reference: the eps of random_start; zero_gradients: percent, right with a gradient of zeros alone.
     robust_accuracy: dict[str, Any]

@@ -12,6 +12,7 @@ from midre_exp.stages.base import Fingerprint, Job, Stage
 from midre_exp.stages.classifier import Target
 from midre_exp.stages.preflight import make_once
 from midre_exp.stages.prior import PriorStage
+from midre_exp.stages.victim import known_of
 from midre_exp.store.artifact import Artifact
 
 if TYPE_CHECKING:  # torch
@@ -48,8 +49,10 @@ class DiagnosticsStage(Stage):
     def make(self, job: Job, target: Artifact, private: Dataset) -> None:
         from midre_exp.diagnostics.base import Subject, diagnose  # planning loads this module, and no torch
 
+        model = diagnosed_target(job, target)
         subject = Subject(
-            model=diagnosed_target(job, target),
+            model=model,
+            steady=lambda: known_of(job.parts.trained, model).network(model),
             train=private.load("train"),
             test=private.load("test"),
             device=job.runtime.device,

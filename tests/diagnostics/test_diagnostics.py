@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -142,8 +144,13 @@ def test_shattered_gradients_are_told():
 
 def test_a_target_that_answers_at_random_is_asked_several_times():
     torch.manual_seed(0)
-    assert curve()(subject(Random())).told["answers"] == 3
+    told = curve()(subject(Random())).told
+    assert (told["answers"], told["mean_network"]) == (3, False)
     assert curve()(subject()).told["answers"] == 1
+    mean = replace(subject(Random()), steady=Network().eval)
+    told = curve()(mean).told
+    assert (told["answers"], told["mean_network"]) == (1, True)
+    assert told["points"] == curve()(subject()).told["points"]
 
 
 @pytest.mark.parametrize(("changes", "told"), [({"eps": [2, 1]}, "must rise"), ({"reference": 3}, "none of")])
