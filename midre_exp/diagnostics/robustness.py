@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -25,6 +25,8 @@ LEVELS = 255  #: eps is told in these: 1 is one of 255 grey levels
 Eps = Annotated[float, Range(0, LEVELS)]
 #: Points of percent by which robust accuracy must be wrong in one direction before gradients are doubted.
 TOLERANCE = 2.0
+#: Points of percent by which AutoPGD, which has more steps, must leave less than PGD.
+APART = 10.0
 #: How far repeated answers of the same image may differ, in shares of their length.
 _REPEATED = 1e-4
 #: Share of images that are right and whose gradient is nothing but zeros, from which it is told.
@@ -251,6 +253,23 @@ class AutoPGD:
             return found.right
 
         return _over(subject, rows, attack)
+
+
+def disagreements(numbers: Mapping[str, float]) -> list[str]:
+    """Alarms of AutoPGD that leaves clearly less than PGD at the same eps, by the numbers of both."""
+    found = []
+    for name, value in numbers.items():
+        kind, _, eps = name.partition("@")
+        if kind not in ("apgd_ce", "apgd_dlr") or f"robust@{eps}" not in numbers:
+            continue
+        apart = numbers[f"robust@{eps}"] - value
+        if apart > APART and numbers.get(f"robust@{eps}_low", 0) > numbers.get(f"{name}_high", 100):
+            loss = {"apgd_ce": "the cross entropy", "apgd_dlr": "the loss dlr"}[kind]
+            found.append(
+                f"robust_accuracy: at eps {eps}/255 AutoPGD with {loss} leaves {apart:.1f} points fewer "
+                "images right than PGD: the curve is too high, its gradients are masked"
+            )
+    return found
 
 
 def _over(subject: Subject, rows: Tensor, look: Callable[[Tensor, Tensor, ItemRNG], Tensor]) -> Tensor:

@@ -47,7 +47,9 @@ class DiagnosticsStage(Stage):
             make_once(partial(build, node, kind=_KIND, trusted=trusted))
 
     def make(self, job: Job, target: Artifact, private: Dataset) -> None:
-        from midre_exp.diagnostics.base import Subject, diagnose  # planning loads this module, and no torch
+        # planning loads this module, and no torch
+        from midre_exp.diagnostics.base import Subject, diagnose
+        from midre_exp.diagnostics.robustness import disagreements
 
         model = diagnosed_target(job, target)
         subject = Subject(
@@ -67,8 +69,8 @@ class DiagnosticsStage(Stage):
         )
         if found.missing:
             job.runtime.say(f"diagnostics not measured: {', '.join(found.missing)}; the record says why")
-        if found.alarms:
-            job.work.metrics["alarms"] = found.alarms
+        if alarms := [*found.alarms, *disagreements(found.numbers)]:
+            job.work.metrics["alarms"] = alarms
 
     def memory_remedy(self, settings: Settings) -> str:
         return "end other programs there, or set runtime.device=cpu"

@@ -15,6 +15,7 @@ from midre_exp.diagnostics.base import Subject, diagnose
 from midre_exp.diagnostics.calibration import calibration_error
 from midre_exp.diagnostics.intervals import measured
 from midre_exp.diagnostics.membership import inference
+from midre_exp.diagnostics.robustness import disagreements
 from midre_exp.diagnostics.shadows import ShadowImages, kept_by, pooled, shadowed
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Unavailable
@@ -136,6 +137,9 @@ def test_a_saturated_target_is_no_robust_one():
     assert any("gradient of nothing but zeros" in sentence for sentence in found.alarms)
     honest = AutoPGD(ce=[], dlr=[16], steps=20, images=40, answers=1)(subject(Saturated()))
     assert found.numbers["robust@16"] > 50 and honest.numbers["apgd_dlr@16"] == 0
+    (told,) = disagreements({**found.numbers, **honest.numbers})
+    assert "AutoPGD with the loss dlr leaves" in told
+    assert not disagreements({**found.numbers, "apgd_ce@16": found.numbers["robust@16"] - 1})
 
 
 def test_shattered_gradients_are_told():
