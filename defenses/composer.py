@@ -254,6 +254,18 @@ class Composed(Defense):
         owned = {name: state for name, state in states.items() if state is not None}
         return nn.ModuleDict(owned) if owned else None
 
+    def triggered(self, state: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Of the part that has triggers."""
+        owned = {
+            name: {
+                key.removeprefix(f"{name}."): value
+                for key, value in state.items()
+                if key.startswith(f"{name}.")
+            }
+            for name in self.parts
+        }
+        return _first(part.triggered(owned[name]) for name, part in self.parts.items())
+
     def extra_losses(
         self,
         output: Output,

@@ -24,6 +24,8 @@ from defenses.parts.options import check_choice, check_flag, require_resolution
 from defenses.parts.pgd import in_eval_mode
 from midre_exp.data.base import ImageSet
 from midre_exp.data.transforms import Augmentation
+from midre_exp.diagnostics.trap import signature_cosines as signature_cosines
+from midre_exp.diagnostics.trap import signatures as signatures
 from midre_exp.errors import ConfigError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.config import build
@@ -48,22 +50,6 @@ def blend(images: Tensor, triggers: Tensor, alpha: float) -> Tensor:
     nothing leaves [0, 1].
     """
     return (1 - alpha) * images + alpha * triggers
-
-
-def signatures(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The direction [classes, d] of each class's trap: the sum of the ``features`` [n, d] of triggered
-    training images with trigger classes ``labels`` int64 [n], of length 1.
-    """
-    sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
-    return F.normalize(sums)
-
-
-def signature_cosines(features: Tensor, predicted: Tensor, of_classes: Tensor) -> Tensor:
-    """How much images look like the trap of the class they are ``predicted`` to be of, int64 [n]: the cosine
-    [n] of their ``features`` [n, d] with its signature. Released use: above the 95 % quantile of clean
-    training images is caught.
-    """
-    return (F.normalize(features) * of_classes[predicted]).sum(1)
 
 
 def trigger_classes(count: int, classes: int, *, seed: int, epoch: int) -> Tensor:
@@ -255,6 +241,12 @@ class TrapMID(Defense):
     def reports(self, output: Output, batch: Batch) -> Mapping[str, Tensor]:
         """The losses of discriminator and triggers."""
         return self._losses
+
+    def triggered(self, state: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
+        triggers = state.get("triggers")
+        if triggers is None:
+            return None
+        return lambda images, classes: blend(images, triggers[classes], self.alpha)
 
     def informed(self, model: Classifier) -> Informed:
         if not self._acts:

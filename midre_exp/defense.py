@@ -276,6 +276,13 @@ class Defense:
         """
         return {}
 
+    def triggered(self, state: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """How images float [n, 3, h, w] show each the trigger of its class, int64 [n], by the tensors that
+        ``state`` left, on their device; None where there are no triggers. A defense with some has an option
+        of that name, by which a run knows.
+        """
+        return None
+
     def informed(self, model: Classifier) -> Informed | None:
         """What an attacker does who knows this defense and holds ``model`` in the form that is attacked;
         None: nobody has said. Never from private images or a judge.

@@ -74,6 +74,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         shadows = [build(one, parts.private, parts.trained, start) for one in stages.shadows_of(settings)]
         build(stages.lira, parts.private, target, *shadows)
         build(stages.alignment, target, prior)
+        build(stages.trap, target, attack, parts.private)
         build(stages.extraction, attack, parts.evaluation, its_start)
         build(stages.extraction_ceiling, parts.evaluation, its_start)
         verdicts = [build(stages.verdicts, attack, evaluator, prior, metrics)]

@@ -136,6 +136,7 @@ def _row(setup: str, settings: Settings, stages: dict[str, Wanted], kind: Accele
             "diagnostics",
             "lira",
             "alignment",
+            "trap",
             "extraction",
             "extraction_ceiling",
         ),

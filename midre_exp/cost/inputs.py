@@ -25,7 +25,7 @@ _LENGTHS = {
     "attack": ("steps", "episodes", "identities"),
     "deployment": (),
     "metrics": (),
-    **dict.fromkeys(("verdicts", "diagnostics", "lira", "alignment"), ()),
+    **dict.fromkeys(("verdicts", "diagnostics", "lira", "alignment", "trap"), ()),
     "jury": (),
 }
 #: The sizes that matter to a stage.
@@ -45,7 +45,7 @@ _SIZES = {
     "trait_reader": ("trait_images",),
     "traits": ("test", "classes"),
     "diagnostics": ("train", "test", "classes"),
-    "lira": ("train", "test", "classes"),
+    **dict.fromkeys(("lira", "trap"), ("train", "test", "classes")),
     "alignment": ("classes",),
     **dict.fromkeys(("extraction", "extraction_ceiling"), ("train", "test", "classes")),
 }
@@ -107,6 +107,7 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
         "trait_reader": {"reader": settings.get("traits"), **judged},
         "traits": {"reader": settings.get("traits"), **shown, **judged},
         "lira": {"lira": asked.get("lira"), **target, "resolution": settings["resolution"]},
+        "trap": {**target, **shown, "resolution": settings["resolution"]},
         "extraction": student,
         "extraction_ceiling": student,
         "diagnostics": {

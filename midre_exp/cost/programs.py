@@ -90,6 +90,7 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "diagnostics": _Run.diagnostics,
         "lira": _Run.lira,
         "alignment": _Run.alignment,
+        "trap": _Run.trap,
         "extraction": _Run.student,
         "extraction_ceiling": _Run.student,
         "jury": lambda _: Counted(()),  # a few numbers of each reconstruction
@@ -504,6 +505,13 @@ class _Run:
         """All private images, shown to the target and to each of its shadows."""
         models, images = 1 + len(shadows_of(self.settings)), self.sizes.train + self.sizes.test
         self._shown(self.model(), int(self.settings["resolution"]), models * images, _BATCH, "answers")
+        return Counted(tuple(self.counter.phases))
+
+    def trap(self) -> Counted:
+        """Private images with triggers and without, and the reconstructions."""
+        attack = build_attack(self.settings["attack"], self.trusted)
+        images = 2 * (self.sizes.train + self.sizes.test) + attack.identities * kept_of(self.settings)
+        self._shown(self.model(), int(self.settings["resolution"]), images, _BATCH, "answers")
         return Counted(tuple(self.counter.phases))
 
     def student(self) -> Counted:

@@ -229,6 +229,7 @@ class Diagnostics(Keys):
     alignment: Alignment | None = None
     extraction: Extraction | None = None
     lira: Lira | None = None
+    trap: bool = False
 
 
 @dataclass

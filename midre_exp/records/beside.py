@@ -51,7 +51,7 @@ def judged_beside(artifacts: Mapping[str, Artifact]) -> Record:
 
 
 #: The stages behind the block ``diagnostics``; the first is of the target alone.
-DIAGNOSTICS = ("diagnostics", "lira", "alignment", "extraction", "extraction_ceiling")
+DIAGNOSTICS = ("diagnostics", "lira", "alignment", "trap", "extraction", "extraction_ceiling")
 
 
 def diagnosed(artifacts: Mapping[str, Artifact]) -> DiagnosticsEntry | None:

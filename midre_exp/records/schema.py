@@ -166,8 +166,9 @@ class DiagnosticsEntry(TypedDict, total=False):
     lira: dict[str, Any]
     #: prior (its name), images, ratio, chance, both in [0, 1]; rank and pixels: directions, of how many.
     alignment: dict[str, Any]
-    #: A target with triggers: images, cosine of clean test images with the signature of their predicted
-    #: class, of triggered ones, and threshold; reconstructions: of the attack's.
+    #: Of a target with triggers: threshold; clean and triggered test images and reconstructions, each with
+    #: images, the cosine with the signature of the predicted class, and caught, percent above the threshold;
+    #: triggered also class, percent taken for the trigger's.
     trap: dict[str, Any]
     #: A student of the reconstructions: its network, identities, per_class (least and most of its images),
     #: chance, train and test: accuracy on the target's real images of these identities.

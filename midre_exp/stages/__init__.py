@@ -25,6 +25,7 @@ from midre_exp.stages.graph import (
     target,
     trait_reader,
     traits,
+    trap,
     verdicts,
     verifier,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "target",
     "trait_reader",
     "traits",
+    "trap",
     "verdicts",
     "verifier",
 ]

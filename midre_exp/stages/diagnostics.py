@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.stages.base import Fingerprint, Job, Stage
-from midre_exp.stages.classifier import Target
+from midre_exp.stages.classifier import DEFENSE_STATE, Target
 from midre_exp.stages.preflight import make_once
 from midre_exp.stages.prior import PriorStage
+from midre_exp.stages.stored import finite_tensors
 from midre_exp.stages.victim import known_of
 from midre_exp.store.artifact import Artifact
 
@@ -135,6 +136,78 @@ class AlignmentStage(Stage):
 
     def describe(self, settings: Settings) -> str:
         return f"{settings['attack']['prior']['name']} and {_named(settings)}"
+
+
+class TrapStage(Stage):
+    """Ask whether the reconstructions of a run are the traps of its defense. Only of defenses with an option
+    ``triggers``, which say how an image shows one (``Defense.triggered``).
+    """
+
+    name = "trap"
+    in_run_key = False
+    is_tracked = False
+    makers = ("midre_exp.diagnostics.trap", "midre_exp.targets.assemble", "defenses.compose")
+    highlights = {"summary": "{}"}
+
+    def is_part_of(self, settings: Settings) -> bool:
+        trained = settings["target"]["checkpoint"] is None
+        asked = is_diagnosed(settings) and settings["diagnostics"].get("trap", False)
+        return bool(asked) and trained and any("triggers" in node for node in settings["defense"].values())
+
+    def upstream(self, settings: Settings) -> tuple[str, ...]:
+        return ("target", "attack")
+
+    def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
+        return {"data": fingerprint("private")}
+
+    def check(self, settings: Settings, parts: Parts) -> None:
+        """What can be wrong is told by the target and the attack."""
+
+    def make(self, job: Job, target: Artifact, attack: Artifact, private: Dataset) -> None:
+        # planning loads this module, and no torch
+        from midre_exp.diagnostics.trap import trapped
+        from midre_exp.metrics.evaluation import only_selected
+
+        found = finite_tensors(attack, "reconstructions")
+        found = only_selected(found) if "selected" in found else found
+        has_any = f"{DEFENSE_STATE}.safetensors" in target.manifest["files"]
+        state = finite_tensors(target, DEFENSE_STATE) if has_any else {}
+        device = job.runtime.device
+        shown = job.parts.trained.triggered({name: value.to(device) for name, value in state.items()})
+        pixels = job.parts.private.load("train").images.shape[-1]
+        reason = (
+            "the defense left no triggers beside its target"
+            if shown is None
+            else "the attack selected no reconstruction"
+            if not len(found["labels"])
+            else f"reconstructions of {found['images'].shape[-1]} px are kept, and the target gets {pixels} px"
+            if found["images"].shape[-1] != pixels
+            else None
+        )
+        if shown is None or reason is not None:
+            job.work.metrics.update(told={}, numbers={}, missing={"trap": str(reason)})
+            return
+        told, numbers = trapped(
+            diagnosed_target(job, target),
+            shown,
+            private.load("train"),
+            private.load("test"),
+            found["images"],
+            device,
+        )
+        cosines = (told[name]["cosine"]["value"] for name in ("reconstructions", "clean"))
+        job.work.metrics.update(
+            told={"trap": told},
+            numbers=numbers,
+            missing={},
+            summary="signature cosine {:.2f} (clean images {:.2f})".format(*cosines),
+        )
+
+    def memory_remedy(self, settings: Settings) -> str:
+        return "end other programs there, or set runtime.device=cpu"
+
+    def describe(self, settings: Settings) -> str:
+        return f"traps of {_named(settings)} in {settings['attack']['name']}"
 
 
 def is_diagnosed(settings: Settings) -> bool:

@@ -18,7 +18,7 @@ from midre_exp.stages.base import Stage
 from midre_exp.stages.candidates import CandidatesStage
 from midre_exp.stages.classifier import Evaluator, Target
 from midre_exp.stages.deployment import DeploymentStage
-from midre_exp.stages.diagnostics import AlignmentStage, DiagnosticsStage
+from midre_exp.stages.diagnostics import AlignmentStage, DiagnosticsStage, TrapStage
 from midre_exp.stages.extraction import CeilingStage, ExtractionStage
 from midre_exp.stages.features import FeaturesStage
 from midre_exp.stages.jury import JuryStage, further
@@ -49,6 +49,7 @@ trait_reader = TraitReaderStage()
 traits = TraitsStage()
 diagnostics = DiagnosticsStage()
 alignment = AlignmentStage()
+trap = TrapStage()
 lira = LiraStage()
 extraction = ExtractionStage()
 extraction_ceiling = CeilingStage()
@@ -76,6 +77,7 @@ STAGES: tuple[Stage, ...] = (
     diagnostics,
     lira,
     alignment,
+    trap,
     extraction,
     extraction_ceiling,
     jury,

@@ -60,6 +60,7 @@ SOURCES = {
     "traits": ("midre_exp/leakage", *_IMAGES),
     "diagnostics": ("midre_exp/diagnostics", "midre_exp/targets", *_IMAGES),
     **dict.fromkeys(("extraction", "extraction_ceiling"), ("midre_exp/diagnostics", *_TRAINING, *_IMAGES)),
+    "trap": ("midre_exp/diagnostics", "midre_exp/targets", *_IMAGES),
     "lira": ("midre_exp/diagnostics", "midre_exp/targets", *_IMAGES),
     "alignment": ("midre_exp/diagnostics", "midre_exp/targets", "midre_exp/priors", *_IMAGES),
 }

@@ -35,6 +35,7 @@ MEASURED = (
     ("mia_advantage", "MIA adv", 1, ""),
     ("lira_auc", "LiRA AUC", 1, "LiRA: membership against shadow models under the same defense"),
     ("alignment", "alignment", 3, "alignment: share of a gradient's length along the prior's pictures"),
+    ("trap_cosine", "trap", 2, "trap: cosine of reconstructions with the traps of their class"),
     ("knowledge_test", "KES", 1, "KES: accuracy on private test images of a student of the reconstructions"),
 )
 #: Metrics of which there is one for each eps.
