@@ -256,15 +256,11 @@ class Composed(Defense):
 
     def triggered(self, state: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Of the part that has triggers."""
-        owned = {
-            name: {
-                key.removeprefix(f"{name}."): value
-                for key, value in state.items()
-                if key.startswith(f"{name}.")
-            }
-            for name in self.parts
-        }
-        return _first(part.triggered(owned[name]) for name, part in self.parts.items())
+        named = [(*key.partition(".")[::2], value) for key, value in state.items()]
+        return _first(
+            part.triggered({key: value for owner, key, value in named if owner == name})
+            for name, part in self.parts.items()
+        )
 
     def extra_losses(
         self,

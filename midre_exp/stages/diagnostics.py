@@ -174,16 +174,14 @@ class TrapStage(Stage):
         state = finite_tensors(target, DEFENSE_STATE) if has_any else {}
         device = job.runtime.device
         shown = job.parts.trained.triggered({name: value.to(device) for name, value in state.items()})
-        pixels = job.parts.private.load("train").images.shape[-1]
-        reason = (
-            "the defense left no triggers beside its target"
-            if shown is None
-            else "the attack selected no reconstruction"
-            if not len(found["labels"])
-            else f"reconstructions of {found['images'].shape[-1]} px are kept, and the target gets {pixels} px"
-            if found["images"].shape[-1] != pixels
-            else None
-        )
+        size, seen = found["images"].shape[-1], int(job.settings["resolution"])
+        reason = None
+        if shown is None:
+            reason = "the defense left no triggers beside its target"
+        elif not len(found["labels"]):
+            reason = "the attack selected no reconstruction"
+        elif size != seen:
+            reason = f"reconstructions are kept at {size} px, and the target gets {seen} px"
         if shown is None or reason is not None:
             job.work.metrics.update(told={}, numbers={}, missing={"trap": str(reason)})
             return

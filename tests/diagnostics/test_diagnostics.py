@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from defenses import MIDRE, Defense, TrapMID, compose
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.diagnostics import AutoPGD, Calibration, Dependence, MembershipInference, RobustAccuracy
 from midre_exp.diagnostics.alignment import align
@@ -17,6 +18,7 @@ from midre_exp.diagnostics.intervals import measured
 from midre_exp.diagnostics.membership import inference
 from midre_exp.diagnostics.robustness import disagreements
 from midre_exp.diagnostics.shadows import ShadowImages, kept_by, pooled, shadowed
+from midre_exp.diagnostics.trap import trapped
 from midre_exp.errors import ConfigError
 from midre_exp.metrics.base import Unavailable
 from midre_exp.priors.base import Prior
@@ -25,6 +27,14 @@ from midre_exp.targets.base import Classifier, Output
 from tests.priors.small import small
 
 CLASSES = 3
+TRAP = {
+    "alpha": 0.02,
+    "beta": 0.2,
+    "step": 0.01,
+    "triggers": "trained",
+    "discriminator": True,
+    "augment": "shared",
+}
 
 
 class Network(Classifier):
@@ -310,3 +320,29 @@ def test_lira_knows_a_target_that_remembers():
     assert numbers["lira_auc"] > nothing["online"]["auc"]["value"] + 10
     with pytest.raises(Unavailable, match="2 shadows leave images that none of them was trained without"):
         shadowed(target, shadows[:2], private, seed=0, rates=[], device=cpu)
+
+
+def test_traps_are_told_from_people():
+    asked = subject(Network())
+
+    def triggered(images: Tensor, classes: Tensor) -> Tensor:
+        """A bright third, whatever the image."""
+        shown = torch.zeros_like(images)
+        for third in range(CLASSES):
+            shown[classes == third, :, :, 2 * third : 2 * third + 2] = 1
+        return shown
+
+    traps = triggered(asked.shown("test", torch.arange(9))[0], asked.test.labels[:9])
+    told, numbers = trapped(
+        asked.model, triggered, asked.train, asked.test, (traps * 255).to(torch.uint8), asked.device
+    )
+    assert numbers["trap_cosine"] == pytest.approx(1) and numbers["trap_caught"] == 100
+    assert told["clean"]["cosine"]["value"] < 0.8 and told["triggered"]["class"]["value"] == 100
+    assert told["reconstructions"]["images"] == 9
+    as_parts = compose(midre=MIDRE(a_l=0.1, a_h=0.4), trapmid=TrapMID(**TRAP))
+    together = as_parts.triggered({"trapmid.triggers": traps[:3]})
+    alone = TrapMID(**TRAP).triggered({"triggers": traps[:3]})
+    images, labels = asked.shown("test", torch.arange(5))
+    assert together is not None and alone is not None and Defense().triggered({}) is None
+    torch.testing.assert_close(together(images, labels), alone(images, labels))
+    torch.testing.assert_close(alone(images, labels), 0.98 * images + 0.02 * traps[:3][labels])

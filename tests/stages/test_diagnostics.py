@@ -132,6 +132,14 @@ def test_what_they_cost_is_counted(tiny):
     assert all(sum(phase.flops for phase in one.phases) > 0 for one in counted.values())
 
 
+def test_only_a_target_with_triggers_is_asked_for_traps(tiny):
+    asked = keys(tiny(*DIAGNOSED, "defense=[midre,trapmid]"))
+    assert {*asked} - {*keys(tiny(*DIAGNOSED))} == {"trap"}
+    other = keys(tiny(*DIAGNOSED, "defense=[midre,trapmid]", "attack.steps=4"))
+    assert other["trap"] != asked["trap"] and other["diagnostics"] == asked["diagnostics"]
+    assert "trap" not in keys(tiny(*DIAGNOSED, "defense=trapmid", "diagnostics.trap=false"))
+
+
 LIRA = ("diagnostics=full", *DIAGNOSED[1:], "diagnostics.lira.shadows=4", "diagnostics.lira.rates=[0.5]")
 
 
@@ -170,3 +178,12 @@ def test_a_target_is_told_from_its_shadows(tiny, stocked):
     assert told["online"]["members"] == 16 and told["online"]["others"] == 8
     assert {"lira_auc", "lira_advantage_high"} <= {*record["metrics"]}
     assert {f"shadow.{number}" for number in range(4)} <= {*record["seconds"]}
+
+
+@pytest.mark.slow
+def test_traps_are_looked_for_in_reconstructions(tiny, stocked):
+    told = json.loads(run(tiny(*DIAGNOSED, "defense=trapmid")).read_text())
+    assert problem_of(told) is None
+    block = told["diagnostics"]["trap"]
+    assert block["reconstructions"]["images"] == 8 and block["clean"]["images"] == 8
+    assert told["metrics"]["trap_cosine"] == block["reconstructions"]["cosine"]["value"]
