@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses import MIDRE, Defense, TrapMID, compose
+from defenses import Defense, TrapMID, compose
 from midre_exp.data.base import Dataset, ImageSet
 from midre_exp.diagnostics import AutoPGD, Calibration, Dependence, MembershipInference, RobustAccuracy
 from midre_exp.diagnostics.alignment import align
@@ -322,6 +322,10 @@ def test_lira_knows_a_target_that_remembers():
         shadowed(target, shadows[:2], private, seed=0, rates=[], device=cpu)
 
 
+class Plain(Defense):
+    """Without triggers."""
+
+
 def test_traps_are_told_from_people():
     asked = subject(Network())
 
@@ -339,7 +343,7 @@ def test_traps_are_told_from_people():
     assert numbers["trap_cosine"] == pytest.approx(1) and numbers["trap_caught"] == 100
     assert told["clean"]["cosine"]["value"] < 0.8 and told["triggered"]["class"]["value"] == 100
     assert told["reconstructions"]["images"] == 9
-    as_parts = compose(midre=MIDRE(a_l=0.1, a_h=0.4), trapmid=TrapMID(**TRAP))
+    as_parts = compose(plain=Plain(), trapmid=TrapMID(**TRAP))
     together = as_parts.triggered({"trapmid.triggers": traps[:3]})
     alone = TrapMID(**TRAP).triggered({"triggers": traps[:3]})
     images, labels = asked.shown("test", torch.arange(5))
