@@ -202,7 +202,7 @@ def test_losses_of_strangers_tell_nothing():
     told = inference(members, others, [0.1])
     assert told["auc"]["low"] < 50 < told["auc"]["high"] and told["advantage"]["low"] < 6
     known = inference(members + 3, others, [0.1])
-    assert known["auc"]["low"] > 95 and known["tpr@0.1"]["value"] > 95
+    assert known["auc"]["low"] > 95 and known["tpr@0.1"]["value"] > 85
     same = inference(torch.zeros(5), torch.zeros(7), [])
     assert same["auc"]["value"] == 50 and same["advantage"]["value"] == 0
 
