@@ -8,9 +8,10 @@ ARGS ?=
 
 TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
+EVIDENCE_2026 := evidence_2026 leakage
 EVIDENCE := convergence lengths evidence early_stopping frontier
 
-.PHONY: help setup demo all evidence $(TABLES) $(FIGURES) grid lfw worst claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
+.PHONY: help setup demo all evidence evidence-2026 $(TABLES) $(FIGURES) grid lfw worst claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -49,6 +50,10 @@ all: setup       ## every table and figure, what they lack as one sweep, then th
 evidence: SCALE = evidence
 evidence: setup  ## converged targets, controls, three seeds: tables, figures, claims and one page, results/evidence (docs/evidence.md; about 4 h)
 	@$(PY) -m midre_exp.report $(EVIDENCE) claims summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+evidence-2026: SCALE = evidence
+evidence-2026: setup  ## arms of 2024 to 2026 and controls beside them, with diagnostics of every target (docs/evidence.md; about 2 h more)
+	@$(PY) -m midre_exp.report $(EVIDENCE_2026) claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 worst: SCALE = evidence
 worst: setup     ## suites of attacks: what a defense survives, informed attackers among them (docs/worst_case.md)

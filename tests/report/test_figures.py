@@ -370,8 +370,8 @@ def test_a_wrong_definition_is_named(tmp_path, monkeypatch):
 def test_an_unknown_name_tells_the_figures(capsys):
     assert command.main(["fig9"]) == 2
     assert (
-        "figures: attackers, fig2, fig3, fig4, fig5, fig6, fig7, frontier, grid, lengths"
-        in capsys.readouterr().err
+        "figures: attackers, fig2, fig3, fig4, fig5, fig6, fig7, frontier, grid, leakage, "
+        "lengths, robustness" in capsys.readouterr().err
     )
 
 

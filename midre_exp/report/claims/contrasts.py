@@ -22,16 +22,25 @@ from midre_exp.report.claims.cells import Numbers
 from midre_exp.report.claims.effects import Effect, difference, mean_effect
 from midre_exp.report.claims.frontier import gain_of
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns
+from midre_exp.report.claims.leakage_line import Held, off_the_line, slope
 from midre_exp.report.runs.defense_names import display_name
 from midre_exp.report.runs.trade_off import trade_off
 
 #: Stands for OP where trade-offs are put in order.
 NOTHING_PAID = 1e9
 
-#: ``att_acc1_all_judges`` of runs with a jury; the last three of runs with a verifier, those before of suites
-#: of attacks alone.
+#: ``att_acc1_all_judges`` of runs with a jury; the last of runs with diagnostics; the three before it of runs
+#: with a verifier, those before of suites of attacks alone.
 Metric = Literal[
-    "acc", "att_acc1", "att_acc1_all_judges", "plain", "informed", "tar@0.01", "tar@0.001", "rank1"
+    "acc",
+    "att_acc1",
+    "att_acc1_all_judges",
+    "plain",
+    "informed",
+    "tar@0.01",
+    "tar@0.001",
+    "rank1",
+    "robust_area",
 ]
 Groups = Sequence[ComparisonGroup]
 
@@ -231,6 +240,35 @@ class SlopeOverShare(Contrast):
 
 
 @dataclass(frozen=True)
+class SlopeOverRobustness(Contrast):
+    """Slope of attack accuracy over the robust accuracy of all arms, in points for each point, by least
+    squares; ``held``: nothing, or accuracy beside it (``midre_exp.report.claims.leakage_line``).
+    """
+
+    held: Held = "nothing"
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            if (effect := slope(group, self.held)) is not None:
+                yield effect
+
+
+@dataclass(frozen=True)
+class OffTheLine(Contrast):
+    """Attack accuracy of a defense less that of the line through the other arms at its robust accuracy, in
+    points.
+    """
+
+    defense: str
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            for defense in of_defense(group, self.defense):
+                if (effect := off_the_line(group, defense)) is not None:
+                    yield effect
+
+
+@dataclass(frozen=True)
 class WiderRange(Contrast):
     """Attack accuracy under a wider range of a defense less that under a narrower one, in points."""
 
@@ -365,6 +403,8 @@ CONTRASTS: Mapping[str, type[Any]] = {
     "gain_at_equal_accuracy": GainAtEqualAccuracy,
     "between_seeds": BetweenSeeds,
     "slope_over_share": SlopeOverShare,
+    "slope_over_robustness": SlopeOverRobustness,
+    "off_the_line": OffTheLine,
     "wider_range": WiderRange,
     "combination": Combination,
     "averaged": Averaged,

@@ -151,7 +151,7 @@ def _check_defense(text: str, key: str, path: Path, known: frozenset[str]) -> No
 
 def known_defenses() -> frozenset[str]:
     """The names that the yamls of conf/defense give: one of none of them would be found in no record."""
-    found = {"NoDef", "RE", "BiDO-COCO"}  # of classes whose name depends on their options
+    found = {"NoDef", "RE", "BiDO-COCO", "LS"}  # of classes whose name depends on their options
     for file in config_files("defense").values():
         node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         parts = node.values() if isinstance(node, dict) else ()

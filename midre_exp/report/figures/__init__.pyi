@@ -8,5 +8,6 @@ from .feature_hulls import IdentityHulls as IdentityHulls
 from .feature_hulls import ReconstructionHulls as ReconstructionHulls
 from .frontier import Frontier as Frontier
 from .grid import Grid as Grid
+from .leakage import Leakage as Leakage
 from .lengths import Lengths as Lengths
 from .scatter import Scatter as Scatter

@@ -4,7 +4,7 @@ and attack. What lies below the line protects more than a less accurate undefend
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,8 @@ class Frontier(Plot):
             loc="outside lower center",
             ncols=min(5, 1 + min(self.columns, len(groups))),
         )
-        _label(figure, every, groups, arms)
+        drawn = [(axes, group, group.defenses) for axes, group in zip(every, groups, strict=True)]
+        label_arms(figure, drawn, arms, _frontier_line)
         table = pd.DataFrame([_row(group, defense) for group in groups for defense in group.defenses])
         notes = [
             "Line: undefended targets stopped at several accuracies (small circles) and NoDef, the "
@@ -97,15 +98,17 @@ def _panel(axes: Axes, group: ComparisonGroup, arms: Sequence[DefenseName]) -> N
         )  # fmt: skip
     for defense in group.defenses:
         if defense.name.names == ():
-            _point(axes, group, defense, Mark("o", "#000000", ""))
+            draw_arm(axes, group, defense, Mark("o", "#000000", ""))
         elif not is_frontier(defense):
-            _point(axes, group, defense, mark_of(defense.name, arms))
+            draw_arm(axes, group, defense, mark_of(defense.name, arms))
     axes.margins(0.12)
 
 
-def _point(axes: Axes, group: ComparisonGroup, defense: DefenseRuns, mark: Mark) -> None:
-    numbers = {metric: _number(group, defense, metric) for metric in ("acc", "att_acc1")}
-    x, y = numbers["acc"], numbers["att_acc1"]
+def draw_arm(
+    axes: Axes, group: ComparisonGroup, defense: DefenseRuns, mark: Mark, across: str = "acc"
+) -> None:
+    """The marker of a defense with its 95 % intervals: attack accuracy over the metric ``across``."""
+    x, y = (number_of(group, defense, metric) for metric in (across, "att_acc1"))
     axes.errorbar(
         [x[0]], [y[0]], [[max(y[0] - y[1], 0)], [max(y[2] - y[0], 0)]],
         [[max(x[0] - x[1], 0)], [max(x[2] - x[0], 0)]],
@@ -114,31 +117,43 @@ def _point(axes: Axes, group: ComparisonGroup, defense: DefenseRuns, mark: Mark)
     )  # fmt: skip
 
 
-def _number(group: ComparisonGroup, defense: DefenseRuns, metric: str) -> tuple[float, float, float]:
+def number_of(group: ComparisonGroup, defense: DefenseRuns, metric: str) -> tuple[float, float, float]:
+    """A metric in percent with the ends of its 95 % interval."""
     low, high = np.clip(np.quantile(group.draws(defense, metric), _ENDS), 0, 100)
     return defense.mean(metric), float(low), float(high)
 
 
-def _label(
-    figure: Figure, every: Sequence[Axes], groups: Sequence[ComparisonGroup], arms: Sequence[DefenseName]
+def label_arms(
+    figure: Figure,
+    every: Sequence[tuple[Axes, ComparisonGroup, Sequence[DefenseRuns]]],
+    arms: Sequence[DefenseName],
+    line: Callable[[ComparisonGroup], tuple[Sequence[float], Sequence[float]]],
+    across: str = "acc",
 ) -> None:
-    """Put the name of each defense beside its marker, where it covers neither a marker nor another name; with
-    a thin line to it where that is not next to it.
+    """Put the name of each defense beside its marker, where it covers neither a marker, nor the ``line`` of
+    its panel (x, y), nor another name; with a thin line to it where that is not next to it. ``every``: each
+    panel with its group and what is drawn of it; ``across``: the metric on x.
     """
     figure.draw_without_rendering()  # fixes where the panels are
-    for axes, group in zip(every, groups, strict=True):
+    for axes, group, drawn in every:
         frame = axes.get_window_extent()
-        shown = [defense for defense in group.defenses if defense.name.names != (EARLY_STOPPING,)]
-        taken = [box for defense in group.defenses for box in _drawn(axes, group, defense)]
-        taken += _line(axes, group)
+        shown = [defense for defense in drawn if defense.name.names != (EARLY_STOPPING,)]
+        taken = [box for defense in drawn for box in _drawn(axes, group, defense, across)]
+        taken += _line(axes, *line(group))
         for defense in sorted(shown, key=lambda each: each.mean("att_acc1")):
             colour = "#000000" if not defense.name.names else mark_of(defense.name, arms).colour
-            taken.append(_placed(axes, frame, taken, defense, colour))
+            place = (defense.mean(across), defense.mean("att_acc1"))
+            taken.append(_placed(axes, frame, taken, display_name(defense.name), place, colour))
 
 
-def _drawn(axes: Axes, group: ComparisonGroup, defense: DefenseRuns) -> list[Bbox]:
+def _frontier_line(group: ComparisonGroup) -> tuple[list[float], list[float]]:
+    points = sorted((p.mean("acc"), p.mean("att_acc1")) for p in frontier_of(group))
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _drawn(axes: Axes, group: ComparisonGroup, defense: DefenseRuns, across: str) -> list[Bbox]:
     """What the marker of a defense and its bars cover."""
-    (x, *ends_x), (y, *ends_y) = (_number(group, defense, metric) for metric in ("acc", "att_acc1"))
+    (x, *ends_x), (y, *ends_y) = (number_of(group, defense, metric) for metric in (across, "att_acc1"))
     found = [_box(axes, (x, y), (x, y), 3.5)]
     if defense.name.names != (EARLY_STOPPING,):
         found += [
@@ -148,12 +163,10 @@ def _drawn(axes: Axes, group: ComparisonGroup, defense: DefenseRuns) -> list[Bbo
     return found
 
 
-def _line(axes: Axes, group: ComparisonGroup) -> list[Bbox]:
-    """What the line of a frontier covers, in small steps."""
-    points = sorted((p.mean("acc"), p.mean("att_acc1")) for p in frontier_of(group))
-    if not points:
+def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> list[Bbox]:
+    """What a line covers, in small steps."""
+    if not xs:
         return []
-    xs, ys = zip(*points, strict=True)
     at = np.linspace(xs[0], xs[-1], GRID)
     return [_box(axes, place, place, 1) for place in zip(at, np.interp(at, xs, ys), strict=True)]
 
@@ -165,10 +178,11 @@ def _box(axes: Axes, low: tuple[float, float], high: tuple[float, float], border
     return Bbox([axes.transData.transform(low) - edge, axes.transData.transform(high) + edge])
 
 
-def _placed(axes: Axes, frame: Bbox, taken: Sequence[Bbox], defense: DefenseRuns, colour: str) -> Bbox:
+def _placed(
+    axes: Axes, frame: Bbox, taken: Sequence[Bbox], name: str, place: tuple[float, float], colour: str
+) -> Bbox:
     """The label at the first place that is free; at the last where none is."""
     own: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "color": colour, "zorder": 5}
-    place = (defense.mean("acc"), defense.mean("att_acc1"))
     label: Annotation | None = None
     for x, y in _PLACES:
         if label is not None:
@@ -176,7 +190,7 @@ def _placed(axes: Axes, frame: Bbox, taken: Sequence[Bbox], defense: DefenseRuns
         align = {1: "left", -1: "right", 0: "center"}[int(np.sign(x))]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
         label = axes.annotate(
-            display_name(defense.name), place, (x, y), ha=align, va="center",
+            name, place, (x, y), ha=align, va="center",
             arrowprops=line if max(abs(x), abs(y)) > 11 else None, **own,
         )  # fmt: skip
         label.set_in_layout(False)
@@ -199,11 +213,13 @@ def _text_box(label: Annotation) -> tuple[float, float, float, float]:
 
 
 def _handles(arms: Sequence[DefenseName]) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color="black", marker="o", markersize=3, label="early stopping"),
-        Patch(color="0.85", label="its 95 % band"),
-        Line2D([], [], color="black", marker="o", linestyle="none", label="NoDef"),
-    ]
+    line = Line2D([], [], color="black", marker="o", markersize=3, label="early stopping")
+    return [line, Patch(color="0.85", label="its 95 % band"), *arm_handles(arms)]
+
+
+def arm_handles(arms: Sequence[DefenseName]) -> list[Line2D]:
+    """NoDef and each arm, for a legend."""
+    handles = [Line2D([], [], color="black", marker="o", linestyle="none", label="NoDef")]
     for name in arms:
         mark = mark_of(name, arms)
         handles.append(
@@ -221,7 +237,7 @@ def _row(group: ComparisonGroup, defense: DefenseRuns) -> dict[str, Any]:
         "seeds": len(defense.seeds),
     }
     for metric in ("acc", "att_acc1"):
-        value, low, high = _number(group, defense, metric)
+        value, low, high = number_of(group, defense, metric)
         row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
     gain = gain_of(group, defense)
     low_high = None if gain is None else gain.interval

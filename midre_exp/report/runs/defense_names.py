@@ -16,6 +16,8 @@ NAMES: Mapping[str, str] = {
     "RandomCrop": "RandomCropping",
     "DPSGD": "DP-SGD",
     "BiDOPlus": "BiDO+",
+    "ATAT": "AT-AT",
+    "TrapMID": "Trap-MID",
 }
 
 #: Where the classes that erase, leave out or stop early keep the smallest and the largest share.
