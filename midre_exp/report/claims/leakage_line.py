@@ -151,4 +151,5 @@ def _ranks(values: Numbers) -> Numbers:
     """From 0; equal ones share their mean."""
     below = (values[None] < values[:, None]).sum(axis=1)
     equal = (values[None] == values[:, None]).sum(axis=1)
-    return below + (equal - 1) / 2
+    found: Numbers = below + (equal - 1) / 2
+    return found
