@@ -146,9 +146,7 @@ class TrapMID(Defense):
     beta: BelowOne  # weight of the loss on triggered images, below 1; 0 is no defense
     step: Share  # of the triggers along the sign of their gradient, in pixels of [0, 1]
     triggers: str  # trained | fixed: as they were drawn
-    discriminator: (
-        bool  # whether one tells triggered from clean images, and triggers are trained to deceive it
-    )
+    discriminator: bool  # whether triggers are trained to deceive one that tells them from clean images
     augment: str  # own: the released crop, flip and rotation in place of the recipe's | shared: the recipe's
     _trap: Trap | None = field(init=False, default=None, repr=False)
     _model: Classifier | None = field(init=False, default=None, repr=False)

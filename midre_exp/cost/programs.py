@@ -130,11 +130,12 @@ def _images(count: int, pixels: int, classes: int) -> ImageSet:
     return ImageSet(images, labels, tuple(map(str, range(classes))))
 
 
-def _small(images: ImageSet) -> ImageSet:
-    """As many images with a content, of few pixels, and labels: as many of each class."""
-    count = len(images)
+def _small(images: ImageSet, count: int | None = None, pixels: int = 8) -> ImageSet:
+    """As many images with a content, or ``count``, of few pixels, and labels: as many of each class."""
+    count = len(images) if count is None else count
     labels = torch.arange(count) % images.num_classes
-    return ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), labels, images.classes)
+    content = torch.zeros((), dtype=torch.uint8).expand(count, 3, pixels, pixels)
+    return ImageSet(content, labels, images.classes)
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,11 @@ class _Run:
         module._trainer = cast(Any, trainer)
         module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
         module.make_defense_state()
+        if module.defense_state is not None:  # it may be as large as an image is
+            with _disable_current_modes():
+                few = max(size, 2 * images.num_classes)
+                defense.on_dataset(_small(images, few, images.images.shape[-1]), seed=0)
+            module.make_defense_state()
         module.batches = cast(Any, SimpleNamespace(epoch=when))
         module.on_train_epoch_start()
         with self.counter.phase("training"), self.counter.repeated(epochs):

@@ -119,6 +119,20 @@ def test_a_training_that_stops_early_costs_the_epochs_it_trains():
     assert half.phases[1].flops == pytest.approx(whole.phases[1].flops * 3 / 5)  # a look after each, one more
 
 
+#: Passes of a step in units of a forward: a plain step has 3, a gradient of the images alone 2.
+PASSES = {"atat": 3 + 5 * 2 + 3, "adversarial_training": 4 * 2 + 3, "trapmid": 2 * 3 + 2 * 2 + 2 * 3}
+
+
+@pytest.mark.parametrize("defense", PASSES)
+def test_what_a_defense_asks_the_network_in_a_step_is_counted(defense):
+    def of_training(*overrides) -> float:
+        found = count_stage("target", settings("target=resnet18", *overrides), SIZES)
+        return sum(phase.flops for phase in found.phases if phase.name == "training")
+
+    times = of_training(f"defense={defense}") / of_training()
+    assert times == pytest.approx(PASSES[defense] / 3, rel=0.05)
+
+
 def test_a_pretraining_computes_what_a_target_of_its_images_would():
     recipe = [f"target.pretraining.recipe.{key}" for key in ("epochs=2", "batch_size=8")]
     sizes = Sizes(1, 1, 1, 1, pretraining_train=16, pretraining_test=8, pretraining_classes=4)
