@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _diagnose(words: Sequence[str]) -> int:
     with packaged_configs(), fingerprints_once():
         composer, seen = packaged_composer(), set[str]()
-        for job in expand(words):
+        for job in _jobs(words):
             settings = runs_of(settings_of_job(composer, job))[0]  # members of a suite share the target
             plan = make_plan(settings)
             if "diagnostics" not in plan.stages:
@@ -81,6 +81,14 @@ def _diagnose(words: Sequence[str]) -> int:
                 for line in _of_target(settings, plan):
                     print(line, flush=True)
     return 0
+
+
+def _jobs(words: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep. Raises ConfigError also for what Hydra takes for a bug: a group set to null."""
+    empty = [word for word in words if word == "diagnostics=null"]
+    if empty:
+        raise ConfigError("diagnose: diagnostics=null measures nothing; give diagnostics=default")
+    return expand(words)
 
 
 def _of_target(settings: Mapping[str, Any], plan: Plan) -> Iterator[str]:
