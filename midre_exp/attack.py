@@ -35,7 +35,7 @@ EightBits = Literal["rounded", "truncated"]
 
 #: Keys of a config node under ``attack`` that are no options of the attack itself: made by others, or read by
 #: them (``judged``: by the metrics; ``crop``: by steps of its own yaml).
-NOT_OPTIONS = ("prior", "surrogates", "name", "shard", "judged", "crop")
+NOT_OPTIONS = ("prior", "surrogates", "tuning", "name", "shard", "judged", "crop")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Attack(ABC, Generic[V]):
     threat: ClassVar[Threat]
     #: Whether latents alone give the images again (``generated``).
     latents_suffice: ClassVar[bool] = True
+    #: Whether all items share what ``initialise`` asks, so that of several shards that ask it one counts.
+    shares_starts: ClassVar[bool] = True
     #: Whether ``inform`` can tell it what it knows of a defense.
     can_be_informed: ClassVar[bool] = False
 

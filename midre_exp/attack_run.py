@@ -34,7 +34,7 @@ from midre_exp.weights.finite import require_finite
 #: Columns of a chunk besides the attack's own details.
 _COLUMNS = ("images", "latents", "labels", "confidence", "queries")
 #: Of a shard: the queries of ``initialise``, which every shard spends anew and the whole attack once.
-_INITIAL_QUERIES = "initial_queries"
+INITIAL_QUERIES = "initial_queries"
 
 
 def run_attack(
@@ -103,15 +103,17 @@ def run_shard(
     columns = _join(blocks)
     selection = _select(job, items, columns, runtime)
     columns["queries"] = columns["queries"] + split_evenly(selection.queries, len(items))
-    queries = torch.tensor(initial.queries)
-    return {**columns, **selection.tensors, "restarts": items.restarts, _INITIAL_QUERIES: queries}
+    shared = initial.queries if attack.shares_starts else 0
+    columns["queries"] = columns["queries"] + split_evenly(initial.queries - shared, len(items))
+    queries = torch.tensor(shared)
+    return {**columns, **selection.tensors, "restarts": items.restarts, INITIAL_QUERIES: queries}
 
 
 def merge_shards(shards: Sequence[Columns]) -> Reconstructions:
     """The whole attack of its shards in the order of the identities; empties them. The queries of
     ``initialise`` are counted once. Raises DivergedError for numbers that are not finite.
     """
-    initial = [int(shard.pop(_INITIAL_QUERIES)) for shard in shards]
+    initial = [int(shard.pop(INITIAL_QUERIES)) for shard in shards]
     columns = _join(shards)
     columns["queries"] = columns["queries"] + split_evenly(initial[0], len(columns["labels"]))
     require_finite(columns, "the attack", REMEDY)  # also of parts that older code left

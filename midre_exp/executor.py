@@ -35,6 +35,7 @@ from midre_exp.store import progress
 from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.files import write_atomic
 from midre_exp.store.lock import LockedError
+from midre_exp.store.names import stored_as
 from midre_exp.store.store import Store
 from midre_exp.tracking.provenance import device_name, git_commit, numerics, own_packages, versions
 from midre_exp.tracking.tracker import track
@@ -199,7 +200,7 @@ class Executor:
     def _stored(self, planned: StageKey) -> list[tuple[str, str]]:
         """What the store may have of a stage: itself and, of an attack that is not there, its shards."""
         found = [(planned.name, planned.key)]
-        if planned.name == "attack" and (
+        if stored_as(planned.name) == "attack" and (
             planned.name in self._rebuild or not self.store.peek(planned.name, planned.key)
         ):
             for root in (self.store.root, *self.store.upstream):

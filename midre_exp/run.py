@@ -6,6 +6,7 @@
     private data ─────► evaluator   (independent, undefended; sees the same identities at its own size)
     public data  ─────► prior       (generator, for some attacks trained against the target)
     target, seen through a threat model + prior (+ surrogates) ──► attack ──► reconstructions
+    the best reconstructions + prior ──► tuned_prior (one of each identity) ──► attack, in its next round
     reconstructions + evaluator + private data ──► metrics ──► record
     other people ──► verifier, trait_reader (if asked for) ──► open_set, traits ──► record
     target, shadows of it ──► lira (if asked for) ──► record
@@ -64,7 +65,12 @@ def run(settings: Mapping[str, Any]) -> Path:
         prior = build(stages.prior, parts.public, target, deployment)
         surrogates = build(stages.surrogates, parts.public, target, deployment, prior)
         candidates = build(stages.candidates, prior)
-        attack = build(stages.attack, target, prior, surrogates, candidates, evaluator, deployment)
+        tuned = None
+        for earlier in stages.earlier_rounds(found):  # of an attack in rounds
+            first = build(earlier.attack, target, prior, surrogates, candidates, evaluator, deployment, tuned)
+            build(earlier.metrics, first, evaluator, parts.evaluation, features, prior)
+            tuned = build(earlier.tuned_prior, target, prior, first, tuned, parts.public)
+        attack = build(stages.attack, target, prior, surrogates, candidates, evaluator, deployment, tuned)
         metrics = build(stages.metrics, attack, evaluator, parts.evaluation, features, prior)
         verifier = build(stages.verifier, parts.verification)
         open_set = build(stages.open_set, attack, verifier, parts.evaluation)

@@ -13,6 +13,7 @@ from midre_exp.plan.code import names_in, sources
 from midre_exp.plan.config import Settings, digest, trusted_packages, without
 from midre_exp.plan.deployment import trained_defense
 from midre_exp.plan.keys import uses_target
+from midre_exp.plan.rounds import base_of, rounds_of
 from midre_exp.stages import STAGES
 from midre_exp.stages.classifier import judges_phases
 from midre_exp.stages.judging import judging
@@ -38,7 +39,7 @@ _SIZES = {
     "deployment": ("test", "classes"),
     "verdicts": ("classes",),
     "jury": (),
-    **dict.fromkeys(("prior", "surrogates"), ("public", "classes")),
+    **dict.fromkeys(("prior", "surrogates", "tuned_prior"), ("public", "classes")),
     **dict.fromkeys(("attack", "candidates"), ("classes",)),
     "verifier": ("verification_images", "verification_classes"),
     "open_set": ("test", "classes", "verification_classes"),
@@ -83,8 +84,16 @@ def inputs_of(stage: str, settings: Settings) -> dict[str, Any]:
             **({**target, **sizes} if uses_target(prior, trusted_packages(settings)) else {}),
         },
         "surrogates": {"surrogates": attack.get("surrogates"), **target, **sizes},
+        "tuned_prior": {
+            "tuning": without(attack.get("tuning") or {}, "rounds"),
+            "prior": prior,
+            **{name: attack.get(name) for name in ("identities", "restarts", "image_to_target")},
+            **target,
+            **sizes,
+        },
         "attack": {
-            "attack": without(attack, "shard"),
+            "attack": without(base_of(attack), "shard"),
+            **({"rounds": True} if rounds_of(attack) > 1 else {}),
             **target,
             "resolution": settings["resolution"],
             **({"evaluator": settings["evaluator"]} if judges_phases(settings) else {}),

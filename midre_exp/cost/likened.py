@@ -36,7 +36,7 @@ def work_of(stage: str, settings: Settings, sizes: Sizes | None) -> tuple[str, f
     if stage == "prior":
         prior = attack["prior"]
         return digest([stage, prior.get("name"), prior.get("image_size")]), float(prior.get("steps") or 1)
-    names = dict.fromkeys(("attack", "metrics", "verdicts"), attack["name"])
+    names = dict.fromkeys(("attack", "metrics", "verdicts", "tuned_prior"), attack["name"])
     count = attack["identities"] * (attack.get("restarts") or 1) if stage in names else 1
     kind = [stage, names.get(stage), settings["resolution"]]
     if stage == "attack":  # every copy is asked, and a defense that is known may want some

@@ -35,6 +35,7 @@ from midre_exp.metrics.judge import Judge
 from midre_exp.plan.config import Settings, build, trusted_packages
 from midre_exp.plan.deployment import holds_network, trained_defense
 from midre_exp.plan.keys import is_pretrained, learns_from_others, uses_target
+from midre_exp.plan.rounds import rounds_of
 from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.seeding import ItemRNG
@@ -45,13 +46,15 @@ from midre_exp.stages.extraction import kept_of, student_node
 from midre_exp.stages.judging import judging
 from midre_exp.stages.pretraining import Pretraining
 from midre_exp.stages.shadows import shadows_of
+from midre_exp.stages.tuned_prior import tuned_bytes
 from midre_exp.stages.victim import answering_parts, informed_network
 from midre_exp.surrogates.base import Surrogates
 from midre_exp.targets.base import Classifier
 from midre_exp.targets.predict import Step
 from midre_exp.targets.training.batch import Shuffled
 from midre_exp.targets.training.module import ClassifierModule
-from midre_exp.threat import AnyVictim, Victim
+from midre_exp.threat import AnyVictim, Victim, WhiteBoxVictim
+from midre_exp.tuning.base import Best, Material, build_tuning
 
 #: Estimates per identity of BREP-MI, which ends by its patience: that, and half as much until then.
 _BEYOND_PATIENCE = 1.5
@@ -78,6 +81,7 @@ def count_stage(name: str, settings: Settings, sizes: Sizes) -> Counted:
         "evaluator": lambda run: run.classifier(stages.evaluator, run.images.evaluation),
         "prior": _Run.prior,
         "surrogates": _Run.surrogates,
+        "tuned_prior": _Run.tuned_prior,
         "attack": _Run.attack,
         "features": _Run.features,
         "candidates": _Run.candidates,
@@ -278,6 +282,41 @@ class _Run:
         made = self.prepared()
         return Counted(tuple(self.counter.phases), _KEPT_PER_PARAMETER * _parameters(made))
 
+    def tuned_prior(self) -> Counted:
+        """The choice of the best reconstructions, and the tuning of as many priors as are tuned together."""
+        node, attack = self.settings["attack"], build_attack(self.settings["attack"], self.trusted)
+        tuning, victim, prior = (
+            build_tuning(node["tuning"], self.trusted),
+            self.victim(),
+            self.untrained_prior(),
+        )
+        prior.freeze()
+        runtime, labels = self.runtime(), torch.zeros(attack.restarts, dtype=torch.long)
+
+        def loop(path: Path, title: str) -> SampledLoop:
+            return SampledLoop(path, title, runtime, victim)
+
+        material = Material(prior, cast(WhiteBoxVictim, victim), self.images.public, 0, Path(), runtime, loop)
+        taken = tuning.taken(attack.restarts)
+        at_once = min(tuning.at_once(material, taken), attack.identities)
+        with self.counter.phase("choice"), self.counter.repeated(attack.identities), torch.no_grad():
+            shared = ItemRNG(0, "attack", items=torch.zeros(1, dtype=torch.long))
+            seen = apply(attack.image_to_target, self._drawn(prior, labels))
+            tuning.scores(material.victim, seen, labels, shared)
+        with self.counter.phase("questions"):
+            tuning.ask_before(material)
+        with self.counter.phase("tuning"), self.counter.repeated(attack.identities / at_once):
+            pictures = self._drawn(prior, labels[:taken]).detach().expand(at_once, -1, -1, -1, -1)
+            rng = ItemRNG(0, "tuning", items=torch.arange(at_once))
+            tuning.tune(material, Best(pictures, torch.zeros(at_once, dtype=torch.long), rng, None))
+        phases = tuple(phase for phase in self.counter.phases if phase.operators)
+        return Counted(phases, tuned_bytes(self.settings))
+
+    def _drawn(self, prior: Prior, labels: Tensor) -> Tensor:
+        """Pictures of a prior."""
+        latents = torch.zeros(len(labels), prior.latent_dim)
+        return prior.generate(prior.codes(latents) if isinstance(prior, StylePrior) else latents, labels)
+
     def prepared(self) -> Surrogates:
         """Surrogates after their training, which is a phase; weights of others are not fetched."""
         node = {**self.settings["attack"]["surrogates"]}
@@ -311,7 +350,8 @@ class _Run:
             pixels = int(self.settings["resolution"])
             search = cast(Search, getattr(attack, "search"))  # noqa: B009  of those that have one
             search.pictures = self.counter.outside(torch.empty(search.size, 3, pixels, pixels))
-        with self.counter.phase("start"):
+        each = attack.identities if rounds_of(self.settings["attack"]) > 1 else 1  # with a prior of its own
+        with self.counter.phase("start"), self.counter.repeated(each):
             attack.prepare(prior, shared_rng=shared, runtime=self.runtime(1))
             start = attack.initialise(
                 victim, prior, items[:group], shared_rng=shared, runtime=self.runtime(1)

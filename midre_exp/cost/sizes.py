@@ -7,8 +7,15 @@ from dataclasses import asdict, dataclass
 from midre_exp.cards import card_of, usual_images
 from midre_exp.errors import UserError
 from midre_exp.plan.config import Settings, trusted_packages
-from midre_exp.plan.keys import is_pretrained_here, learns_from_others, node_of, reads_public
+from midre_exp.plan.keys import (
+    is_pretrained_here,
+    learns_from_others,
+    node_of,
+    reads_public,
+    tunes_on_public,
+)
 from midre_exp.stages.base import Remember
+from midre_exp.stages.judging import keeps_floats
 from midre_exp.stages.requirements import dataset_of, images_of
 
 #: Private identities where data and config do not say.
@@ -41,7 +48,8 @@ class Sizes:
 
 def sizes_of(settings: Settings, remember: Remember) -> Sizes | None:
     """Those of a run; None where neither the data nor its documentation tells."""
-    learns = reads_public(settings["attack"], trusted_packages(settings))
+    attack, trusted = settings["attack"], trusted_packages(settings)
+    learns = reads_public(attack, trusted) or tunes_on_public(attack, trusted)
     public = _images(settings, "public", remember) if learns else 0
     private = _classified(settings, "private", remember)
     roles = {"target": "pretraining", "evaluator": "evaluator_pretraining"}
@@ -113,7 +121,7 @@ def picture_bytes(attack: Settings, resolution: int) -> int:
         (step["size"] for step in reversed(attack.get("picture") or []) if step.get("size")), resolution
     )
     kept = 1 + len(attack["stages"]) if attack.get("keep_stages") else 1
-    kept += 4 if attack.get("keep_floats") else 0
+    kept += 4 if keeps_floats(attack) else 0
     return kept * int(attack["identities"]) * int(attack["restarts"]) * 3 * int(size) ** 2
 
 

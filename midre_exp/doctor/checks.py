@@ -17,7 +17,8 @@ from midre_exp.doctor.environment import main_memory
 from midre_exp.errors import ConfigError, UserError
 from midre_exp.numerics import make_numerics
 from midre_exp.plan.config import Settings, digest, trusted_packages
-from midre_exp.plan.keys import learns_from_others, node_of, reads_public
+from midre_exp.plan.keys import learns_from_others, node_of, reads_public, tunes_on_public
+from midre_exp.plan.rounds import rounds_of
 from midre_exp.runtime import choose_device
 from midre_exp.stages import (
     Requirement,
@@ -31,6 +32,7 @@ from midre_exp.stages import (
 from midre_exp.stages.candidates import PICTURES, candidate_bytes
 from midre_exp.stages.requirements import Images, images_of
 from midre_exp.stages.seen_by import seen_by
+from midre_exp.stages.tuned_prior import tuned_bytes
 from midre_exp.store.artifact import readable
 from midre_exp.store.store import Store
 
@@ -76,7 +78,8 @@ class Checks:
 
     def _bytes_of_images(self, settings: Settings) -> int:
         """Bytes of every data set the run reads, decoded; of one that is not here, by its card."""
-        learns = reads_public(settings["attack"], trusted_packages(settings))
+        attack, trusted = settings["attack"], trusted_packages(settings)
+        learns = reads_public(attack, trusted) or tunes_on_public(attack, trusted)
         names = ["private", "evaluation", *(["public"] if learns else [])]
         names += [stage.name for stage in (pretraining, evaluator_pretraining) if stage.is_part_of(settings)]
         names += ["others"] if learns_from_others(settings) else []
@@ -145,9 +148,11 @@ class Checks:
         decoded = self.remember(["decoded", str(places)], lambda: _size_of(places, "images/*/pixels.u8"))
         rendered = candidate_bytes(settings) if candidates.is_part_of(settings) else 0
         there = self.remember(["rendered", str(places)], lambda: _size_of(places, f"candidates/*/{PICTURES}"))
+        rounds = rounds_of(settings["attack"])
+        tuned = (rounds - 1) * tuned_bytes(settings) if rounds > 1 else 0
         images = self._bytes_of_images(settings)
         wanted = requirements.result_bytes(settings["attack"], int(settings["resolution"]))
-        wanted += max(0, images - decoded) + max(0, rendered - there)
+        wanted += max(0, images - decoded) + max(0, rendered - there) + tuned
         free = shutil.disk_usage(_existing(store)).free
         if wanted > free:
             yield Requirement(
@@ -157,6 +162,7 @@ class Checks:
                 "decoded images, of which "
                 f"{readable(min(images, decoded))} may be there, "
                 + (f"{readable(rendered)} of candidate pictures, " if rendered else "")
+                + (f"{readable(tuned)} of tuned priors, " if tuned else "")
                 + "the rest networks and reconstructions) "
                 f"and {readable(free)} are free in "
                 f"{_existing(store)}; free space or set paths.store to another disk",

@@ -29,6 +29,7 @@ GROUPS = (
     "attack/prior",
     "attack=gmi attack/expectation",
     "attack=lomma_gmi attack/surrogates",
+    "attack=ppdg_ppa attack/tuning",
     "metrics",
     "open_set",
     "traits",

@@ -19,8 +19,10 @@ from midre_exp.plan.code import names_in, sources, sources_once
 from midre_exp.plan.config import build, digest
 from midre_exp.plan.digests import by_content
 from midre_exp.plan.public_names import by_public_name
+from midre_exp.plan.rounds import rounds_of
 from midre_exp.plan.shards import SHARD
 from midre_exp.plan.trust import named_class
+from midre_exp.store.names import stored_as
 from midre_exp.store.store import Places
 
 #: The word of ``target.weights`` and ``evaluator.weights`` for a start from public identities.
@@ -46,7 +48,8 @@ class StageKey:
     names: frozenset[str] = frozenset()  # of the classes it is made with, those of earlier stages included
     makers: tuple[str, ...] = ()  # modules of ours that make it
     trusted: tuple[str, ...] = ()  # packages of the user's own
-    is_intermediate: bool = False  # whether it only spares work, so that a finished run does without it
+    is_intermediate: bool = False  # whether a finished run does without it
+    in_later_keys: bool = True  # whether the keys of those that build on it name it
     in_run_key: bool = True  # whether it is among those that make a run another one
 
     @property
@@ -69,9 +72,13 @@ class Plan:
         return self.stages[name]
 
     def of(self, stage: str) -> StageKey | None:
-        """How the run makes the stage of that name: an attack perhaps as a shard; None where it has none."""
+        """How the run makes the stage of that name: an attack, or an earlier round of it, perhaps as a shard;
+        None where it has none.
+        """
         planned = self.stages.get(stage)
-        return self.stages.get(SHARD) if planned is None and stage == "attack" else planned
+        if planned is None and stored_as(stage) == "attack":
+            return self.stages.get(stage.replace("attack", SHARD, 1))
+        return planned
 
     def is_needed(self, name: str, is_there: Callable[[StageKey], bool]) -> bool:
         """Whether a run takes or makes a stage: one that only spares work where it is there, or where a stage
@@ -263,6 +270,19 @@ def reads_public(attack: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool
     """
     prepared = attack.get("surrogates")
     return bool(prepared and not uses_prior(prepared, trusted)) or not is_pretrained(attack["prior"])
+
+
+def tunes_on_public(attack: Mapping[str, Any], trusted: Sequence[str] = ()) -> bool:
+    """Whether an attack in rounds tunes its prior on public images beside its own reconstructions."""
+    if rounds_of(attack) == 1:
+        return False
+    target = attack["tuning"]["_target_"]
+
+    def look() -> bool:
+        found: Any = named_class(target, "midre_exp.tuning.Tuning", trusted)
+        return bool(found.reads_public)
+
+    return answer(["reads_public", target], look, trusted)
 
 
 def is_pretrained(prior: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ PACKAGES = (
     "midre_exp.report.figures",
     "midre_exp.surrogates",
     "midre_exp.targets",
+    "midre_exp.tuning",
 )
 
 

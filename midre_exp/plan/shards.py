@@ -58,17 +58,19 @@ def parse_shard(text: str | None) -> Shard | None:
     return Shard(int(match[1]), int(match[2]))
 
 
-def stored_shards(store: Store, attack: str, identities: int) -> list[tuple[range, Artifact | None]]:
+def stored_shards(
+    store: Store, attack: str, identities: int, stage: str = SHARD
+) -> list[tuple[range, Artifact | None]]:
     """All identities in order as ranges, each with the shard that holds it or None: the split of which most
-    is in the store.
+    is in the store. ``stage``: under whose name such shards lie, ``attack`` being the key of the whole.
 
     Damaged shards count as absent.
     """
     numbers: dict[int, dict[int, Artifact]] = {}
-    places = (place / SHARD for place in (store.root, *store.upstream))
+    places = (place / stage for place in (store.root, *store.upstream))
     for folder in sorted(folder for place in places for folder in place.glob(f"{attack}-*of*/")):
         match = KEY.fullmatch(folder.name.removeprefix(f"{attack}-"))
-        if match and int(match[2]) <= identities and (artifact := store.find(SHARD, folder.name)):
+        if match and int(match[2]) <= identities and (artifact := store.find(stage, folder.name)):
             numbers.setdefault(int(match[2]), {})[int(match[1])] = artifact
     if not numbers:
         return [(range(identities), None)]

@@ -74,6 +74,7 @@ Prior = Annotated[
 Surrogates = Annotated[
     Mapping[str, Any], Node("midre_exp.surrogates.base.Surrogates", own=("num_classes",), beside=_PREPARED)
 ]
+Tuning = Annotated[Mapping[str, Any], Node("midre_exp.tuning.base.Tuning")]
 
 
 @dataclass
@@ -88,6 +89,7 @@ _BESIDE = {
     "name": str,
     "prior": Prior,
     "surrogates": Surrogates | None,
+    "tuning": Tuning | None,
     "shard": str | None,
     "judged": Judged | None,
     "crop": Count | None,

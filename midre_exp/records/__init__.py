@@ -26,6 +26,7 @@ from midre_exp.records.claims import registered_claims
 from midre_exp.records.comparable import JUDGES
 from midre_exp.records.deployment import behind_answers, deployment_of
 from midre_exp.records.protection import protection
+from midre_exp.records.rounds import numbers_of_rounds, rounds_in
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
 from midre_exp.records.starts import starts
 from midre_exp.records.verdicts import carry_verdicts, said_same
@@ -89,6 +90,7 @@ def make_record(
     """
     target, attack, metrics = (artifacts[name].metrics for name in ("target", "attack", "metrics"))
     controls, jury = judges.controls_of(artifacts), judges.jury_of(settings, artifacts)
+    rounds = rounds_in(settings, artifacts)
     record: Record = {
         "schema": SCHEMA,
         "key": plan.key,
@@ -109,6 +111,7 @@ def make_record(
             **without(metrics, "missing", "per_identity", "counts", "alarms", "judged"),
             **judges.numbers_of(controls, jury),
             **numbers_beside(artifacts),
+            **numbers_of_rounds(rounds),
         },
         "per_identity": {
             **metrics["per_identity"],
@@ -156,6 +159,8 @@ def make_record(
         record["defended"] = target["defended"]
     if protected := protection(target.get("defended", {}), record["per_identity"]):
         record["protected"] = protected
+    if rounds is not None:
+        record["rounds"] = rounds
     record.update(judged_beside(artifacts))
     # what older artifacts do not tell
     tested = artifacts.get("deployment", artifacts["target"]).metrics
@@ -254,6 +259,7 @@ def update_record(path: Path, record: Record) -> None:
             "diagnostics",
             "controls",
             "jury",
+            "rounds",
         ),
     )
     old: Mapping[str, object] = {}

@@ -216,6 +216,19 @@ class JuryEntry(TypedDict, total=False):
     missing: str  # why there is none
 
 
+class RoundsEntry(TypedDict):
+    """What the rounds of an attack made (``attack.tuning``)."""
+
+    base: str  # the attack that each carried out
+    #: Of the prior, between rounds: distance or lengths, pictures of each identity, and whose features tell
+    #: how alike pictures are (features).
+    tuning: dict[str, Any]
+    target_confidence: float  # of the last round
+    #: Of each round before: attack, its key; queries until its end; target_confidence; metrics, the
+    #: accuracies; per_identity, percent.
+    earlier: list[dict[str, Any]]
+
+
 class Record(TypedDict, total=False):
     """What a run leaves. Percent are 0 to 100, times are seconds."""
 
@@ -256,6 +269,7 @@ class Record(TypedDict, total=False):
     #: spent, how well it tells unknown people (``Defense.summary``).
     defended: dict[str, dict[str, Any]]
     protected: ProtectedEntry  # of a defense that protects some people
+    rounds: RoundsEntry  # of an attack in rounds; queries above are those of all, scoring and tuning too
     threat: str  # what the attack saw: white_box, scores or labels
     seconds: dict[str, float]  # of the build of each stage's artifact
     device: str
@@ -449,6 +463,18 @@ _JURY = _Kind(
     "what several judges say",
 )
 
+_ROUNDS = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and is_line(value.get("base"))
+        and isinstance(value.get("tuning"), dict)
+        and isinstance(value.get("earlier"), list)
+        and bool(value["earlier"])
+        and all(_is_key(at(one, "attack")) and _NUMBERS.fits(at(one, "metrics")) for one in value["earlier"])
+    ),
+    "rounds of an attack: base, tuning and earlier ones, each with its attack and metrics",
+)
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -504,6 +530,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
     "queries_before": _COUNT,
     "informed": _INFORMED,
     "deployment": _DEPLOYMENT,
+    "rounds": _ROUNDS,
     "threat": _LINE,
     "vary": _each(_LINE, list),
     "claims": _each(_KEY, dict),

@@ -27,6 +27,7 @@ from midre_exp.report.runs.convergence import (
     verdicts,
 )
 from midre_exp.store.files import write_atomic
+from midre_exp.store.names import stored_as
 
 #: What each answer is called, in the order of the page.
 ANSWERS = {
@@ -155,7 +156,7 @@ def contents(folder: Path) -> list[str]:
 def cost(records: Sequence[Record]) -> str:
     """Runs, stages and the time they took, each stage once."""
     seconds = {
-        (stage, record["artifacts"][stage]): float(took)
+        (stored_as(stage), record["artifacts"][stage]): float(took)
         for record in records
         for stage, took in record.get("seconds", {}).items()
         if stage in record["artifacts"]

@@ -26,10 +26,12 @@ from midre_exp.stages.graph import (
     trait_reader,
     traits,
     trap,
+    tuned_prior,
     verdicts,
     verifier,
 )
 from midre_exp.stages.jury import further
+from midre_exp.stages.rounds import earlier_rounds
 from midre_exp.stages.seen_by import behind
 from midre_exp.stages.shadows import shadows_of
 
@@ -43,6 +45,7 @@ __all__ = [
     "candidates",
     "deployment",
     "diagnostics",
+    "earlier_rounds",
     "evaluator",
     "evaluator_pretraining",
     "extraction",
@@ -63,6 +66,7 @@ __all__ = [
     "trait_reader",
     "traits",
     "trap",
+    "tuned_prior",
     "verdicts",
     "verifier",
 ]

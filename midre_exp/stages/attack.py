@@ -13,15 +13,18 @@ from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings, without
 from midre_exp.plan.deployment import NETWORK_CONFIDENCE, asks_answers
 from midre_exp.plan.keys import StageKey
+from midre_exp.plan.rounds import base_of, rounds_of
 from midre_exp.plan.shards import SHARD, parse_shard, stored_shards
 from midre_exp.plan.vary import seed_of
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage, lower
 from midre_exp.stages.candidates import CandidatesStage, Search
 from midre_exp.stages.classifier import Evaluator, Target, judges_phases
+from midre_exp.stages.judging import keeps_floats
 from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import dataset_of
 from midre_exp.stages.surrogates import SurrogatesStage
+from midre_exp.stages.tuned_prior import TunedPriorStage
 from midre_exp.stages.victim import (
     VICTIM,
     Victims,
@@ -49,10 +52,12 @@ class AttackStage(Stage):
     highlights = {"target_confidence": "target confidence {:.2f}"}
 
     def inputs(self, settings: Settings, fingerprint: Fingerprint) -> dict[str, Any]:
-        steps = settings["metrics"]["image_to_evaluator"]
-        off = () if settings["attack"].get("informed") else ("informed",)
+        steps, node = settings["metrics"]["image_to_evaluator"], base_of(settings["attack"])
+        off = () if node.get("informed") else ("informed",)
+        later = rounds_of(settings["attack"]) > 1
         return {
-            "attack": without(settings["attack"], "prior", "surrogates", "shard", "judged", *off),
+            "attack": without(node, "prior", "surrogates", "shard", "judged", *off),
+            **({"keep_floats": keeps_floats(settings["attack"])} if later else {}),
             "seed": seed_of(settings, "attack"),
             **({"image_to_evaluator": steps} if judges_phases(settings) else {}),
         }
@@ -60,7 +65,9 @@ class AttackStage(Stage):
     def upstream(self, settings: Settings) -> tuple[str, ...]:
         judge = ("evaluator",) if judges_phases(settings) else ()
         answers = ("deployment",) if asks_answers(settings) else ()
-        return ("target", *answers, "prior", "surrogates", "candidates", *judge)
+        # of a later round starts are looked for with each identity's own prior
+        drawn = "candidates" if rounds_of(settings["attack"]) == 1 else "tuned_prior"
+        return ("target", *answers, "prior", "surrogates", drawn, *judge)
 
     def planned(self, settings: Settings, key: StageKey) -> StageKey:
         """A shard is an artifact of its own, named after the attack that it belongs to."""
@@ -96,8 +103,9 @@ class AttackStage(Stage):
         candidates: Artifact | None = None,
         evaluator: Artifact | None = None,
         deployment: Artifact | None = None,
+        tuned: Artifact | None = None,
     ) -> None:
-        made = self.load(job, target, prior, surrogates, candidates, evaluator, deployment)
+        made = self.load(job, target, prior, surrogates, candidates, evaluator, deployment, tuned)
         if made.attack.informed:
             told = made.attack.told()
             job.work.metrics["informed"] = told
@@ -127,12 +135,18 @@ class AttackStage(Stage):
         candidates: Artifact | None = None,
         evaluator: Artifact | None = None,
         deployment: Artifact | None = None,
+        tuned: Artifact | None = None,
     ) -> _Made:
-        """The attack with what was prepared for it."""
-        from midre_exp.metrics.phases import PhaseJudge  # planning loads this module, and no torch
+        """The attack with what was prepared for it; with tuned priors, one that has each identity its own."""
+        # planning loads this module, and no torch
+        from midre_exp.attack import build_attack
+        from midre_exp.metrics.phases import PhaseJudge
         from midre_exp.targets.base import Classifier
 
-        settings, attack = job.settings, job.parts.attack
+        settings = job.settings
+        if tuned is not None:  # that of the first round knows where its candidates lie
+            job = replace(job, parts=replace(job.parts, attack=build_attack(settings["attack"], job.trusted)))
+        attack = job.parts.attack
         victims = load_victims(job, target, deployment)
         classes = victims.asked.num_classes
         if surrogates is not None:
@@ -146,8 +160,10 @@ class AttackStage(Stage):
         if evaluator is not None:
             attack.judge = PhaseJudge(Evaluator().asked(job, evaluator))  # type: ignore[attr-defined]
         generator = PriorStage().load(settings, prior, classes)
+        if tuned is not None:
+            return _Made(_with_own_priors(job, attack, tuned), victims, generator, tuned)
         job.numerics.accelerate(generator, PRIOR_CALLS)
-        return _Made(attack, victims, generator)
+        return _Made(attack, victims, generator, None)
 
     def memory_remedy(self, settings: Settings) -> str:
         return lower(settings, "runtime.chunk", "attack.search.batch", "attack.selection.batch")
@@ -156,8 +172,11 @@ class AttackStage(Stage):
         target = f"{settings['target']['name']} with {'+'.join(settings['defense'])}"
         attack = settings["attack"]
         informed = " informed" if attack.get("informed") else ""
+        rounds = rounds_of(attack)
+        which = f" round {rounds}" if rounds > 1 else ""
         copies = f" with {attack['expectation']['copies']} copies" if attack.get("expectation") else ""
-        return f"{attack['name']}{informed}{copies} on {target}"
+        name = base_of(attack)["name"] if rounds == 1 else attack["name"]
+        return f"{name}{which}{informed}{copies} on {target}"
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         wanted = settings["attack"]["identities"]
@@ -182,6 +201,19 @@ class _Made:
     attack: Attack[AnyVictim]
     victims: Victims
     prior: Prior
+    tuned: Artifact | None  # the priors of a later round
+
+
+def _with_own_priors(job: Job, attack: Attack[AnyVictim], tuned: Artifact) -> Attack[AnyVictim]:
+    """The attack of a later round."""
+    # planning loads this module, and no torch
+    from midre_exp.attack import WhiteBoxAttack
+    from midre_exp.tuning.own_generators import OwnGenerators
+
+    assert isinstance(attack, WhiteBoxAttack)  # as the tuning has seen to
+    states, floats = TunedPriorStage().load(tuned), keeps_floats(job.settings["attack"])
+    own = OwnGenerators.of(attack, states, job.work.path, keep_floats=floats)
+    return cast("Attack[AnyVictim]", own)
 
 
 def _attack_everyone(job: Job, made: _Made) -> None:
@@ -200,6 +232,8 @@ def _attack_everyone(job: Job, made: _Made) -> None:
     job.runtime.tracker.images("reconstructions", found.images[:64], step=0)
     job.work.save_tensors("reconstructions", found.tensors())
     job.work.metrics.update(_numbers(made.attack, found))
+    if made.tuned is not None:  # whose artifact need not last
+        job.work.metrics["tuning"] = made.tuned.metrics["tuning"]
     if shards:
         job.work.metrics["shard_seconds"] = sum(shard.seconds for shard in shards)
 
@@ -207,17 +241,36 @@ def _attack_everyone(job: Job, made: _Made) -> None:
 def _attack(job: Job, made: _Made, identities: range) -> dict[str, Tensor]:
     from midre_exp.attack_run import run_shard  # as above
 
-    return run_shard(
+    part = run_shard(
         made.attack,
         made.victims.asked,
         made.prior,
         identities,
-        seed=seed_of(job.settings, "attack"),
+        seed=round_seed(job.settings),
         work=job.work.path,
         runtime=job.runtime,
         deployed=made.victims.deployed,
         network=made.victims.network,
     )
+    if made.tuned is not None:
+        _count_earlier(part, made.tuned, identities)
+    return part
+
+
+def round_seed(settings: Settings) -> int:
+    """The seed of the attack in the last round of a run: that of the first is the base attack's."""
+    from midre_exp.seeding import derive  # as above
+
+    seed, number = seed_of(settings, "attack"), rounds_of(settings["attack"])
+    return seed if number == 1 else derive(seed, "round", number)
+
+
+def _count_earlier(part: dict[str, Tensor], tuned: Artifact, identities: range) -> None:
+    """Add to the queries of each item those of earlier rounds and of tuning."""
+    from midre_exp.attack_run import INITIAL_QUERIES  # as above
+
+    part["queries"] = part["queries"] + TunedPriorStage().spent(tuned, identities)
+    part[INITIAL_QUERIES] = part[INITIAL_QUERIES] + int(tuned.metrics["shared_queries"])
 
 
 def _numbers(attack: Attack[AnyVictim], found: Reconstructions) -> dict[str, Any]:

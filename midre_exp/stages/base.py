@@ -83,6 +83,9 @@ class Stage(ABC):
     #: Whether its artifact only spares later stages what they would compute themselves, number for number: no
     #: key but its own names it, and it is made only where one of them is about to be.
     is_intermediate: bool = False
+    #: Of an intermediate one, whether what later stages compute depends on it, so that their keys name it; it
+    #: is still made only where one of them is about to be.
+    changes_later: bool = False
     #: Whether the key of a run names it: not what only says more about what the others have made, so that a
     #: run is the same one with it and without.
     in_run_key: bool = True

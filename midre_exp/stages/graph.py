@@ -26,11 +26,14 @@ from midre_exp.stages.metrics import MetricsStage
 from midre_exp.stages.pretraining import EvaluatorPretraining, Pretraining
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import ROLES
+from midre_exp.stages.rounds import earlier_rounds
 from midre_exp.stages.shadows import LiraStage, shadows_of
 from midre_exp.stages.surrogates import SurrogatesStage
 from midre_exp.stages.traits import TraitReaderStage, TraitsStage
+from midre_exp.stages.tuned_prior import TunedPriorStage
 from midre_exp.stages.verdicts import VerdictsStage
 from midre_exp.stages.verification import OpenSetStage, VerifierStage
+from midre_exp.store.names import stored_as
 
 pretraining = Pretraining()
 target = Target()
@@ -41,6 +44,7 @@ features = FeaturesStage()
 prior = PriorStage()
 surrogates = SurrogatesStage()
 candidates = CandidatesStage()
+tuned_prior = TunedPriorStage()
 attack = AttackStage()
 metrics = MetricsStage()
 verifier = VerifierStage()
@@ -56,7 +60,8 @@ extraction_ceiling = CeilingStage()
 verdicts = VerdictsStage()
 jury = JuryStage()
 
-#: In the order in which they stand in plans, tables of seconds and records; of further judges ``stages_of``.
+#: In the order in which they stand in plans, tables of seconds and records; those of further judges and of
+#: earlier rounds ``stages_of``.
 STAGES: tuple[Stage, ...] = (
     pretraining,
     target,
@@ -67,6 +72,7 @@ STAGES: tuple[Stage, ...] = (
     prior,
     surrogates,
     candidates,
+    tuned_prior,
     attack,
     metrics,
     verdicts,
@@ -85,12 +91,15 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
-    """All that a run with these settings may have, shadows of its target before they are asked, those of its
-    further judges before they are asked how far they agree.
+    """All that a run with these settings may have: those of earlier rounds before what is made of them,
+    shadows of its target before they are asked, those of its further judges before they are asked how far
+    they agree.
     """
     own = [stage for judge in settings.get("jury") or () for stage in further(judge)]
-    before = STAGES.index(lira)
-    return (*STAGES[:before], *shadows_of(settings), *STAGES[before:-1], *own, STAGES[-1])
+    rounds = [stage for one in earlier_rounds(settings) for stage in one.before_the_next]
+    first, before = STAGES.index(tuned_prior), STAGES.index(lira)
+    shadows = shadows_of(settings)
+    return (*STAGES[:first], *rounds, *STAGES[first:before], *shadows, *STAGES[before:-1], *own, STAGES[-1])
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -116,6 +125,7 @@ def make_plan(settings: Settings) -> Plan:
         return known[name]
 
     planned: dict[str, StageKey] = {}
+    whole: dict[str, StageKey] = {}  # keys of others name an attack, never a shard of it
     for stage in stages_of(settings):
         if stage.is_part_of(settings):
             looked_at: dict[str, Mapping[str, Any]] = {}
@@ -131,10 +141,10 @@ def make_plan(settings: Settings) -> Plan:
             inputs = {**stage.inputs(settings, fingerprint_of), "numerics": in_key(settings["numerics"])}
             below = {name: planned[name] for name in stage.upstream(settings) if name in planned}
             key = stage_key(
-                stage.name,
+                stored_as(stage.name),
                 stage.version,
                 inputs,
-                {name: other for name, other in below.items() if not other.is_intermediate},
+                {stored_as(name): whole[name] for name, other in below.items() if other.in_later_keys},
                 makers=stage.makers,
                 data=list(looked_at.values()),
                 trusted=trusted_packages(settings),
@@ -142,11 +152,13 @@ def make_plan(settings: Settings) -> Plan:
             )
             key = replace(
                 key,
+                name=stage.name,
                 upstream={name: other.key for name, other in below.items()},
                 is_intermediate=stage.is_intermediate,
+                in_later_keys=stage.changes_later or not stage.is_intermediate,
                 in_run_key=stage.in_run_key and not stage.is_intermediate,
             )
-            planned[stage.name] = stage.planned(settings, key)
+            whole[stage.name], planned[stage.name] = key, stage.planned(settings, key)
     stages = {key.name: key for key in planned.values()}
     run = {
         "setup": settings["setup"]["id"],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midre_exp.numerics import PRIOR_CALLS
 from midre_exp.plan.config import Settings
+from midre_exp.plan.rounds import rounds_of
 from midre_exp.stages.base import Job
 
 if TYPE_CHECKING:  # torch
@@ -41,7 +42,15 @@ def judging(settings: Settings) -> Judging:
         return Judging(False, node["image_to_evaluator"], False)
     steps = node["image_to_evaluator"] if own["image_to_evaluator"] is None else own["image_to_evaluator"]
     floats = own["pictures"] == "floats"
-    return Judging(floats, steps, floats and not attack.get("keep_floats"))
+    return Judging(floats, steps, floats and not keeps_floats(attack))
+
+
+def keeps_floats(attack: Mapping[str, Any]) -> bool:
+    """Whether an attack keeps its pictures as floats: as it is told, and in a round whose generators are not
+    kept, where its official program judges floats.
+    """
+    own = (attack.get("judged") or _UNSAID)["pictures"] == "floats"
+    return bool(attack.get("keep_floats")) or (own and rounds_of(attack) > 1)
 
 
 def ready(job: Job, prior: Prior) -> Prior:

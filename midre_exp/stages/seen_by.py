@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from midre_exp.plan.config import Settings
+from midre_exp.plan.rounds import at_round, round_in
 
 
 def seen_by(settings: Settings, judge: str) -> dict[str, Any]:
@@ -42,9 +43,11 @@ def _resized(steps: Sequence[Mapping[str, Any]], pixels: int) -> list[Mapping[st
 
 def behind(stage: str, settings: Settings) -> tuple[str, Settings]:
     """Which stage a name of a plan or record stands for, and the settings by which it is made: of a further
-    judge those that it sees; a shadow is a target.
+    judge those that it sees, of an earlier round those of a run that ends with it; a shadow is a target.
     """
     kind, _, judge = stage.partition(".")
     if kind == "shadow":
         return "target", settings
+    if (number := round_in(stage)) is not None and judge not in (settings.get("jury") or {}):
+        return kind, at_round(settings, number)
     return (kind, seen_by(settings, judge)) if judge else (kind, settings)

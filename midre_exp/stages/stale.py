@@ -45,7 +45,7 @@ def to_rebuild(settings: Settings, plan: Plan) -> set[str]:
         raise ConfigError(f"runtime.rebuild: {wrong} is no stage; give a list of some of {', '.join(known)}")
     chosen: set[str] = set()
     for name, stage in plan.stages.items():  # in the order of a run
-        if ("attack" if name == SHARD else name) in given or chosen & {*stage.upstream}:
+        if re.sub(f"^{SHARD}", "attack", name) in given or chosen & {*stage.upstream}:
             chosen.add(name)
     return chosen
 

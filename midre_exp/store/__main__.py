@@ -25,6 +25,7 @@ from midre_exp.store.data import INVENTORY, artifacts_of, compare
 from midre_exp.store.exchange import chosen, export, import_
 from midre_exp.store.files import explain, read_json
 from midre_exp.store.lock import BuildLock
+from midre_exp.store.names import stored_as
 from midre_exp.store.progress import log_to_stderr
 from midre_exp.store.store import MARKER, Artifact, Store
 
@@ -73,7 +74,7 @@ def needed(results: Path) -> set[tuple[str, str]]:
     for path in _json_files(results):
         record = _record_in(path)
         if record is not None:
-            found |= set(record.items())
+            found |= {(stored_as(stage), key) for stage, key in record.items()}
     return found
 
 

@@ -53,6 +53,7 @@ from midre_exp.store.files import (
     write_json,
 )
 from midre_exp.store.lock import BuildLock, clear_aside, sigterm_as_exit
+from midre_exp.store.names import stored_as
 
 __all__ = ["Artifact", "Places", "Store", "Workspace", "versions"]
 
@@ -86,8 +87,9 @@ class Store:
     """Artifacts under one root folder, shared by any number of processes and hosts.
 
     ``places`` may name further stores, which are only read: what the first lacks is looked for there, in
-    their order. What is damaged there is told of and built again in the first. ``beat_seconds`` and
-    ``stale_seconds`` are those of ``BuildLock``. Nothing is written before the first ``build``.
+    their order. What is damaged there is told of and built again in the first. A stage may be named as in a
+    plan (``stored_as``). ``beat_seconds`` and ``stale_seconds`` are those of ``BuildLock``. Nothing is
+    written before the first ``build``.
     """
 
     def __init__(
@@ -198,6 +200,7 @@ class Store:
         of many gigabytes. A damaged one is reported by a warning and counts as absent; it is moved to
         ``damaged/``, or left alone in a store that is only read. StoreError when the store cannot be read.
         """
+        stage = stored_as(stage)
         for root in self._roots(stage, key):
             folder = self._folder(stage, key, root)
             try:
@@ -221,10 +224,12 @@ class Store:
 
     def peek(self, stage: str, key: str) -> bool:
         """True when ``find`` would find the artifact; files unchanged since last verified are not read."""
+        stage = stored_as(stage)
         return any(self._peek(root, stage, key) for root in self._roots(stage, key))
 
     def where(self, stage: str, key: str) -> Path:
         """The folder of an artifact in the first store that has it; where it would be built if none has."""
+        stage = stored_as(stage)
         folders = [self._folder(stage, key, root) for root in self._roots(stage, key)]
         return next((folder for folder in folders if (folder / MANIFEST).exists()), folders[0])
 
@@ -279,6 +284,7 @@ class Store:
         ``made_with`` (code, commit, versions, device ...) are recorded in the manifest. StoreError when the
         store cannot be written or its disk is full.
         """
+        stage = stored_as(stage)
         folder = self._folder(stage, key)
         lock_file = self._lock_file(stage, key)
         self.mark()
@@ -324,6 +330,7 @@ class Store:
         """What is told of the artifact that ``find`` would give, whose files are not looked at; None where
         there is none, or it is damaged, as ``find`` will say.
         """
+        stage = stored_as(stage)
         for root in self._roots(stage, key):
             folder = self._folder(stage, key, root)
             with contextlib.suppress(OSError, DamagedError):
@@ -335,6 +342,7 @@ class Store:
         passed over from here on. False when it is no longer the one with this ``manifest``, for instance
         because another process was faster.
         """
+        stage = stored_as(stage)
         for root in self._roots(stage, key):
             folder = self._folder(stage, key, root)
             try:

@@ -31,6 +31,7 @@ from midre_exp.plan.shards import SHARD
 from midre_exp.plan.suite import is_suite, runs_of
 from midre_exp.stages import STAGES, behind, make_plan, stages_of, stale
 from midre_exp.store.artifact import readable
+from midre_exp.store.names import stored_as
 from midre_exp.store.progress import duration, say
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished, stale_in
@@ -115,7 +116,8 @@ def estimate(
         results = Path(settings["paths"]["results"]) / settings["scale"]
         store = Store(settings["paths"]["store"])
         names = described(settings)
-        names[SHARD] = names["attack"]
+        for name in [name for name in names if stored_as(name) == "attack"]:
+            names[name.replace("attack", SHARD, 1)] = names[name]
         anew = {
             *(old if stale.policy(settings) == "rebuild" else ()),
             *stale.not_rebuilt(store, plan, stale.to_rebuild(settings, plan), None),
@@ -127,10 +129,10 @@ def estimate(
         needed = [name for name in plan.stages if plan.is_needed(name, is_there)]
         for name in old if is_done else needed:
             stage = plan[name]
-            entry = found.get((stage.name, stage.key))
+            entry = found.get((stored_as(stage.name), stage.key))
             if entry is None:
                 what = names[stage.name]
-                entry = found[stage.name, stage.key] = Needed(
+                entry = found[stored_as(stage.name), stage.key] = Needed(
                     stage.name,
                     stage.key,
                     what,
@@ -138,7 +140,8 @@ def estimate(
                     stale=old.get(name, ""),
                 )
                 if not entry.stored:
-                    each, own = ("attack", settings) if stage.name == SHARD else behind(stage.name, settings)
+                    each, own = behind(stage.name, settings)
+                    each = "attack" if each == SHARD else each
                     sizes = sizes_of(own, remember)
                     asked.append((entry, Asked(each, what, with_published(own), sizes), results))
             entry.runs.append(plan.key)

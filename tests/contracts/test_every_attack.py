@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -30,6 +31,7 @@ from midre_exp.plan.config import CONF_DIR, plain
 from midre_exp.plan.suite import single_attacks
 from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.priors.kedmi import KedMIPrior
+from midre_exp.priors.plgmi import PLGMIPrior
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.runtime import Runtime
@@ -37,6 +39,8 @@ from midre_exp.surrogates.base import initial_surrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.threat import Threat, Victim
+from midre_exp.tuning.base import State
+from midre_exp.tuning.own_generators import OwnGenerators
 from midre_exp.weights import checkpoint
 from tests.devices import CPU, CUDA, each_device
 
@@ -134,7 +138,28 @@ def surrogate_of_smile() -> LongTailedSurrogate:
     return made.eval().requires_grad_(False)
 
 
-PRIORS: dict[str, Callable[[], Prior]] = {"pixels": Pixels, "style": SmallStyle, "kedmi": small_kedmi}
+def small_plgmi() -> PLGMIPrior:
+    """Images of 16 px, of classes that differ."""
+    sizes = {"latent_dim": 6, "width": 2, "per_class": 2, "image_to_target": []}
+    prior = from_config("prior", "plgmi", initial_prior, image_size=16, **sizes)
+    for table in (m for m in prior.generator.modules() if isinstance(m, nn.Embedding)):
+        table.weight.data += 0.3 * torch.randn_like(table.weight)
+    return prior
+
+
+def other_weights(prior: Prior, identity: int) -> State:
+    """A generator unlike that of any other identity."""
+    draws = torch.Generator().manual_seed(identity)
+    parameters = {n: p.contiguous() for n, p in prior.named_parameters() if n.startswith("generator.")}
+    return {n: p + 0.1 * torch.randn(p.shape, generator=draws) for n, p in parameters.items()}
+
+
+PRIORS: dict[str, Callable[[], Prior]] = {
+    "pixels": Pixels,
+    "style": SmallStyle,
+    "kedmi": small_kedmi,
+    "plgmi": small_plgmi,
+}
 STYLE = {"search": {"size": 12, "cutoff": 3, "batch": 5}, "image_to_target": [], "picture": None}
 PPA = {**STYLE, "steps": 3, "kept": 1, "selection": {"views": 2}}
 GENETIC = {**STYLE, "population": 5, "generations": 4, "enough": None, "mutation_p": 0.5, "mutation_size": 1}
@@ -176,6 +201,7 @@ class Case:
     options: dict[str, Any]
     surrogates: Callable[[], Any] | None = None
     defense: Defense | None = None  #: that it knows
+    own: bool = False  #: a later round, in which every identity has a generator of its own
 
     def __str__(self) -> str:
         return self.name
@@ -184,12 +210,22 @@ class Case:
         return id(self)
 
     def attack(self) -> Attack:
-        return copy.deepcopy(built(self))
+        attack = copy.deepcopy(built(self))
+        if isinstance(attack, OwnGenerators):  # of another run than any before
+            attack.work = Path(tempfile.mkdtemp(prefix="starts-"))
+        return attack
 
     def changed(self, **changes: Any) -> Attack:
-        return build_attack(
+        made = build_attack(
             self.name, **{"identities": IDENTITIES, "restarts": RESTARTS, **self.options, **changes}
         )
+        if not self.own:
+            return made
+
+        def state_of(identity: int) -> State:
+            return other_weights(prior_of(self.prior), identity)
+
+        return OwnGenerators.of(made, state_of, Path(tempfile.mkdtemp(prefix="starts-")), keep_floats=False)
 
 
 @cache
@@ -237,6 +273,9 @@ CASES = [
     Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),
     Case("brepmi", "pixels", {**BREPMI, "choice": "reached"}),
     Case("brepmi", "pixels", {**BREPMI, "choice": "requested", "max_queries": 60}),
+    Case("ppdg_ppa", "style", PPA, own=True),
+    Case("ppdg_plgmi", "plgmi", {"steps": 4}, own=True),
+    Case("ppdg_kedmi", "kedmi", {"steps": 4, "group": 2}, own=True),
 ]
 every_attack = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -532,6 +571,8 @@ class Narrow:
 @every_attack
 @pytest.mark.parametrize("narrow", ["target", "prior"])
 def test_memory_that_is_short_in_any_phase_changes_no_number(case, narrow, capsys):
+    if case.own and narrow == "prior":
+        pytest.skip("draws with copies of the prior")
     attack = case.attack()
     averaging = getattr(attack, "averaging", None)
     copies = 1 if averaging is None else averaging.copies  # of one item, which go together
@@ -632,7 +673,11 @@ def test_a_prior_that_draws_no_numbers_ends_the_attack_whatever_the_target_makes
     attack, prior = case.attack(), copy.deepcopy(prior_of(case.prior))
     draw = "as_picture" if isinstance(prior, StylePrior) else "generate"
     good = getattr(prior, draw)
-    setattr(prior, draw, lambda *given: good(*given) * torch.nan)
+    if isinstance(attack, OwnGenerators):
+        healthy = attack.state_of
+        attack.state_of = lambda one: {name: value * torch.nan for name, value in healthy(one).items()}
+    else:
+        setattr(prior, draw, lambda *given: good(*given) * torch.nan)
     for network in (Colours(), Blank()):
         victim = Victim.of(network, CLASSES, attack.threat)
         with pytest.raises(DivergedError, match=r"not finite|NaN|nan"):

@@ -42,6 +42,7 @@ SOURCES = {
     "prior": ("midre_exp/priors", *_IMAGES),
     "candidates": ("attacks/parts/initial_selection.py", "midre_exp/priors", *_IMAGES),
     "surrogates": ("midre_exp/surrogates", *_IMAGES),
+    "tuned_prior": ("midre_exp/tuning", "midre_exp/loop.py", "midre_exp/priors", *_IMAGES),
     "attack": (
         "attacks",
         "midre_exp/attack.py",

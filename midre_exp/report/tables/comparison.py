@@ -25,6 +25,7 @@ COLUMNS = (
     ("att_acc1_batch_std", "±", 2),
     ("att_acc1_low", "95 % from", 1),
     ("att_acc1_high", "to", 1),
+    ("att_acc1_round1", "round 1", 2),  # of attacks in rounds alone
     # of suites of attacks alone
     ("plain", "plain", 1),
     ("informed", "informed", 1),
@@ -151,7 +152,20 @@ def caption(title: str, records: Sequence[Record]) -> str:
         f"was shown in its last epoch, erased and mixed as it was; ± is the mean "
         f"deviation over restarts within identity batches; the interval is a bootstrap over identities; "
         f"Δ is attack accuracy removed per point of accuracy lost, OP where "
-        f"none was lost. {queries}{_judged(records)}{provenance(records)}"
+        f"none was lost. {queries}{_rounds(records)}{_judged(records)}{provenance(records)}"
+    )
+
+
+def _rounds(records: Sequence[Record]) -> str:
+    """What is known of the rounds of attacks."""
+    found = [record["rounds"] for record in records if "rounds" in record]
+    if not found:
+        return ""
+    features = sorted({str(one["tuning"]["features"]) for one in found if "features" in one["tuning"]})
+    compared = f" on features of {' or '.join(features)}" if features else ""
+    return (
+        "Attacks in rounds tune their prior between two of them, for each identity on its own best "
+        f"reconstructions{compared}; round 1 is the base attack, on the same target. "
     )
 
 
