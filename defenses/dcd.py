@@ -68,9 +68,7 @@ class DCD(Defense):
     other_people: Count | None  # surrogates are drawn among the first so many of them; null: among all
     mislabelled: Probability  # share of a protected person's images that get another person's label
     surrogate_images: Count | None  # of each surrogate, its first, repeated; null: all of them, once
-    surrogate_noise: (
-        NonNegative  # std of the noise of surrogates' copies, pixels in [0, 1]; 0: no noisy copies
-    )
+    surrogate_noise: NonNegative  # std of the noise of surrogates' copies; 0: no noisy copies at all
     noise: NonNegative  # std of the noise of protected people's own copies
     noisy_mislabelled: Probability  # share of these copies that get another person's label
     chosen_by: str  # clean | released: which images of a protected person get a noisy copy
