@@ -123,7 +123,7 @@ def test_the_mean_code_and_one_deviation_for_all_its_numbers(prior):
 
 
 def test_the_first_step_of_a_projection_moves_nothing(prior, tmp_path):
-    codes = tuning(projection_steps=1)._project(
+    codes = tuning(projection_steps=1, distance="pointwise")._project(
         material(prior, tmp_path), found := best(prior, 2), {}, torch.zeros(2, 3, 1), tmp_path / "p.pt"
     )
     assert torch.equal(codes, code_statistics(prior)[0].expand(2, 3, 1, 12))
