@@ -59,7 +59,7 @@ class PerImageCall:
         try:
             with torch.random.fork_rng(devices=[]):
                 self._expanded(images).logits.sum().backward()
-        except RuntimeError:  # torch has no other name for it
+        except (RuntimeError, AttributeError):  # torch has no other name for it; a shift that is not trained
             return False
         finally:
             self.forget()

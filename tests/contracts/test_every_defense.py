@@ -74,7 +74,7 @@ CASES = [
     Case("fe", "FE 0.4", {"erase"}, {"share": 0}),
     Case("ee", "EE 40 %", {"sampler"}, {"share": 0}),
     Case("dcd", "DCD 10", null={"protected": 0}),
-    Case("dpsgd", "DP-SGD [1, 1]", {"optimizer", "sampler"}, refused={"maxvit": "cannot take a MaxViT"}),
+    Case("dpsgd", "DP-SGD [1, 1]", {"optimizer", "sampler"}),
     Case("early_stopping", "Early stopping 0.5", null={"share": 1}),
     Case("random_pixels", "Random pixels [0.1, 0.4]", {"erase"}),
     Case("rectangle", "Rectangle [0.1, 0.4]", {"erase"}),
