@@ -9,6 +9,7 @@ from .factory import build_attack as build_attack
 from .gmi import GMI as GMI
 from .ifgmi import IFGMI as IFGMI
 from .kedmi import KedMI as KedMI
+from .lokt import LOKT as LOKT
 from .lomma import LogitLoss as LogitLoss
 from .losses import CrossEntropy as CrossEntropy
 from .losses import MaxMargin as MaxMargin

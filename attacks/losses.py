@@ -94,6 +94,11 @@ def feature_regulariser(features: Tensor, towards: Tensor) -> Tensor:
 # Choices of ``attack.identity_loss``; LOMMA's is in attacks/lomma.py
 
 
+def log_scores(scores: Tensor) -> Tensor:
+    """Logarithms of probabilities, finite where one has underflowed: -87.3 in single precision."""
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
 class IdentityLoss(ABC):
     """How far images are from being taken for their labels by a white-box victim."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +25,7 @@ from attacks.parts.checks import above_zero, adam_betas, at_least_one, in_unit_i
 from attacks.parts.consistency import MOST, most_consistent
 from attacks.parts.gradient_attack import GradientAttack
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
-from attacks.parts.optimisers import adam_step
+from attacks.parts.optimisers import adam_step, ramp
 from attacks.parts.p_space import ConstraintEstimator
 from midre_exp.errors import ConfigError
 from midre_exp.memory.batches import in_batches
@@ -213,15 +212,3 @@ class Mirror(GradientAttack):
             score=None if self.known is None else self.known.score,
         )
         return {"selected": F.one_hot(chosen, self.restarts).bool().flatten()}
-
-
-def ramp(done: float, *, up: float, down: float) -> float:
-    """Factor of the learning rate in the step with which the share ``done`` of all steps, in (0, 1], is over.
-
-        (0.5 - 0.5 cos(pi min(1, (1 - done) / down))) * min(1, done / up)
-
-    A linear rise over the share ``up``, a fall along a cosine over the share ``down``; 0 is none. With a
-    fall, the last step has rate 0.
-    """
-    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / down)) if down else 1.0
-    return falling * (min(1.0, done / up) if up else 1.0)

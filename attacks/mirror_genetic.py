@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import AttackResult, ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim
+from attacks.losses import log_scores
 from attacks.parts.checks import at_least_one, in_unit_interval, one_of
 from attacks.parts.initial_selection import InitialSelection, most_confident, style_prior
 from attacks.parts.p_space import Constraint, ConstraintEstimator, Energy, from_p, spread, to_p
@@ -87,7 +88,7 @@ class MirrorGenetic(ScoreAttack):
         identities = torch.arange(self.identities)
         chosen = most_confident(confidences, identities.repeat_interleave(self.population))
         chosen = chosen.view(self.identities, -1)
-        scores = fitness(confidences[chosen, identities[:, None]])
+        scores = log_scores(confidences[chosen, identities[:, None]])
         first: Tensor = torch.cat((codes.cpu()[chosen], scores[..., None]), 2)
         return first[labels]
 
@@ -174,18 +175,11 @@ class MirrorGenetic(ScoreAttack):
             return answer.gather(1, wanted[part])
 
         own = list(in_batches(ask, len(flat), at_once, what="codes", victim=victim))
-        return fitness(torch.cat(own).view(codes.shape[:2]))
+        return log_scores(torch.cat(own).view(codes.shape[:2]))
 
     def generated(self, prior: Prior, latents: Tensor, labels: Tensor) -> Tensor:
         """Images of codes as they are, [n, num_ws, w_dim]."""
         return self.search.clip(prior.generate(latents, labels))
-
-
-def fitness(probabilities: Tensor) -> Tensor:
-    """The logarithm of probabilities, finite: one too small for floating point counts as the smallest there
-    is.
-    """
-    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
 def parent_weights(scores: Tensor) -> Tensor:

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Loop, Prior, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Loop, Prior, WhiteBoxVictim
 from attacks.losses import IdentityLoss
 from attacks.parts.checks import at_least_one
 from attacks.parts.gradient_attack import GradientAttack
-from attacks.parts.optimisers import adam_step
-from midre_exp.data.transforms.view import NUMBERS, RandomView
+from attacks.parts.viewed_descent import descended, viewed_losses
+from midre_exp.data.transforms.view import RandomView
 from midre_exp.plan.ranges import Count, LearningRate
 
 
@@ -41,17 +40,14 @@ class PLGMI(GradientAttack):
     def invert(
         self, victim: WhiteBoxVictim, prior: Prior, labels: Tensor, rng: ItemRNG, loop: Loop
     ) -> Tensor:
-        start = rng.normal("start", prior.latent_dim)
-        state = {"latents": start, "first": torch.zeros_like(start), "second": torch.zeros_like(start)}
-        for step in loop(self.steps, state):
-            latents = state["latents"].requires_grad_()
-            losses = self.losses(victim, prior, latents, labels, rng, step)
-            loop.show(loss=losses)
-            (gradient,) = torch.autograd.grad(losses.sum() / self.reference_batch, latents)
-            state["latents"], (state["first"], state["second"]) = adam_step(
-                latents.detach(), (state["first"], state["second"]), gradient, step, lr=self.lr
-            )
-        return state["latents"]
+        return descended(
+            lambda latents, step: self.losses(victim, prior, latents, labels, rng, step),
+            rng.normal("start", prior.latent_dim),
+            loop,
+            steps=self.steps,
+            lr=self.lr,
+            reference_batch=self.reference_batch,
+        )
 
     def losses(
         self,
@@ -63,10 +59,14 @@ class PLGMI(GradientAttack):
         step: int,
     ) -> Tensor:
         """The objective of each item, [n], before the division by the reference batch."""
-        images = prior.generate(latents, labels)
-        total = torch.zeros_like(latents[:, 0])
-        for number in range(self.views):
-            view = self.view(images, rng.uniform(f"view {number}", NUMBERS, step=step))
-            seen = apply(self.image_to_target, view)
-            total = total + self.identity(victim, seen, labels, rng, step, f"copies {number}")
-        return total
+        return viewed_losses(
+            prior,
+            latents,
+            labels,
+            rng,
+            step,
+            views=self.views,
+            view=self.view,
+            image_to_target=self.image_to_target,
+            loss=lambda seen, number: self.identity(victim, seen, labels, rng, step, f"copies {number}"),
+        )

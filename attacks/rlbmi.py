@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import AttackResult, Informed, ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim
+from attacks.losses import log_scores
 from attacks.parts.checks import at_least_one, one_of
 from attacks.parts.sac import SAC, Agents, Replay, Transitions, distinct
 from midre_exp.errors import ConfigError
@@ -32,11 +33,6 @@ BLOCK = 20
 SEGMENT = 4000
 #: Seconds between lines that say how far a long attack is.
 LOG_SECONDS = 300.0
-
-
-def log_scores(scores: Tensor) -> Tensor:
-    """Logarithms of probabilities, finite where one has underflowed: -87.3 in single precision."""
-    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 def reward(

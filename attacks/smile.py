@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacks.base import ItemRNG, Loop, Prior, Runtime, ScoreAttack, ScoreVictim, apply
-from attacks.mirror import ramp
-from attacks.mirror_genetic import fitness
+from attacks.losses import log_scores
 from attacks.parts.checks import above_zero, adam_betas, at_least_one, in_unit_interval, one_of
 from attacks.parts.initial_selection import most_confident, style_prior
 from attacks.parts.long_tailed import LongTailedSurrogate
-from attacks.parts.optimisers import adam_step
+from attacks.parts.optimisers import adam_step, ramp
 from attacks.parts.p_space import Constraint, ConstraintEstimator, Energy
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Natural, Positive, Share
@@ -137,7 +136,7 @@ class SMILE(ScoreAttack):
             with torch.no_grad():
                 images = apply(self.image_to_target, pictures(prior, proposal))
                 scores = victim.scores(images)
-            losses = -fitness(scores.gather(1, labels[:, None]).squeeze(1))
+            losses = -log_scores(scores.gather(1, labels[:, None]).squeeze(1))
             loop.show(target_loss=losses)
             state.update(judged(state, proposal, losses, growth=self.growth, decay=self.decay))
         return state["best"]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defenses.base import Batch, Classify, Companions, Defense, Informed, TrainingProgress
-from defenses.gaussian_blur import gaussian_blur
 from defenses.parts.batch_view import BatchView, Numbers
+from defenses.parts.blur import gaussian_blur
 from defenses.parts.options import check_choice, check_flag, require_resolution
 from defenses.parts.pgd import in_eval_mode
 from midre_exp.data.base import ImageSet

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.base import ItemRNG, Prior, Runtime, ScoreVictim, Transforms, WhiteBoxVictim, apply
+from attacks.base import ItemRNG, Runtime, ScoreVictim, Transforms, WhiteBoxVictim, apply
 from attacks.parts.expectation import Expectation
 from midre_exp.errors import ConfigError
 from midre_exp.memory.batches import Counts, in_batches
@@ -31,7 +31,7 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def style_prior(prior: Prior) -> StylePrior:
+def style_prior(prior: object) -> StylePrior:
     """The prior, which must be a style generator. Raises ConfigError for any other."""
     if not isinstance(prior, StylePrior):
         raise ConfigError(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks.base import ItemRNG, apply
+from attacks.losses import log_scores
 from attacks.parts.checks import one_of
 from attacks.parts.initial_selection import InitialSelection, style_prior
 from midre_exp import seeding
@@ -28,10 +29,9 @@ from midre_exp.errors import ConfigError, DivergedError
 from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, Natural, NonNegative, Positive
 from midre_exp.plan.validate import require_counts, require_numbers
-from midre_exp.priors.base import Prior
 from midre_exp.priors.style_prior import StylePrior
 from midre_exp.runtime import Runtime
-from midre_exp.surrogates.base import Surrogates
+from midre_exp.surrogates.base import Generator, Surrogates
 from midre_exp.targets.base import Classifier
 from midre_exp.threat import AnyVictim, ScoreVictim
 from midre_exp.weights import checkpoint
@@ -46,13 +46,14 @@ _CLAMP = 20.0  #: of an expert's logits over the temperature, in the term of div
 _ANSWERS, _CHECKPOINT = "answers.pt", "experts.pt"
 
 
-def class_weights(log_scores: Tensor, *, top: int, beta: float) -> Tensor:
+def class_weights(answers: Tensor, *, top: int, beta: float) -> Tensor:
     """(1 - beta) / (1 - beta^(n_c + 1)) of every class, [k] in (0, 1]: 1 of one that is never among the
-    ``top`` best of an answer, less the more often it is, n_c times. ``log_scores`` [n, k].
+    ``top`` best of an answer, less the more often it is, n_c times. ``answers`` [n, k]: scores or
+    their logarithms.
     """
-    classes = log_scores.shape[1]
-    named = log_scores.topk(min(top, classes), dim=1).indices
-    counts = torch.zeros_like(log_scores).scatter_(1, named, 1.0).sum(0)
+    classes = answers.shape[1]
+    named = answers.topk(min(top, classes), dim=1).indices
+    counts = torch.zeros_like(answers).scatter_(1, named, 1.0).sum(0)
     return (1 - beta) / (1 - beta ** (counts + 1))
 
 
@@ -205,7 +206,7 @@ class LongTailedSurrogate(Surrogates):
         public: ImageSet | None,
         victim: AnyVictim,
         *,
-        prior: Prior | None = None,
+        prior: Generator | None = None,
         seed: int,
         work: Path,
         runtime: Runtime,
@@ -233,7 +234,7 @@ class LongTailedSurrogate(Surrogates):
             asked = partial(self._ask, victim)
             answers = torch.cat(self._of_pictures(style, runtime, asked, victim))
             victim.check_answers()
-            saved = {"answers": answers.clamp_min(torch.finfo(answers.dtype).tiny).log().cpu()}
+            saved = {"answers": log_scores(answers).cpu()}
             require_finite(saved, "the target's answers to pictures", "give a healthy target")
             checkpoint.save(work / _ANSWERS, saved)
         self.answers = saved["answers"].to(runtime.device)

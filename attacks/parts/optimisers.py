@@ -6,6 +6,8 @@ Elementwise throughout: a batch of latents moves as each would alone.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -69,3 +71,15 @@ def adam_steps(
     torch._foreach_add_(scale, eps)
     moved = torch._foreach_addcdiv(latents, first, scale, -lr / bias_first)
     return list(moved), list(zip(first, second, strict=True))
+
+
+def ramp(done: float, *, up: float, down: float) -> float:
+    """Factor of the learning rate in the step with which the share ``done`` of all steps, in (0, 1], is over.
+
+        (0.5 - 0.5 cos(pi min(1, (1 - done) / down))) * min(1, done / up)
+
+    A linear rise over the share ``up``, a fall along a cosine over the share ``down``; 0 is none. With a
+    fall, the last step has rate 0.
+    """
+    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - done) / down)) if down else 1.0
+    return falling * (min(1.0, done / up) if up else 1.0)

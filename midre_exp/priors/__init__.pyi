@@ -7,6 +7,7 @@ from .factory import build_network as build_network
 from .factory import build_prior as build_prior
 from .gmi import GMIPrior as GMIPrior
 from .kedmi import KedMIPrior as KedMIPrior
+from .lokt import TACGANPrior as TACGANPrior
 from .plgmi import PLGMIPrior as PLGMIPrior
 from .style_prior import StylePrior as StylePrior
 from .stylegan2 import StyleGAN2Prior as StyleGAN2Prior

@@ -261,7 +261,7 @@ class Record(TypedDict, total=False):
     start: dict[str, StartEntry]  # of target and evaluator; records of earlier versions have none
     queries: int  # of the target during the attack
     queries_per_identity: dict[str, float]  # mean, min, max
-    #: of the target for what was prepared against it (surrogates); of one preparation, which others may share
+    #: of the target for what was prepared against it, as far as it is counted; others may share the same
     queries_before: int
     deployment: DeploymentEntry  # of a defense that changes what the deployed target answers
     informed: InformedEntry  # of an attack that knew the defense

@@ -9,20 +9,28 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from midre_exp.data.base import ImageSet
 from midre_exp.plan.config import build, without
-from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
 from midre_exp.seeding import derive
 from midre_exp.targets.dropout import draw_on_the_cpu
 from midre_exp.threat import AnyVictim
 
 S = TypeVar("S", bound="Surrogates")
+
+
+class Generator(Protocol):
+    """What surrogates that learn from pictures ask of a prior (``midre_exp.priors.Prior``)."""
+
+    @property
+    def latent_dim(self) -> int: ...
+
+    def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
 
 class Surrogates(nn.Module):
@@ -46,7 +54,7 @@ class Surrogates(nn.Module):
         public: ImageSet | None,
         victim: AnyVictim,
         *,
-        prior: Prior | None = None,
+        prior: Generator | None = None,
         seed: int,
         work: Path,
         runtime: Runtime,

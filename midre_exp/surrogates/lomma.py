@@ -5,7 +5,7 @@ statistics of its features.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,9 +21,8 @@ from midre_exp.errors import CheckpointError, ConfigError, DivergedError
 from midre_exp.memory.batches import in_batches
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive, Width
 from midre_exp.plan.validate import require_counts, require_numbers
-from midre_exp.priors.base import Prior
 from midre_exp.runtime import Runtime
-from midre_exp.surrogates.base import Surrogates
+from midre_exp.surrogates.base import Generator, Surrogates
 from midre_exp.surrogates.student import Student
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
@@ -135,7 +134,7 @@ class LommaSurrogates(Surrogates):
         public: ImageSet | None,
         victim: AnyVictim,
         *,
-        prior: Prior | None = None,
+        prior: Generator | None = None,
         seed: int,
         work: Path,
         runtime: Runtime,
@@ -284,12 +283,14 @@ class LommaSurrogates(Surrogates):
                 recent[step % LOG_EVERY] = losses.detach()
                 done = step + 1
                 if done % LOG_EVERY == 0:
-                    runtime.tracker.log(_means(students, recent, done), done)
+                    runtime.tracker.log(step_means("distillation", students, recent, done), done)
                 if done < steps and checkpoints.due():
-                    _means(students, recent, done)  # what has diverged is not continued from
+                    step_means(
+                        "distillation", students, recent, done
+                    )  # what has diverged is not continued from
                     state = {"students": self.networks.state_dict(), "sgd": sgd.state_dict()}
                     checkpoints.save({**state, "step": done, "recent": recent})
-        return _means(students, recent, steps)
+        return step_means("distillation", students, recent, steps)
 
     def _initialise(self, students: Mapping[str, Student]) -> None:
         for name, student in students.items():
@@ -298,9 +299,11 @@ class LommaSurrogates(Surrogates):
                 load_backbone(student, source)
 
 
-def _means(students: Mapping[str, Student], recent: Tensor, done: int) -> dict[str, float]:
-    """Means over the last steps. Raises DivergedError when they are not finite."""
+def step_means(name: str, networks: Iterable[str], recent: Tensor, done: int) -> dict[str, float]:
+    """Means over the last steps, ``recent`` [LOG_EVERY, n], as ``<name>_<network>``. Raises DivergedError
+    when they are not finite.
+    """
     values = recent[: min(done, LOG_EVERY)].mean(0).tolist()
     if not all(map(math.isfinite, values)):
         raise DivergedError(f"a student diverged before step {done}", "lower attack.surrogates.lr")
-    return {f"distillation_{name}": value for name, value in zip(students, values, strict=True)}
+    return {f"{name}_{network}": value for network, value in zip(networks, values, strict=True)}

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from attacks.mirror import Mirror, ramp
-from attacks.mirror_genetic import MirrorGenetic, drawn, first_parent_share, fitness, parent_weights
+from attacks.losses import log_scores
+from attacks.mirror import Mirror
+from attacks.mirror_genetic import MirrorGenetic, drawn, first_parent_share, parent_weights
 from attacks.parts.consistency import consistent_group, most_consistent
+from attacks.parts.optimisers import ramp
 from attacks.parts.p_space import to_p
 from midre_exp.attack_run import run_attack
 from midre_exp.errors import ConfigError
@@ -340,12 +342,12 @@ def test_weights_of_parents_and_shares_of_coordinates_are_the_golden_ones():
 
 
 def test_scores_at_the_ends_of_the_scale_stay_numbers():
-    scores = fitness(torch.tensor([0.0, 1.0, 1.0]))
+    scores = log_scores(torch.tensor([0.0, 1.0, 1.0]))
     assert scores.isfinite().all()
     assert parent_weights(scores).tolist() == pytest.approx([0, 0.5, 0.5])
     for rule in ("log_ratio", "ratio"):
         assert first_parent_share(scores[1], scores[2], rule=rule) == 0.5
-    assert parent_weights(fitness(torch.zeros(4))).tolist() == [0.25] * 4
+    assert parent_weights(log_scores(torch.zeros(4))).tolist() == [0.25] * 4
 
 
 def test_parents_are_drawn_by_their_weights():

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import attacks.rlbmi
-from attacks.rlbmi import RLBMI, log_scores, move, reward, sampled_identities
+from attacks.losses import log_scores
+from attacks.rlbmi import RLBMI, move, reward, sampled_identities
 from defenses.mid import Bottleneck
 from midre_exp.attack import AttackResult
 from midre_exp.attack_run import run_attack

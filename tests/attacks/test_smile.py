@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks import PSpaceBox, build_attack
-from attacks.mirror import ramp
+from attacks.parts.optimisers import ramp
 from attacks.parts.p_space import BoxConstraint
 from attacks.smile import SMILE, judged, proposed
 from midre_exp.attack_run import run_attack
@@ -98,7 +98,6 @@ def test_more_proposals_are_never_worse_and_stay_in_their_box():
         ({"proposals": 0}, "attack.proposals=0"),
         ({"step_in": "deviation"}, "attack.step_in=deviation is unknown"),
         ({"bounds": {"_target_": "attacks.Energy", "size": 1e-4}}, "attack.bounds is an energy"),
-        ({"informed": True}, "sees scores alone"),
     ],
 )
 def test_what_cannot_be_is_told_with_its_key(options, told):

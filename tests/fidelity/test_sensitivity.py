@@ -11,8 +11,8 @@ from torch import Tensor
 
 import attacks.losses
 from attacks.brepmi import BREPMI
-from attacks.mirror import ramp
 from attacks.parts import optimisers
+from attacks.parts.optimisers import ramp
 from attacks.plgmi import PLGMI
 from attacks.ppa import PPA
 from midre_exp.attack import Attack

@@ -19,7 +19,7 @@ _NEW_KEYS = {  # of the parametrised spectral norm -> ours
 }
 
 
-def _doublings(image_size: int) -> int:
+def doublings(image_size: int) -> int:
     """How often 4 pixels are doubled to reach ``image_size``. Raises ConfigError unless it is a power of two
     of at least 16.
     """
@@ -91,7 +91,7 @@ class PLGMIGenerator(nn.Module):
         self, *, num_classes: int = 1000, latent_dim: int = 128, width: int = 64, image_size: int = 64
     ):
         super().__init__()
-        blocks = _doublings(image_size)
+        blocks = doublings(image_size)
         self.channels = width << blocks
         self.l1 = nn.Linear(latent_dim, self.channels * 4 * 4)
         self.blocks = [f"block{number}" for number in range(2, blocks + 2)]
@@ -149,11 +149,11 @@ class PLGMIDiscriminator(nn.Module):
 
     def __init__(self, *, num_classes: int = 1000, width: int = 64, image_size: int = 64):
         super().__init__()
-        self.blocks = [f"block{number}" for number in range(1, _doublings(image_size) + 2)]
+        self.blocks = [f"block{number}" for number in range(1, doublings(image_size) + 2)]
         features = 3
-        for doublings, name in enumerate(self.blocks):
-            self.add_module(name, DownBlock(features, width << doublings, first=doublings == 0))
-            features = width << doublings
+        for times, name in enumerate(self.blocks):
+            self.add_module(name, DownBlock(features, width << times, first=times == 0))
+            features = width << times
         self.l6 = _normed(nn.Linear(features, 1), 1)
         self.l_y = _normed(nn.Embedding(num_classes, features), 1)
         self.register_load_state_dict_pre_hook(_take_new_keys)  # type: ignore[no-untyped-call]

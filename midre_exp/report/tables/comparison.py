@@ -77,7 +77,8 @@ def _by_run(records: Sequence[Record]) -> pd.DataFrame:
     """One row per record: ``KEYS``, seed, every metric, and ``n``, the number of reconstructions that count.
 
     With an attack among them that sees only scores or labels also ``queries``, the mean per reconstruction
-    with those for surrogates, and ``failed``, how many reconstructions are none by the attack's own rule.
+    with those that prepared the attack, and ``failed``, how many reconstructions are none by the attack's own
+    rule.
     """
     limited = any_limited(records)
     rows = [
@@ -141,9 +142,11 @@ def caption(title: str, records: Sequence[Record]) -> str:
     """What a reader must know to trust the table. Setups with other data, counts or evaluators are told
     apart.
     """
+    prepared = any("queries_before" in record for record in records)
+    before = ", with those that prepared the attack" if prepared else ""
     queries = (
-        "Queries are the mean per reconstruction, with those for surrogates; failed reconstructions, none by "
-        "the attack's own rule, count as missed. "
+        f"Queries are the mean per reconstruction{before}; failed reconstructions, none by the attack's own "
+        "rule, count as missed. "
         if any_limited(records)
         else ""
     )
