@@ -11,7 +11,7 @@ from midre_exp.stages.judging import judging
 
 #: Of these some keep their floats: latents alone, or without tuned priors, do not give them again.
 KEPT = {"ifgmi", "ppdg_ppa", "ppdg_plgmi"}
-FLOATS = {*KEPT, "ppa", "ppa_dogs", "ppa_official", "mirror", "mirror_genetic", "plgmi"}
+FLOATS = {*KEPT, "ppa", "ppa_dogs", "ppa_official", "mirror", "mirror_genetic", "smile", "plgmi", "lokt"}
 
 
 def settings(*job: str):
