@@ -30,7 +30,7 @@ def test_at_paper_scale_an_attack_is_judged_as_by_its_own_program(attack):
     assert found.floats == (attack in FLOATS)
     assert found.rendered == (attack in FLOATS - KEPT)
     family = "Resize" if metrics == "highres" else "EightBitResize"
-    assert steps(found.steps) == ["AlignedResize" if attack.endswith("plgmi") else family]
+    assert steps(found.steps) == ["AlignedResize" if attack.endswith(("plgmi", "lokt")) else family]
 
 
 @pytest.mark.parametrize("scale", ["mini", "synth"])
