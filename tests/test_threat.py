@@ -57,7 +57,11 @@ def test_a_white_box_victim_gives_logits_features_taps_and_image_gradients(model
 
 @pytest.mark.parametrize(
     ("threat", "answers"),
-    [(Threat.WHITE_BOX, set()), (Threat.SCORES, {"scores"}), (Threat.LABELS, {"labels"})],
+    [
+        (Threat.WHITE_BOX, set()),
+        (Threat.SCORES, {"scores", "averaged", "copies"}),
+        (Threat.LABELS, {"labels"}),
+    ],
 )
 def test_a_victim_offers_its_threat_models_answers_and_no_other(model, threat, answers):
     victim = Victim.of(model, 5, threat)

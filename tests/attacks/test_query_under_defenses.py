@@ -38,7 +38,12 @@ SMALL = {
 @lru_cache(maxsize=2)
 def settings(attack: str) -> dict[str, Any]:
     """The smallest run of the demo with the node of every defense."""
-    overlays = {"midre_wide", "re", "bido_coco"}  # each sets the node of another choice
+    overlays = {
+        "midre_wide",
+        "re",
+        "bido_coco",
+        "positive_label_smoothing",
+    }  # each sets the node of another choice
     with packaged_configs():
         return settings_of(
             [

@@ -18,6 +18,7 @@ from midre_exp.numerics import Numerics
 from midre_exp.plan.config import config_files
 from midre_exp.priors import Prior, build_prior, check_images
 from midre_exp.priors.gan import training
+from midre_exp.priors.lokt import TACGANPrior
 from midre_exp.priors.stylegan.nvidia_fixture import write_stylegan2
 from midre_exp.priors.stylegan2 import load_pickle
 from midre_exp.runtime import Runtime
@@ -41,6 +42,7 @@ class Case:
     refused: tuple[tuple[Mapping[str, Any], str], ...]
     files: tuple[str, ...] = ()
     asks: int = 0
+    threat: Threat = Threat.WHITE_BOX  # of a target that it asks
     span: tuple[float, float] | None = (0.0, 1.0)  # of generated images; None: nominally, not clamped
 
     @property
@@ -96,6 +98,20 @@ CASES = (
         ),
     ),
     Case(
+        "tacgan",
+        variants=({}, {"ema": 0.9, "discriminator_steps": 1}),
+        files=("generator", "discriminator"),
+        threat=Threat.LABELS,
+        span=(-1.0, 1.0),
+        refused=(
+            ({"pretrained": {"generator": None, "discriminator": "d"}}, "needs .*only discriminator"),
+            ({"warmup_steps": 21}, "prior.warmup_steps=21 exceeds attack.prior.steps=20"),
+            ({"discriminator_steps": 0}, "prior.discriminator_steps=0"),
+            ({"class_weight": -1}, "prior.class_weight=-1"),
+            ({"image_size": 24}, "prior.image_size=24"),
+        ),
+    ),
+    Case(
         "stylegan2",
         variants=({}, {"path_weight": 0, "ada": None, "mixing": 0, "ema": 0}),
         span=None,
@@ -119,7 +135,7 @@ REFUSED_BY_ALL = (
 
 
 def fit(prior: Prior, case: Case, work: Path, asked: Any = None, **options: Any) -> dict[str, float]:
-    asked = asked or (victim() if prior.uses_target else None)
+    asked = asked or (victim(case.threat) if prior.uses_target else None)
     options = {"seed": 3, "runtime": Runtime(), "public": case.images(), **options}
     return prior.fit(options.pop("public"), asked, work=work, **options)
 
@@ -155,6 +171,15 @@ def test_the_list_is_complete():
     assert {case.name for case in CASES} == set(config_files("attack/prior"))
 
 
+def questions(prior: Prior, case: Case, done: int) -> int:
+    """Images that a training shows to the target from step ``done`` on."""
+    if isinstance(prior, TACGANPrior):
+        asking = case.steps - max(done, prior.warmup_steps)
+        return asking * prior.discriminator_steps * prior.batch_size
+    before = 0 if done or not prior.uses_target else 40
+    return before + (case.steps - done) * case.asks
+
+
 @each_device
 @pytest.mark.parametrize(
     ("case", "changes"), [pytest.param(case, v, id=case.name) for case in CASES for v in case.variants]
@@ -163,18 +188,18 @@ def test_a_killed_training_continues_to_the_same_bytes_and_asks_nothing_twice(
     tmp_path, case, changes, device
 ):
     whole, broken, continued = (small(case.name, **changes) for _ in range(3))
-    asked, done = victim(), 5
+    asked, done = victim(case.threat), 5
     runtime = Runtime(device=device)
     numbers = fit(whole, case, tmp_path / "whole", asked if whole.uses_target else None, runtime=runtime)
-    assert asked.queries == (40 + case.steps * case.asks if whole.uses_target else 0)
+    assert asked.queries == questions(whole, case, 0)
     work = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         fit(broken, case, work, runtime=Killed(checkpoint_seconds=0, at=done, device=device))
     assert checkpoint.load(work / training.CHECKPOINT)["step"] == done
     assert not same(broken, whole)
-    again = victim()
+    again = victim(case.threat)
     told = fit(continued, case, work, again if whole.uses_target else None, runtime=runtime)
-    assert again.queries == (case.steps - done) * case.asks
+    assert again.queries == questions(whole, case, done)
     if device == CPU:
         assert told == numbers and same(continued, whole)
     else:  # adds up in any order
@@ -258,7 +283,7 @@ def published(case: Case, folder: Path) -> tuple[Any, Mapping[str, nn.Module]]:
 @every_prior
 def test_published_files_replace_training_and_ask_nothing(tmp_path, case):
     pretrained, networks = published(case, tmp_path)
-    prior, asked = small(case.name, seed=1, pretrained=pretrained), victim()
+    prior, asked = small(case.name, seed=1, pretrained=pretrained), victim(case.threat)
     assert prior.fit(None, asked, seed=0, work=tmp_path, runtime=Runtime()) == {}
     assert asked.queries == 0 and not list(tmp_path.glob("*.pt"))
     for name, network in networks.items():
@@ -338,8 +363,9 @@ def test_a_prior_sees_the_target_if_and_only_if_it_says_so(tmp_path, case):
         assert asked.queries == 0
     else:
         assert prior.num_classes == CLASSES
-        for asked in (None, victim(Threat.SCORES), victim(Threat.LABELS)):
-            with pytest.raises(ConfigError, match="with a white-box attack"):
+        needs = "with a white-box attack" if case.threat is Threat.WHITE_BOX else "with attack lokt"
+        for asked in (None, *(victim(threat) for threat in Threat if threat is not case.threat)):
+            with pytest.raises(ConfigError, match=needs):
                 prior.fit(case.images(), asked, seed=0, work=tmp_path, runtime=Runtime())
 
 

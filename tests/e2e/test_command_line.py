@@ -211,6 +211,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself(monkeypa
             "report",
             "audit",
             "cost",
+            "diagnose",
             "doctor",
             "judge",
             "store",

@@ -41,6 +41,16 @@ SMALL: dict[str, dict[str, Any]] = {
         "steps": 20,
         "discriminator_steps": 2,
     },
+    "tacgan": {
+        "image_size": 16,
+        "image_to_target": [],
+        "latent_dim": 6,
+        "width": 2,
+        "batch_size": 6,
+        "steps": 20,
+        "warmup_steps": 1,
+        "discriminator_steps": 2,
+    },
     "stylegan2": {
         "image_size": 8,
         "z_dim": 6,

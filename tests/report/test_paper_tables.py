@@ -355,7 +355,7 @@ def test_jobs_of_a_file_take_no_further_overrides(tmp_path):
         ({"title": "t", "sweep": ["setup=demo"], "footnotes": []}, "it has footnotes"),
         (
             {"title": "t", "sweep": ["setup=demo"], "rows": "runs"},
-            "rows is one of defenses, setups, convergence, traits, run, not runs",
+            "rows is one of defenses, setups, convergence, traits, diagnostics, run, not runs",
         ),
         ({"title": "t", "sweep": ["setup=demo"], "inconsistencies": [77]}, "inconsistency 77"),
     ],

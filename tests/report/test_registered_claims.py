@@ -60,7 +60,7 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
             "metric: fid",
             "own.yaml: contrast.metric=fid cannot be used; give acc, att_acc1",
         ),
-        ("first: MIDRE", "first: MIDER", "own.yaml: contrast.first names no defense: MIDER; there are BiDO"),
+        ("first: MIDRE", "first: MIDER", "own.yaml: contrast.first names no defense: MIDER; there are "),
         ("first: MIDRE", "share: 3, first: MIDRE", "own.yaml: contrast.share is read by nothing"),
         (
             "{kind",
