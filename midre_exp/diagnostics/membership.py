@@ -90,7 +90,8 @@ def inference(members: Tensor, others: Tensor, rates: Sequence[float]) -> dict[s
 
 def rates_below(threshold: float, members: Tensor, others: Tensor) -> tuple[float, float]:
     """The shares of losses [m] and [n] below a threshold: true and false positive rate."""
-    return tuple(float((each.double() < threshold).double().mean()) for each in (members, others))  # type: ignore[return-value]
+    true, false = (float((losses.double() < threshold).double().mean()) for losses in (members, others))
+    return true, false
 
 
 @dataclass(kw_only=True, eq=False)
