@@ -52,7 +52,7 @@ evidence: setup  ## converged targets, controls, three seeds: tables, figures, c
 	@$(PY) -m midre_exp.report $(EVIDENCE) claims summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 evidence-2026: SCALE = evidence
-evidence-2026: setup  ## arms of 2024 to 2026 and controls beside them, with diagnostics of every target (docs/evidence.md; about 2 h more)
+evidence-2026: setup  ## arms of 2024 to 2026 and controls beside them, with diagnostics of every target (docs/evidence.md; an estimate: 5 core-hours)
 	@$(PY) -m midre_exp.report $(EVIDENCE_2026) claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 worst: SCALE = evidence
