@@ -1,5 +1,5 @@
 """SSD, Stealthy Shield Defense: the deployed target answers with another distribution, as near to what is
-usual for a class drawn at random as a budget of distortion lets it come (Qu et al., ICLR 2025).
+usual for a class drawn at random as a budget of distortion lets it come (Zhuang et al., ICLR 2025).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _at_first(holds: Tensor, values: Tensor) -> Tensor:
 @dataclass(kw_only=True, eq=False)
 class SSD(Defense):
     """Answer p = argmin KL(p || D'_c) with ||p - f||_1 <= eps H(f) instead of f: c ~ softmax(f / T), H the
-    entropy, D'_c the mean answer to held-out images of class c (Qu et al. 2025, Alg. 1-3).
+    entropy, D'_c the mean answer to held-out images of class c (Zhuang et al. 2025, Alg. 1-3).
     """
 
     acts_at: ClassVar[frozenset[str]] = frozenset({"deployment"})

@@ -30,6 +30,7 @@ _PROGRAMS = {
         "midre_exp.audit.__main__",
         "how exposed somebody's classifier is: weights and pictures to one page",
     ),
+    "cite": ("midre_exp.references.__main__", "BibTeX of what a run rests on: cite attack=ppa defense=midre"),
     "cost": ("midre_exp.cost.__main__", "GPU hours and memory of every setup, counted without running it"),
     "diagnose": (
         "midre_exp.sweep.diagnose",

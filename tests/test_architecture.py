@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("midre_exp", "attacks", "defenses")
 #: Rooms that plan and launch thousands of runs, and must not wait for torch.
-TORCH_FREE = ("midre_exp.cards", "midre_exp.machine", "midre_exp.plan", "midre_exp.store", "midre_exp.sweep")
+TORCH_FREE = (
+    *("midre_exp.cards", "midre_exp.machine", "midre_exp.plan", "midre_exp.references", "midre_exp.store"),
+    "midre_exp.sweep",
+)
 #: Who looks at the engine from outside; the engine never looks back.
 ABOVE = ("midre_exp.report", "midre_exp.study", "midre_exp.doctor", "midre_exp.audit", "attacks", "defenses")
 ROOT_FILES, LEVELS = 14, 14

@@ -5,8 +5,9 @@ A table is a yaml in midre_exp/report/conf/table: a title and the overrides of i
 (scale, data, seeds, launcher) are added to each. A figure is a yaml in midre_exp/report/conf/figure and works
 alike. What several tables lack is launched as one sweep. ``--no-run`` renders the records there are, those of
 an earlier version of the code too, and shows the command for every missing run; ``--plan`` only tells what
-would be built and how long that may take. Files of before that show more runs or pictures than there are now
-stay (``--replace``); nobody real is shown unless ``publish.people=true``.
+would be built and how long that may take; ``--cite`` only prints the BibTeX of what is shown. Files of before
+that show more runs or pictures than there are now stay (``--replace``); nobody real is shown unless
+``publish.people=true``.
 
 ``claims`` tells what the records of a scale say to the paper's claims, and ``summary`` makes one page of
 their answers; both run nothing. ``wandb`` pushes the
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--plan", action="store_true", help="only tell what would be built")
+    parser.add_argument("--cite", action="store_true", help="only print the BibTeX of what it rests on")
     parser.add_argument("--device", metavar="KIND", help="with --plan: the GPU it is for: A100, H200, ...")
     parser.add_argument("--count", action="store_true", help="with --plan: count what was never measured")
     parser.add_argument(
@@ -116,6 +118,12 @@ def _run(options: argparse.Namespace) -> int:
             f"{known_definitions()}; and claims, summary, wandb, workspace"
         )
     tables = [name for name in names if name not in ("claims", "summary")]
+    if options.cite:
+        from midre_exp.references import bibliography, cited_by
+
+        shown = [job for name in tables for job in jobs_of(load_definition(name), overrides)]
+        print(bibliography(cited_by(shown)), end="")
+        return 0
     if options.plan:
         from midre_exp.sweep import estimate
 

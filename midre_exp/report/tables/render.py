@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from midre_exp.errors import ConfigError
 from midre_exp.records import results_folder
+from midre_exp.references import citations, footnote
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.output import file_stem
 from midre_exp.report.runs.convergence import told_once, verdicts
@@ -90,6 +92,7 @@ def render_table(
     if definition.rows in ("defenses", "run") and definition.pictures:
         pictures = gallery([run for run in disambiguate(runs) if run.record is not None])
         table = dataclasses.replace(table, gallery=pictures)
+    table = with_references(table, definition, runs)
     paths = publish(table, folder, stem, replace=replace, page=definition.pictures)
     if paths and definition.rows == "convergence":
         name = stem if stem.startswith("convergence") else f"convergence-{stem}"
@@ -104,6 +107,17 @@ def render_table(
     if paths:
         print("written: " + ", ".join(map(str, paths)))
     return paths
+
+
+def with_references(
+    table: RenderedTable, definition: TableDefinition, runs: Sequence[PlannedRun]
+) -> RenderedTable:
+    """The table with a footnote that cites its attacks and defenses, and says which command prints BibTeX."""
+    of_one = definition.rows == "run" and runs[0].job
+    command = f"cite {shlex.join(runs[0].job)}" if of_one else f"report {definition.name} --cite"
+    cited = [citation for run in runs for citation in citations(run.settings)]
+    told = footnote(cited, f"midre-exp {command}")
+    return table if told is None else dataclasses.replace(table, notes=[*table.notes, told])
 
 
 def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> RenderedTable:
