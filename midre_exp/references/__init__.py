@@ -9,5 +9,6 @@ from midre_exp.references.works import Work as Work
 from midre_exp.references.works import references as references
 from midre_exp.references.written import bibliography as bibliography
 from midre_exp.references.written import bibtex as bibtex
+from midre_exp.references.written import by_choice as by_choice
 from midre_exp.references.written import footnote as footnote
 from midre_exp.references.written import short as short

@@ -15,7 +15,10 @@ from midre_exp.plan.suite import is_suite, members_of
 from midre_exp.references.works import Work, references
 
 #: Where the choices of a group lie, of those that a user may derive a choice of his own from.
-_FOLDERS = {"attack": "attack", "attack.prior": "attack/prior", "defense": "defense", "target": "target"}
+_FOLDERS = {
+    **{group: group for group in ("attack", "defense", "target")},
+    **{f"attack.{group}": f"attack/{group}" for group in ("prior", "expectation")},
+}
 #: The setups of the paper that this project reproduces.
 _PAPER = re.compile(r"S\d\d[ab]?")
 #: What diagnostics hold besides measures, each cited where it is asked for.
@@ -74,8 +77,10 @@ def _parts(config: Settings) -> Iterator[_Part]:
     yield _Part("attack", str(attack.get("name")), str(attack.get("_target_", "")))
     if prior := attack.get("prior"):
         yield _Part("attack.prior", str(prior.get("name")), str(prior.get("_target_", "")))
-    for view in (attack.get("expectation") or {}).get("views") or ():
-        yield _Part("attack.expectation.views", _class(view))
+    if expectation := attack.get("expectation"):
+        views = [str(view.get("_target_")) for view in expectation.get("views") or ()]
+        for name in [_of_class("attack.expectation", view) or view for view in views] or ["copies"]:
+            yield _Part("attack.expectation", name)
     for name, node in (config.get("defense") or {}).items():
         yield _Part("defense", str(name), str(node.get("_target_", "")))
     networks = [config.get("target") or {}, config.get("evaluator") or {}]
@@ -109,7 +114,7 @@ def _class(node: Mapping[str, Any]) -> str:
 @cache
 def _of_class(group: str, target: str) -> str | None:
     """The packaged choice of the same class as one of the user's own; None where there is none."""
-    pattern = re.compile(rf"^\s*_target_:\s*{re.escape(target)}\s*(#.*)?$", re.MULTILINE)
+    pattern = re.compile(rf"^[\s-]*_target_:\s*{re.escape(target)}\s*(#.*)?$", re.MULTILINE)
     for name, path in config_files(_FOLDERS[group]).items() if target and group in _FOLDERS else ():
         if name in references().choices[group] and pattern.search(Path(path).read_text(encoding="utf-8")):
             return name

@@ -35,6 +35,7 @@ class Work(Keys):
     year: Count
     journal: Text | None = None
     booktitle: Text | None = None
+    publisher: Text | None = None
     institution: Text | None = None
     volume: Count | None = None
     number: Count | Text | None = None
@@ -43,6 +44,12 @@ class Work(Keys):
     eprint: Text | None = None  # the number on arXiv
     url: Text | None = None
     note: Text | None = None
+
+    @property
+    def address(self) -> str | None:
+        """Where it is to be read; None where that is not known."""
+        paper = None if self.eprint is None else f"https://arxiv.org/abs/{self.eprint}"
+        return self.url or paper or (None if self.doi is None else f"https://doi.org/{self.doi}")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,21 @@ from collections.abc import Iterable, Sequence
 
 from midre_exp import __version__
 from midre_exp.references.cited import Citation
-from midre_exp.references.works import Work
+from midre_exp.references.works import Work, references
 
-_FIELDS = ("journal", "booktitle", "institution", "volume", "number", "pages", "year", "doi", "eprint", "url")
-_AS_IT_IS = ("doi", "eprint", "url")
+_FIELDS = (
+    "journal",
+    "booktitle",
+    "publisher",
+    "institution",
+    "volume",
+    "number",
+    "pages",
+    "year",
+    "doi",
+    "eprint",
+)
+_AS_IT_IS = ("doi", "eprint")
 _ESCAPED = str.maketrans({character: f"\\{character}" for character in "&%$#_"})
 #: Groups whose works stand below tables, which show these and not what all their rows share.
 _IN_FOOTNOTES = ("attack=", "defense=")
@@ -24,11 +35,24 @@ def bibtex(work: Work) -> str:
             fields[name] = str(value) if name in _AS_IT_IS else _tex(str(value))
     if work.eprint is not None:
         fields["archiveprefix"] = "arXiv"
+    if work.address is not None:
+        fields["url"] = work.address
     note = f"Version {__version__}" if work.key == "midre_exp" else work.note
     if note is not None:
         fields["note"] = _tex(note)
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
     return "\n".join([f"@{work.type}{{{work.key},", *lines, "}"])
+
+
+def by_choice() -> dict[str, list[str]]:
+    """The entries that each choice rests on, by its words on a command line: ``attack/prior=gmi``."""
+    found = references()
+    return {
+        f"{group.replace('.', '/')}={choice}": [bibtex(found.works[key]) for key in keys]
+        for group, choices in found.choices.items()
+        for choice, keys in choices.items()
+        if not isinstance(keys, str)
+    }
 
 
 def short(work: Work) -> str:

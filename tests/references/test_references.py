@@ -12,13 +12,19 @@ import yaml
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR, OWN_CONFIGS
-from midre_exp.references import bibtex, citations, cited_by, references, short
+from midre_exp.references import bibtex, by_choice, citations, cited_by, references, short
 from midre_exp.references.__main__ import main
 from midre_exp.report.__main__ import main as report
 
 ROOT = Path(__file__).parents[2]
 #: Groups of references.yaml that are folders of conf: every choice there has its works, or says why none.
-FOLDERS = {"attack": "attack", "attack.prior": "attack/prior", "defense": "defense", "target": "target"}
+FOLDERS = {
+    "attack": "attack",
+    "defense": "defense",
+    "target": "target",
+    "attack.prior": "attack/prior",
+    "attack.expectation": "attack/expectation",
+}
 
 
 @pytest.mark.parametrize("group", FOLDERS)
@@ -96,6 +102,20 @@ def test_a_run_cites_attack_prior_defenses_networks_data_and_measures():
     assert told["setups of the paper"] == ["tran2025midre"] and told["data=FFHQ"] == ["karras2019stylegan"]
     assert told["metrics.measure=Fid"] == ["heusel2017fid"]
     assert told["diagnostics.measure=Dependence"] == ["gretton2005hsic"]
+
+
+@pytest.mark.parametrize(("choice", "key"), [("paa", "peng2025alignmi"), ("copies", "athalye2018eot")])
+def test_averaged_gradients_are_cited_though_a_config_does_not_name_them(choice, key):
+    cited = cited_by([["attack=gmi", f"attack/expectation={choice}"]])
+    told = {citation.part: [work.key for work in citation.works] for citation in cited}
+    assert key in told[f"attack.expectation={choice}"]
+
+
+def test_entries_by_choice_are_those_of_its_works():
+    assert by_choice()["attack/prior=gmi"] == [
+        bibtex(references().works[k]) for k in ("zhang2020gmi", "gulrajani2017wgangp")
+    ]
+    assert "defense=nodef" not in by_choice()
 
 
 def test_a_suite_cites_its_members():
