@@ -41,6 +41,10 @@ _PROGRAMS = {
         "midre_exp.sweep.judge",
         "further judges look at stored reconstructions: judge results/mini jury=[NAME]",
     ),
+    "results": (
+        "midre_exp.sharing.__main__",
+        "records as one file for others, and theirs beside one's own: results export lab.tar",
+    ),
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
     "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
     "smoke": ("midre_exp.doctor.smoke", "every setup with full networks on tiny files, a few steps"),

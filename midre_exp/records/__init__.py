@@ -25,6 +25,7 @@ from midre_exp.records.beside import judged_beside, numbers_beside
 from midre_exp.records.claims import registered_claims
 from midre_exp.records.comparable import JUDGES
 from midre_exp.records.deployment import behind_answers, deployment_of
+from midre_exp.records.origin import RESULTS
 from midre_exp.records.protection import protection
 from midre_exp.records.rounds import numbers_of_rounds, rounds_in
 from midre_exp.records.schema import SCHEMA, CodeEntry, Record, at, problem_of
@@ -46,6 +47,7 @@ __all__ = [
     "diverged_path",
     "make_record",
     "problem_of",
+    "put_record",
     "read_diverged",
     "read_record",
     "read_records",
@@ -235,33 +237,7 @@ def update_record(path: Path, record: Record) -> None:
             f"the record of run {record.get('key')} is not written, for nobody could read it: {problem}; "
             "mend what makes it, the stages of the run are kept"
         )
-    results = (
-        *(
-            "metrics",
-            "per_identity",
-            "test_per_identity",
-            "missing",
-            "alarms",
-            "counts",
-            "queries",
-            "queries_before",
-            "seconds",
-            "suite",
-        ),
-        *(
-            "artifacts",
-            "code",
-            "deployment",
-            "defended",
-            "protected",
-            "open_set",
-            "traits",
-            "diagnostics",
-            "controls",
-            "jury",
-            "rounds",
-        ),
-    )
+    results = (*RESULTS, "seconds", "code")
     old: Mapping[str, object] = {}
     if path.exists():
         try:
@@ -282,6 +258,13 @@ def add_verdict(path: Path, name: str, block: Mapping[str, Any]) -> None:
     record = {**read_record(path), name: block}
     if problem := problem_of(record):
         raise StoreError(f"the verdicts are not written into {path}: {problem}")
+    _write(path, record)
+
+
+def put_record(path: Path, record: Record) -> None:
+    """Write a record of others as it is. Raises StoreError for one that no reader would take."""
+    if problem := problem_of(record):
+        raise StoreError(f"the record of run {record.get('key')} is not written into {path}: {problem}")
     _write(path, record)
 
 
@@ -452,9 +435,10 @@ def records(folder: Path | str) -> pd.DataFrame:
     Columns: ``setup``, ``attack``, ``defense`` (its label), ``target``, ``evaluator``, ``data``,
     ``resolution``, ``seed``, ``scale``; every metric by its name in the record, NaN where a run lacks it;
     ``said_same_<judge>`` of people and multimodal models, where they were asked;
-    ``n_<name>`` for every count; ``queries``; ``seconds_<stage>``; ``device``, ``commit``, ``key`` and
-    ``path``, the file. Percent are 0 to 100. A file that cannot be read is named by a warning and passed
-    over. Raises StoreError when the folder has no records.
+    ``n_<name>`` for every count; ``queries``; ``seconds_<stage>``; ``device``, ``commit``, ``key``,
+    ``origin``, the bundle that it came by, if it did, and ``path``, the file. Percent are 0 to 100. A file
+    that cannot be read is named by a warning and passed over. Raises StoreError when the folder has no
+    records.
     """
     import pandas as pd  # takes half a second, which only whoever wants a table waits for
 
@@ -482,5 +466,6 @@ def _row(record: Record, path: Path) -> dict[str, object]:
         "queries": record.get("queries"),
         **{f"seconds_{stage}": seconds for stage, seconds in record.get("seconds", {}).items()},
         **{name: record.get(name) for name in ("device", "commit", "key")},
+        "origin": record["origin"][-1]["bundle"] if record.get("origin") else None,
         "path": str(path),
     }

@@ -229,6 +229,13 @@ class RoundsEntry(TypedDict):
     earlier: list[dict[str, Any]]
 
 
+class OriginEntry(TypedDict):
+    """A bundle by which a record came here (``midre-exp results import``)."""
+
+    bundle: str  # what it calls itself
+    sha256: str  # of the bundle
+
+
 class Record(TypedDict, total=False):
     """What a run leaves. Percent are 0 to 100, times are seconds."""
 
@@ -284,6 +291,7 @@ class Record(TypedDict, total=False):
     study: dict[str, Any]  # what people say of the reconstructions, if asked: midre_exp/study/people.py
     mllm: dict[str, dict[str, Any]]  # the same of multimodal models, by name: midre_exp/study/mllm.py
     found_in: dict[str, str]  # of stages that lie in a store that is only read: its folder
+    origin: list[OriginEntry]  # of a record that was made elsewhere: the bundles by which it came, in order
     config: dict[str, Any]  # resolved
     #: Of a suite of attacks alone (midre_exp/worst_case): its members, aggregations, checks and alarms.
     suite: dict[str, Any]
@@ -475,6 +483,16 @@ _ROUNDS = _Kind(
     "rounds of an attack: base, tuning and earlier ones, each with its attack and metrics",
 )
 
+_ORIGIN = _Kind(
+    lambda value: (
+        isinstance(value, dict)
+        and is_line(value.get("bundle"))
+        and isinstance(value.get("sha256"), str)
+        and re.fullmatch(r"[0-9a-f]{64}", value["sha256"]) is not None
+    ),
+    "a bundle, with its SHA-256",
+)
+
 #: By the names on the way to it, what every record has.
 _REQUIRED: Mapping[str, _Kind] = {
     **dict.fromkeys(("setup.id", "scale", "data.name", "attack", "target", "evaluator"), _ID),
@@ -547,6 +565,7 @@ _OPTIONAL: Mapping[str, _Kind] = {
         f"judges by names of letters and digits, each {_VERDICT.words}",
     ),
     "found_in": _each(_Kind(lambda value: isinstance(value, str), "a folder"), dict),
+    "origin": _each(_ORIGIN, list),
 }
 #: The interval that goes with an attack accuracy.
 _INTERVAL = ("metrics.att_acc1_low", "metrics.att_acc1_high")

@@ -1,5 +1,6 @@
 """``midre-exp store verify|gc|du|mark|export|import``: check every checksum of the store, remove what no
-record needs, say what takes space, hand artifacts to others and take theirs.
+record needs, say what takes space, hand artifacts to others and take theirs: as artifacts, or classifiers as
+files of a zoo.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midre_exp.errors import StoreError, UserError
+from midre_exp.plan.publication import SWITCH
 from midre_exp.records import check_record
 from midre_exp.store.artifact import NAME, DamagedError, readable, verify
 from midre_exp.store.data import INVENTORY, artifacts_of, compare
 from midre_exp.store.exchange import chosen, export, import_
-from midre_exp.store.files import explain, read_json
+from midre_exp.store.files import explain, read_json, sha256, write_atomic
 from midre_exp.store.lock import BuildLock
 from midre_exp.store.names import stored_as
 from midre_exp.store.progress import log_to_stderr
 from midre_exp.store.store import MARKER, Artifact, Store
+from midre_exp.zoo.export import file_of, is_of_zoo, make_zoo, take_files
+from midre_exp.zoo.files import PRECISIONS, SUFFIX
 
 #: Decoded images belong to data on disk, not to a run: records do not name them and the next run on the data
 #: needs them.
@@ -311,6 +315,28 @@ def _export(store: Store, names: Sequence[str], place: Path, *, upstream: bool) 
     return 0
 
 
+def _export_files(store: Store, options: argparse.Namespace) -> int:
+    """Classifiers as files with a card inside: one, or a zoo of several."""
+    said = {"precision": options.precision, "people": options.people, "consent": options.consent}
+    named: dict[str, Artifact] = {}
+    for word in options.key:
+        name, _, key = word.rpartition("=") if options.zoo else ("", "", word)
+        (artifact,) = chosen(store, [key], upstream=False)
+        named[name or f"={artifact.stage}/{artifact.key}"] = artifact
+    if options.zoo:
+        files = make_zoo(named, options.place, **said)
+    elif len(named) != 1:
+        raise StoreError(f"{options.place} holds one artifact; give one key, or a folder with --zoo")
+    elif options.place.exists():
+        raise StoreError(f"{options.place} exists already; give another name, or remove it first")
+    else:
+        write_atomic(options.place, file_of(next(iter(named.values())), **said))
+        files = [options.place]
+    for path in files:
+        print(f"written: {path} ({readable(path.stat().st_size)}, SHA-256 {sha256(path)})")
+    return 0
+
+
 def _import(store: Store, place: Path) -> int:
     for taken in import_(store, place):
         print(f"{taken.outcome}: {taken.stage} {taken.key}")
@@ -349,17 +375,38 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--images", action="store_true", help="decoded images too")
     command("mark", "mark a store of an earlier version, so that gc works in it")
     out = command("export", "write artifacts with a model card to a folder, or a file that ends in .tar")
-    out.add_argument("key", nargs="+", help="of an artifact, or its beginning, as KEY or STAGE/KEY")
-    out.add_argument("place", type=Path, help="a new folder, or FILE.tar")
+    out.add_argument(
+        "key",
+        nargs="+",
+        help=f"of an artifact, or its beginning, as KEY or STAGE/KEY, of a zoo also NAME=KEY; {SWITCH}: "
+        "classifiers of real people too",
+    )
+    out.add_argument(
+        "place", type=Path, help="a new folder, or FILE.tar; FILE.safetensors: a classifier with a card in it"
+    )
     out.add_argument("--upstream", action="store_true", help="what they were made from, too")
+    out.add_argument("--zoo", action="store_true", help="a folder of such files, with an index and a page")
+    out.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of weights in such files (float32)"
+    )
+    out.add_argument(
+        "--people",
+        choices=("public_figures", "consented", "unknown"),
+        help="who is on the images of such a classifier, where code did not render them (data.people)",
+    )
     into = command("import", "take over exported artifacts, every checksum verified, nothing executed")
     into.add_argument("place", type=Path, help="what export wrote")
+    into.add_argument(
+        "--zoo", type=Path, default=Path("zoo"), help="where files with a card go, of a zoo or alone (zoo)"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 1 when verify finds damage, 2 for a mistake."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args([word for word in words if word != SWITCH])
+    options.consent = SWITCH in words  # wherever it stands, as on every command line of this program
     log_to_stderr()
     try:
         store = Store(options.store or ["artifacts"])
@@ -372,8 +419,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _du(store)
         if options.command == "mark":
             return _mark(store)
+        if options.command == "export" and (options.zoo or options.place.suffix == SUFFIX):
+            return _export_files(store, options)
         if options.command == "export":
             return _export(store, options.key, options.place, upstream=options.upstream)
+        if options.command == "import" and is_of_zoo(options.place):
+            for path in take_files(options.place, options.zoo):
+                print(f"imported: {path}")
+            return 0
         if options.command == "import":
             return _import(store, options.place)
         results = [Path(folder) for folder in options.results or ["results"]]

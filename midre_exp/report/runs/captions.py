@@ -38,13 +38,19 @@ def circumstances(title: str, records: Sequence[Record]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Seeds, commits of records and of the stages they rest on, devices and how they rounded, a sentence."""
+    """Seeds, commits of records and of the stages they rest on, devices and how they rounded, a sentence;
+    and which records were imported.
+    """
     seeds = _joined(record["seed"] for record in records)
     commits = _joined(commit for record in records for commit in (record["commit"], *_made_at(record)))
     devices = _joined(record["device"] for record in records)
     told = "".join(f"; {text}" for text in dict.fromkeys(map(rounding, records)) if text)
     several = what_varies(records)
-    return f"Seeds {seeds}; commit {commits}; {devices}{told}.{f' {several}' if several else ''}"
+    imported = [one["origin"][-1]["bundle"] for one in records if one.get("origin")]
+    remarks = [several] if several else []
+    if imported:
+        remarks.append(f"{len(imported)} of {len(records)} runs imported from {_joined(imported)}.")
+    return " ".join([f"Seeds {seeds}; commit {commits}; {devices}{told}.", *remarks])
 
 
 def what_varies(records: Sequence[Record]) -> str:

@@ -1,6 +1,6 @@
 """What a reader must know of single rows: alarms of their records, other numerics than asked for, trainings
-that were too short, and runs that diverged. Each is a footnote with a number; the letters are those of the
-paper's inconsistencies.
+that were too short, runs that diverged and runs that were made elsewhere. Each is a footnote with a number;
+the letters are those of the paper's inconsistencies.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from statistics import mean
 import pandas as pd
 
 from midre_exp.records import Record, results_folder
+from midre_exp.records.origin import origins
 from midre_exp.report.runs import convergence
 from midre_exp.report.runs.captions import alarms_of
 from midre_exp.report.runs.planned_runs import PlannedRun
@@ -38,6 +39,7 @@ def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
     for row, made in records.items():
         found[row] += convergence.doubts(made, known)
         found[row] += answers_of(made)
+        found[row] += origins(made)
     return found
 
 

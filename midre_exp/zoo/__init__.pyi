@@ -1,0 +1,3 @@
+# The package's public names, each with the module that holds it; loaded when first used.
+from .files import read_card as read_card
+from .load import load_target as load_target
