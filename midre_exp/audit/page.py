@@ -17,7 +17,7 @@ from midre_exp.audit.verdict import Audit
 from midre_exp.data.base import Dataset
 from midre_exp.metrics import only_selected
 from midre_exp.plan.config import build, trusted_packages
-from midre_exp.plan.publication import banner, may_show, withheld
+from midre_exp.plan.publication import NOTICE, banner, may_show, withheld
 from midre_exp.records.text import inline
 from midre_exp.store.files import dump_json, write_atomic
 from midre_exp.store.store import Store
@@ -45,6 +45,7 @@ def write_page(audit: Audit, subject: Subject, tried: Sequence[Tried]) -> list[P
         notes=notes,
         banner=banner(settings),
         retrained_note=RETRAINED,
+        notice=NOTICE,
     )
     files = {
         "audit.md": as_markdown(audit, notes),
@@ -144,6 +145,7 @@ def as_markdown(audit: Audit, notes: Sequence[str]) -> str:
         "\n".join(f"- {inline(text)}" for text in audit.not_tested),
         f"{audit.seconds / 60:.1f} minutes; again with:",
         f"    {audit.command}",
+        NOTICE,
     ]
     return "\n\n".join(parts) + "\n"
 

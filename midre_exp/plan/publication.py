@@ -19,6 +19,12 @@ from midre_exp.store.files import write_atomic
 People = Literal["synthetic", "public_figures", "consented", "unknown"]
 #: What shows people.
 SWITCH = "publish.people=true"
+#: What stands at the end of every page of results, whomever it shows.
+NOTICE = (
+    "Made to measure what a classifier gives away of the people it was trained on. Attack only networks that "
+    "you may test, and use only pictures that you may use. A reconstruction is no photograph and no evidence "
+    "of what anybody looks like or did. More: RESPONSIBLE_USE.md of midre-exp."
+)
 #: Beside other results, the folder of what shows people.
 _FOLDER = "people"
 

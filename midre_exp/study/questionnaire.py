@@ -98,6 +98,12 @@ def make_study(records: Sequence[Path], page: Path, key: Path, choice: Choice) -
     return len(questions)
 
 
+#: At the end of the page; it must not say what a picture is.
+NOTICE_TO_PARTICIPANTS = (
+    "The pictures are for this study alone: do not copy them or pass them on, and look for nobody by them."
+)
+
+
 def page_of(study: str, pictures: list[list[str]], ask: Literal["closer", "same"], told: str | None) -> str:
     """The page that asks; of each question its pictures, of ``closer`` photograph, left and right, of
     ``same`` the picture in question and then the photographs beside it. One shown twice is there once.
@@ -111,6 +117,7 @@ def page_of(study: str, pictures: list[list[str]], ask: Literal["closer", "same"
         study=study,
         ask=ask,
         banner=told,
+        notice=NOTICE_TO_PARTICIPANTS,
         pictures=[*place],
         questions=[[place[url] for url in shown] for shown in pictures],
         widest=max(map(len, pictures)),

@@ -15,7 +15,7 @@ import pandas as pd
 from midre_exp.data.base import Dataset
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
-from midre_exp.plan.publication import banner, withheld
+from midre_exp.plan.publication import NOTICE, banner, withheld
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.tracking.pictures import data_url
 
@@ -163,4 +163,5 @@ def page_of(
         notes=notes,
         banners=banners,
         people=None if people is None or people.empty else people,
+        notice=NOTICE,
     )
