@@ -25,7 +25,7 @@ _NONE = "nodef"  # the choice of no defense
 
 def check_trained_with(settings: Settings) -> None:
     """Raise ConfigError for a target's checkpoint that was trained with another defense than the chosen, and
-    for a chosen defense that nobody says it was trained with.
+    for a chosen defense that nobody says it was trained with; CheckpointError for a damaged file of a zoo.
     """
     node, chosen = with_files(settings)["target"], trained_defense(settings)
     path, stated = node["checkpoint"], _stated(settings)
@@ -36,6 +36,9 @@ def check_trained_with(settings: Settings) -> None:
                 "leave it out"
             )
         return
+    from midre_exp.zoo.files import check_file  # planning loads this module, and no numpy
+
+    check_file(Path(str(path)).expanduser())
     told = defense_of(Path(str(path)).expanduser())
     if told is not None:
         differs = _difference(told, chosen)

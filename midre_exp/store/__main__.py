@@ -315,11 +315,24 @@ def _export(store: Store, names: Sequence[str], place: Path, *, upstream: bool) 
     return 0
 
 
+def _classifiers_of(results: Path) -> list[str]:
+    """The targets and evaluators that records below a folder name. Raises StoreError where there are none."""
+    found = [f"{stage}/{key}" for stage, key in sorted(needed(results)) if stage in ("target", "evaluator")]
+    if not found:
+        raise StoreError(f"no record below {results} names a classifier; give a folder such as results/mini")
+    return found
+
+
 def _export_files(store: Store, options: argparse.Namespace) -> int:
     """Classifiers as files with a card inside: one, or a zoo of several."""
     said = {"precision": options.precision, "people": options.people, "consent": options.consent}
     named: dict[str, Artifact] = {}
-    for word in options.key:
+    words = [
+        word
+        for key in options.key
+        for word in (_classifiers_of(Path(key)) if options.zoo and Path(key).is_dir() else [key])
+    ]
+    for word in words:
         name, _, key = word.rpartition("=") if options.zoo else ("", "", word)
         (artifact,) = chosen(store, [key], upstream=False)
         named[name or f"={artifact.stage}/{artifact.key}"] = artifact
@@ -378,8 +391,8 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument(
         "key",
         nargs="+",
-        help=f"of an artifact, or its beginning, as KEY or STAGE/KEY, of a zoo also NAME=KEY; {SWITCH}: "
-        "classifiers of real people too",
+        help="of an artifact, or its beginning, as KEY or STAGE/KEY; of a zoo also NAME=KEY, or a folder of "
+        f"results: the classifiers of its records; {SWITCH}: those of real people too",
     )
     out.add_argument(
         "place", type=Path, help="a new folder, or FILE.tar; FILE.safetensors: a classifier with a card in it"

@@ -25,7 +25,6 @@ from midre_exp.zoo.files import CARD, ENTRY, SUFFIX, Card, bytes_of, pack, read_
 CLASSIFIERS = ("target", "evaluator", "pretraining", "evaluator_pretraining")
 INDEX, PAGE = "zoo.json", "README.md"
 _WEIGHTS = "weights.safetensors"
-_UNDEFENDED = "nodef"
 #: Of the private images: an artifact does not say whose faces they are, but for rendered ones.
 _RENDERED = "synthfaces"
 
@@ -58,6 +57,7 @@ def card_of(artifact: Artifact, people: str | None = None) -> Card:
         "people": people_in(config.get("data"), people),
         "seed": config.get("seed"),
         "start": node.get("weights"),
+        "epochs": node.get("recipe", {}).get("epochs"),
         "metrics": {name: metrics[name] for name in ("acc", "train_acc", "chance") if name in metrics},
         "counts": metrics.get("counts", {}),
         "alarms": metrics.get("alarms", []),
@@ -105,6 +105,31 @@ def name_of(card: Mapping[str, Any]) -> str:
     return "-".join(part for part in parts if part)
 
 
+def names_of(cards: Mapping[str, Card]) -> dict[str, str]:
+    """The name of each of several files; where some would be the same, with what their cards differ in of the
+    defense's numbers and the epochs: ``resnet18-midre-s0-a_h0.8-epochs66``.
+    """
+    groups: dict[str, list[str]] = {}
+    for given, card in cards.items():
+        groups.setdefault(name_of(card), []).append(given)
+    found = {}
+    for name, same in groups.items():
+        told = {given: _numbers(cards[given]) for given in same}
+        keys = sorted({key for one in told.values() for key in one})
+        differing = [key for key in keys if len({str(one.get(key)) for one in told.values()}) > 1]
+        for given, numbers in told.items():
+            found[given] = "-".join([name, *(f"{key}{numbers[key]}" for key in differing if key in numbers)])
+    return found
+
+
+def _numbers(card: Card) -> dict[str, Any]:
+    """What may tell two files of one name apart."""
+    defense = card.get("defense") or {}
+    values = {key: value for node in defense.values() for key, value in node.items()}
+    numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and type(v) is not bool}
+    return {**numbers, **({"epochs": card["epochs"]} if card.get("epochs") is not None else {})}
+
+
 def make_zoo(
     artifacts: Mapping[str, Artifact],
     folder: Path,
@@ -120,8 +145,10 @@ def make_zoo(
         raise StoreError(f"{folder} exists already; give another name, or remove it first")
     made: dict[str, bytes] = {}
     of: dict[str, Artifact] = {}
+    cards = {given: card_of(artifact, people) for given, artifact in artifacts.items() if given[:1] == "="}
+    own_names = names_of(cards)
     for given, artifact in artifacts.items():
-        name = name_of(card_of(artifact, people)) if given.startswith("=") else given
+        name = own_names.get(given, given)
         if not is_id(name):
             raise StoreError(f"{name} is no name of a file; give NAME=KEY with letters, digits and . _ + -")
         if name in made:
@@ -219,7 +246,7 @@ def _said(artifact: Artifact) -> dict[str, Any]:
 def _page(cards: Mapping[str, tuple[Card, int]]) -> str:
     rows = [
         f"| {name} | {card['target']} | {_defense(card)} | {card['classes']} | {_of(card, 'acc')} | "
-        f"{_of(card, 'train_acc')} | {card['people']} | {card.get('seed')} | {card['precision']} | "
+        f"{_of(card, 'train_acc')} | {card['people']} | {card.get('epochs')} | {card['precision']} | "
         f"{readable(size)} | {card.get('commit')} |"
         for name, (card, size) in cards.items()
     ]
@@ -235,7 +262,7 @@ def _page(cards: Mapping[str, tuple[Card, int]]) -> str:
             f'    model = load_target("zoo/{example}")       # verified; in eval mode, on the CPU',
             f'    card = read_card("zoo/{example}{SUFFIX}")  # what it is',
             "",
-            "| file | network | defense | classes | acc | train acc | people | seed | in | size | commit |",
+            "| file | network | defense | classes | acc | train acc | people | epochs | in | size | commit |",
             "|---|---|---|--:|--:|--:|---|--:|---|--:|---|",
             *rows,
             "",
@@ -250,7 +277,7 @@ def _defense(card: Mapping[str, Any]) -> str:
     parts = []
     for name, node in (card.get("defense") or {"unknown": {}}).items():
         values = [f"{k}={v}" for k, v in node.items() if isinstance(v, (int, float)) and type(v) is not bool]
-        parts.append(f"{name} ({', '.join(values)})" if values and name != _UNDEFENDED else name)
+        parts.append(f"{name} ({', '.join(values)})" if values else name)
     return " + ".join(parts)
 
 

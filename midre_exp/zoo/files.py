@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 
 from midre_exp.errors import CheckpointError
 from midre_exp.plan.validate import is_id, is_line
-from midre_exp.weights.formats import first_bytes, is_safetensors
+from midre_exp.weights.formats import first_bytes, is_safetensors, metadata
 
 #: Version of a card: a card of another major is refused, one of a later minor has more than is read here.
 CARD = "1.0"
@@ -91,6 +91,15 @@ def read_card(name: str | Path) -> Card:
     """
     place = find(name)
     return _card_in(bytes_of(place), place)
+
+
+def check_file(path: Path) -> None:
+    """Raise CheckpointError where a weight file has a card of the zoo and is not as it was written; nothing
+    of any other file.
+    """
+    said = metadata(path).get(ENTRY, "")
+    if _CHECKSUM in said or '"card"' in said:  # a damaged byte leaves one of the two
+        read_card(path)
 
 
 def find(name: str | Path) -> Path:

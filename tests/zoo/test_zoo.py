@@ -18,6 +18,7 @@ from midre_exp.stages.parts import make_parts
 from midre_exp.store.__main__ import main
 from midre_exp.store.store import Store
 from midre_exp.zoo import load_target, read_card
+from midre_exp.zoo.export import names_of
 from midre_exp.zoo.files import pack, read_file, unpack
 
 CARD = {
@@ -169,6 +170,11 @@ def test_a_target_of_the_zoo_is_attacked_by_an_override(tmp_path, tiny, stocked,
     record = json.loads(path.read_text())
     assert record["metrics"]["acc"] == artifact.metrics["acc"] and record["defense"]["label"] == "NoDef"
     assert not record["start"]["target"]["trained"]
+    data = bytearray(place.read_bytes())
+    data[-1] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged or was changed"):
+        run(tiny(f"target.checkpoint={place}"))
 
 
 def test_a_zoo_is_imported_whole_or_not_at_all(tmp_path, tiny, stocked, capsys):
@@ -200,6 +206,31 @@ def test_two_targets_of_one_name_want_names_of_their_own(tmp_path, tiny, stocked
     assert call("export", "--store", stocked, "--zoo", f"resnet18-nodef-s0={key}", key, tmp_path / "zoo") == 2
     assert "would both be called resnet18-nodef-s0" in capsys.readouterr().err
     assert not (tmp_path / "zoo").exists()
+
+
+def test_files_of_one_name_are_told_apart_by_the_numbers_in_which_they_differ():
+    def card(a_h, epochs, seed=0):
+        defense = {"midre": {"_target_": "defenses.MIDRE", "a_l": 0.1, "a_h": a_h}}
+        return {**CARD, "defense": defense, "epochs": epochs, "seed": seed}
+
+    cards = {"a": card(0.4, 44), "b": card(0.8, 44), "c": card(0.8, 66), "d": card(0.4, 44, seed=1)}
+    assert names_of(cards) == {
+        "a": "resnet18-midre-s0-a_h0.4-epochs44",
+        "b": "resnet18-midre-s0-a_h0.8-epochs44",
+        "c": "resnet18-midre-s0-a_h0.8-epochs66",
+        "d": "resnet18-midre-s1",
+    }
+
+
+def test_a_zoo_of_what_records_name(tmp_path, tiny, stocked, capsys):
+    run(tiny())
+    assert call("export", "--store", stocked, "--zoo", tmp_path / "results", tmp_path / "zoo") == 0
+    names = [path.stem for path in sorted((tmp_path / "zoo").glob("*.safetensors"))]
+    assert names == ["evaluator-vgg16", "resnet18-nodef-s0"]
+    assert load_target(tmp_path / "zoo" / "evaluator-vgg16").classify(torch.zeros(1, 64)).shape == (1, 4)
+    (tmp_path / "empty").mkdir()
+    assert call("export", "--store", stocked, "--zoo", tmp_path / "empty", tmp_path / "none") == 2
+    assert "no record below" in capsys.readouterr().err
 
 
 def test_targets_of_real_people_and_what_is_no_classifier_do_not_go(tmp_path, stocked, capsys):
