@@ -100,5 +100,18 @@ lint: setup      ## ruff and mypy
 benchmarks: setup  ## measure speed on an idle machine and print it
 	@for file in $(filter-out benchmarks/official.py benchmarks/measuring.py,$(wildcard benchmarks/*.py)); do $(PY) $$file || exit; done
 
+.PHONY: dist lock
+dist: setup      ## what PyPI gets, in dist/: source distribution and wheel, checked
+	@$(PY) -m build --no-isolation --outdir dist .
+	@$(PY) -m twine check --strict dist/*
+	@if grep -q 'https://repository\.invalid' pyproject.toml; then \
+		echo "not for PyPI yet: pyproject.toml names repository.invalid where the address of the repository belongs"; fi
+
+lock:            ## renew requirements.lock from pyproject.toml and public PyPI (needs uv: https://docs.astral.sh/uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv; install it with: pip install uv" >&2; exit 2; }
+	@uv --no-config pip compile --quiet --upgrade --universal --all-extras --python-version 3.10 \
+		--default-index https://pypi.org/simple --annotation-style line --custom-compile-command 'make lock' \
+		--output-file requirements.lock pyproject.toml
+
 clean:           ## remove artifacts and run folders (results/ stays)
 	rm -rf artifacts runs
