@@ -102,6 +102,7 @@ benchmarks: setup  ## measure speed on an idle machine and print it
 
 .PHONY: dist lock
 dist: setup      ## what PyPI gets, in dist/: source distribution and wheel, checked
+	@rm -rf dist
 	@$(PY) -m build --no-isolation --outdir dist .
 	@$(PY) -m twine check --strict dist/*
 	@if grep -q 'https://repository\.invalid' pyproject.toml; then \

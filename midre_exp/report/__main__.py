@@ -121,6 +121,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.cite:
         from midre_exp.references import bibliography, cited_by
 
+        if tables != names:
+            raise ConfigError("--cite goes with tables and figures; leave claims and summary out")
         shown = [job for name in tables for job in jobs_of(load_definition(name), overrides)]
         print(bibliography(cited_by(shown)), end="")
         return 0

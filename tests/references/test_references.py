@@ -144,6 +144,7 @@ def test_a_table_is_cited_without_running_anything(capsys, monkeypatch):
     assert report(["demo", "--cite"]) == 0
     printed = capsys.readouterr().out
     assert "@article{tran2025midre," in printed and "@inproceedings{zhang2020gmi," in printed
+    assert report(["claims", "--cite"]) == 2 and "tables and figures" in capsys.readouterr().err
 
 
 def own(tmp_path, monkeypatch, text: str) -> None:
