@@ -335,6 +335,8 @@ def _export_files(store: Store, options: argparse.Namespace) -> int:
     for word in words:
         name, _, key = word.rpartition("=") if options.zoo else ("", "", word)
         (artifact,) = chosen(store, [key], upstream=False)
+        if name in named:
+            raise StoreError(f"{name} is given to two artifacts; give each a name of its own")
         named[name or f"={artifact.stage}/{artifact.key}"] = artifact
     if options.zoo:
         files = make_zoo(named, options.place, **said)

@@ -213,6 +213,8 @@ def take_files(place: Path, folder: Path) -> list[Path]:
         if into.exists() and into.read_bytes() != data:
             raise StoreError(f"{into} is another file of that name, so nothing was imported; rename one")
         taken[into] = data
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        read_file(path)  # or the index could not be written in the end
     for into, data in taken.items():
         if not into.exists():
             write_atomic(into, data)

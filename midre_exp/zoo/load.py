@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from midre_exp.defense import compose_defenses
 from midre_exp.errors import CheckpointError
@@ -48,29 +49,40 @@ def load_target(name: str | Path, *, trusted: tuple[str, ...] = ()) -> Classifie
     nodes = defense_nodes(file.card, path)
     defense = compose_defenses(nodes, trusted)
     settings = {"model": model_node(file.card, path)}
-    model = assemble(settings, file.card["classes"], defense, seed=0, trusted=trusted)
-    expected = model.state_dict()
-    state = {
-        key: value.to(expected[key].dtype) if key in expected else value
-        for key, value in ((key, torch.from_numpy(value)) for key, value in file.tensors.items())
-    }
+
+    def make() -> Classifier:
+        return assemble(settings, file.card["classes"], defense, seed=0, trusted=trusted)
+
+    with torch.device("meta"):  # without memory, of which a card could ask for any amount
+        expected = make().state_dict()
+    given = {name: torch.from_numpy(value) for name, value in file.tensors.items()}
+    if unlike := _unlike(expected, given):
+        raise CheckpointError(f"{path} does not fit the network that its card tells of: {unlike}")
+    state = {name: value.to(expected[name].dtype) for name, value in given.items()}
     require_usable(path, state)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} does not fit the network that its card tells of: {reason}") from error
+    model = make()
+    model.load_state_dict(state)
     defense.on_inference(model)
     return model.eval()
 
 
+def _unlike(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """The first tensor in which a file differs from a network, in words; None where all fit."""
+    for name in sorted({*expected, *given}):
+        if name not in given or name not in expected:
+            return f"{ascii(name)[1:-1][:80]} is in one of the two alone"
+        ours, theirs = expected[name], given[name]
+        if ours.shape != theirs.shape or ours.is_floating_point() != theirs.is_floating_point():
+            return f"{name} is {theirs.dtype} {list(theirs.shape)} in the file, not {list(ours.shape)}"
+    return None
+
+
 def model_node(card: Card, path: Path) -> dict[str, Any]:
     """The node of the network: that of our yaml of its name, with the card's values."""
-    group = "evaluator" if card["stage"].startswith("evaluator") else "target"
-    groups = (group, "target") if card["target"] in config_files(group) else ("target", "evaluator")
-    for one in groups:
-        if card["target"] in config_files(one):
-            ours = _node(one, card["target"], "model")
+    groups = ("evaluator", "target") if card["stage"].startswith("evaluator") else ("target", "evaluator")
+    for group in groups:
+        if card["target"] in config_files(group):
+            ours = _node(group, card["target"], "model")
             return _with_values(ours, card["model"], "model", path)
     known = ", ".join(config_files("target"))
     raise CheckpointError(

@@ -12,6 +12,8 @@ from midre_exp.records import schema
 from midre_exp.records.migration import migrated
 from midre_exp.run import run
 from tests.report.paper_records import record
+from tests.stages.test_diagnostics import DIAGNOSED
+from tests.stages.test_judges_beside import OPEN_SET, TRAITS
 from tests.test_records import changed
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +41,16 @@ def test_the_record_of_a_run_is_as_it_says_and_has_no_field_that_it_does_not_tel
     found = json.loads(run(tiny()).read_text())
     assert complaints(found) == []
     assert set(found) <= set(SCHEMA["properties"])
+
+
+@pytest.mark.slow
+def test_so_is_that_of_a_run_with_further_judges(tiny, stocked):
+    asked = ("jury=[resnet18]", *DIAGNOSED, *OPEN_SET, *TRAITS)
+    found = json.loads(run(tiny(*asked)).read_text())
+    assert (
+        {"open_set", "traits", "jury", "diagnostics", "controls"} <= set(found) <= set(SCHEMA["properties"])
+    )
+    assert complaints(found) == []
 
 
 def test_it_tells_of_every_field_that_the_code_knows():

@@ -104,6 +104,7 @@ def test_another_major_is_refused(monkeypatch):
         ({"defense": {"midre": {"_target_": "subprocess.Popen"}}}, "nothing that a file names is built"),
         ({"defense": None}, "does not say which defense"),
         ({}, "does not fit the network"),
+        ({"classes": 9_999_999, "model": {**CARD["model"], "width": 64.0}}, "does not fit the network"),
     ],
 )
 def test_nothing_that_a_card_says_is_built(tmp_path, change, words):
@@ -195,9 +196,13 @@ def test_a_zoo_is_imported_whole_or_not_at_all(tmp_path, tiny, stocked, capsys):
     assert call("import", zoo, "--zoo", tmp_path / "late") == 2
     said = capsys.readouterr().err
     assert "b.safetensors is damaged" in said and said.count("\n") == 1 and not (tmp_path / "late").exists()
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "own.safetensors").write_bytes(b"of somebody else")
+    assert call("import", mine, "--zoo", tmp_path / "late") == 2
+    assert [path.name for path in (tmp_path / "late").iterdir()] == ["own.safetensors"]
     (zoo / "b.safetensors").unlink()
     (zoo / "b.safetensors").symlink_to(mine / "b.safetensors")
-    assert call("import", zoo, "--zoo", tmp_path / "late") == 2 and not (tmp_path / "late").exists()
+    assert call("import", zoo, "--zoo", tmp_path / "later") == 2 and not (tmp_path / "later").exists()
 
 
 def test_two_targets_of_one_name_want_names_of_their_own(tmp_path, tiny, stocked, capsys):
