@@ -11,7 +11,7 @@ FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 EVIDENCE_2026 := evidence_2026 leakage
 EVIDENCE := convergence lengths evidence early_stopping frontier
 
-.PHONY: help setup demo all evidence evidence-2026 $(TABLES) $(FIGURES) grid lfw worst claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint benchmarks clean
+.PHONY: help setup demo all evidence evidence-2026 $(TABLES) $(FIGURES) grid lfw worst claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -96,6 +96,17 @@ lint: setup      ## ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+$(VENV)/.docs: $(VENV)/.ready
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs        ## the documentation site in build/site; a warning or a dead link is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "the site lies in build/site; open build/site/index.html"
+
+docs-serve: $(VENV)/.docs  ## the same while you write, on http://127.0.0.1:8000
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
 benchmarks: setup  ## measure speed on an idle machine and print it
 	@for file in $(filter-out benchmarks/official.py benchmarks/measuring.py,$(wildcard benchmarks/*.py)); do $(PY) $$file || exit; done

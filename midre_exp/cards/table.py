@@ -1,4 +1,4 @@
-"""The README's table of data sets, from their cards: ``python -c "from midre_exp.cards.table import table;
+"""The table of data sets in docs/data.md, from their cards: ``python -c "from midre_exp.cards.table import table;
 print(table())"`` prints it.
 """
 

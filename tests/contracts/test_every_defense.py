@@ -48,7 +48,7 @@ from tests.defenses.networks import IMAGES, state, train_node
 from tests.devices import CPU, CUDA, each_device, never_waiting
 
 ROOT = CONF_DIR.parent
-README = (ROOT / "README.md").read_text()
+OWN_TARGET = (ROOT / "docs/own_model.md").read_text()
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class Plain(Classifier):
 
 
 def of_the_readme() -> type[Classifier]:
-    """The network that README's "Add a target" shows."""
-    (code,) = re.findall(r"```python\n(# my_package/small.py\n.*?)```", README, re.S)
+    """The network that docs/own_model.md shows."""
+    (code,) = re.findall(r"```python\n(# my_package/small.py\n.*?)```", OWN_TARGET, re.S)
     names: dict[str, Any] = {}
     exec(code, names)
     kind: type[Classifier] = names["Small"]
@@ -202,8 +202,8 @@ def made(case: Case, **options: Any) -> Defense:
 
 @pytest.fixture
 def own_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The yaml that README shows for a network of the user's own, in a config folder of theirs."""
-    (yaml_,) = re.findall(r"```yaml\n(# my_conf/target/small.yaml\n.*?)```", README, re.S)
+    """The yaml that docs/own_model.md shows for a network of the user's own, in a config folder of theirs."""
+    (yaml_,) = re.findall(r"```yaml\n(# my_conf/target/small.yaml\n.*?)```", OWN_TARGET, re.S)
     (tmp_path / "my_conf" / "target").mkdir(parents=True)
     (tmp_path / "my_conf" / "target" / "small.yaml").write_text(yaml_)
     monkeypatch.setenv("MIDRE_CONF", str(tmp_path / "my_conf"))
