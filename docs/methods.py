@@ -3,7 +3,7 @@ words with a front matter; what the code and conf/ say themselves is put in when
 
 Front matter: ``choices`` of conf/attack or conf/defense (or of ``group``), ``files``, ``objects`` (classes to
 document), ``paper`` (who and where), ``code`` (released; null: none), ``sees`` (what an attacker has) or
-``acts`` (what a defense changes). Address and BibTeX of papers are those of midre_exp/report/references.bib.
+``acts`` (what a defense changes). Address and BibTeX of papers are those of midre_exp.references.
 ``python -c "from docs.methods import table; print(table())"`` prints the table.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from midre_exp.references import by_choice
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -51,18 +53,8 @@ def table(root: str = "", kinds: tuple[str, ...] = KINDS) -> str:
     return "\n\n".join(parts)
 
 
-def bibliography() -> dict[str, list[str]]:
-    """The BibTeX entries that each choice (``attack=gmi``) rests on."""
-    found: dict[str, list[str]] = {}
-    for entry in re.findall(r"^@.*?^}", (ROOT / "midre_exp/report/references.bib").read_text(), re.M | re.S):
-        keywords = re.search(r"\n  keywords = {(.*)}", entry)
-        for choice in keywords.group(1).split(", ") if keywords else []:
-            found.setdefault(choice, []).append(entry.replace(keywords.group(), "").replace(",\n}", "\n}"))
-    return found
-
-
 def _entries(meta: dict[str, Any], kind: str) -> list[str]:
-    known = bibliography()
+    known = by_choice()
     choices = [f"{_group(meta, kind)}={name}" for name in meta["choices"]]
     return list(dict.fromkeys(entry for choice in choices for entry in known.get(choice, [])))
 
