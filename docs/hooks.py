@@ -40,7 +40,7 @@ _MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', r
 def repository() -> str:
     """The address of the repository as pyproject.toml states it, without a final slash; empty without one."""
     stated = re.search(r'^Repository = "(.*?)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    return "" if stated is None or "example" in stated.group(1).lower() else stated.group(1).rstrip("/")
+    return "" if stated is None or ".invalid/" in stated.group(1) else stated.group(1).rstrip("/")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

@@ -18,7 +18,7 @@ import yaml
 from docs import methods
 from midre_exp.cards.table import table
 from midre_exp.data.base import ImageSet
-from midre_exp.plan.compose import packaged_composer, packaged_configs
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import OWN_CONFIGS, build
 from midre_exp.report.definitions import definitions, load_table
 from midre_exp.report.runs import controls
@@ -145,18 +145,17 @@ def commands(pattern: str) -> list[str]:
     return sorted({found.strip() for found in re.findall(pattern, lines, re.M)})
 
 
-def test_every_command_composes():
-    told = commands(r"^ {4}python -m midre_exp ((?!diagnose)[^#\n]+)")
-    assert len(told) > 30
+def told_on(page: str) -> list[str]:
+    found = re.findall(r"^ {4}python -m midre_exp ((?!diagnose)[^#\n]+)", TEXT[DOCS / page], re.M)
+    return [text.strip() for text in found]
+
+
+@pytest.mark.parametrize("command", [*told_on("getting_started.md"), *told_on("commands.md")])
+def test_every_command_composes(command):
+    words = [word.replace("PATH", "x") for word in shlex.split(command) if not word.startswith("-")]
+    single = [re.sub(r"=([\w/]+),.*", r"=\1", word) for word in words if not word.startswith("hydra")]
     with packaged_configs():
-        composer = packaged_composer()
-        for command in told:
-            words = [word.replace("PATH", "x") for word in shlex.split(command) if not word.startswith("-")]
-            own = "config-dir" in command or re.search(r"…|FILE|DIR|my_|results/|/lab/|\|", command)
-            if own or "hydra/launcher" in command:  # of a folder that is not here, or a machine
-                continue
-            single = [re.sub(r"=([\w/]+),[^\[\]]*$", r"=\1", word) for word in words]
-            assert composer.settings(single)["scale"], command
+        assert settings_of(single)["scale"] == "mini"
 
 
 def test_every_table_and_figure_named_exists():

@@ -1,5 +1,5 @@
-"""The table of data sets in docs/data.md, from their cards: ``python -c "from midre_exp.cards.table import table;
-print(table())"`` prints it.
+"""The table of data sets in docs/data.md, from their cards:
+``python -c "from midre_exp.cards.table import table; print(table())"`` prints it.
 """
 
 from __future__ import annotations
