@@ -30,7 +30,7 @@ FOLDERS = {
 @pytest.mark.parametrize("group", FOLDERS)
 def test_every_choice_has_its_works_or_says_why_there_are_none(group):
     choices = {path.stem for path in (CONF_DIR / FOLDERS[group]).glob("*.yaml")}
-    assert choices == set(references().choices[group])
+    assert choices <= set(references().choices[group])
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,7 @@ def test_every_work_is_cited_somewhere():
         if not isinstance(keys, str)
         for key in keys
     }
-    waiting = {"midre_exp", "li2024diffmi", "ho2020ddpm"}  # this project; and the prior that diffuses
-    assert set(references().works) - cited <= waiting
+    assert set(references().works) - cited == {"midre_exp"}
 
 
 def test_the_bibliography_parses_and_keeps_every_field():
