@@ -11,7 +11,7 @@ FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 EVIDENCE_2026 := evidence_2026 leakage
 EVIDENCE := convergence lengths evidence early_stopping frontier
 
-.PHONY: help setup demo all evidence evidence-2026 $(TABLES) $(FIGURES) grid lfw worst claims doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
+.PHONY: help setup demo all evidence evidence-2026 $(TABLES) $(FIGURES) grid lfw worst claims site doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -64,6 +64,9 @@ lfw: setup       ## real faces (Labeled Faces in the Wild): PPA and PLG-MI, four
 
 claims: setup    ## what the records of SCALE say to every claim of the paper; runs nothing
 	@$(PY) -m midre_exp.report claims scale=$(SCALE) $(ARGS)
+
+site: setup      ## leaderboards, tables, figures and claims of results/ as a folder that opens from disk, leaderboard/ (docs/site.md)
+	@$(PY) -m midre_exp.report site $(ARGS)
 
 doctor: setup    ## which of the 37 setups can run here at scale paper, what is missing for the others (SCALE=synth ARGS=S27: another, one)
 	@$(PY) -m midre_exp.doctor $(if $(filter command environment,$(origin SCALE)),--scale $(SCALE)) $(ARGS)

@@ -9,9 +9,11 @@ would be built and how long that may take; ``--cite`` only prints the BibTeX of 
 that show more runs or pictures than there are now stay (``--replace``); nobody real is shown unless
 ``publish.people=true``.
 
-``claims`` tells what the records of a scale say to the paper's claims, and ``summary`` makes one page of
-their answers; both run nothing. ``wandb`` pushes the
-records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace``
+``claims`` tells what the records of a scale say to the paper's claims, ``forest`` draws the effects behind
+their answers, and ``summary`` makes one page of them; none runs anything. ``runs`` lists the runs there are
+records of (``report runs results/mini defense=midre attack=ppa,gmi``; ``--json``), and ``site`` makes a
+folder of pages of them with leaderboards (``report site results --out DIR``; docs/site.md). ``wandb`` pushes
+the records of a scale to Weights & Biases (docs/wandb.md); those that are there are left alone. ``workspace``
 saves the dashboard of that project, or prints it (``--json``).
 """
 
@@ -39,6 +41,7 @@ from midre_exp.report.definitions import (
     load_definition,
 )
 from midre_exp.report.output import REPLACE
+from midre_exp.report.runs.listing import render_runs
 from midre_exp.report.runs.planned_runs import (
     PlannedRun,
     at_lengths,
@@ -47,6 +50,7 @@ from midre_exp.report.runs.planned_runs import (
     plan_tables,
     with_current_records,
 )
+from midre_exp.report.site.build import OUT, render_site
 from midre_exp.store.files import write_json
 from midre_exp.store.lock import sigterm_as_exit
 from midre_exp.store.progress import log_to_stderr
@@ -74,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="TABLE|OVERRIDE",
-        help="a table or figure, claims, summary; or wandb, or workspace; Hydra overrides added to all",
+        help="a table or figure, claims, forest, summary; or site, runs, wandb, workspace; Hydra overrides "
+        "added to all",
     )
     parser.add_argument("--no-run", action="store_true", help="render what is there, launch nothing")
     parser.add_argument("--plan", action="store_true", help="only tell what would be built")
@@ -85,15 +90,28 @@ def _parser() -> argparse.ArgumentParser:
         "--rebuild", metavar="STAGE,...", help="make these stages, and all that rests on them, anew"
     )
     parser.add_argument(REPLACE, action="store_true", help="write also over files that show more")
-    parser.add_argument("--json", action="store_true", help="of workspace: print what would be saved")
+    parser.add_argument(
+        "--json", action="store_true", help="of runs: as JSON; of workspace: print what would be saved"
+    )
+    parser.add_argument("--out", metavar="DIR", help="of site: where it goes; leaderboard")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     first, *rest = options.words or ("",)
-    if options.json and first != "workspace":
-        raise ConfigError("--json goes with workspace only; leave it out")
+    if options.json and first not in ("workspace", "runs"):
+        raise ConfigError("--json goes with runs and workspace only; leave it out")
+    if options.out and first != "site":
+        raise ConfigError("--out goes with site only; leave it out")
+    if first == "runs":
+        render_runs(rest, as_json=options.json)
+        return 0
+    if first == "site":
+        if wrong := [word for word in rest if "=" in word]:
+            raise ConfigError(f"site takes results folders and --out DIR, not {wrong[0]}; leave it out")
+        render_site(rest, options.out or OUT)
+        return 0
     if first == "wandb":
         from midre_exp.report.wandb.push import push_records
 
@@ -115,9 +133,9 @@ def _run(options: argparse.Namespace) -> int:
     if not names:
         raise ConfigError(
             "no table is named; put one first, as in python -m midre_exp.report table1 seed=0,1. There are "
-            f"{known_definitions()}; and claims, summary, wandb, workspace"
+            f"{known_definitions()}; and claims, forest, summary, site, runs, wandb, workspace"
         )
-    tables = [name for name in names if name not in ("claims", "summary")]
+    tables = [name for name in names if name not in ("claims", "forest", "summary")]
     if options.cite:
         from midre_exp.references import bibliography, cited_by
 
@@ -141,6 +159,10 @@ def _run(options: argparse.Namespace) -> int:
         from midre_exp.report.claims.render import render_claims
 
         render_claims(overrides)
+    if "forest" in names and code in (0, 2):
+        from midre_exp.report.figures.forest import render_forest
+
+        render_forest(overrides)
     if "summary" in names and code in (0, 2):
         from midre_exp.report.summary import render_summary
 

@@ -148,6 +148,8 @@ def contents(folder: Path) -> list[str]:
         for name in definitions(kind):
             if (folder / f"{name}.md").exists():
                 lines.append(f"- [{name}]({name}.md): {inline(load_definition(name).title)}")
+    if (folder / "forest.md").exists():
+        lines.append("- [forest](forest.md): the effects behind the claims, with intervals")
     if (folder / "claims.md").exists():
         lines.append("- [claims](claims.md): every claim with all of its cases")
     return lines

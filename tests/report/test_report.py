@@ -14,8 +14,9 @@ from midre_exp.report.__main__ import render
 from midre_exp.report.definitions import load_table
 from midre_exp.report.runs.trade_off import trade_off
 from midre_exp.report.tables import comparison as tables
-from midre_exp.report.tables.html import Column, Picture, PictureRow, page_of
+from midre_exp.report.tables.html import Picture, PictureRow, page_of
 from midre_exp.report.tables.publish import RenderedTable, write_tables
+from midre_exp.report.templates import Column
 from midre_exp.tracking.pictures import data_url
 
 

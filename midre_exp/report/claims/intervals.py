@@ -200,8 +200,8 @@ def comparison_groups(records: Sequence[Record]) -> tuple[list[ComparisonGroup],
         if record["key"] in variants:
             continue
         place = (record["setup"]["id"], record["attack"], record["target"], record["data"]["name"])
-        rules = digest(_rules(record["config"]))
-        pools.setdefault(place, {}).setdefault(rules, []).append(record)
+        alike = digest(rules(record["config"]))
+        pools.setdefault(place, {}).setdefault(alike, []).append(record)
     groups, left_out = [], 0
     for place, pool in pools.items():
         chosen = max(pool.values(), key=len)
@@ -232,10 +232,11 @@ def is_measured(record: Record) -> bool:
 SHARED = ("scale", "resolution", "data", "target", "evaluator", "attack", "speed", "numerics")
 
 
-def _rules(config: Mapping[str, Any]) -> dict[str, Any]:
+def rules(config: Mapping[str, Any], shared: Sequence[str] = SHARED) -> dict[str, Any]:
+    """What of a config, without its seed, comparable runs have in common."""
     shown = ("image_to_evaluator", "pictures")
     metrics = {name: config["metrics"][name] for name in shown if name in config["metrics"]}
-    kept = {name: config[name] for name in SHARED if name in config}
+    kept = {name: config[name] for name in shared if name in config}
     seeds = {name: config[name] for name in ("seed", "vary") if name in config}
     own = without(with_seeds_of_run_0({**kept, **seeds}), "seed", "vary")
     return comparable_config({**own, "metrics": metrics})

@@ -66,6 +66,11 @@ class PublishedResult:
     acc_change: float | None = None  #: points against NoDef, where a difference is printed
     att_acc1_change: float | None = None
     bound: str = ""  #: what is printed as a bound or roughly
+    attack: str = ""  #: as printed, and so the next ones
+    target: str = ""
+    private: str = ""
+    public: str = ""
+    resolution: str = ""
 
 
 def read_published(path: Path | None = None) -> list[PublishedResult]:
@@ -127,6 +132,11 @@ def _row(cells: dict[str, str], where: str) -> PublishedResult:
         acc_change=_float(cells["acc_change"], f"{where}: acc_change"),
         att_acc1_change=_float(cells["attack_acc_change"], f"{where}: attack_acc_change"),
         bound=cells["bound"],
+        attack=cells["attack"],
+        target=cells["target_model"],
+        private=cells["private_dataset"],
+        public=cells["public_dataset"],
+        resolution=cells["resolution"],
     )
 
 

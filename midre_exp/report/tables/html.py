@@ -4,12 +4,9 @@ reconstructed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import jinja2
 import pandas as pd
 
 from midre_exp.data.base import Dataset
@@ -17,6 +14,7 @@ from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
 from midre_exp.plan.publication import NOTICE, banner, withheld
 from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.templates import Column, templates_of
 from midre_exp.tracking.pictures import data_url
 
 #: Pixels of a picture's longer side on a page, twice what is shown: hundreds of pictures of 224 px would make
@@ -24,9 +22,6 @@ from midre_exp.tracking.pictures import data_url
 LARGEST = 128
 #: The title of a line of private images.
 PRIVATE = "private image"
-#: Characters in a field from which its column is text to be broken into lines.
-_PROSE_FROM = 48
-_NUMBER = re.compile(r"OP|[-+−]?\d+(\.\d+)?( ?%)?")
 
 
 @dataclass(frozen=True)
@@ -43,24 +38,6 @@ class PictureRow:
 
     title: str
     pictures: Sequence[Picture]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table; ``kind``, the HTML class of its fields: ``numbers``; ``words``, left-aligned;
-    ``prose``, broken into lines.
-    """
-
-    heading: str
-    kind: str
-
-    @classmethod
-    def of(cls, heading: str, values: pd.Series[Any]) -> Column:
-        """By what its fields look like."""
-        texts = [str(value) for value in values]
-        if all(not text or _NUMBER.fullmatch(text) for text in texts):
-            return cls(heading, "numbers")
-        return cls(heading, "prose" if max(map(len, texts)) > _PROSE_FROM else "words")
 
 
 @dataclass(frozen=True)
@@ -146,13 +123,8 @@ def page_of(
     ``notes`` are footnotes, ``banners`` stand on top, ``people`` are the
     rows of a second table.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("midre_exp.report.tables", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    template = templates_of("midre_exp.report.tables").get_template("page.html.j2")
+    return template.render(
         title=title,
         caption=caption,
         columns=[Column.of(heading, table[heading]) for heading in table.columns],
