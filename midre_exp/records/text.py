@@ -5,6 +5,7 @@ the characters it is. HTML is escaped by its templates.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,37 @@ _TEX: Mapping[str, str] = {
     "…": r"\ldots{}",
     "†": r"\dag{}",
     "✓": r"$\surd$",
+    "“": "``",
+    "”": "''",
+    "‘": "`",
+    "’": "'",
+    "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$",
+    "δ": r"$\delta$",
+    "°": r"$^\circ$",
 }
 
 
+#: Letters of other alphabets that LaTeX sets without a package: with these accents, and these.
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327"
+_LATIN = "ßæøœłıÆØŒŁ"
+
+
 def tex(text: str) -> str:
-    """Text as LaTeX sets it, one line."""
-    return "".join(_TEX.get(letter, letter if letter.isprintable() else " ") for letter in text)
+    """Text as LaTeX sets it without further packages, one line. Letters that its fonts lack are named by
+    their number.
+    """
+    return "".join(map(_tex_letter, text))
+
+
+def _tex_letter(letter: str) -> str:
+    if letter in _TEX:
+        return _TEX[letter]
+    if not letter.isprintable():
+        return " "
+    parts = unicodedata.normalize("NFD", letter)
+    accented = len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS
+    return letter if letter.isascii() or letter in _LATIN or accented else f"[U+{ord(letter):04X}]"
 
 
 def inline(text: str) -> str:

@@ -7,7 +7,8 @@ alike. What several tables lack is launched as one sweep. ``--no-run`` renders t
 an earlier version of the code too, and shows the command for every missing run; ``--plan`` only tells what
 would be built and how long that may take; ``--cite`` only prints the BibTeX of what is shown. Files of before
 that show more runs or pictures than there are now stay (``--replace``); nobody real is shown unless
-``publish.people=true``.
+``publish.people=true``. ``--metrics`` shows further numbers of the records in tables, those of your own metrics
+too; ``--columns`` chooses what their LaTeX form shows, by headings.
 
 ``claims`` tells what the records of a scale say to the paper's claims, ``forest`` draws the effects behind
 their answers, and ``summary`` makes one page of them; none runs anything. ``runs`` lists the runs there are
@@ -24,6 +25,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace as replaced
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -35,6 +37,7 @@ from midre_exp.plan.compose import expand
 from midre_exp.plan.config import digest, use_own_configs
 from midre_exp.plan.explain import explain
 from midre_exp.report.definitions import (
+    WITH_METRICS,
     FigureDefinition,
     TableDefinition,
     known_definitions,
@@ -90,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         "--rebuild", metavar="STAGE,...", help="make these stages, and all that rests on them, anew"
     )
     parser.add_argument(REPLACE, action="store_true", help="write also over files that show more")
+    parser.add_argument("--metrics", metavar="NAME,...", help="show these metrics of the records as well")
+    parser.add_argument("--columns", metavar="HEADING,...", help="the columns of the LaTeX table")
     parser.add_argument(
         "--json", action="store_true", help="of runs: as JSON; of workspace: print what would be saved"
     )
@@ -153,7 +158,16 @@ def _run(options: argparse.Namespace) -> int:
             print(line)
         return 0
     code = (
-        make(tables, overrides, launch_missing=not options.no_run, replace=options.replace) if tables else 0
+        make(
+            tables,
+            overrides,
+            launch_missing=not options.no_run,
+            replace=options.replace,
+            metrics=_names(options.metrics),
+            columns=_names(options.columns),
+        )
+        if tables
+        else 0
     )
     if "claims" in names and code in (0, 2):
         from midre_exp.report.claims.render import render_claims
@@ -171,15 +185,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def make(
-    names: Sequence[str], overrides: Sequence[str], *, launch_missing: bool, replace: bool = False
+    names: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    launch_missing: bool,
+    replace: bool = False,
+    metrics: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> int:
     """Render tables and figures, one after the other; returns the exit code.
 
     ``replace`` as in ``render_table``. With ``launch_missing`` what they lack is run before; when runs
     failed, what has neither a record nor an outcome is not rendered. Without it records of an earlier version
-    of the code serve as well.
+    of the code serve as well. ``metrics`` and ``columns`` as in ``TableDefinition``, of every table.
     """
-    definitions = [load_definition(name) for name in names]
+    definitions = [_with(load_definition(name), metrics, columns) for name in names]
     jobs = [jobs_of(definition, overrides) for definition in definitions]
     tables = plan_tables(jobs, earlier=not launch_missing)
     if former := len({run.name for runs in tables for run in runs if run.earlier}):
@@ -204,6 +224,31 @@ def make(
             if code == 0 or any(run.record is not None or run.diverged is not None for run in runs):
                 render(definition, runs, other_data=other_data, replace=replace)
     return code
+
+
+def _with(
+    definition: TableDefinition | FigureDefinition, metrics: Sequence[str], columns: Sequence[str]
+) -> TableDefinition | FigureDefinition:
+    """A definition with further metrics, and the LaTeX columns asked for. Raises ConfigError where it shows
+    neither.
+    """
+    if not metrics and not columns:
+        return definition
+    if isinstance(definition, FigureDefinition):
+        raise ConfigError(f"{definition.name} is a figure; --metrics and --columns go with tables")
+    if metrics and definition.rows not in WITH_METRICS:
+        raise ConfigError(
+            f"{definition.name} has rows of {definition.rows}; --metrics goes with tables of defenses"
+        )
+    return replaced(
+        definition,
+        metrics=(*definition.metrics, *metrics),
+        columns=tuple(columns) or definition.columns,
+    )
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def jobs_of(definition: TableDefinition | FigureDefinition, overrides: Sequence[str]) -> list[list[str]]:

@@ -11,7 +11,9 @@ of its target each run is trained for, one run for each.
   trait, ``rows: diagnostics`` one of each defense with what its targets are like; ``rows: run`` is of
   whatever run the command asks for, and its page names people. ``published`` names the table of
   results/published.csv whose numbers stand beside ours. ``pictures: false``: no page, which would show
-  reconstructions of private people.
+  reconstructions of private people. ``metrics``: numbers of the records to show in columns of their own, by
+  the names their metrics give them, those of a plug-in too. ``columns``: the headings that LaTeX shows, where
+  it is not to choose.
 - ``claim/NAME.yaml``: midre_exp/report/claims/definitions.py.
 - ``figure/NAME.yaml``: ``draw``, the kind of plot by ``_target_`` with its options; ``published``, the tables
   of results/published.csv whose points are drawn beside ours; ``mentioned``, those whose numbers belong to no
@@ -32,8 +34,20 @@ from midre_exp.records.claims import REPORT_CONF
 from midre_exp.report.runs.convergence import LONGER
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 
-TABLE_KEYS = ("title", "sweep", "sweeps", "rows", "published", "inconsistencies", "lengths", "pictures")
+TABLE_KEYS = (
+    "title",
+    "sweep",
+    "sweeps",
+    "rows",
+    "published",
+    "inconsistencies",
+    "lengths",
+    "pictures",
+    "metrics",
+    "columns",
+)
 ROWS = ("defenses", "setups", "convergence", "traits", "diagnostics", "run")
+WITH_METRICS = ("defenses", "run")  # rows that may show further metrics
 FIGURE_KEYS = ("title", "sweeps", "draw")
 FIGURE_OPTIONS = ("published", "mentioned", "inconsistencies", "lengths")
 
@@ -52,6 +66,8 @@ class TableDefinition:
     rows: str = "defenses"  # one of ``ROWS``
     lengths: tuple[float, ...] = ()
     pictures: bool = True  # whether a page with reconstructions is written
+    metrics: tuple[str, ...] = ()  # names of the records' metrics that are shown besides the usual ones
+    columns: tuple[str, ...] = ()  # headings that LaTeX shows, in this order; none: it chooses
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,11 @@ def load_table(name: str) -> TableDefinition:
     pictures = node.get("pictures", True)
     if not isinstance(pictures, bool):
         raise ConfigError(f"{path}: pictures is true or false, not {pictures}")
+    for key in ("metrics", "columns"):
+        if not isinstance(node.get(key, []), list):
+            raise ConfigError(f"{path}: {key} is a list of names, not {node[key]}")
+    if node.get("metrics") and rows not in WITH_METRICS:
+        raise ConfigError(f"{path}: metrics goes with rows: {' or '.join(WITH_METRICS)}, not {rows}")
     return TableDefinition(
         name=name,
         title=str(node["title"]),
@@ -112,6 +133,8 @@ def load_table(name: str) -> TableDefinition:
         rows=rows,
         lengths=_lengths(node, path, needed=rows == "convergence"),
         pictures=pictures,
+        metrics=tuple(map(str, node.get("metrics", ()))),
+        columns=tuple(map(str, node.get("columns", ()))),
     )
 
 

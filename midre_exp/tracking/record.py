@@ -15,6 +15,7 @@ from typing import Any
 from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
 from midre_exp.plan.publication import may_show, people_of
+from midre_exp.records.names import attack_name
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Places, Store
 from midre_exp.tracking.pictures import grid
@@ -68,7 +69,7 @@ def push_record(record: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
             "stage": {"name": "metrics", "key": record["key"], "defense": defense},
         },
         folder=folder,
-        name=f"{setup} {record['attack']} {defense} seed {record['seed']}",
+        name=f"{setup} {attack_name(record['attack'])} {defense} seed {record['seed']}",
         identity=f"record-{record['key']}",
     ) as run:
         left_out = ("config", "per_identity", "test_per_identity", "claims", "classes")

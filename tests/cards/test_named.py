@@ -204,7 +204,7 @@ def test_captions_tell_both_starts_and_the_published_accuracy_of_the_judge():
     assert problem_of({**run, "config": run["config"]}) in (None, problem_of(record(88, 40)))
     told = circumstances("T", [run])
     assert f"on {run['target']} from random weights" in told
-    assert "judged by facenet112 from ms1m (accuracy" in told and "%, published 95.9 %)" in told
+    assert "judged by FaceNet112 from ms1m (accuracy" in told and "%, published 95.9 %)" in told
     run["start"]["target"] = {**start, "source": "kedmi_vgg16", "trained": False}
     assert "as published (kedmi_vgg16)" in circumstances("T", [run])
     assert published_accuracy("facenet112", "synthfaces") is None

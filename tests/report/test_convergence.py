@@ -91,7 +91,7 @@ def test_the_table_its_verdicts_and_its_figure_are_written_and_other_tables_read
         "convergence.md", "convergence.csv", "convergence.tex", "convergence.html", "convergence.json"
     ]  # fmt: skip
     text = written[0].read_text()
-    assert "resnet18: long enough for 1 of 2 arms; not converged: MIDRE [0.1, 0.4]." in text
+    assert "ResNet-18: long enough for 1 of 2 arms; not converged: MIDRE [0.1, 0.4]." in text
     table = pd.read_csv(written[1])
     assert list(table[table.length == 1].verdict) == ["converged", "not converged"]
     assert list(table.train_acc) == [90, 99, 100, 50, 80, 90]

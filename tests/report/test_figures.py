@@ -128,8 +128,8 @@ def test_curves_run_through_what_was_run_beside_the_papers_points(sweep_of_share
     assert paper.acc[0.4] == 96.05 and paper.att_acc1[0.5] == 15.98 and set(paper.arm) == {"NoDef", "RE"}
     assert list(table.att_acc1[table.source == "paper, Fig. 2 Setup 5"]) == [88.67, 27.75]
     first, second = (axes for axes in figure.axes if axes.get_visible())
-    assert first.get_title(loc="left") == "Setup 5: PPA, ResNet18\nnot run: RE 0.4"
-    assert second.get_title(loc="left") == "Setup 6*: IF-GMI, ResNet18\nnothing run yet"
+    assert first.get_title(loc="left") == "Setup 5: PPA, ResNet-18\nnot run: RE 0.4"
+    assert second.get_title(loc="left") == "Setup 6*: IF-GMI, ResNet-18\nnothing run yet"
     assert any("does not name the setup" in note for note in notes)
     curve = next(line for line in first.lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(curve.get_xydata(), [[0, 60], [20, 40]])
@@ -324,7 +324,7 @@ def test_feature_space_and_grid_of_real_runs(tiny, stocked, tmp_path, capsys):
     )
     assert set(pd.read_csv(points.parent / rendered("fig4")[3].name).kind) == {"private", "erased"}
     lines = pd.read_csv(rendered("grid")[3]).groupby("line").size().to_dict()
-    assert lines == {"gmi against NoDef": 4, "gmi against RE 0.4": 4}
+    assert lines == {"GMI against NoDef": 4, "GMI against RE 0.4": 4}
 
     shutil.rmtree(tmp_path / "store" / "target")  # as in a clone: records and CSV, no artifacts
     before = points.read_bytes(), picture.read_bytes()

@@ -14,7 +14,7 @@ from midre_exp.report.claims.definitions import known_defenses, load_claim
 from midre_exp.report.claims.frontier import gain_of, interpolated
 from midre_exp.report.claims.intervals import comparison_groups
 from midre_exp.report.figures import Frontier
-from midre_exp.report.figures.frontier import _text_box
+from midre_exp.report.figures.labels import text_box
 from midre_exp.report.figures.style import LOOK
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.tables.comparison import comparison
@@ -149,12 +149,12 @@ def test_the_figure_draws_a_panel_for_each_network_and_attack():
         rendered = Frontier(columns=2).draw(runs, [], {})
     panels = [axes for axes in rendered.figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == [
-        "ppa, resnet18", "ppa, ir152", "plgmi, resnet18", "plgmi, ir152",
+        "PPA, ResNet-18", "PPA, IR152", "PLG-MI, ResNet-18", "PLG-MI, IR152",
     ]  # fmt: skip
     table = rendered.tables[""]
     assert len(table) == 40 and table["gain"].notna().sum() == 24
     for axes in panels:  # no name lies on another
-        boxes = [_text_box(text) for text in axes.texts]
+        boxes = [text_box(text).extents for text in axes.texts]
         assert len(boxes) == 7
         for (x0, y0, x1, y1), (u0, v0, u1, v1) in combinations(boxes, 2):
             assert x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0

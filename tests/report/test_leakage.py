@@ -165,7 +165,7 @@ def test_the_figure_draws_line_slope_and_what_is_left_out(tmp_path: Path) -> Non
     with matplotlib.rc_context(LOOK):
         rendered = Leakage(columns=2).draw(runs, [], {})
     first, second = (axes.get_title(loc="left") for axes in rendered.figure.axes if axes.get_visible())
-    assert first.startswith("plgmi, vgg16: ") and "[" in first and second == "ppa, vgg16: no line"
+    assert first.startswith("PLG-MI, VGG16: ") and "[" in first and second == "PPA, VGG16: no line"
     table = rendered.tables[""].set_index("defense")
     assert len(table) == 6 and table.loc["midre", "off_the_line"] == pytest.approx(-30)
     assert np.isnan(table.loc["NoDef", "off_the_line"].iloc[1])

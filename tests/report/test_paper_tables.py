@@ -51,7 +51,11 @@ def test_the_setups_of_the_tables_compose_at_the_other_scales_too(setup, scale):
 
 
 def test_table_2_runs_every_setup_undefended_and_defended_and_lomma_in_both_forms():
-    ((setups, defenses),) = load_table("table2").sweeps
+    ((setups, defenses), (both, wide)) = load_table("table2").sweeps
+    assert wide == "defense=midre_wide"
+    for name in setups.removeprefix("setup=").split(","):
+        ranges = yaml.safe_load((CONF_DIR / "setup" / f"{name}.yaml").read_text())["setup"]["midre_ranges"]
+        assert ([0.1, 0.8] in ranges) == (name in both)
     names = setups.removeprefix("setup=").split(",")
     bare = {path.stem for path in (CONF_DIR / "setup").glob("S*.yaml")} - {f"S{n}" for n in range(13, 19)}
     assert names == sorted(bare) and len({name[:3] for name in names}) == 37
@@ -75,9 +79,12 @@ def test_the_table_of_setups_has_a_line_for_each_with_means_over_seeds(tmp_path,
         setup_run("S13a", "midre", (88.0, 45.0)),
         setup_run("S34", "nodef", (90.0, 60.0)),
         setup_run("S34", "midre", None),
+        setup_run("S34", "midre_wide", None),
     ]
-    rows = setup_table(runs).set_index("setup")
-    assert list(rows.index) == ["S13a", "S34"] and list(rows.runs) == [3, 1]
+    rows = setup_table(runs)
+    assert list(rows.setup) == ["S13a", "S34", "S34"] and list(rows.runs) == [3, 1, 1]
+    assert list(rows.MIDRE) == ["[0.1, 0.4]", "[0.1, 0.4]", "[0.1, 0.8]"] and list(rows.acc)[1:] == [90, 90]
+    rows = rows.drop_duplicates("setup").set_index("setup")
     assert (rows.attack["S13a"], rows.target["S34"], rows.px["S34"]) == ("LOMMA+GMI", "InceptionV1", 160)
     assert (rows.acc["S13a"], rows.att_acc1["S13a"], rows.delta["S13a"]) == (92.0, 65.0, 5.0)
     assert pd.isna(rows.acc_defended["S34"]) and pd.isna(rows.delta["S34"])
@@ -87,7 +94,7 @@ def test_the_table_of_setups_has_a_line_for_each_with_means_over_seeds(tmp_path,
     markdown = render_table(load_table("table2"), runs, other_data=False)[0].read_text()
     assert "| 92.00 |" in markdown and "nan" not in markdown and INCONSISTENCIES[21] in markdown
     assert (
-        "not run yet: 1 of 5 runs; the first: python -m midre_exp setup=S34 defense=midre"
+        "not run yet: 2 of 6 runs; the first: python -m midre_exp setup=S34 defense=midre"
         in capsys.readouterr().out
     )
     bare = [PlannedRun(run.job, run.settings, None) for run in runs]

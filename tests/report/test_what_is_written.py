@@ -5,6 +5,8 @@ doubts and outcomes are told, and nothing that shows more is replaced.
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
 import html
 import io
 import json
@@ -17,9 +19,11 @@ from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.publication import is_kept_by_git, people_folder
@@ -138,7 +142,8 @@ def test_a_latex_table_of_any_labels_has_its_rows_and_columns():
     labels = hostile_texts()
     shown = pd.DataFrame({"Defense": labels, "Acc": labels[::-1]})
     text = latex(shown, " ".join(labels), [labels[0]], columns="lr")
-    body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+    parts = [part.split("\\bottomrule")[0] for part in text.split("\\midrule\n")[1:]]
+    body = [row for part in parts for row in part.splitlines()]
     assert len(body) == len(labels)
     for row in body:
         assert row.endswith(r" \\") and len(re.findall(r"(?<!\\)&", row)) == 1 and row[0] not in "[*"
@@ -335,30 +340,68 @@ def _save(work, held):
     work.save_tensors(*held)
 
 
+def of_two_people(tmp_path: Path, **changes: dict[str, object]) -> PlannedRun:
+    """A run whose reconstructions of two people are in the store."""
+    run = planned("nodef", (90.0, 60.0))
+    run.settings["paths"] |= {"store": str(tmp_path / "store"), "results": str(tmp_path)}
+    few = {"identities": 2, "train_per_identity": 1, "test_per_identity": 1, "public_identities": 4}
+    run.settings["data"]["private"] |= few | {"size": 16, "store": None}
+    shades = torch.stack([torch.full((3, 8, 8), shade, dtype=torch.uint8) for shade in (0, 200)])
+    tensors = {"images": shades, "labels": torch.arange(2), "restarts": torch.zeros(2, dtype=torch.int64)}
+    run.record["artifacts"] |= {"attack": "a" * 16, "metrics": "b" * 16}
+    store = Store(tmp_path / "store")
+    kept = {
+        "attack": ("a" * 16, "reconstructions", tensors),
+        "metrics": ("b" * 16, "judgement", {"predicted": torch.tensor([0, 0])}),
+    }
+    for stage, (key, *held) in kept.items():
+        store.build(stage, key, config={}, upstream={}, make=partial(_save, held=held))
+    for place, value in changes.items():
+        run.settings[place] = {**run.settings.get(place, {}), **value}
+    return run
+
+
+def page_of_run(run: PlannedRun, folder: Path) -> tuple[Path, list[str]]:
+    pictures = gallery([run], identities=2)
+    shown = pd.DataFrame({"Defense": ["NoDef"]})
+    table = RenderedTable("T", shown, shown, "c", gallery=pictures)
+    written = publish(table, folder, "t", replace=True)
+    return next(path for path in written if path.suffix == ".html"), list(pictures.notes)
+
+
+def test_pictures_are_kept_beside_the_records_for_a_clone_without_the_store(tmp_path):
+    run = of_two_people(tmp_path)
+    page, _ = page_of_run(run, tmp_path / "mini")
+    (strip,) = (tmp_path / "mini" / "pictures").glob("*.webp")
+    assert hashlib.sha256(strip.read_bytes()).hexdigest().startswith(strip.stem) and pictures_in(page) == 4
+    assert sum(path.stat().st_size for path in strip.parent.iterdir()) < 2000
+
+    shutil.rmtree(tmp_path / "store")
+    page.unlink()
+    again, _ = page_of_run(run, tmp_path / "mini")
+    assert pictures_in(again) == 4
+    dark, light = gallery([run], identities=2).rows[1].pictures
+    assert (dark.recognised, light.recognised) == (True, False)
+    shades = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(one.url.partition(",")[2])))).astype(int)
+        for one in (dark, light)
+    ]
+    assert shades[0].max() < 10 and abs(shades[1] - 200).max() < 10 and shades[0].shape[0] == 64
+
+    strip.write_bytes(strip.read_bytes()[:-1] + b"x")  # damaged: better none than another picture
+    assert len(gallery([run], identities=2).rows) == 1
+
+
+def test_nobody_real_is_kept_beside_the_records(tmp_path):
+    run = of_two_people(tmp_path, data={"people": "consented"}, publish={"people": True})
+    page, _ = page_of_run(run, tmp_path / "mini")
+    assert page.parent.name == "people" and pictures_in(page) == 4
+    assert not (tmp_path / "mini" / "pictures").exists() and gallery([run]).rows[1].key is None
+
+
 def test_a_page_shows_nobody_real_without_the_switch(tmp_path):
-    def page(**changes) -> tuple[str, list]:
-        run = planned("nodef", (90.0, 60.0))
-        run.settings["paths"]["store"] = str(tmp_path / "store")
-        few = {"identities": 2, "train_per_identity": 1, "test_per_identity": 1, "public_identities": 4}
-        run.settings["data"]["private"] |= few | {"size": 16, "store": None}
-        shades = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        tensors = {"images": shades, "labels": torch.arange(2), "restarts": torch.zeros(2, dtype=torch.int64)}
-        run.record["artifacts"] |= {"attack": "a" * 16, "metrics": "b" * 16}
-        store = Store(tmp_path / "store")
-        kept = {
-            "attack": ("a" * 16, "reconstructions", tensors),
-            "metrics": ("b" * 16, "judgement", {"predicted": torch.arange(2)}),
-        }
-        for stage, (key, *held) in kept.items():
-            store.build(stage, key, config={}, upstream={}, make=partial(_save, held=held))
-        for place, value in changes.items():
-            run.settings[place] = {**run.settings.get(place, {}), **value}
-        pictures = gallery([run], identities=2)
-        shown = pd.DataFrame({"Defense": ["NoDef"]})
-        written = publish(
-            RenderedTable("T", shown, shown, "c", gallery=pictures), tmp_path / "out", "t", replace=True
-        )
-        return next(path for path in written if path.suffix == ".html"), pictures.notes
+    def page(**changes) -> tuple[Path, list[str]]:
+        return page_of_run(of_two_people(tmp_path, **changes), tmp_path / "out")
 
     path, notes = page(data={"people": "unknown"})
     assert path == tmp_path / "out" / "t.html" and pictures_in(path) == 0

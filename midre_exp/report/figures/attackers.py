@@ -13,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from midre_exp.errors import ConfigError
+from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
+from midre_exp.report.figures.marks import WHISKER, interval_handle
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
 from midre_exp.report.runs.convergence import MARK
 from midre_exp.report.runs.planned_runs import PlannedRun
@@ -23,7 +25,7 @@ from midre_exp.report.runs.published import PublishedResult
 BARS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("plain", "plain attacker", {"facecolor": "white", "edgecolor": "0.2"}),
     ("informed", "informed attacker", {"facecolor": "white", "edgecolor": "#D55E00", "hatch": "////"}),
-    ("att_acc1", "worst case of the suite", {"facecolor": "0.7", "edgecolor": "0.2"}),
+    ("att_acc1", "worst case of the suite", {"facecolor": "0.75", "edgecolor": "0.2"}),
 )
 _WIDTH = 0.8  # of a group of bars, in units of their distance
 
@@ -52,9 +54,10 @@ class Attackers(Plot):
         figure.set_figwidth(0.6 + 4.2 * min(self.columns, len(groups)))
         for axes, group in zip(every, groups, strict=True):
             _panel(axes, group)
-            title_panel(axes, f"{group.attack}, {group.target}")
-        handles = [Patch(label=label, **look) for _, label, look in BARS]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+            title_panel(axes, f"{attack_name(group.attack)}, {network_name(group.target)}")
+        handles = [*(Patch(label=label, **look) for _, label, look in BARS), interval_handle()]
+        columns = 2 if len(groups) == 1 else len(handles)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         table = pd.DataFrame([_row(group, defense) for group in groups for defense in group.defenses])
         used = [record for group in groups for defense in group.defenses for record in defense.records]
         notes = [
@@ -76,7 +79,7 @@ def _panel(axes: Axes, group: ComparisonGroup) -> None:
             value, low, high = _interval(group, defense, metric)
             x = place + (number - (len(BARS) - 1) / 2) * width
             ends = [[max(0.0, value - low)], [max(0.0, high - value)]]
-            axes.bar([x], [value], 0.9 * width, yerr=ends, ecolor="0.25", **look)
+            axes.bar([x], [value], 0.9 * width, yerr=ends, **WHISKER, **look)
     names = [defense.shown for defense in group.defenses]
     axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(names) - 0.4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from midre_exp.report.figures.marks import OFFICIAL_MARK, Mark, mark_of, official_handle
+from midre_exp.report.figures.marks import (
+    OFFICIAL_MARK,
+    WHISKER,
+    fill,
+    interval_handle,
+    mark_of,
+    official_handle,
+)
 from midre_exp.report.figures.points import (
     absence,
     as_csv,
@@ -57,7 +63,7 @@ class Bars(Plot):
         ours, records = measured(runs)
         paper = from_paper(published, list(setups))
         defenses = list(dict.fromkeys(run.defense for run in runs))
-        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         for axes, (metric, heading) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             _panel(axes, metric, setups, defenses, ours)
             axes.set_title(heading, loc="left")
@@ -67,7 +73,7 @@ class Bars(Plot):
             else:
                 axes.set_ylim(0, 103)
         handles = [*_handles(defenses, paper), *([official_handle()] if has_official(ours) else [])]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         notes = ["Bars about the ends are 95 % intervals.", *derived(paper)]
         if len(paper):
             notes += likenesses(runs, ours, str(runs[-1].settings["scale"]), ("acc", "att_acc1"))
@@ -111,18 +117,12 @@ def _panel(
             mark = mark_of(defense, defenses)
             axes.bar(
                 [x], rows[metric].to_numpy(float), 0.9 * width, yerr=error_bars(rows, metric),
-                ecolor="0.25", **_fill(mark),
+                **WHISKER, **fill(mark),
             )  # fmt: skip
             if rows[f"{metric}_official"].notna().all():
                 axes.plot([x], rows[f"{metric}_official"], color="black", **OFFICIAL_MARK)
     if metric == "att_acc1_change":
         axes.axhline(0, color="black", linewidth=0.8)
-
-
-def _fill(mark: Mark) -> dict[str, Any]:
-    """White with a hatch, or solid for no defense: told apart without colour."""
-    solid = not mark.hatch
-    return {"facecolor": "0.35" if solid else "white", "edgecolor": mark.colour, "hatch": mark.hatch}
 
 
 def _drops(axes: Axes, setups: Sequence[str], paper: pd.DataFrame) -> None:
@@ -135,8 +135,9 @@ def _drops(axes: Axes, setups: Sequence[str], paper: pd.DataFrame) -> None:
             drop, x - WIDTH / 2, x + WIDTH / 2, colors="black", linestyles="--", linewidth=1.2, zorder=3
         )
         if at_least is not None:
+            end = x + WIDTH / 2  # beside the bars and their whiskers
             axes.annotate(
-                "", (x, drop - 9), (x, drop), arrowprops={"arrowstyle": "->", "linewidth": 1.2}, zorder=3
+                "", (end, drop - 9), (end, drop), arrowprops={"arrowstyle": "->", "linewidth": 1.2}, zorder=3
             )
             axes.update_datalim([(x, drop - 10)])
     axes.autoscale_view(scalex=False)
@@ -155,8 +156,11 @@ def _tick(setup: str, runs: Sequence[PlannedRun]) -> str:
 
 def _handles(defenses: Sequence[DefenseName], paper: pd.DataFrame) -> list[Patch | Line2D]:
     handles: list[Patch | Line2D] = [
-        Patch(label=display_name(defense), **_fill(mark_of(defense, defenses))) for defense in defenses
+        Patch(label=display_name(defense), **fill(mark_of(defense, defenses))) for defense in defenses
     ]
+    handles.append(interval_handle())
     if len(paper):
-        handles.append(Line2D([], [], color="black", linestyle="--", label="paper"))
+        larger = any(drop_of(note) is not None for note in paper["note"])
+        words = "paper (arrow: a larger drop)" if larger else "paper"
+        handles.append(Line2D([], [], color="black", linestyle="--", label=words))
     return handles

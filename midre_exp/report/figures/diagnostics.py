@@ -9,6 +9,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from midre_exp.records import Record
+from midre_exp.records.names import network_name
+from midre_exp.report.figures.labels import put_beside
 from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
 from midre_exp.report.runs.defense_names import display_name
@@ -42,7 +44,8 @@ class RobustCurves(Plot):
             axes.set_xscale("log", base=2)
             own = [run for run in runs if (run.setup, run.row["target"]) == place]
             missing = []
-            for label in dict.fromkeys(run.label for run in own):
+            labels = list(dict.fromkeys(run.label for run in own))
+            for number, label in enumerate(labels):
                 records = [run.record for run in own if run.label == label and run.record is not None]
                 points = _points(records)
                 if not points:
@@ -55,15 +58,18 @@ class RobustCurves(Plot):
                 highs = (table["high"] - table["value"]).clip(lower=0)
                 least = table["eps"][table["eps"] > 0].min()
                 x = table["eps"].where(table["eps"] > 0, _CLEAN * least)
-                axes.errorbar(
+                line = axes.errorbar(
                     x.to_numpy(), table["value"].to_numpy(), [lows.to_numpy(), highs.to_numpy()],
                     marker=mark.marker, color=mark.colour, linewidth=0.9, elinewidth=0.5,
                 )  # fmt: skip
+                put_beside(axes, line, number, len(labels))
                 rows += [
                     {"setup": place[0], "target": place[1], "defense": label, **point} for point in points
                 ]
             axes.set_ylim(-3, 103)
-            title_panel(axes, place[1] if len({one for one, _ in places}) == 1 else " ".join(place), missing)
+            network = network_name(place[1])
+            several = len({one for one, _ in places}) > 1
+            title_panel(axes, f"{place[0]} {network}" if several else network, missing)
         handles = [
             Line2D([], [], label=display_name(defense), marker=mark.marker, color=mark.colour)
             for defense in defenses
@@ -72,7 +78,8 @@ class RobustCurves(Plot):
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
         notes = [
             "The first point of a line is clean accuracy on the same images. Bars are 95 % intervals of "
-            "these images, of several seeds the widest ends."
+            "these images, of several seeds the widest ends. Points of one eps lie side by side so that all "
+            "are seen."
         ]
         columns = ["setup", "target", "defense", "eps", "value", "low", "high", "seeds"]
         return Rendered(figure, {"": pd.DataFrame(rows, columns=columns)}, list(drawn.values()), notes)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from midre_exp.errors import ConfigError
@@ -95,7 +96,10 @@ class ReconstructionHulls(_FeatureSpace):
         points, pair = self.points(runs, cached)
         numbers = hull_numbers(points)
         identities = sorted(points["identity"].unique())
-        figure = Figure(figsize=(0.5 + 1.8 * len(identities), 4.6), layout="constrained")
+        figure = Figure(
+            figsize=(0.5 + 1.8 * len(identities), 4.7),
+            layout=ConstrainedLayoutEngine(compress=True, h_pad=0.06),
+        )
         grid = figure.subplots(2, len(identities), squeeze=False)
         for line, run in zip(grid, pair, strict=True):
             own = points[points["model"] == run.label]
@@ -140,7 +144,7 @@ class IdentityHulls(_FeatureSpace):
         points, pair = self.points(runs, cached)
         points = points[points["kind"] != "reconstruction"]
         identities = sorted(points["identity"].unique())
-        figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.9), layout=ConstrainedLayoutEngine(compress=True, h_pad=0.06))
         among = []
         for axes, run in zip(figure.subplots(1, 2), pair, strict=True):
             own = points[points["model"] == run.label]

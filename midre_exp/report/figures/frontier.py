@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from midre_exp.errors import ConfigError
+from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.claims.frontier import EARLY_STOPPING, frontier_draws, frontier_of, gain_of, is_frontier
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
+from midre_exp.report.figures.labels import box, line_boxes, nest_marks, place_label
 from midre_exp.report.figures.marks import Mark, mark_of
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
 from midre_exp.report.runs.defense_names import DefenseName, display_name
@@ -28,12 +29,6 @@ from midre_exp.report.runs.published import PublishedResult
 #: Accuracies at which the band is drawn, between the ends of a frontier.
 GRID = 60
 _ENDS = (0.025, 0.975)
-#: Where a label is tried, in points from its marker, nearest first.
-_PLACES = [
-    (distance * x, distance * y)
-    for distance in (6, 9, 13, 18, 24, 31, 39)
-    for x, y in ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (1, 0.5), (1, -0.5), (0, 1), (0, -1))
-]
 
 
 class Frontier(Plot):
@@ -64,7 +59,7 @@ class Frontier(Plot):
         for axes, group in zip(every, groups, strict=True):
             lacking = [] if frontier_of(group) else ["no frontier"]
             _panel(axes, group, arms)
-            title_panel(axes, f"{group.attack}, {group.target}", lacking)
+            title_panel(axes, f"{attack_name(group.attack)}, {network_name(group.target)}", lacking)
         figure.legend(
             handles=_handles(arms),
             loc="outside lower center",
@@ -113,7 +108,7 @@ def draw_arm(
         [x[0]], [y[0]], [[max(y[0] - y[1], 0)], [max(y[2] - y[0], 0)]],
         [[max(x[0] - x[1], 0)], [max(x[2] - x[0], 0)]],
         marker=mark.marker, color=mark.colour, linestyle="none", elinewidth=0.6, capsize=1.5, zorder=3,
-        markersize=8 if mark.marker in "*P" else 5,
+        markersize=8 if mark.marker in ("*", "P") else 5,
     )  # fmt: skip
 
 
@@ -136,14 +131,14 @@ def label_arms(
     """
     figure.draw_without_rendering()  # fixes where the panels are
     for axes, group, drawn in every:
-        frame = axes.get_window_extent()
+        nest_marks(axes)
         shown = [defense for defense in drawn if defense.name.names != (EARLY_STOPPING,)]
-        taken = [box for defense in drawn for box in _drawn(axes, group, defense, across)]
-        taken += _line(axes, *line(group))
+        taken = [own for defense in drawn for own in _drawn(axes, group, defense, across)]
+        taken += line_boxes(axes, *line(group))
         for defense in sorted(shown, key=lambda each: each.mean("att_acc1")):
             colour = "#000000" if not defense.name.names else mark_of(defense.name, arms).colour
             place = (defense.mean(across), defense.mean("att_acc1"))
-            taken.append(_placed(axes, frame, taken, display_name(defense.name), place, colour))
+            taken.append(place_label(axes, taken, display_name(defense.name), place, colour))
 
 
 def _frontier_line(group: ComparisonGroup) -> tuple[list[float], list[float]]:
@@ -154,62 +149,13 @@ def _frontier_line(group: ComparisonGroup) -> tuple[list[float], list[float]]:
 def _drawn(axes: Axes, group: ComparisonGroup, defense: DefenseRuns, across: str) -> list[Bbox]:
     """What the marker of a defense and its bars cover."""
     (x, *ends_x), (y, *ends_y) = (number_of(group, defense, metric) for metric in (across, "att_acc1"))
-    found = [_box(axes, (x, y), (x, y), 3.5)]
+    found = [box(axes, (x, y), (x, y), 3.5)]
     if defense.name.names != (EARLY_STOPPING,):
         found += [
-            _box(axes, (ends_x[0], y), (ends_x[1], y), 1),
-            _box(axes, (x, ends_y[0]), (x, ends_y[1]), 1),
+            box(axes, (ends_x[0], y), (ends_x[1], y), 1),
+            box(axes, (x, ends_y[0]), (x, ends_y[1]), 1),
         ]
     return found
-
-
-def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> list[Bbox]:
-    """What a line covers, in small steps."""
-    if not xs:
-        return []
-    at = np.linspace(xs[0], xs[-1], GRID)
-    return [_box(axes, place, place, 1) for place in zip(at, np.interp(at, xs, ys), strict=True)]
-
-
-def _box(axes: Axes, low: tuple[float, float], high: tuple[float, float], border: float) -> Bbox:
-    """Two places in data and a border in points, as pixels."""
-    assert axes.figure is not None
-    edge = border * axes.figure.dpi / 72
-    return Bbox([axes.transData.transform(low) - edge, axes.transData.transform(high) + edge])
-
-
-def _placed(
-    axes: Axes, frame: Bbox, taken: Sequence[Bbox], name: str, place: tuple[float, float], colour: str
-) -> Bbox:
-    """The label at the first place that is free; at the last where none is."""
-    own: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "color": colour, "zorder": 5}
-    label: Annotation | None = None
-    for x, y in _PLACES:
-        if label is not None:
-            label.remove()
-        align = {1: "left", -1: "right", 0: "center"}[int(np.sign(x))]
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
-        label = axes.annotate(
-            name, place, (x, y), ha=align, va="center",
-            arrowprops=line if max(abs(x), abs(y)) > 11 else None, **own,
-        )  # fmt: skip
-        label.set_in_layout(False)
-        box = Bbox.from_extents(*_text_box(label))
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        if inside and not any(box.overlaps(other) for other in taken):
-            return box
-    return box
-
-
-def _text_box(label: Annotation) -> tuple[float, float, float, float]:
-    """Of the words alone, without the line to the marker."""
-    figure, axes = label.figure, label.axes
-    assert figure is not None and axes is not None
-    points = figure.dpi / 72
-    x, y = axes.transData.transform(label.xy) + points * np.asarray(label.xyann)
-    width, height = 0.58 * 6 * points * len(label.get_text()), 1.1 * 6 * points  # of DejaVu Sans at 6 points
-    left = {"left": x, "right": x - width, "center": x - width / 2}[str(label.get_horizontalalignment())]
-    return left, y - height / 2, left + width, y + height / 2
 
 
 def _handles(arms: Sequence[DefenseName]) -> list[Line2D | Patch]:

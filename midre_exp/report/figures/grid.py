@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import ConfigError, StoreError
+from midre_exp.records.names import attack_name
 from midre_exp.report.figures.style import Plot, Rendered
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
@@ -75,7 +76,7 @@ class Grid(Plot):
             f"first restart of each attack{' below it' if on_top else ''}; nothing is picked by quality. ✓ "
             "and a thick frame: the evaluator recognised the identity; –: it did not.",
             *(
-                f"Not in the store: {run.row['attack']} against {run.label}, seed {run.seed}."
+                f"Not in the store: {attack_name(run.row['attack'])} against {run.label}, seed {run.seed}."
                 for run in recorded
                 if run not in stored
             ),

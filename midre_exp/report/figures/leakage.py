@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from midre_exp.errors import ConfigError
+from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.claims.effects import Effect
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
 from midre_exp.report.claims.leakage_line import ROBUST, arms_of, line_draws, off_the_line, slope
@@ -62,7 +63,7 @@ class Leakage(Plot):
         for axes, group, arms in drawn:
             found = slope(group, "nothing")
             _panel(axes, group, arms, names)
-            title_panel(axes, f"{group.attack}, {group.target}: {_told(found)}")
+            title_panel(axes, f"{attack_name(group.attack)}, {network_name(group.target)}: {_told(found)}")
         figure.legend(
             handles=[
                 Line2D([], [], color="black", label="line through all arms"),

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from midre_exp.records.names import attack_name, network_name
+from midre_exp.report.figures.labels import put_beside
 from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
 from midre_exp.report.runs.defense_names import display_name
@@ -46,13 +48,15 @@ class Lengths(Plot):
         for number, (setup, attack, target) in enumerate(places):
             own = {arm: points for arm, points in arms.items() if arm[:3] == (setup, attack, target)}
             for (metric, title), axes in zip(METRICS, every[number * len(METRICS) :], strict=False):
-                for arm, points in own.items():
+                for place, (arm, points) in enumerate(own.items()):
                     mark = mark_of(names[arm[3]], defenses)
                     x, y, bars = _line(points, metric)
-                    axes.errorbar(
+                    drawn = axes.errorbar(
                         x, y, bars, marker=mark.marker, color=mark.colour, linewidth=0.9, elinewidth=0.5
                     )
-                title_panel(axes, f"{target}: {title}{f', {attack}' if metric == 'att_acc1' else ''}")
+                    put_beside(axes, drawn, place, len(own))
+                by = f", {attack_name(attack)}" if metric == "att_acc1" else ""
+                title_panel(axes, f"{network_name(target)}: {title}{by}")
         handles = [
             Line2D([], [], label=display_name(defense), marker=mark.marker, color=mark.colour)
             for defense in defenses
@@ -62,7 +66,8 @@ class Lengths(Plot):
         records = [record for points in arms.values() for point in points for record in point.records]
         notes = [
             "Every point is a training of its own with a schedule of its own; bars are 95 % intervals of its "
-            "test images and attacked identities."
+            "test images and attacked identities. Points of one length lie side by side so that all "
+            "are seen."
         ]
         return Rendered(figure, {"": _as_table(arms)}, records, notes)
 

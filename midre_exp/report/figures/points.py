@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from midre_exp.records import Record
+from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.claims.intervals import (
     ComparisonGroup,
     DefenseRuns,
@@ -172,8 +173,8 @@ def attack_and_target(runs: Sequence[PlannedRun]) -> str:
     """What is attacked by what in the setup of these runs: the paper's words where the setup has them."""
     settings = runs[0].settings
     setup = settings["setup"]
-    attack = setup.get("attack", settings["attack"]["name"])
-    return f"{attack}, {setup.get('target', settings['target']['name'])}"
+    attack = attack_name(setup.get("attack", settings["attack"]["name"]))
+    return f"{attack}, {network_name(setup.get('target', settings['target']['name']))}"
 
 
 def not_run(runs: Sequence[PlannedRun]) -> list[str]:

@@ -7,11 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
-from midre_exp.report.figures.marks import OFFICIAL_MARK, mark_of, official_handle
+from midre_exp.report.figures.labels import box, nest_marks, place_label
+from midre_exp.report.figures.marks import (
+    OFFICIAL_MARK,
+    Mark,
+    interval_handle,
+    mark_of,
+    official_handle,
+)
 from midre_exp.report.figures.points import (
     as_csv,
     attack_and_target,
@@ -29,6 +38,9 @@ from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel
 from midre_exp.report.runs.defense_names import DefenseName, display_name
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult
+
+#: The strip for what is printed without an accuracy, as a part of a panel.
+_STRIP = 0.11
 
 
 class Scatter(Plot):
@@ -53,7 +65,7 @@ class Scatter(Plot):
         figure, every = panels(
             len(setups),
             self.columns,
-            2.1,
+            2.4,
             x="accuracy (%), more is better",
             y="attack accuracy (%), less is safer",
         )
@@ -62,14 +74,18 @@ class Scatter(Plot):
             _panel(axes, select(ours, setup), select(paper, setup), defenses)
             title_panel(axes, f"{setup}: {attack_and_target(own)}", not_run(own))
         handles = [*_handles(defenses, paper), *([official_handle()] if has_official(ours) else [])]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.draw_without_rendering()  # fixes where the panels are
+        for axes, setup in zip(every, setups, strict=True):
+            nest_marks(axes)
+            _label(axes, select(ours, setup), defenses)
         notes = ["Bars are 95 % intervals.", *derived(paper)]
         if len(paper):
             notes += likenesses(runs, ours, str(runs[-1].settings["scale"]), ("acc", "att_acc1"))
         if paper["acc"].isna().any():
             notes.append(
-                "Lines: of these the paper prints the attack accuracy alone, or a bound of it "
-                "(dotted, with arrows)."
+                "Marks at the left edge, with a line: of these the paper prints the attack accuracy alone "
+                "(dashed), or a bound that it stays below (dotted, with an arrow)."
             )
         return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
 
@@ -83,34 +99,63 @@ def _panel(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame, others: Sequence
         axes.errorbar(
             row["acc"].to_numpy(float), row["att_acc1"].to_numpy(float),
             error_bars(row, "att_acc1"), error_bars(row, "acc"),
-            **_style(mark.marker, mark.colour), elinewidth=0.6,
+            **_style(mark.marker, mark.colour), elinewidth=0.6, zorder=3,
         )  # fmt: skip
         if has_official(row):
             official = [row[f"{m}_official"].fillna(row[m]) for m in ("acc", "att_acc1")]
             axes.plot(*official, color=mark.colour, **OFFICIAL_MARK)
+    alone = []
     for row in paper.to_dict("records"):
-        mark = mark_of(row["name"], others)
-        limit = bound_of(row["note"])
+        mark, limit = mark_of(row["name"], others), bound_of(row["note"])
         if _is_printed(row["acc"]) and _is_printed(row["att_acc1"]):
             axes.plot([row["acc"]], [row["att_acc1"]], **_style(mark.marker, mark.colour, hollow=True))
         elif _is_printed(row["att_acc1"]):
-            _line(axes, row["att_acc1"], "--", mark.marker, mark.colour)
+            alone.append((row["att_acc1"], False, mark))
         elif limit is not None:
-            _line(axes, limit, ":", mark.marker, mark.colour)
-            axes.plot(
-                [0.12],
-                [limit - 4],
-                "v",
-                color=mark.colour,
-                markersize=3,
-                transform=axes.get_yaxis_transform(),
-            )
+            alone.append((limit, True, mark))
+    if alone:
+        _levels(axes, alone)
 
 
-def _line(axes: Axes, height: float, style: str, marker: str, colour: str) -> None:
-    """A level over the whole panel that carries the hollow marker of its defense at the left end."""
-    axes.axhline(height, linestyle=style, color=colour, linewidth=0.8, zorder=1.4)
-    axes.plot([0.04], [height], transform=axes.get_yaxis_transform(), **_style(marker, colour, hollow=True))
+def _levels(axes: Axes, alone: Sequence[tuple[float, bool, Mark]]) -> None:
+    """What is printed without an accuracy: lines over the whole panel, each with the hollow mark of its
+    defense in a strip of its own at the left edge. ``alone``: attack accuracy, whether it is a bound, mark.
+    """
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - (high - low) * _STRIP / (1 - _STRIP), high)
+    axes.axvspan(0, _STRIP, transform=axes.transAxes, color="0.94", linewidth=0, zorder=0.5)
+    across = axes.get_yaxis_transform()
+    for height, is_bound, mark in alone:
+        line = ":" if is_bound else "--"
+        axes.axhline(height, linestyle=line, color=mark.colour, linewidth=0.8, zorder=1.4)
+        axes.plot([_STRIP / 2], [height], transform=across, **_style(mark.marker, mark.colour, hollow=True))
+        if is_bound:
+            arrow = {"arrowstyle": "->", "color": mark.colour, "linewidth": 1, "shrinkA": 4, "shrinkB": 0}
+            axes.annotate(
+                "", (_STRIP / 2, height - 17), (_STRIP / 2, height),
+                xycoords=across, textcoords=across, arrowprops=arrow,
+            )  # fmt: skip
+
+
+def _label(axes: Axes, ours: pd.DataFrame, others: Sequence[DefenseName]) -> None:
+    """The name of each defense beside its mark."""
+    rows = ours.to_dict("records")
+    taken = [box(axes, (row["acc"], row["att_acc1"]), (row["acc"], row["att_acc1"]), 4) for row in rows]
+    for line in axes.lines:  # hollow marks too, wherever they are measured from
+        if len(line.get_xdata()) == 1 and line.get_markerfacecolor() == "white":
+            x, y = line.get_transform().transform(np.column_stack(line.get_data()))[0]
+            taken.append(Bbox.from_extents(x - 8, y - 8, x + 8, y + 8))
+    for line in axes.lines:
+        if line.get_linestyle() in (":", "--") and list(line.get_xdata()) == [0, 1]:  # a level
+            height = float(line.get_ydata()[0])
+            (left, right) = axes.get_xlim()
+            taken.append(box(axes, (left, height), (right, height), 0.5))
+    for row in rows:
+        taken.append(box(axes, (row["acc_low"], row["att_acc1"]), (row["acc_high"], row["att_acc1"]), 1))
+        taken.append(box(axes, (row["acc"], row["att_acc1_low"]), (row["acc"], row["att_acc1_high"]), 1))
+    for row in sorted(rows, key=lambda each: float(each["att_acc1"])):
+        place, colour = (row["acc"], row["att_acc1"]), mark_of(row["name"], others).colour
+        taken.append(place_label(axes, taken, display_name(row["name"]), place, colour))
 
 
 def bound_of(note: str) -> float | None:
@@ -119,8 +164,8 @@ def bound_of(note: str) -> float | None:
     return float(match[1]) if match else None
 
 
-def _style(marker: str, colour: str, *, hollow: bool = False) -> dict[str, Any]:
-    big = 3 if marker in "*P" else 0
+def _style(marker: Any, colour: str, *, hollow: bool = False) -> dict[str, Any]:
+    big = 3 if marker in ("*", "P") else 0
     return {
         "marker": marker,
         "linestyle": "none",
@@ -133,8 +178,20 @@ def _style(marker: str, colour: str, *, hollow: bool = False) -> dict[str, Any]:
 def _handles(defenses: Sequence[DefenseName], paper: pd.DataFrame) -> list[Line2D]:
     marks = [(display_name(defense), mark_of(defense, defenses)) for defense in defenses]
     handles = [Line2D([], [], label=label, **_style(mark.marker, mark.colour)) for label, mark in marks]
-    if len(paper):
-        handles.append(Line2D([], [], label="paper: the same, hollow", **_style("o", "#000000", hollow=True)))
+    handles.append(interval_handle())
+    if not len(paper):
+        return handles
+    handles.append(Line2D([], [], label="paper: hollow marks", **_style("o", "#000000", hollow=True)))
+    levels = paper[paper["acc"].isna()]
+    bounds = [bound_of(note) is not None for note in levels["note"]]
+    if not all(bounds):
+        handles.append(
+            Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="paper: accuracy not printed")
+        )
+    if any(bounds):
+        words = "paper: less than this, accuracy not printed"
+        arrow = {"marker": r"$\downarrow$", "markersize": 7, "linestyle": ":"}
+        handles.append(Line2D([], [], color="black", label=words, **arrow))
     return handles
 
 

@@ -85,7 +85,7 @@ def panels(
     """A figure of ``count`` panels of this height in inches, labelled at the left and below."""
     columns = min(columns, count)
     lines = -(-count // columns)
-    figure = Figure(figsize=(0.6 + 2.3 * columns, 0.8 + height * lines), layout="constrained")
+    figure = Figure(figsize=(max(3.6, 0.6 + 2.3 * columns), 0.8 + height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=True)
     for place, axes in enumerate(grid.flat):
         axes.set_visible(place < count)

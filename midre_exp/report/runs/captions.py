@@ -11,6 +11,7 @@ from midre_exp.plan.vary import WORDS, varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
 from midre_exp.records.judges import doubts
+from midre_exp.records.names import attack_name, network_name
 from midre_exp.records.starts import RANDOM
 from midre_exp.records.verdicts import verdicts_of
 
@@ -125,9 +126,13 @@ def _circumstances(records: Sequence[Record]) -> str:
         f"{first['data']['name']} at {first['data']['resolution']} px, "
         f"{counts['private_identities']} private identities ({counts['private_train']} training images), "
         f"{counts['public']} public images{_left_out(counts)}; {_budgets(records)}, "
-        f"judged by {_joined(record['evaluator'] + _start(record, 'evaluator') for record in records)} "
+        f"judged by {_joined(map(_evaluator, records))} "
         f"(accuracy {first['metrics']['evaluator_acc']:.1f} %{_published(first)}){_pictures(records)}"
     )
+
+
+def _evaluator(record: Record) -> str:
+    return network_name(record["evaluator"]) + _start(record, "evaluator")
 
 
 def _start(record: Record, role: str) -> str:
@@ -155,7 +160,9 @@ def _pictures(records: Sequence[Record]) -> str:
     attacks: dict[str, list[str]] = {}
     for record in records:
         told = str(record.get("judged", {}).get("pictures"))
-        attacks.setdefault(words.get(told, "on pictures of unknown kind"), []).append(record["attack"])
+        attacks.setdefault(words.get(told, "on pictures of unknown kind"), []).append(
+            attack_name(record["attack"])
+        )
     if not any("judged" in record for record in records):
         return ""
     if len(attacks) == 1:
@@ -175,8 +182,10 @@ def _budgets(records: Sequence[Record]) -> str:
     attacks: dict[tuple[int, int], list[str]] = {}
     for record in records:
         counts = record["counts"]
-        attacks.setdefault((counts["identities"], counts["restarts"]), []).append(record["attack"])
-    targets = _joined(f"{record['target']}{_start(record, 'target')}" for record in records)
+        attacks.setdefault((counts["identities"], counts["restarts"]), []).append(
+            attack_name(record["attack"])
+        )
+    targets = _joined(f"{network_name(record['target'])}{_start(record, 'target')}" for record in records)
     budgets = [
         (_joined(names), f"{identities} identities x {restarts} restarts")
         for (identities, restarts), names in attacks.items()

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from midre_exp.records.names import defense_part_name
+
 #: The paper's name of each defense class. Other classes keep their own.
 NAMES: Mapping[str, str] = {
     "FixedErasing": "FE",
@@ -88,10 +90,11 @@ def published_name(parts: Mapping[str, Mapping[str, Any]]) -> DefenseName:
 
 def display_name(defense: DefenseName) -> str:
     """A defense in figures and claims: the paper's name, with its range or share."""
+    name = "+".join(map(defense_part_name, defense.names)) or "NoDef"
     if defense.share is None:
-        return str(defense)
+        return name
     low, high = defense.share
-    return f"{defense} [{low:g}, {high:g}]" if low != high else f"{defense} {high:g}"
+    return f"{name} [{low:g}, {high:g}]" if low != high else f"{name} {high:g}"
 
 
 def class_name(target: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from midre_exp.errors import ConfigError
 from midre_exp.records import Record
+from midre_exp.records.names import SPELLED
 from midre_exp.records.verdicts import said_same
 from midre_exp.report.runs import controls
 from midre_exp.report.runs.captions import circumstances, provenance
@@ -43,13 +45,20 @@ COLUMNS = (
 )
 
 
-def comparison(records: Sequence[Record]) -> pd.DataFrame:
+def comparison(records: Sequence[Record], further: Sequence[str] = ()) -> pd.DataFrame:
     """Rows by ``KEYS`` in order of appearance, metrics averaged over seeds, Δ against the setup's NoDef row.
 
-    Δ is empty where the setup has no undefended record.
+    Δ is empty where the setup has no undefended record. ``further``: metrics that are shown besides
+    ``COLUMNS``. Raises ConfigError for one that no record has.
     """
     data = _by_run(records)
-    measured = [name for name, _, _ in COLUMNS if name in data] + judges_of(data)
+    usual = [name for name, _, _ in COLUMNS]
+    if unknown := [name for name in further if name not in _metrics(records)]:
+        raise ConfigError(
+            f"no record has a metric {unknown[0]}; they have {', '.join(sorted(_metrics(records)))}"
+        )
+    measured = [name for name in (*usual, *further) if name in data] + judges_of(data)
+    measured = list(dict.fromkeys(measured))
     grouped = data.groupby(KEYS, sort=False)
     table = grouped[measured].mean()
     table["n"] = grouped["n"].sum()
@@ -71,6 +80,11 @@ def comparison(records: Sequence[Record]) -> pd.DataFrame:
 
     table["delta"] = table.apply(delta, axis=1)
     return table
+
+
+def _metrics(records: Sequence[Record]) -> set[str]:
+    """The names of everything measured."""
+    return {name for record in records for name in record["metrics"]}
 
 
 def _by_run(records: Sequence[Record]) -> pd.DataFrame:
@@ -110,18 +124,21 @@ def _query_counts(record: Record) -> dict[str, float | None]:
     return {"queries": asked / counts["reconstructions"], "failed": counts.get("failed")}
 
 
-def printable(table: pd.DataFrame) -> pd.DataFrame:
+def printable(table: pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
     """The comparison with headings and rounded text, empty where a value is missing. Columns that never vary
-    are left to the caption.
+    are left to the caption. ``further`` as in ``comparison``, under their own names.
     """
     shown = pd.DataFrame()
     for name in ("setup", "attack", "target"):
         if table[name].nunique() > 1:
-            shown[name] = table[name]
+            shown[name] = table[name].map(SPELLED.get(name, str))
     shown["Defense"] = table["defense"]
     for name, heading, digits in COLUMNS:
         if name in table:
             shown[heading] = [rounded(value, digits) for value in table[name]]
+    for name in dict.fromkeys(further):
+        if name in table and name not in [usual for usual, _, _ in COLUMNS]:
+            shown[name] = [significant(value) for value in table[name]]
     for name in judges_of(table):
         shown[heading_of(name)] = [rounded(value, 1) for value in table[name]]
     shown["Δ"] = [rounded(value, 2) for value in table["delta"]]
@@ -136,6 +153,11 @@ def rounded(value: float | str | None, digits: int) -> str:
     if isinstance(value, str):
         return value
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def significant(value: float | None) -> str:
+    """A number of unknown size with four digits, nothing where nothing was measured."""
+    return "" if value is None or pd.isna(value) else f"{value:.4g}"
 
 
 def caption(title: str, records: Sequence[Record]) -> str:

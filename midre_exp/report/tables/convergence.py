@@ -14,6 +14,7 @@ import pandas as pd
 
 from midre_exp.errors import ConfigError
 from midre_exp.records import Record
+from midre_exp.records.names import SPELLED, network_name
 from midre_exp.report.claims.intervals import comparison_groups, is_measured
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance
@@ -168,7 +169,7 @@ def _printable(values: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame()
     for name in ("setup", "attack", "target"):
         if values[name].nunique() > 1:
-            shown[name] = values[name]
+            shown[name] = values[name].map(SPELLED.get(name, str))
     shown["Defense"] = values["defense"]
     for name, heading, digits in COLUMNS:
         shown[heading] = [rounded(value, digits) for value in values[name]]
@@ -186,7 +187,7 @@ def summary(arms: Mapping[Arm, Sequence[Point]]) -> list[str]:
     sentences = []
     for target, found in by_target.items():
         good, arms_of = found.get(CONVERGED, []), sum(map(len, found.values()))
-        text = f"{target}: long enough for {len(good)} of {arms_of} arms"
+        text = f"{network_name(target)}: long enough for {len(good)} of {arms_of} arms"
         for name in (NOT_CONVERGED, NOT_TESTED):
             if names := found.get(name):
                 text += f"; {name}: {', '.join(dict.fromkeys(names))}"

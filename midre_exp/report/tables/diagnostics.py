@@ -11,6 +11,7 @@ import pandas as pd
 
 from midre_exp.errors import ConfigError
 from midre_exp.records import Record, results_folder
+from midre_exp.records.names import SPELLED
 from midre_exp.records.schema import at
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance
@@ -114,7 +115,7 @@ def printable(values: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame()
     for name in ("setup", "attack", "target"):
         if values[name].nunique() > 1:
-            shown[name] = values[name]
+            shown[name] = values[name].map(SPELLED.get(name, str))
     shown["Defense"] = values["defense"]
     for name, heading, digits in PLAIN:
         shown[heading] = [rounded(value, digits) for value in values[name]]

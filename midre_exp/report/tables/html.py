@@ -12,8 +12,11 @@ import pandas as pd
 from midre_exp.data.base import Dataset
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
-from midre_exp.plan.publication import NOTICE, banner, withheld
+from midre_exp.plan.publication import NOTICE, banner, people_of, withheld
+from midre_exp.records import results_folder
+from midre_exp.records.names import attack_name
 from midre_exp.report.runs.planned_runs import PlannedRun
+from midre_exp.report.tables.kept_pictures import kept
 from midre_exp.report.templates import Column, templates_of
 from midre_exp.tracking.pictures import data_url
 
@@ -38,6 +41,7 @@ class PictureRow:
 
     title: str
     pictures: Sequence[Picture]
+    key: str | None = None  # under which to keep them beside the records; None: not to, or kept before
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,9 @@ def gallery(runs: Sequence[PlannedRun], *, identities: int = 10) -> Gallery:
     """For each private data set a line of training samples, then for each run the first restart of the same
     identities.
 
-    Nothing is picked by quality. Runs whose artifacts are not in the store are left out, and so are samples
-    of data that are not on this machine; of people without ``publish.people=true`` everything is.
+    Nothing is picked by quality. Runs whose artifacts are not in the store are shown by the small pictures
+    that were kept beside the records, and left out without these, and so are samples of data that are not on
+    this machine; of people without ``publish.people=true`` everything is.
     """
     rows: list[PictureRow] = []
     gone: list[str] = []
@@ -79,7 +84,7 @@ def gallery(runs: Sequence[PlannedRun], *, identities: int = 10) -> Gallery:
         for run in group:
             row = _reconstructed_row(run, runs, identities)
             rows += [] if row is None else [row]
-            gone += [f"{run.row['attack']} against {run.label}"] if row is None else []
+            gone += [f"{attack_name(run.row['attack'])} against {run.label}"] if row is None else []
     return Gallery(rows, gone, list(dict.fromkeys(notes)), list(dict.fromkeys(banners)))
 
 
@@ -92,8 +97,14 @@ def _private_row(dataset: Dataset, identities: int) -> PictureRow:
 
 def _reconstructed_row(run: PlannedRun, runs: Sequence[PlannedRun], identities: int) -> PictureRow | None:
     attack, metrics = (run.artifact(stage) for stage in ("attack", "metrics"))
+    setup = f"{run.setup}: " if len({other.setup for other in runs}) > 1 else ""
+    seed = f", seed {run.seed}" if len({other.seed for other in runs}) > 1 else ""
+    title = f"{setup}{attack_name(run.row['attack'])} against {run.label}{seed}"
+    may_be_kept = people_of(run.settings) == "synthetic"
     if attack is None or metrics is None:
-        return None
+        key = None if run.record is None else run.record["artifacts"].get("metrics")
+        found = kept(results_folder(run.settings), key, identities) if key and may_be_kept else []
+        return PictureRow(title, [Picture(*one) for one in found]) if found else None
     reconstructions = attack.tensors("reconstructions")
     predicted = metrics.tensors("judgement")["predicted"]
     pictures = []
@@ -103,9 +114,7 @@ def _reconstructed_row(run: PlannedRun, runs: Sequence[PlannedRun], identities: 
             i = int(first.nonzero()[0, 0])
             url = data_url(reconstructions["images"][i], largest=LARGEST)
             pictures.append(Picture(url, bool(predicted[i] == label)))
-    setup = f"{run.setup}: " if len({other.setup for other in runs}) > 1 else ""
-    seed = f", seed {run.seed}" if len({other.seed for other in runs}) > 1 else ""
-    return PictureRow(f"{setup}{run.row['attack']} against {run.label}{seed}", pictures)
+    return PictureRow(title, pictures, metrics.key if may_be_kept else None)
 
 
 def page_of(

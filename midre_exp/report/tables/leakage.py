@@ -12,6 +12,7 @@ import pandas as pd
 
 from midre_exp.errors import ConfigError
 from midre_exp.records import Record, results_folder
+from midre_exp.records.names import SPELLED
 from midre_exp.records.schema import at
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance
@@ -120,7 +121,7 @@ def _totals(arms: Mapping[str, Sequence[Record]]) -> str:
 def _arm(run: PlannedRun, runs: Sequence[PlannedRun]) -> str:
     """What tells its runs from those of other columns."""
     varying = [name for name in ("setup", "attack", "target") if len({one.row[name] for one in runs}) > 1]
-    return " ".join([*(run.row[name] for name in varying), run.label])
+    return " ".join([*(SPELLED.get(name, str)(run.row[name]) for name in varying), run.label])
 
 
 def _rows(arms: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:

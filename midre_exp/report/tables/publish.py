@@ -14,6 +14,7 @@ from midre_exp.plan.publication import people_folder
 from midre_exp.records.text import csv_of, inline
 from midre_exp.report.output import kept, pictures_in, shows_more
 from midre_exp.report.tables.html import Gallery, page_of
+from midre_exp.report.tables.kept_pictures import Kept, keep
 from midre_exp.report.tables.latex import latex
 from midre_exp.store.files import write_atomic
 
@@ -47,6 +48,7 @@ class RenderedTable:
     missing: Sequence[str] = ()  # commands of runs that have not been run
     gallery: Gallery = field(default=Gallery())
     people: pd.DataFrame | None = None  # of one run, for its page
+    latex_columns: Sequence[str] = ()  # headings of its LaTeX form; none: that chooses
 
 
 def publish(
@@ -56,7 +58,8 @@ def publish(
     was written.
 
     Files that show more stay, which is said, unless ``replace``: all of them where runs are missing that they
-    have, the page where pictures are. One that shows people lies in a folder that git ignores.
+    have, the page where pictures are. One that shows people lies in a folder that git ignores; of faces that
+    code renders small copies of the reconstructions are kept beside the records.
     """
     text = table.shown.to_markdown(index=False, disable_numparse=True, tablefmt="simple")
     print("\n" + "\n\n".join([text, table.caption, *table.notes]) + "\n")
@@ -83,12 +86,15 @@ def publish(
         print(kept(str(place), f"it shows more pictures: those of {gone[0]} are not here"))
         return paths
     write_atomic(place, html)
+    for row in pictures.rows:
+        if row.key is not None:
+            keep(folder, row.key, [Kept(picture.url, picture.recognised) for picture in row.pictures])
     return [*paths, place]
 
 
 def write_tables(table: RenderedTable, folder: Path, stem: str) -> list[Path]:
-    """Write ``<stem>.md`` and ``.tex`` (booktabs) of what is shown, ``.csv`` of the values; returns the
-    paths.
+    """Write ``<stem>.md`` and ``.tex`` of what is shown, ``.csv`` of the values; returns the paths. Raises
+    ConfigError for LaTeX columns there are none of.
     """
     shown = table.shown
     aligned = tuple("left" if heading in WORDS else "right" for heading in shown)
@@ -97,9 +103,19 @@ def write_tables(table: RenderedTable, folder: Path, stem: str) -> list[Path]:
         "md": "\n\n".join([markdown, inline(table.caption), *map(inline, table.notes)]) + "\n",
         "csv": csv_of(table.values),
         "tex": latex(
-            shown, table.caption, table.notes, columns="".join(alignment[0] for alignment in aligned)
+            shown,
+            table.title,
+            [_without_title(table), *table.notes],
+            columns="".join(alignment[0] for alignment in aligned),
+            label=stem,
+            chosen=table.latex_columns,
         ),
     }
     for suffix, content in files.items():
         write_atomic(folder / f"{stem}.{suffix}", content)
     return [folder / f"{stem}.{suffix}" for suffix in files]
+
+
+def _without_title(table: RenderedTable) -> str:
+    """The caption as a note below a table that has its title above."""
+    return table.caption.removeprefix(table.title).lstrip(".:, ")

@@ -93,6 +93,7 @@ def render_table(
         pictures = gallery([run for run in disambiguate(runs) if run.record is not None])
         table = dataclasses.replace(table, gallery=pictures)
     table = with_references(table, definition, runs)
+    table = dataclasses.replace(table, latex_columns=definition.columns)
     paths = publish(table, folder, stem, replace=replace, page=definition.pictures)
     if paths and definition.rows == "convergence":
         name = stem if stem.startswith("convergence") else f"convergence-{stem}"
@@ -127,7 +128,7 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     if not records and definition.published is None and all(run.diverged is None for run in runs):
         raise ConfigError(f"table {definition.name} has no finished run yet; leave out --no-run to run it")
     scale, folder = str(runs[-1].settings["scale"]), results_folder(runs[-1].settings)
-    table = with_missing_rows(comparison(records) if records else None, runs)
+    table = with_missing_rows(comparison(records, definition.metrics) if records else None, runs)
     text = (
         caption(definition.title, records)
         if records
@@ -135,7 +136,7 @@ def render_defenses(definition: TableDefinition, runs: Sequence[PlannedRun]) -> 
     )
     notes: list[str] = []
     table = with_gain(table, records, frontier_records(folder, records))
-    shown = mark_missing(printable(table), table, runs)
+    shown = mark_missing(printable(table, definition.metrics), table, runs)
     if "gain" in table:
         shown.insert(list(shown).index("Δ") + 1, "gain", printable_gains(table))
         text = f"{text} {EXPLAINED}"

@@ -1,4 +1,6 @@
-"""The setups of the paper as a table (its Table 2), with what a defense did in each of them at a scale."""
+"""The setups of the paper as a table (its Table 2), with what a defense did in each of them at a scale, a row
+for each range of MIDRE.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR
 from midre_exp.records import results_folder
+from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import provenance
 from midre_exp.report.runs.controls import about_controls
@@ -54,10 +57,14 @@ def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
         f"{measured}"
     )
     values = setup_table(runs)
-    by_setup: dict[str, list[str]] = {}
+    by_setup: dict[str, list[tuple[str, str]]] = {}
     for (setup, *_, label), sentences in remarks_of(runs).items():
-        by_setup.setdefault(setup, []).extend(f"{label}: {sentence}" for sentence in sentences)
-    shown, table, numbered = with_remarks(printable(values), values, [by_setup[s] for s in values["setup"]])
+        by_setup.setdefault(setup, []).extend((label, f"{label}: {sentence}") for sentence in sentences)
+    told = [
+        [sentence for label, sentence in by_setup[setup] if label == "NoDef" or share in label]
+        for setup, share in zip(values["setup"], values["MIDRE"], strict=True)
+    ]
+    shown, table, numbered = with_remarks(printable(values), values, told)
     return RenderedTable(
         title=definition.title,
         values=table,
@@ -69,18 +76,26 @@ def render_setups(definition: TableDefinition, runs: Sequence[PlannedRun]) -> Re
 
 
 def setup_table(runs: Sequence[PlannedRun]) -> pd.DataFrame:
-    """One row for each setup, in the order of the runs: the paper's description, and the means over seeds
-    undefended and defended.
+    """One row for each setup and range of MIDRE, in the order of the runs: the paper's description, and the
+    means over seeds undefended and defended.
 
-    Raises ConfigError when the runs of a setup differ in more than the seed and whether they are defended.
+    Raises ConfigError when the runs of a row differ in more than the seed and whether they are defended.
     """
     by_setup: dict[str, list[PlannedRun]] = {}
     for run in runs:
         by_setup.setdefault(run.setup, []).append(run)
-    return pd.DataFrame([_row(own) for own in by_setup.values()])
+    rows = []
+    for own in by_setup.values():
+        undefended = [run for run in own if not run.defense.names]
+        ranges = list(dict.fromkeys(run.defense.share for run in own if run.defense.names)) or [None]
+        for share in ranges:
+            defended = [run for run in own if run.defense.names and run.defense.share == share]
+            rows.append(_row([*undefended, *defended], share))
+    return pd.DataFrame(rows)
 
 
-def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
+def _row(runs: Sequence[PlannedRun], share: tuple[float, float] | None) -> dict[str, Any]:
+    """One row; ``share``: the range of its defended runs, None: the setup's."""
     setup = runs[0].settings["setup"]
     as_published = OmegaConf.load(CONF_DIR / "setup" / f"{setup['id']}.yaml")  # before a scale reduced it
     undefended = [run for run in runs if not run.defense.names]
@@ -90,7 +105,7 @@ def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
         if len({run.label for run in defense}) > 1 or len(set(seeds)) < len(seeds):
             raise ConfigError(
                 f"setup {setup['id']} has several runs per seed; a table with rows: setups takes one "
-                "undefended and one defended run, so let only seed= be swept"
+                "undefended and one defended run for each range, so let only seed= be swept"
             )
     row: dict[str, Any] = {
         "setup": setup["id"],
@@ -100,7 +115,9 @@ def _row(runs: Sequence[PlannedRun]) -> dict[str, Any]:
         "private": setup["private"],
         "public": setup["public"],
         "px": as_published.resolution,
-        "MIDRE": " ".join(f"[{low:g}, {high:g}]" for low, high in setup["midre_ranges"]),
+        "MIDRE": " ".join(
+            f"[{low:g}, {high:g}]" for low, high in (setup["midre_ranges"] if share is None else [share])
+        ),
         "runs": sum(run.record is not None for run in runs),
         **_means(undefended, ""),
         **_means(defended, "_defended"),
@@ -122,6 +139,7 @@ def _means(runs: Sequence[PlannedRun], ending: str) -> dict[str, float | None]:
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The table with headings and rounded text; what was not run is empty."""
     shown = table[list(DESCRIPTION)].copy()
+    shown = shown.assign(attack=table["attack"].map(attack_name), target=table["target"].map(network_name))
     for name, heading in MEASURED:
         if name in table:
             shown[heading] = [rounded(value, 2) for value in table[name]]

@@ -16,6 +16,7 @@ from midre_exp.errors import UserError
 from midre_exp.plan.config import Settings, trusted_packages
 from midre_exp.plan.trust import named_class
 from midre_exp.records import Record, record_files, try_record
+from midre_exp.records.names import attack_name
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.tables.comparison import KEYS
 
@@ -111,7 +112,7 @@ def _columns(suites: Sequence[Record] | None) -> tuple[float | None, float | Non
             if member["counts"]:
                 accuracies.setdefault(name, []).append(float(member["att_acc1"]))
     best = max(accuracies, key=lambda name: mean(accuracies[name]))
-    return values[0], values[1], values[2], f"{best} {mean(accuracies[best]):.1f}"
+    return values[0], values[1], values[2], f"{attack_name(best)} {mean(accuracies[best]):.1f}"
 
 
 def printable_worst_case(table: pd.DataFrame) -> dict[str, list[str]]:
