@@ -52,7 +52,9 @@ def test_a_table_follows_from_its_records(name, committed, tmp_path):
     trusted = {"runtime": {"trusted_packages": []}}  # of a planned run; records keep other options of it
     runs = [PlannedRun((), {**record["config"], **trusted}, record) for record in committed]
     shown = [next(run for run in runs if run.row == row) for row in rows]
-    paths = write_tables(render.render_defenses(load_table(name), shown), tmp_path, name)
+    definition = load_table(name)
+    rendered = render.with_references(render.render_defenses(definition, shown), definition, shown)
+    paths = write_tables(rendered, tmp_path, name)
     assert [path.suffix for path in paths] == [".md", ".csv", ".tex"]
     for path in paths:
         assert path.read_bytes() == (MINI / path.name).read_bytes(), path.name
