@@ -34,7 +34,7 @@ def nest_marks(axes: Axes) -> None:
     edge. Needs the panel where it will be.
     """
     assert axes.figure is not None
-    marks = [line for line in axes.lines if len(line.get_xdata()) == 1 and _is_filled(line)]
+    marks = [line for line in axes.lines if len(line.get_xydata()) == 1 and _is_filled(line)]
     places = [np.ravel(axes.transData.transform(line.get_xydata())) * 72 / axes.figure.dpi for line in marks]
     near = [[np.linalg.norm(place - other) < _NEAR for other in places] for place in places]
     for number, mark in enumerate(marks):

@@ -142,12 +142,12 @@ def _label(axes: Axes, ours: pd.DataFrame, others: Sequence[DefenseName]) -> Non
     rows = ours.to_dict("records")
     taken = [box(axes, (row["acc"], row["att_acc1"]), (row["acc"], row["att_acc1"]), 4) for row in rows]
     for line in axes.lines:  # hollow marks too, wherever they are measured from
-        if len(line.get_xdata()) == 1 and line.get_markerfacecolor() == "white":
-            x, y = line.get_transform().transform(np.column_stack(line.get_data()))[0]
+        if len(line.get_xydata()) == 1 and line.get_markerfacecolor() == "white":
+            x, y = line.get_transform().transform(line.get_xydata())[0]
             taken.append(Bbox.from_extents(x - 8, y - 8, x + 8, y + 8))
     for line in axes.lines:
-        if line.get_linestyle() in (":", "--") and list(line.get_xdata()) == [0, 1]:  # a level
-            height = float(line.get_ydata()[0])
+        if line.get_linestyle() in (":", "--") and list(line.get_xydata()[:, 0]) == [0, 1]:  # a level
+            height = float(line.get_xydata()[0, 1])
             (left, right) = axes.get_xlim()
             taken.append(box(axes, (left, height), (right, height), 0.5))
     for row in rows:
@@ -190,7 +190,7 @@ def _handles(defenses: Sequence[DefenseName], paper: pd.DataFrame) -> list[Line2
         )
     if any(bounds):
         words = "paper: less than this, accuracy not printed"
-        arrow = {"marker": r"$\downarrow$", "markersize": 7, "linestyle": ":"}
+        arrow: dict[str, Any] = {"marker": r"$\downarrow$", "markersize": 7, "linestyle": ":"}
         handles.append(Line2D([], [], color="black", label=words, **arrow))
     return handles
 

@@ -57,13 +57,13 @@ def kept(folder: Path, key: str, count: int) -> list[Kept]:
         told = read_json(place / f"{key}.json")
         content = (place / Path(str(told["strip"])).name).read_bytes()
         recognised = [None if one is None else bool(one) for one in told["recognised"]]
-        strip = Image.open(io.BytesIO(content))
-        fits = strip.size == (SIDE * len(recognised), SIDE)
-        strip = strip.convert("RGB") if fits else strip
+        opened = Image.open(io.BytesIO(content))
+        fits = opened.size == (SIDE * len(recognised), SIDE)
+        strip = opened.convert("RGB") if fits else None
     except (OSError, ValueError, KeyError, TypeError, StoreError, UnidentifiedImageError):
         return []  # never kept, or damaged: the page then tells what it lacks
     whole = str(told["strip"]).startswith(hashlib.sha256(content).hexdigest()[:16])
-    if not whole or not fits:
+    if not whole or strip is None:
         return []
     tiles = [strip.crop((SIDE * n, 0, SIDE * (n + 1), SIDE)) for n in range(min(count, len(recognised)))]
     return [Kept(_url(tile), judged) for tile, judged in zip(tiles, recognised, strict=False)]
