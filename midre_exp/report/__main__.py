@@ -7,7 +7,7 @@ alike. What several tables lack is launched as one sweep. ``--no-run`` renders t
 an earlier version of the code too, and shows the command for every missing run; ``--plan`` only tells what
 would be built and how long that may take; ``--cite`` only prints the BibTeX of what is shown. Files of before
 that show more runs or pictures than there are now stay (``--replace``); nobody real is shown unless
-``publish.people=true``. ``--metrics`` shows further numbers of the records in tables, those of your own metrics
+``publish.people=true``. ``--metrics`` shows further numbers of the records in tables, your own metrics'
 too; ``--columns`` chooses what their LaTeX form shows, by headings.
 
 ``claims`` tells what the records of a scale say to the paper's claims, ``forest`` draws the effects behind
