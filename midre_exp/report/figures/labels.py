@@ -13,6 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox, ScaledTranslation
 
+from midre_exp.report.claims.intervals import Numbers
+
 #: Marks nearer than this, in points, are at one place.
 _NEAR = 2.5
 #: How much smaller each mark at a place is than the one below it, and how much larger the lowest.
@@ -34,8 +36,8 @@ def nest_marks(axes: Axes) -> None:
     edge. Needs the panel where it will be.
     """
     assert axes.figure is not None
-    marks = [line for line in axes.lines if len(line.get_xydata()) == 1 and _is_filled(line)]
-    places = [np.ravel(axes.transData.transform(line.get_xydata())) * 72 / axes.figure.dpi for line in marks]
+    marks = [line for line in axes.lines if len(points(line)) == 1 and _is_filled(line)]
+    places = [np.ravel(axes.transData.transform(points(line))) * 72 / axes.figure.dpi for line in marks]
     near = [[np.linalg.norm(place - other) < _NEAR for other in places] for place in places]
     for number, mark in enumerate(marks):
         below, above = sum(near[number][:number]), sum(near[number][number + 1 :])
@@ -43,6 +45,11 @@ def nest_marks(axes: Axes) -> None:
             mark.set_markersize(mark.get_markersize() * _LARGER * _SMALLER**below)
         if below:
             mark.set(markeredgecolor="white", markeredgewidth=0.6, zorder=mark.get_zorder() + 0.01 * below)
+
+
+def points(line: Line2D) -> Numbers:
+    """The points of a line in its own coordinates, float [n, 2]."""
+    return np.asarray(line.get_xydata(), dtype=float).reshape(-1, 2)
 
 
 def put_beside(axes: Axes, drawn: ErrorbarContainer, place: int, count: int) -> None:
@@ -119,9 +126,9 @@ def text_box(label: Annotation) -> Bbox:
     """Of the words alone, without the line to the mark."""
     figure, axes = label.figure, label.axes
     assert figure is not None and axes is not None
-    points = figure.dpi / 72
-    x, y = axes.transData.transform(label.xy) + points * np.asarray(label.xyann)
+    scale = figure.dpi / 72
+    x, y = axes.transData.transform(label.xy) + scale * np.asarray(label.xyann)
     # of DejaVu Sans
-    width, height = 0.58 * _FONT * points * len(label.get_text()), 1.1 * _FONT * points
+    width, height = 0.58 * _FONT * scale * len(label.get_text()), 1.1 * _FONT * scale
     left = {"left": x, "right": x - width, "center": x - width / 2}[str(label.get_horizontalalignment())]
     return Bbox.from_extents(left, y - height / 2, left + width, y + height / 2)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from midre_exp.report.figures.labels import box, nest_marks, place_label
+from midre_exp.report.figures.labels import box, nest_marks, place_label, points
 from midre_exp.report.figures.marks import (
     OFFICIAL_MARK,
     Mark,
@@ -141,12 +141,12 @@ def _label(axes: Axes, ours: pd.DataFrame, others: Sequence[DefenseName]) -> Non
     rows = ours.to_dict("records")
     taken = [box(axes, (row["acc"], row["att_acc1"]), (row["acc"], row["att_acc1"]), 4) for row in rows]
     for line in axes.lines:  # hollow marks too, wherever they are measured from
-        if len(line.get_xydata()) == 1 and line.get_markerfacecolor() == "white":
-            x, y = line.get_transform().transform(line.get_xydata())[0]
+        if len(points(line)) == 1 and line.get_markerfacecolor() == "white":
+            x, y = line.get_transform().transform(points(line))[0]
             taken.append(Bbox.from_extents(x - 8, y - 8, x + 8, y + 8))
     for line in axes.lines:
-        if line.get_linestyle() in (":", "--") and list(line.get_xydata()[:, 0]) == [0, 1]:  # a level
-            height = float(line.get_xydata()[0, 1])
+        if line.get_linestyle() in (":", "--") and list(points(line)[:, 0]) == [0, 1]:  # a level
+            height = float(points(line)[0, 1])
             (left, right) = axes.get_xlim()
             taken.append(box(axes, (left, height), (right, height), 0.5))
     for row in rows:
