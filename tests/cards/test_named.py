@@ -23,6 +23,7 @@ from midre_exp.cards.named import (
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR
+from midre_exp.records.names import network_name
 from midre_exp.records.schema import problem_of
 from midre_exp.records.starts import starts
 from midre_exp.report.runs.captions import circumstances
@@ -203,7 +204,7 @@ def test_captions_tell_both_starts_and_the_published_accuracy_of_the_judge():
     run["start"] = {"target": {**start, "source": "random"}, "evaluator": start}
     assert problem_of({**run, "config": run["config"]}) in (None, problem_of(record(88, 40)))
     told = circumstances("T", [run])
-    assert f"on {run['target']} from random weights" in told
+    assert f"on {network_name(run['target'])} from random weights" in told
     assert "judged by FaceNet112 from ms1m (accuracy" in told and "%, published 95.9 %)" in told
     run["start"]["target"] = {**start, "source": "kedmi_vgg16", "trained": False}
     assert "as published (kedmi_vgg16)" in circumstances("T", [run])

@@ -158,7 +158,7 @@ def test_ours_stand_beside_the_papers_with_missing_runs_and_footnotes(planned_ru
         shown = unescape(shown)
         assert f"a: {INCONSISTENCIES[5]}" in shown and INCONSISTENCIES[31] in shown
         assert "at this scale compare directions" in shown
-    assert r"\footnotesize a: MIDRE" in tex and r"paper $\Delta$" in tex and r"\end{table}" in tex
+    assert r"\item {}a: MIDRE" in tex and "paper" in tex and r"$\Delta$" in tex and r"\end{table}" in tex
     out = capsys.readouterr().out
     assert "not run yet: python -m midre_exp setup=S13a defense=nls" in out and "defense=nls" in html
     assert csv.count("\n") == 4
