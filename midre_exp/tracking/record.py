@@ -15,7 +15,7 @@ from typing import Any
 from midre_exp.errors import StoreError, UserError
 from midre_exp.plan.config import digest, without
 from midre_exp.plan.publication import may_show, people_of
-from midre_exp.records.names import attack_name
+from midre_exp.plan.spelling import attack_name
 from midre_exp.store.files import read_json, write_json
 from midre_exp.store.store import Places, Store
 from midre_exp.tracking.pictures import grid

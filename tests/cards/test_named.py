@@ -23,7 +23,7 @@ from midre_exp.cards.named import (
 from midre_exp.errors import CheckpointError, ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR
-from midre_exp.records.names import network_name
+from midre_exp.plan.spelling import network_name
 from midre_exp.records.schema import problem_of
 from midre_exp.records.starts import starts
 from midre_exp.report.runs.captions import circumstances

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from midre_exp.errors import ConfigError
-from midre_exp.records.names import attack_name, network_name
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
 from midre_exp.report.figures.marks import WHISKER, interval_handle
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel

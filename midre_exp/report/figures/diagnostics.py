@@ -8,8 +8,8 @@ from statistics import mean
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from midre_exp.plan.spelling import network_name
 from midre_exp.records import Record
-from midre_exp.records.names import network_name
 from midre_exp.report.figures.labels import put_beside
 from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from midre_exp.errors import ConfigError
-from midre_exp.records.names import attack_name, network_name
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.report.claims.frontier import EARLY_STOPPING, frontier_draws, frontier_of, gain_of, is_frontier
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
 from midre_exp.report.figures.labels import box, line_boxes, nest_marks, place_label

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from midre_exp.errors import ConfigError, StoreError
-from midre_exp.records.names import attack_name
+from midre_exp.plan.spelling import attack_name
 from midre_exp.report.figures.style import Plot, Rendered
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.runs.published import PublishedResult

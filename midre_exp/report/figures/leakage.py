@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from midre_exp.errors import ConfigError
-from midre_exp.records.names import attack_name, network_name
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.report.claims.effects import Effect
 from midre_exp.report.claims.intervals import ComparisonGroup, DefenseRuns, comparison_groups
 from midre_exp.report.claims.leakage_line import ROBUST, arms_of, line_draws, off_the_line, slope

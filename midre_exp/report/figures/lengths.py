@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from midre_exp.records.names import attack_name, network_name
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.report.figures.labels import put_beside
 from midre_exp.report.figures.marks import mark_of
 from midre_exp.report.figures.style import Plot, Rendered, panels, title_panel

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.records import Record
-from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.claims.intervals import (
     ComparisonGroup,
     DefenseRuns,

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from midre_exp.cards.named import published_accuracy
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.plan.vary import WORDS, varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
 from midre_exp.records.judges import doubts
-from midre_exp.records.names import attack_name, network_name
 from midre_exp.records.starts import RANDOM
 from midre_exp.records.verdicts import verdicts_of
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from midre_exp.records.names import defense_part_name
+from midre_exp.plan.spelling import defense_part_name
 
 #: The paper's name of each defense class. Other classes keep their own.
 NAMES: Mapping[str, str] = {

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.spelling import SPELLED
 from midre_exp.records import Record
-from midre_exp.records.names import SPELLED
 from midre_exp.records.verdicts import said_same
 from midre_exp.report.runs import controls
 from midre_exp.report.runs.captions import circumstances, provenance

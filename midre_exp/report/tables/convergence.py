@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.spelling import SPELLED, network_name
 from midre_exp.records import Record
-from midre_exp.records.names import SPELLED, network_name
 from midre_exp.report.claims.intervals import comparison_groups, is_measured
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance

@@ -13,8 +13,8 @@ from midre_exp.data.base import Dataset
 from midre_exp.errors import DataError
 from midre_exp.plan.config import build, digest, trusted_packages
 from midre_exp.plan.publication import NOTICE, banner, people_of, withheld
+from midre_exp.plan.spelling import attack_name
 from midre_exp.records import results_folder
-from midre_exp.records.names import attack_name
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.tables.kept_pictures import kept
 from midre_exp.report.templates import Column, templates_of

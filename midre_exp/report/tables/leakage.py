@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from midre_exp.errors import ConfigError
+from midre_exp.plan.spelling import SPELLED
 from midre_exp.records import Record, results_folder
-from midre_exp.records.names import SPELLED
 from midre_exp.records.schema import at
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import circumstances, provenance

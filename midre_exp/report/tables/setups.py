@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import CONF_DIR
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.records import results_folder
-from midre_exp.records.names import attack_name, network_name
 from midre_exp.report.definitions import TableDefinition
 from midre_exp.report.runs.captions import provenance
 from midre_exp.report.runs.controls import about_controls

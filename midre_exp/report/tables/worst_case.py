@@ -14,9 +14,9 @@ import pandas as pd
 from midre_exp.defense import Defense
 from midre_exp.errors import UserError
 from midre_exp.plan.config import Settings, trusted_packages
+from midre_exp.plan.spelling import attack_name
 from midre_exp.plan.trust import named_class
 from midre_exp.records import Record, record_files, try_record
-from midre_exp.records.names import attack_name
 from midre_exp.report.runs.planned_runs import PlannedRun
 from midre_exp.report.tables.comparison import KEYS
 
