@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from midre_exp.report.figures.labels import box, nest_marks, place_label, points
@@ -83,7 +84,7 @@ class Scatter(Plot):
             notes += likenesses(runs, ours, str(runs[-1].settings["scale"]), ("acc", "att_acc1"))
         if paper["acc"].isna().any():
             notes.append(
-                "Marks at the left edge, with a line: of these the paper prints the attack accuracy alone "
+                "Marks in the grey strip, with a line: of these the paper prints the attack accuracy alone "
                 "(dashed), or a bound that it stays below (dotted, with an arrow)."
             )
         return Rendered(figure, {"": as_csv(ours, paper)}, records, notes)
@@ -121,8 +122,10 @@ def _levels(axes: Axes, alone: Sequence[tuple[float, bool, Mark]]) -> None:
     defense in a strip of its own at the left edge. ``alone``: attack accuracy, whether it is a bound, mark.
     """
     low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])  # the strip has no scale
     axes.set_xlim(low - (high - low) * _STRIP / (1 - _STRIP), high)
-    axes.axvspan(0, _STRIP, transform=axes.transAxes, color="0.94", linewidth=0, zorder=0.5)
+    strip = Rectangle((0, 0), _STRIP, 1, transform=axes.transAxes, color="0.92", linewidth=0, zorder=0.5)
+    axes.add_patch(strip)
     across = axes.get_yaxis_transform()
     for height, is_bound, mark in alone:
         line = ":" if is_bound else "--"
@@ -185,10 +188,17 @@ def _handles(defenses: Sequence[DefenseName], paper: pd.DataFrame) -> list[Line2
     bounds = [bound_of(note) is not None for note in levels["note"]]
     if not all(bounds):
         handles.append(
-            Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="paper: accuracy not printed")
+            Line2D(
+                [],
+                [],
+                color="black",
+                linestyle="--",
+                linewidth=0.8,
+                label="paper, in the strip: accuracy not printed",
+            )
         )
     if any(bounds):
-        words = "paper: less than this, accuracy not printed"
+        words = "paper, in the strip: less than this"
         arrow: dict[str, Any] = {"marker": r"$\downarrow$", "markersize": 7, "linestyle": ":"}
         handles.append(Line2D([], [], color="black", label=words, **arrow))
     return handles
