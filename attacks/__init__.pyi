@@ -5,6 +5,8 @@ from .base import LabelAttack as LabelAttack
 from .base import ScoreAttack as ScoreAttack
 from .base import WhiteBoxAttack as WhiteBoxAttack
 from .brepmi import BREPMI as BREPMI
+from .diffmi import DiffMI as DiffMI
+from .diffmi import TopKLogits as TopKLogits
 from .factory import build_attack as build_attack
 from .gmi import GMI as GMI
 from .ifgmi import IFGMI as IFGMI
@@ -15,6 +17,7 @@ from .losses import CrossEntropy as CrossEntropy
 from .losses import MaxMargin as MaxMargin
 from .losses import Poincare as Poincare
 from .losses import max_margin_identity as max_margin_identity
+from .losses import topk_identity as topk_identity
 from .mirror import Mirror as Mirror
 from .mirror_genetic import MirrorGenetic as MirrorGenetic
 from .parts.expectation import Expectation as Expectation
@@ -27,10 +30,12 @@ from .parts.p_space import NaiveBox as NaiveBox
 from .parts.p_space import NormalBox as NormalBox
 from .parts.p_space import PercentileBox as PercentileBox
 from .parts.p_space import PSpaceBox as PSpaceBox
+from .parts.picture_ascent import TargetedPGD as TargetedPGD
 from .parts.random_crops import RandomCrop as RandomCrop
 from .parts.sac import SAC as SAC
 from .parts.views import CropMirrorRotate as CropMirrorRotate
 from .parts.views import GaussianNoise as GaussianNoise
+from .parts.views import MirrorBrightnessBlur as MirrorBrightnessBlur
 from .plgmi import PLGMI as PLGMI
 from .ppa import PPA as PPA
 from .rlbmi import RLBMI as RLBMI

@@ -48,6 +48,17 @@ def max_margin_identity(logits: Tensor, labels: Tensor) -> Tensor:
     return (others.amax(1, keepdim=True) - own).squeeze(1)
 
 
+def topk_identity(logits: Tensor, labels: Tensor, k: int = 20) -> Tensor:
+    """Mean of the ``k`` largest logits of other classes, at most all, minus the label's logit, [n], of
+    ``logits`` [n, classes] and ``labels`` int64 [n] (Diff-MI); with ``k`` 0 the latter alone.
+    """
+    own = logit_identity(logits, labels)
+    if not k:
+        return own
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return own + others.topk(min(k, logits.shape[1] - 1), dim=1).values.mean(1)
+
+
 def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
     """Distance in the Poincare ball of the logits, divided by their L1 norm, from the label, [n] (PPA,
     Struppek et al. 2022, Sec. 4.2).

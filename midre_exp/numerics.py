@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # here and in the functions below: keys are made before torch
 
 #: The methods by which a prior runs its networks on latents and images; StyleGAN's mapping network stays
 #: exact where it is asked alone.
-PRIOR_CALLS = ("generate", "realism", "synthesise", "run_blocks")
+PRIOR_CALLS = ("generate", "realism", "synthesise", "run_blocks", "noise")
 #: What cuBLAS reads when it starts: without it its sums may differ from one call to the next.
 _CUBLAS, _IN_ONE_ORDER = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 

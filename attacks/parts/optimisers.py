@@ -73,6 +73,28 @@ def adam_steps(
     return list(moved), list(zip(first, second, strict=True))
 
 
+@torch.no_grad()
+def adamax_step(
+    latents: Tensor,
+    moments: tuple[Tensor, Tensor],
+    gradient: Tensor,
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Latents and moments after step number ``step`` (from 0) of Adamax (Kingma and Ba 2015), as
+    ``torch.optim.Adamax`` takes it.
+
+    ``moments`` are the running mean of the gradient and its largest size, which decays, zeros at the start.
+    All tensors of one shape.
+    """
+    first = torch.lerp(moments[0], gradient, 1 - betas[0])
+    largest = torch.maximum(betas[1] * moments[1], gradient.abs() + eps)
+    return latents - lr / (1 - betas[0] ** (step + 1)) * first / largest, (first, largest)
+
+
 def ramp(done: float, *, up: float, down: float) -> float:
     """Factor of the learning rate in the step with which the share ``done`` of all steps, in (0, 1], is over.
 

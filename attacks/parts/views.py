@@ -1,5 +1,5 @@
 """Random changes of an image over which an attack may average its loss: noise (PAA), and crop, mirror and
-rotation (TAA), of AlignMI (Peng et al., NeurIPS 2025).
+rotation (TAA), of AlignMI (Peng et al., NeurIPS 2025); mirror, brightness and blur of Diff-MI (Li et al. 2024).
 
 Every image draws for itself, so that items stay independent. The official code draws once for a whole batch,
 and takes the range of PAA's noise from it.
@@ -10,13 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from attacks.parts.checks import one_of
 from midre_exp.data.transforms.random_crop import NUMBERS, random_crop, require_range
 from midre_exp.data.transforms.view import rotate
 from midre_exp.errors import ConfigError
-from midre_exp.plan.ranges import NonNegative, Positive, Probability, Range, Share
+from midre_exp.plan.ranges import Count, NonNegative, Positive, Probability, Range, Share
 from midre_exp.seeding import ItemRNG
 
 RangeOf = Literal["image", "scale"]
@@ -73,3 +75,36 @@ class CropMirrorRotate:
         box, turn = numbers[:, :NUMBERS], numbers[:, NUMBERS]
         images = random_crop(images, box, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
         return rotate(images, self.degrees * (2 * turn - 1), fill=self.fill)
+
+
+@dataclass(kw_only=True, eq=False)
+class MirrorBrightnessBlur:
+    """Mirrored or not, brighter or darker, blurred or not, in this order, and clamped to [0, 1] (Diff-MI)."""
+
+    flip_p: Probability  # probability that it is mirrored (released: 0.5)
+    brightness: Share  # the factor is drawn from [1 - brightness, 1 + brightness] (released: 0.2)
+    brightness_p: Probability  # probability that there is one (released: 0.5)
+    blur_size: Count  # px of the Gaussian kernel, odd (released: 7 of 64)
+    blur_sigma: Positive  # its deviation, px (released: 3)
+    blur_p: Probability  # probability of the blur (released: 0.5)
+
+    def __post_init__(self) -> None:
+        for name in ("flip_p", "brightness", "brightness_p", "blur_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"MirrorBrightnessBlur {name}={getattr(self, name)} must lie in [0, 1]")
+        if self.blur_size < 1 or self.blur_size % 2 == 0 or self.blur_sigma <= 0:
+            raise ConfigError(
+                f"MirrorBrightnessBlur blur_size={self.blur_size} must be odd and "
+                f"blur_sigma={self.blur_sigma} above 0"
+            )
+
+    def __call__(self, images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+        """As ``View``."""
+        flipped, lit, light, blurred = rng.uniform(name, 4, step=step)[..., None, None, None].unbind(1)
+        images = torch.where(flipped < self.flip_p, images.flip(-1), images)
+        factor = 1 + self.brightness * (2 * light - 1)
+        images = torch.where(lit < self.brightness_p, (images * factor).clamp(0, 1), images)
+        if self.blur_p:
+            soft = gaussian_blur(images, [self.blur_size] * 2, [self.blur_sigma] * 2)
+            images = torch.where(blurred < self.blur_p, soft, images)
+        return images.clamp(0, 1)

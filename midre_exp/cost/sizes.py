@@ -121,6 +121,7 @@ def picture_bytes(attack: Settings, resolution: int) -> int:
         (step["size"] for step in reversed(attack.get("picture") or []) if step.get("size")), resolution
     )
     kept = 1 + len(attack["stages"]) if attack.get("keep_stages") else 1
+    kept += 2 if attack.get("pgd") else 0
     kept += 4 if keeps_floats(attack) else 0
     return kept * int(attack["identities"]) * int(attack["restarts"]) * 3 * int(size) ** 2
 

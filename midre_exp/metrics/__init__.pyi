@@ -31,6 +31,7 @@ from .judge import Judge as Judge
 from .official import LastSeedAccuracy as LastSeedAccuracy
 from .official import RebuiltEvaluator as RebuiltEvaluator
 from .official import StretchedKnnDistance as StretchedKnnDistance
+from .phases import NamedPhases as NamedPhases
 from .phases import PhaseAccuracy as PhaseAccuracy
 from .phases import PhaseJudge as PhaseJudge
 from .prdc import Prdc as Prdc

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from midre_exp.errors import ConfigError
 from midre_exp.metrics.accuracy import attack_accuracy, topk_hits
 from midre_exp.metrics.base import Evaluation, Unavailable
 from midre_exp.metrics.judge import Judge
@@ -107,3 +111,30 @@ class PhaseAccuracy:
             if len(part):
                 logits[part] = judge.look(images[part])[0]
         return logits
+
+
+@dataclass(kw_only=True, eq=False)
+class NamedPhases(PhaseAccuracy):
+    """``att_acc1_<name>``, ``att_acc5_<name>``: attack accuracy of the several pictures that an attack keeps of
+    each item, in percent, by their names; none of them is preferred.
+    """
+
+    names: Sequence[str]  # of the pictures, in their order
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        """The accuracies, top-5 with at least 5 classes; nothing for an attack that keeps one picture. Raises
+        Unavailable without an evaluator, ConfigError for another number of names.
+        """
+        if evaluation.phases is None:
+            return {}
+        if evaluation.phases.shape[1] != len(self.names):
+            raise ConfigError(
+                f"NamedPhases names={list(self.names)} are {len(self.names)}, and the attack keeps "
+                f"{evaluation.phases.shape[1]} pictures of each item; name each of them"
+            )
+        found = self._of_kept_images(evaluation, evaluation.phases)
+        return {
+            f"att_acc{k}_{name}": share
+            for k, shares in found.items()
+            for name, share in zip(self.names, shares, strict=True)
+        }

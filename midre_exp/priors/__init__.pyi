@@ -3,6 +3,8 @@
 from .base import Prior as Prior
 from .base import check_images as check_images
 from .base import initial_prior as initial_prior
+from .ddpm import DDPMPrior as DDPMPrior
+from .diffusion.tuning import TargetTuning as TargetTuning
 from .factory import build_network as build_network
 from .factory import build_prior as build_prior
 from .gmi import GMIPrior as GMIPrior

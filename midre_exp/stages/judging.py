@@ -45,6 +45,12 @@ def judging(settings: Settings) -> Judging:
     return Judging(floats, steps, floats and not keeps_floats(attack))
 
 
+def measured(settings: Settings) -> dict[str, Any]:
+    """The nodes of what is measured, by name: of the run, and what an attack alone has (``judged.measure``)."""
+    own = (settings["attack"].get("judged") or {}).get("measure") or {}
+    return {**settings["metrics"]["measure"], **own}
+
+
 def keeps_floats(attack: Mapping[str, Any]) -> bool:
     """Whether an attack keeps its pictures as floats: as it is told, and in a round whose generators are not
     kept, where its official program judges floats.

@@ -13,7 +13,7 @@ from midre_exp.plan.config import Settings, build, trusted_packages, without
 from midre_exp.stages.base import Fingerprint, Job, Remember, Requirement, Stage
 from midre_exp.stages.classifier import Evaluator
 from midre_exp.stages.features import FeaturesStage
-from midre_exp.stages.judging import floats_of, judging, ready
+from midre_exp.stages.judging import floats_of, judging, measured, ready
 from midre_exp.stages.preflight import make_once, size_after
 from midre_exp.stages.prior import PriorStage
 from midre_exp.stages.requirements import file_needs, library_needs
@@ -42,7 +42,7 @@ class MetricsStage(Stage):
         shown = {"image_to_evaluator": judged.steps, **({"pictures": "floats"} if judged.floats else {})}
         return {
             "data": fingerprint("evaluation"),
-            "metrics": {**without(settings["metrics"], "pictures"), **shown},
+            "metrics": {**without(settings["metrics"], "pictures"), "measure": measured(settings), **shown},
         }
 
     def upstream(self, settings: Settings) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class MetricsStage(Stage):
 
     def check(self, settings: Settings, parts: Parts) -> None:
         """Weights of networks that metrics look through may be missing: the record then says so."""
-        node, trusted, judged = settings["metrics"], trusted_packages(settings), judging(settings)
+        trusted, judged = trusted_packages(settings), judging(settings)
         if judged.rendered and not parts.attack.latents_suffice:
             raise ConfigError(
                 f"attack {settings['attack']['name']} is to be judged by floats, which its latents alone do "
@@ -62,7 +62,7 @@ class MetricsStage(Stage):
         seen = size_after(steps, int(settings["resolution"]))
         if seen != settings["evaluator"]["resolution"]:
             Evaluator().check_size(settings, seen, "metrics.image_to_evaluator", parts.undefended)
-        for metric in node["measure"].values():
+        for metric in measured(settings).values():
             if metric is not None:
                 make_once(partial(build, metric, kind="midre_exp.metrics.Metric", trusted=trusted))
 
@@ -85,7 +85,11 @@ class MetricsStage(Stage):
                 generator = ready(job, PriorStage().load(job.settings, prior, train.num_classes))
             floats = floats_of(job, reconstructions, generator)
         numbers, missing, predicted = metrics.evaluate_stored(
-            {**job.settings["metrics"], "image_to_evaluator": judged.steps},
+            {
+                **job.settings["metrics"],
+                "image_to_evaluator": judged.steps,
+                "measure": measured(job.settings),
+            },
             reconstructions,
             model,
             train,
@@ -119,7 +123,7 @@ class MetricsStage(Stage):
 
     def needs(self, settings: Settings, remember: Remember) -> Iterator[Requirement]:
         """Weights of networks that metrics look through: without them the run goes on."""
-        for name, metric in settings["metrics"]["measure"].items():
+        for name, metric in measured(settings).items():
             weights = (metric or {}).get("weights", ...)
             if weights is None:
                 key = _weights_key(metric)

@@ -36,6 +36,7 @@ from midre_exp.priors.style_prior import StylePrior
 from midre_exp.priors.stylegan.generator import StyleGAN2Generator
 from midre_exp.runtime import Runtime
 from midre_exp.surrogates.base import initial_surrogates
+from midre_exp.surrogates.class_features import ClassFeatures
 from midre_exp.surrogates.lokt import LoktSurrogates
 from midre_exp.surrogates.lomma import LommaSurrogates
 from midre_exp.targets.base import Classifier, Output
@@ -44,6 +45,7 @@ from midre_exp.tuning.base import State
 from midre_exp.tuning.own_generators import OwnGenerators
 from midre_exp.weights import checkpoint
 from tests.devices import CPU, CUDA, each_device
+from tests.priors.small import SMALL
 
 CLASSES, IDENTITIES, RESTARTS = 6, 4, 2
 
@@ -158,6 +160,20 @@ def small_plgmi() -> PLGMIPrior:
     return prior
 
 
+def small_ddpm() -> Prior:
+    """Images of 8 px from few noise levels."""
+    sizes = {**SMALL["ddpm"], "levels": 20, "drawing_steps": 2, "beta": [0.005, 0.3]}
+    return from_config("prior", "ddpm", initial_prior, **sizes)
+
+
+def features_of_classes() -> ClassFeatures:
+    """What the target thinks of each class, drawn."""
+    made = ClassFeatures(num_classes=CLASSES, per_class=1)
+    draws = torch.Generator().manual_seed(0)
+    made.restore({"means": torch.rand(CLASSES, 12, generator=draws)})
+    return made
+
+
 def other_weights(prior: Prior, identity: int) -> State:
     """A generator unlike that of any other identity."""
     draws = torch.Generator().manual_seed(identity)
@@ -170,12 +186,23 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "style": SmallStyle,
     "kedmi": small_kedmi,
     "plgmi": small_plgmi,
+    "ddpm": small_ddpm,
 }
 STYLE = {"search": {"size": 12, "cutoff": 3, "batch": 5}, "image_to_target": [], "picture": None}
 PPA = {**STYLE, "steps": 3, "kept": 1, "selection": {"views": 2}}
 GENETIC = {**STYLE, "population": 5, "generations": 4, "enough": None, "mutation_p": 0.5, "mutation_size": 1}
 RLBMI = {"episodes": 12, "batch_size": 4, "log_every": 4, "agent": {"hidden": 8}}
 BREPMI = {"points": 8, "patience": 3, "max_rejections": 3, "search_batch": 16, "search_batches": 40}
+DIFFMI = {
+    "steps": 2,
+    "views": 2,
+    "view": {"blur_size": 3, "blur_sigma": 1.0},
+    "tail_from": 8,
+    "tail_steps": 10,
+    "pgd": {"steps": 3},
+    "lr": 0.1,
+    "reference_batch": 1,
+}
 COPIES = {
     "_target_": "attacks.Expectation",
     "copies": 3,
@@ -285,6 +312,8 @@ CASES = [
     Case("rlbmi", "pixels", {**RLBMI, "replay": 6, "horizon": 2, "mixing": 0.3}),
     Case("brepmi", "pixels", {**BREPMI, "choice": "reached"}),
     Case("brepmi", "pixels", {**BREPMI, "choice": "requested", "max_queries": 60}),
+    Case("diffmi", "ddpm", DIFFMI, features_of_classes),
+    Case("diffmi", "ddpm", {**DIFFMI, "counted": "after_pgd", "expectation": COPIES}, features_of_classes),
     Case("ppdg_ppa", "style", PPA, own=True),
     Case("ppdg_plgmi", "plgmi", {"steps": 4}, own=True),
     Case("ppdg_kedmi", "kedmi", {"steps": 4, "group": 2}, own=True),
@@ -560,7 +589,7 @@ class Narrow:
 
     def prior(self, kind: str) -> Prior:
         made = copy.deepcopy(prior_of(kind))
-        for name in ("generate", "synthesise", "run_blocks"):
+        for name in ("generate", "synthesise", "run_blocks", "noise"):
             if (inner := getattr(made, name, None)) is not None:
 
                 def narrow(rows, *rest, inner=inner, **options):
@@ -685,6 +714,7 @@ def test_a_target_whose_answers_are_no_numbers_ends_the_attack(case, share, tmp_
 def test_a_prior_that_draws_no_numbers_ends_the_attack_whatever_the_target_makes_of_them(case, tmp_path):
     attack, prior = case.attack(), copy.deepcopy(prior_of(case.prior))
     draw = "as_picture" if isinstance(prior, StylePrior) else "generate"
+    draw = "noise" if case.prior == "ddpm" else draw
     good = getattr(prior, draw)
     if isinstance(attack, OwnGenerators):
         healthy = attack.state_of

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -159,8 +159,21 @@ def sample_latents(latent_dim: int, seed: int, device: torch.device) -> Tensor:
     return seeding.normal(draws, SAMPLES, latent_dim, device=device)
 
 
+class Training(Protocol):
+    """What ``train`` asks of networks in training."""
+
+    generator: nn.Module
+    device: torch.device
+
+    def state(self) -> State:
+        """Everything the next step depends on."""
+
+    def restore(self, saved: State) -> None:
+        """Take back what ``state`` gave."""
+
+
 def train(
-    gan: GanTraining,
+    gan: Training,
     step: Callable[[int, Tensor], Tensor],
     *,
     steps: int,
@@ -170,13 +183,14 @@ def train(
     title: str,
     work: Path,
     runtime: Runtime,
+    what: str = "the GAN",
 ) -> dict[str, float]:
     """Run ``step`` for the numbers 0 to ``steps`` - 1, or from the checkpoint in ``work`` on, with the result
     of an unbroken run; returns the means of its last 100 results by their ``names``.
 
     ``step`` moves the networks of ``gan`` and returns [len(names)]; it is given its number and what the step
     before it returned (zeros at first). ``samples`` gives the images [n, 3, h, w] in [0, 1] of a sample grid.
-    Raises DivergedError, with ``remedy``, when a mean stops being finite.
+    Raises DivergedError, with ``remedy``, when a mean stops being finite; ``what`` it then calls what diverged.
     """
     checkpoints = Checkpointer(work / CHECKPOINT, runtime.checkpoint_seconds, runtime.clock)
     saved = checkpoints.load()
@@ -189,7 +203,7 @@ def train(
     def means(done: int) -> dict[str, float]:
         values = dict(zip(names, recent[: min(done, LOG_EVERY)].mean(0).tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
-            raise DivergedError(f"the GAN diverged before step {done}", remedy)
+            raise DivergedError(f"{what} diverged before step {done}", remedy)
         return values
 
     newest = recent[0]
