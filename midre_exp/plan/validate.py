@@ -79,10 +79,13 @@ Tuning = Annotated[Mapping[str, Any], Node("midre_exp.tuning.base.Tuning")]
 
 @dataclass
 class Judged(Keys):
-    """What an attack's official program hands its evaluator (``attack.judged``)."""
+    """What an attack's official program hands its evaluator (``attack.judged``), and what is measured of this
+    attack alone.
+    """
 
     pictures: Literal["floats", "eight_bit"]
     image_to_evaluator: Sequence[Step] | None = None
+    measure: Mapping[str, Metric | None] | None = None
 
 
 _BESIDE = {

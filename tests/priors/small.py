@@ -61,6 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "batch_size": 6,
         "steps": 12,
         "drawing_steps": 2,
+        "beta": [1e-4, 5e-3],  # with less to bring back rounding is not made much of
         "image_to_target": [],
         "tuning": None,
     },

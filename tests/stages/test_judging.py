@@ -10,7 +10,7 @@ from midre_exp.stages import make_plan
 from midre_exp.stages.judging import judging
 
 #: Of these some keep their floats: latents alone, or without tuned priors, do not give them again.
-KEPT = {"ifgmi", "ppdg_ppa", "ppdg_plgmi"}
+KEPT = {"ifgmi", "diffmi", "ppdg_ppa", "ppdg_plgmi"}
 FLOATS = {*KEPT, "ppa", "ppa_dogs", "ppa_official", "mirror", "mirror_genetic", "smile", "plgmi", "lokt"}
 
 
@@ -30,7 +30,7 @@ def test_at_paper_scale_an_attack_is_judged_as_by_its_own_program(attack):
     assert found.floats == (attack in FLOATS)
     assert found.rendered == (attack in FLOATS - KEPT)
     family = "Resize" if metrics == "highres" else "EightBitResize"
-    assert steps(found.steps) == ["AlignedResize" if attack.endswith(("plgmi", "lokt")) else family]
+    assert steps(found.steps) == ["AlignedResize" if attack.endswith(("plgmi", "lokt", "diffmi")) else family]
 
 
 @pytest.mark.parametrize("scale", ["mini", "synth"])
@@ -54,3 +54,9 @@ def test_a_prior_is_no_part_of_metrics_that_look_at_kept_images():
     assert "prior" not in plan.stages["metrics"].upstream
     plan = make_plan(settings("attack=plgmi", "metrics.pictures=official"))
     assert plan.stages["metrics"].upstream["prior"] == plan.stages["prior"].key
+
+
+def test_an_attack_alone_may_have_something_measured_and_no_other_key_moves():
+    plan = make_plan(settings("attack=diffmi"))
+    assert plan.stages["metrics"].config["metrics"]["measure"]["pgd"]["names"] == ["before_pgd", "after_pgd"]
+    assert "pgd" not in make_plan(settings("attack=plgmi")).stages["metrics"].config["metrics"]["measure"]
