@@ -1,5 +1,5 @@
-"""Diff-MI: a picture that a diffusion model of the target's classes finds free of noise and the target takes for
-the label; drawn anew from a little noise in the end, and moved towards the target if asked.
+"""Diff-MI: a picture that a diffusion model of the target's classes finds free of noise and the target takes
+for the label; drawn anew from a little noise in the end, and moved towards the target if asked.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Counted = Literal["before_pgd", "after_pgd"]
 
 @dataclass(kw_only=True, eq=False)
 class TopKLogits(IdentityLoss):
-    """mean of the k largest other logits - logit_y + regulariser * mean_d (f - f_y)^2 of the target's features
-    f, f_y their mean over the public images of the class (``midre_exp.surrogates.ClassFeatures``).
+    """mean of the k largest other logits - logit_y + regulariser * mean_d (f - f_y)^2 of the target's
+    features f, f_y their mean over the public images of the class (``midre_exp.surrogates.ClassFeatures``).
     """
 
     k: Natural  # other logits (released: 20), at most all; 0: the label's alone
@@ -50,8 +50,8 @@ class TopKLogits(IdentityLoss):
     def __post_init__(self) -> None:
         if self.k < 0 or self.regulariser < 0:
             raise ConfigError(
-                f"attack.identity_loss.k={self.k} and attack.identity_loss.regulariser={self.regulariser} must "
-                "not be negative"
+                f"attack.identity_loss.k={self.k} and attack.identity_loss.regulariser={self.regulariser} "
+                "must not be negative"
             )
 
     def with_loss(self, loss: Callable[[Tensor, Tensor], Tensor]) -> IdentityLoss:
@@ -102,7 +102,7 @@ class DiffMI(GradientAttack):
     views: Count  # of a picture per step (released: 4)
     view: View  # v, drawn anew for every item, step and view; ``image_to_target`` follows it
     tail_from: Count  # level from which pictures are brought back (released: 100); all levels: from noise
-    tail_steps: Count  # steps of the whole way back, of which those below ``tail_from`` are taken (released: 100)
+    tail_steps: Count  # of the whole way back; those below ``tail_from`` are taken (released: 100)
     pgd: TargetedPGD | None  # moves the finished picture towards the target (released: on); None: it stays
     #: Which is the reconstruction where there are both; the other is judged beside it (released: after_pgd).
     counted: Counted
@@ -141,9 +141,7 @@ class DiffMI(GradientAttack):
             levels = noise_level(step, self.steps, offsets, model.levels)
             noise = model.as_images(rng.normal("noise", model.latent_dim, step=step))
 
-            def denoising(
-                pictures: Tensor, levels: Tensor = levels, noise: Tensor = noise
-            ) -> Tensor:
+            def denoising(pictures: Tensor, levels: Tensor = levels, noise: Tensor = noise) -> Tensor:
                 noisy = schedule.noised(model.as_images(pictures), levels, noise)
                 found = model.noise(noisy, levels, labels, self.guidance)
                 return (found - noise).square().mean((1, 2, 3))
@@ -215,6 +213,7 @@ class DiffMI(GradientAttack):
     def _model(self, prior: Prior) -> DDPMPrior:
         if not isinstance(prior, DDPMPrior):
             raise ConfigError(
-                f"attack.prior is a {type(prior).__name__}, which predicts no noise; use prior ddpm with Diff-MI"
+                f"attack.prior is a {type(prior).__name__}, which predicts no noise; use prior ddpm with "
+                "Diff-MI"
             )
         return prior

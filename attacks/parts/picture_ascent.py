@@ -1,5 +1,5 @@
-"""Targeted PGD on a finished picture (Madry et al. 2018): what it becomes is an adversarial example of the target
-next to the picture, not more of the person.
+"""Targeted PGD on a finished picture (Madry et al. 2018): what it becomes is an adversarial example of the
+target next to the picture, not more of the person.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from midre_exp.plan.ranges import Count, Positive
 
 @dataclass(kw_only=True, eq=False)
 class TargetedPGD:
-    """x <- P(x - step g / |g|), g the gradient of the loss, P the projection into an L2 ball around the picture
-    and into [0, 1], from a random point of the sphere; of all points the one of the lowest loss is kept.
+    """x <- P(x - step g / |g|), g the gradient of the loss, P the projection into an L2 ball around the
+    picture and into [0, 1], from a random point of the sphere; of all points that of the lowest loss is kept.
     """
 
     radius: Positive  # of the ball, in L2 of a picture in [0, 1] (released: 0.5)

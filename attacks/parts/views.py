@@ -1,5 +1,6 @@
 """Random changes of an image over which an attack may average its loss: noise (PAA), and crop, mirror and
-rotation (TAA), of AlignMI (Peng et al., NeurIPS 2025); mirror, brightness and blur of Diff-MI (Li et al. 2024).
+rotation (TAA), of AlignMI (Peng et al., NeurIPS 2025); mirror, brightness and blur of Diff-MI (Li et al.
+2024).
 
 Every image draws for itself, so that items stay independent. The official code draws once for a whole batch,
 and takes the range of PAA's noise from it.

@@ -115,8 +115,8 @@ class PhaseAccuracy:
 
 @dataclass(kw_only=True, eq=False)
 class NamedPhases(PhaseAccuracy):
-    """``att_acc1_<name>``, ``att_acc5_<name>``: attack accuracy of the several pictures that an attack keeps of
-    each item, in percent, by their names; none of them is preferred.
+    """``att_acc1_<name>``, ``att_acc5_<name>``: attack accuracy of the several pictures that an attack keeps
+    of each item, in percent, by their names; none of them is preferred.
     """
 
     names: Sequence[str]  # of the pictures, in their order

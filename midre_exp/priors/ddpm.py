@@ -60,7 +60,7 @@ class DDPMPrior(Prior):
     betas: tuple[BelowOne, BelowOne]  # of AdamW
     ema: BelowOne  # decay per step of the average that replaces the weights; 0: none
     unlabelled: Probability  # probability that a batch is learned without its labels
-    guidance: NonNegative  # w: images are drawn by w e(x, t, y) - (w - 1) e(x, t, none); 1: without the latter
+    guidance: NonNegative  # w: images are drawn by w e(x, t, y) - (w - 1) e(x, t, none); 1: by the first
     drawing_steps: Count  # network calls to draw an image
     image_to_target: Sequence[Callable[[Tensor], Tensor]]  # named steps before the target, as in the attack
     tuning: TargetTuning | None  # against the target, after the training; None: none
@@ -166,7 +166,9 @@ class DDPMPrior(Prior):
             noise = seeding.normal(draws, *images.shape[1:], device=images.device).expand_as(images)
             level = torch.full_like(error, max(1, round(share * self.levels)), dtype=torch.int64)
             noisy = schedule.noised(2 * images - 1, level, noise)
-            error = error + (self._predicted(noisy, level, self._nobody(level)) - noise).square().mean((1, 2, 3))
+            error = error + (self._predicted(noisy, level, self._nobody(level)) - noise).square().mean(
+                (1, 2, 3)
+            )
         return -error / len(_LOOKS)
 
     def fit(
@@ -178,8 +180,8 @@ class DDPMPrior(Prior):
         work: Path,
         runtime: Runtime,
     ) -> dict[str, float]:
-        """Select images of ``public`` by the victim's scores, train on them, and tune what was trained against
-        the victim; returns the last losses and the ``queries``.
+        """Select images of ``public`` by the victim's scores, train on them, and tune what was trained
+        against the victim; returns the last losses and the ``queries``.
 
         The victim must be white-box, and there must be as many public images as a class is to get.
         """
@@ -263,7 +265,8 @@ class DDPMPrior(Prior):
             unlabelled = seeding.uniform(draws, 1, device=device) < self.unlabelled  # the batch as a whole
             whom = torch.where(unlabelled, self.num_classes, labels[rows])
             noisy = schedule.noised(2 * real - 1, levels, noise)
-            error = (training.predict(noisy, levels, whom, return_dict=False)[0] - noise).square().mean()
+            found: Tensor = training.predict(noisy, levels, whom, return_dict=False)[0]
+            error = (found - noise).square().mean()
             training.step(error)
             return error.detach()[None]
 

@@ -46,7 +46,7 @@ def judging(settings: Settings) -> Judging:
 
 
 def measured(settings: Settings) -> dict[str, Any]:
-    """The nodes of what is measured, by name: of the run, and what an attack alone has (``judged.measure``)."""
+    """The nodes of what is measured, by name: of the run, and of its attack alone (``judged.measure``)."""
     own = (settings["attack"].get("judged") or {}).get("measure") or {}
     return {**settings["metrics"]["measure"], **own}
 

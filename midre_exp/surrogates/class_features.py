@@ -62,8 +62,8 @@ class ClassFeatures(Surrogates):
             raise ConfigError("the features of classes are those of public images; hand them in")
         if len(public) < self.per_class:
             raise ConfigError(
-                f"attack.surrogates.per_class={self.per_class} exceeds the {len(public)} public images; lower "
-                "it"
+                f"attack.surrogates.per_class={self.per_class} exceeds the {len(public)} public images; "
+                "lower it"
             )
 
         @torch.no_grad()

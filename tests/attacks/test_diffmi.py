@@ -171,7 +171,7 @@ def test_the_kept_picture_is_the_one_before_pgd_and_both_are_there():
     assert torch.equal(without.images, before) and "stages" not in without.details
     assert asked - fewer == 4 * (10 + 1)  # of ten steps, and the last point
     apart = (after.float() - before.float()).flatten(1).norm(dim=1) / 255
-    assert 0 < apart.min() and apart.max() < 0.5 + 0.1  # of 8-bit pictures, each rounded
+    assert apart.min() > 0 and apart.max() < 0.5 + 0.1  # of 8-bit pictures, each rounded
     assert (moved.confidence > honest.confidence).all()
 
 
@@ -211,7 +211,7 @@ def test_views_are_of_their_item_alone_and_stay_images():
     rng = ItemRNG(0, "view", items=torch.arange(40))
     found = view(images, rng, "v", 3)
     torch.testing.assert_close(found[7:9], view(images[7:9], rng[7:9], "v", 3))
-    assert 0 <= found.min() and found.max() <= 1
+    assert found.min() >= 0 and found.max() <= 1
     unchanged = sum(torch.equal(a, b) for a, b in zip(found, images, strict=True))
     mirrored = sum(torch.equal(a, b.flip(-1)) for a, b in zip(found, images, strict=True))
     assert 1 <= unchanged <= 12 and 1 <= mirrored <= 12  # an eighth of 40 each
@@ -241,5 +241,5 @@ def test_what_is_missing_is_told():
     victim, labels = Victim.of(Colours(), CLASSES), torch.zeros(1, dtype=torch.long)
     with pytest.raises(ConfigError, match="predicts no noise; use prior ddpm"):
         run_attack(attack, victim, small("plgmi").eval())
-    with pytest.raises(ConfigError, match="set attack.surrogates to .*class_features.yaml"):
+    with pytest.raises(ConfigError, match=r"set attack\.surrogates to .*class_features\.yaml"):
         attack.identity_loss(victim, None, torch.rand(1, 3, 8, 8), labels, SimpleNamespace(), 0)

@@ -189,3 +189,21 @@ def test_both_refuse_an_interval_in_one_sentence(tmp_path, monkeypatch, capsys, 
         main()
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and "attack.lr=interval(0,1) names no values" in line
+
+
+@pytest.mark.parametrize(
+    ("choice", "copies", "values"),
+    [
+        ("paa", 50, {"sigma": 0.06}),
+        ("paa_gmi", 50, {"sigma": 0.003}),
+        ("paa_kedmi", 50, {"sigma": 0.05}),
+        ("taa", 50, {"scale": [0.8, 1.0], "degrees": 5}),
+        ("taa_gmi", 30, {"scale": [0.9, 1.0], "degrees": 3}),
+    ],
+)
+def test_the_published_values_of_alignmi_are_choices(choice, copies, values):
+    with packaged_configs():
+        node = settings_of(["attack=lomma_gmi", f"attack/expectation={choice}"])["attack"]["expectation"]
+    (view,) = node["views"]
+    assert node["copies"] == copies and values.items() <= view.items()
+    assert (node["search"], node["optimisation"], node["selection"]) == (False, True, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -94,3 +95,10 @@ def test_flags_may_stand_anywhere_and_unknown_ones_are_told() -> None:
     )
     with pytest.raises(ConfigError, match="--plann is no option; did you mean --plan"):
         _flags_first(["--plann"])
+
+
+@pytest.mark.parametrize("text", ["view=paa", "view=taa", "+view=paa", "view.sigma=0.1"])
+def test_what_papers_call_otherwise_is_told_by_its_name_here(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{re.escape(text)}: .*attack/expectation=paa or taa.*paa_kedmi"):
+        readable([text], sweeps=False)
+    assert readable(["attack.view.scale=[0.9,1]"], sweeps=False)  # an attack's own view

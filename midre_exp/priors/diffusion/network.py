@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from diffusers import DDIMScheduler, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Groups of a group norm where the channels allow as many.
 _GROUPS = 32
@@ -22,13 +23,14 @@ def make_unet(
     blocks: int,
     attention: Sequence[int],
     num_labels: int,
-) -> UNet2DModel:
+) -> nn.Module:
     """A U-Net from noisy images [n, 3, s, s], levels [n] and labels int64 [n] below ``num_labels`` to their
     noise; ``width * multipliers`` channels by resolution, each half of the one before, ``attention`` at those
     of so many pixels and in the middle, time and label as scale and shift of each block's second norm.
     """
     sizes = [image_size >> place for place in range(len(multipliers))]
-    return UNet2DModel(
+    unet: Any = UNet2DModel  # whose library has no types
+    made: nn.Module = unet(
         sample_size=image_size,
         block_out_channels=tuple(width * times for times in multipliers),
         layers_per_block=blocks,
@@ -39,6 +41,7 @@ def make_unet(
         resnet_time_scale_shift="scale_shift",
         num_class_embeds=num_labels,
     )
+    return made
 
 
 class NoiseLevels:
@@ -48,10 +51,11 @@ class NoiseLevels:
 
     def __init__(self, count: int, beta: Sequence[float]):
         options = {"num_train_timesteps": count, "beta_start": beta[0], "beta_end": beta[1]}
+        scheduler: Any = DDIMScheduler  # whose library has no types
         self.count = count
-        self._drawing = DDIMScheduler(**options, clip_sample=True, set_alpha_to_one=True)
-        self._unclipped = DDIMScheduler(**options, clip_sample=False, set_alpha_to_one=True)
-        self._tail = DDIMScheduler(**options, clip_sample=False, set_alpha_to_one=False)
+        self._drawing = scheduler(**options, clip_sample=True, set_alpha_to_one=True)
+        self._unclipped = scheduler(**options, clip_sample=False, set_alpha_to_one=True)
+        self._tail = scheduler(**options, clip_sample=False, set_alpha_to_one=False)
 
     def noised(self, images: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
         """Images [n, 3, s, s] with so much of ``noise`` as their levels int64 [n] say."""
@@ -62,7 +66,9 @@ class NoiseLevels:
         """The levels of a way back from pure noise to images in ``steps`` steps, highest first."""
         return [self.count - self.count * number // steps for number in range(steps)]
 
-    def drawn(self, noisy: Tensor, noise: Tensor, level: int, steps: int, *, clip: bool) -> tuple[Tensor, Tensor]:
+    def drawn(
+        self, noisy: Tensor, noise: Tensor, level: int, steps: int, *, clip: bool
+    ) -> tuple[Tensor, Tensor]:
         """Images after a step of that way, which adds no noise, and the images that the predicted ``noise``
         makes of them at once, both [n, 3, s, s]; ``clip``: the latter to [-1, 1].
         """

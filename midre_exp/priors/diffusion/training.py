@@ -48,7 +48,8 @@ class DiffusionTraining:
         self.adam.step()
         if self.ema:
             start = (1 + self.steps) / (10 + self.steps)  # forget the first weights
-            means, values = list(self.average.parameters()), list(self.generator.parameters())
+            means: list[Tensor] = list(self.average.parameters())
+            values: list[Tensor] = list(self.generator.parameters())
             with torch.no_grad():
                 torch._foreach_lerp_(means, values, 1 - min(self.ema, start))
         self.steps += 1

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,9 @@ class TargetTuning:
     """
 
     epochs: Count  # at most, over the classes
-    enough: Share  # share of what is drawn that the target takes for its class, from which an epoch is the last
+    enough: (
+        Share  # share of what is drawn that the target takes for its class, from which an epoch is the last
+    )
     classes: Count | None  # the first so many; None: all of the target
     batch_size: Count  # classes per step
     lr: LearningRate  # of AdamW
@@ -90,8 +92,8 @@ class TargetTuning:
         work: Path,
         runtime: Runtime,
     ) -> dict[str, float]:
-        """Tune ``prior`` in place, from the checkpoint in ``work`` if there is one; returns the last loss, the
-        share of images taken for their class in the last epoch, and the ``queries``.
+        """Tune ``prior`` in place, from the checkpoint in ``work`` if there is one; returns the last loss,
+        the share of images taken for their class in the last epoch, and the ``queries``.
 
         ``selected``: public images uint8 [num_classes * per_class, 3, h, w], class by class; ``seen``: images
         as the target takes them. Raises DivergedError when the loss stops being finite.
@@ -100,9 +102,8 @@ class TargetTuning:
         classes = min(self.classes or prior.num_classes, prior.num_classes)
         goals = self._goals(victim, seen, selected[: classes * prior.per_class], classes, runtime)
         prior.generator.requires_grad_(False).eval()
-        moved = nn.ModuleDict(
-            {name: cast(nn.Module, getattr(prior.generator, name)) for name in ("class_embedding", "mid_block")}
-        ).requires_grad_(True)
+        parts = {name: prior.generator.get_submodule(name) for name in ("class_embedding", "mid_block")}
+        moved = nn.ModuleDict(parts).requires_grad_(True)
         adam = torch.optim.AdamW(moved.parameters(), lr=self.lr, weight_decay=0, fused=True)
         per_epoch = math.ceil(classes / self.batch_size)
         checkpoints = Checkpointer(work / CHECKPOINT, runtime.checkpoint_seconds, runtime.clock)
@@ -177,8 +178,8 @@ class TargetTuning:
         def ask(part: slice) -> Tensor:
             return victim(seen(to_float(selected[part].to(runtime.device)))).features
 
-        answers = in_batches(ask, len(selected), _ASKED, what="public images", victim=victim)
-        return torch.cat(list(answers)).unflatten(0, (classes, -1)).mean(1)
+        answers = torch.cat(list(in_batches(ask, len(selected), _ASKED, what="public images", victim=victim)))
+        return answers.view(classes, -1, answers.shape[1]).mean(1)
 
     def _estimates(self, prior: Tuned, schedule: NoiseLevels, x: Tensor, labels: Tensor) -> Tensor:
         """The images in [0, 1], not clamped, that are seen on the way from noise ``x`` [n, 3, h, w]: [steps *

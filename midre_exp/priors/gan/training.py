@@ -162,8 +162,11 @@ def sample_latents(latent_dim: int, seed: int, device: torch.device) -> Tensor:
 class Training(Protocol):
     """What ``train`` asks of networks in training."""
 
-    generator: nn.Module
-    device: torch.device
+    @property
+    def generator(self) -> nn.Module: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def state(self) -> State:
         """Everything the next step depends on."""
@@ -190,7 +193,7 @@ def train(
 
     ``step`` moves the networks of ``gan`` and returns [len(names)]; it is given its number and what the step
     before it returned (zeros at first). ``samples`` gives the images [n, 3, h, w] in [0, 1] of a sample grid.
-    Raises DivergedError, with ``remedy``, when a mean stops being finite; ``what`` it then calls what diverged.
+    Raises DivergedError, of ``what`` and with ``remedy``, when a mean stops being finite.
     """
     checkpoints = Checkpointer(work / CHECKPOINT, runtime.checkpoint_seconds, runtime.clock)
     saved = checkpoints.load()
