@@ -166,9 +166,8 @@ class DDPMPrior(Prior):
             noise = seeding.normal(draws, *images.shape[1:], device=images.device).expand_as(images)
             level = torch.full_like(error, max(1, round(share * self.levels)), dtype=torch.int64)
             noisy = schedule.noised(2 * images - 1, level, noise)
-            error = error + (self._predicted(noisy, level, self._nobody(level)) - noise).square().mean(
-                (1, 2, 3)
-            )
+            found = self._predicted(noisy, level, self._nobody(level))
+            error = error + (found - noise).square().mean((1, 2, 3))
         return -error / len(_LOOKS)
 
     def fit(

@@ -1,4 +1,4 @@
-"""What Diff-MI's regulariser needs: how the target sees the public images that it takes most for each class."""
+"""What Diff-MI's regulariser needs: how the target sees the public images that it takes most for a class."""
 
 from __future__ import annotations
 

@@ -55,9 +55,7 @@ class TargetTuning:
     """
 
     epochs: Count  # at most, over the classes
-    enough: (
-        Share  # share of what is drawn that the target takes for its class, from which an epoch is the last
-    )
+    enough: Share  # the last epoch is the one in which the target takes this share of images for their class
     classes: Count | None  # the first so many; None: all of the target
     batch_size: Count  # classes per step
     lr: LearningRate  # of AdamW
