@@ -24,8 +24,8 @@ def noise_level(step: int, steps: int, offsets: Tensor, levels: int) -> Tensor:
     """
     left = steps - step
     share = (left / 1.5 + left / 3 * math.cos(3 / (10 * math.pi) * step)) / steps
-    found: Tensor = (share * _MIDDLE + _LOWEST + offsets.double()).long().clamp(1, levels)
-    return found
+    found: Tensor = (share * _MIDDLE + _LOWEST + offsets.double()).long()
+    return torch.clamp(found, 1, levels)
 
 
 def jitter(uniform: Tensor) -> Tensor:
