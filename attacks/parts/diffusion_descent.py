@@ -35,7 +35,8 @@ def jitter(uniform: Tensor) -> Tensor:
 
 def own_norms(gradient: Tensor) -> Tensor:
     """The norm of each row of [n, d], [n]."""
-    return gradient.norm(dim=1)
+    norms: Tensor = gradient.norm(dim=1)
+    return norms
 
 
 @dataclass(frozen=True)
