@@ -8,7 +8,6 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import BelowOne, Count, LearningRate, NonNegative, Positive, Probability
 from midre_exp.plan.validate import require_counts, require_numbers
 from midre_exp.priors.base import Prior
+from midre_exp.priors.diffusion.network import NoiseLevels, make_unet
 from midre_exp.priors.diffusion.training import DiffusionTraining
 from midre_exp.priors.diffusion.tuning import TargetTuning
 from midre_exp.priors.gan.training import SAMPLES, require_optimiser, sample_latents, train
@@ -28,9 +28,6 @@ from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import require_finite
-
-if TYPE_CHECKING:
-    from midre_exp.priors.diffusion.network import NoiseLevels
 
 _SELECTION, _TRAINED = "selection.pt", "trained.pt"
 #: Where ``realism`` looks, as shares of all noise levels.
@@ -102,7 +99,6 @@ class DDPMPrior(Prior):
             )
         if importlib.util.find_spec("diffusers") is None:
             raise ConfigError("attack.prior ddpm needs diffusers; pip install 'midre-exp[diffusion]'")
-        from midre_exp.priors.diffusion.network import make_unet  # diffusers takes seconds, and is an extra
 
         self.latent_dim = 3 * self.image_size**2
         self.generator = make_unet(
@@ -119,8 +115,6 @@ class DDPMPrior(Prior):
     @property
     def schedule(self) -> NoiseLevels:
         """The noise levels, and the ways back from them."""
-        from midre_exp.priors.diffusion.network import NoiseLevels  # as above
-
         return NoiseLevels(self.levels, self.beta)
 
     def as_images(self, latents: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """The noise predictor of a diffusion prior and its noise levels, both of the library diffusers, which is an
-extra: this module is loaded where such a prior is made.
+extra and takes seconds to load: so it is loaded where such a prior is made.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 #: Groups of a group norm where the channels allow as many.
@@ -28,6 +27,8 @@ def make_unet(
     noise; ``width * multipliers`` channels by resolution, each half of the one before, ``attention`` at those
     of so many pixels and in the middle, time and label as scale and shift of each block's second norm.
     """
+    from diffusers import UNet2DModel
+
     sizes = [image_size >> place for place in range(len(multipliers))]
     unet: Any = UNet2DModel  # whose library has no types
     made: nn.Module = unet(
@@ -50,6 +51,8 @@ class NoiseLevels:
     """
 
     def __init__(self, count: int, beta: Sequence[float]):
+        from diffusers import DDIMScheduler
+
         options = {"num_train_timesteps": count, "beta_start": beta[0], "beta_end": beta[1]}
         scheduler: Any = DDIMScheduler  # whose library has no types
         self.count = count
