@@ -204,6 +204,7 @@ def _become(request: dict[str, object], places: list[int], path: list[str]) -> l
         _tell(status, os.waitstatus_to_exitcode(ended))
         os._exit(0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit.register(gc.unfreeze)  # or libraries tell, as it ends, what they believe to have leaked
     os.dup2(output, 1), os.dup2(errors, 2)
     for place in places:
         os.close(place)

@@ -19,6 +19,7 @@ ATTACKS: Mapping[str, str] = {
     "mirror": "MIRROR",
     "mirror_genetic": "MIRROR (genetic)",
     "ifgmi": "IF-GMI",
+    "diffmi": "Diff-MI",
     "rlbmi": "RLB-MI",
     "brepmi": "BREP-MI",
     "smile": "SMILE",

@@ -28,7 +28,7 @@ def test_options_are_laid_over_the_yaml_key_by_key_and_another_class_replaces_th
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("pqa", {}, "attack pqa is unknown; known attacks: brepmi, gmi, .*, rlbmi"),
+        ("pqa", {}, "attack pqa is unknown; known attacks: brepmi, diffmi, gmi, .*, rlbmi"),
         ("ppa", {"stepps": 1}, "attack ppa has no option stepps; its options are .*, steps, view"),
         (
             "ppa",

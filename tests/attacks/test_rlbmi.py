@@ -182,9 +182,9 @@ def test_identities_together_give_the_numbers_of_each_alone(tmp_path, changes):
     for i in range(3):
         alone = invert(rl, tmp_path / str(i), slice(i, i + 1), victim(model), Double)
         # float64 rounding through some 20 updates; another draw or neighbour would change the first digit
-        torch.testing.assert_close(alone.latents, together.latents[i : i + 1], rtol=0, atol=1e-8)
+        torch.testing.assert_close(alone.latents, together.latents[i : i + 1], rtol=0, atol=1e-7)
         for name, value in alone.details.items():
-            torch.testing.assert_close(value, together.details[name][i : i + 1], rtol=0, atol=1e-8)
+            torch.testing.assert_close(value, together.details[name][i : i + 1], rtol=0, atol=1e-7)
     assert not torch.allclose(together.latents[0], together.latents[1])
 
 

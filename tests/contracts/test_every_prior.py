@@ -425,7 +425,7 @@ def test_build_prior_reads_the_yaml_under_a_scale_and_refuses_what_it_does_not_k
 
 def test_an_unknown_prior_is_refused_with_the_known_ones():
     with pytest.raises(
-        ConfigError, match="prior biggan is unknown; known priors: gmi, kedmi, plgmi, stylegan2"
+        ConfigError, match="prior biggan is unknown; known priors: ddpm, gmi, kedmi, plgmi, stylegan2"
     ):
         build_prior("biggan")
 

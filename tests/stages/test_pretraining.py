@@ -218,7 +218,7 @@ def test_a_defense_freezes_what_the_pretraining_learned(tiny, caplog):
         "tested": 10,
         "acc": start.metrics["acc"],
     }
-    assert "resnet18 pre-trained on 5 public identities to" in circumstances("", [record])
+    assert "ResNet-18 pre-trained on 5 public identities to" in circumstances("", [record])
 
 
 def built(settings) -> dict[str, Artifact]:
