@@ -65,6 +65,14 @@ def config_files(group: str, packaged: Path | None = None) -> dict[str, Path]:
     return {name: found[name] for name in sorted(found)}
 
 
+def read_yaml(path: Path) -> Any:
+    """The content of a yaml file, interpolations as they are written. Raises ConfigError, naming the file."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")), resolve=False)
+    except Exception as error:  # the readers of yaml raise what they stumble over
+        raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+
+
 def plain(node: Any) -> Any:
     """A config node as plain dictionaries, lists and values, interpolations resolved; missing values (???)
     are a ConfigError.

@@ -14,10 +14,9 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from midre_exp.errors import ConfigError
-from midre_exp.plan.config import own_configs
+from midre_exp.plan.config import own_configs, read_yaml
 from midre_exp.plan.trust import targets_of
 
 #: Folders of definitions that Hydra never composes.
@@ -55,13 +54,9 @@ def check_folder(folder: Path, trusted: Sequence[str]) -> None:
         group = path.parent.relative_to(folder).as_posix()
         if group.split("/")[0] in _NOT_COMPOSED:
             continue
-        try:
-            text = path.read_text(encoding="utf-8")
-            content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        except Exception as error:  # the readers of yaml raise what they stumble over
-            raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
         if isinstance(content, Mapping):
-            _check_file(path, group, _package(text, group), content, trusted)
+            _check_file(path, group, _package(path.read_text(encoding="utf-8"), group), content, trusted)
 
 
 def _check_file(

@@ -23,13 +23,12 @@ from midre_exp.priors.diffusion.network import NoiseLevels, make_unet
 from midre_exp.priors.diffusion.training import DiffusionTraining
 from midre_exp.priors.diffusion.tuning import TargetTuning
 from midre_exp.priors.gan.training import SAMPLES, require_optimiser, sample_latents, train
-from midre_exp.priors.plgmi import select
+from midre_exp.priors.plgmi import SELECTION, fill_selection
 from midre_exp.runtime import Runtime
 from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
-from midre_exp.weights.finite import require_finite
 
-_SELECTION, _TRAINED = "selection.pt", "trained.pt"
+_TRAINED = "trained.pt"
 #: Where ``realism`` looks, as shares of all noise levels.
 _LOOKS = (0.05, 0.15, 0.3)
 
@@ -192,7 +191,11 @@ class DDPMPrior(Prior):
                 images = resize(images)
             return images
 
-        asked = self._select(lambda images: victim(seen(images)).logits, images, work, runtime, victim)
+        def target_logits(images: Tensor) -> Tensor:
+            return victim(seen(images)).logits
+
+        fill_selection(self, target_logits, images, self.per_class, work / SELECTION, runtime, victim)
+        asked = len(images)
         selected = images[self.selection.cpu().flatten()]
         runtime.tracker.images("chosen", selected[:: self.per_class][:SAMPLES], step=0)
         trained = checkpoint.load(work / _TRAINED)
@@ -210,27 +213,6 @@ class DDPMPrior(Prior):
             asked += int(tuned.pop("queries"))
             numbers |= tuned
         return {**numbers, "queries": asked}
-
-    def _select(
-        self,
-        target_logits: Callable[[Tensor], Tensor],
-        images: Tensor,
-        work: Path,
-        runtime: Runtime,
-        victim: AnyVictim,
-    ) -> int:
-        """Fill the selection, which is made once and then kept in ``work``; returns what that asked."""
-        saved = checkpoint.load(work / _SELECTION)
-        if saved is None:
-            rows, confidence = select(target_logits, images, self.per_class, runtime, victim=victim)
-            require_finite(
-                {"scores": confidence}, "the target's answers to public images", "give a healthy target"
-            )
-            saved = {"selection": rows.cpu(), "confidence": confidence.cpu()}
-            checkpoint.save(work / _SELECTION, saved)
-        self.selection.copy_(saved["selection"])
-        self.confidence.copy_(saved["confidence"])
-        return len(images)
 
     def _train(self, images: Tensor, seed: int, work: Path, runtime: Runtime) -> dict[str, float]:
         """Train on selected images uint8 [num_classes * per_class, 3, h, w], class by class."""

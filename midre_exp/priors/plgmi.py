@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ from midre_exp.threat import AnyVictim, WhiteBoxVictim
 from midre_exp.weights import checkpoint
 from midre_exp.weights.finite import require_finite
 
-_SELECTION = "selection.pt"
+#: Where ``fill_selection`` keeps what was selected.
+SELECTION = "selection.pt"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -130,7 +132,7 @@ class PLGMIPrior(GanPrior):
             logits = target_logits(self.view(images, numbers))
             return self.identity_loss(logits, labels), hits(logits.detach(), labels)
 
-        self._select(target_logits, images, work / _SELECTION, runtime, victim)
+        fill_selection(self, target_logits, images, self.per_class, work / SELECTION, runtime, victim)
         selection = self.selection.cpu()
         runtime.tracker.images("chosen", images[selection[:SAMPLES, 0]], step=0)
         images = images[selection.flatten()].to(device)
@@ -177,26 +179,6 @@ class PLGMIPrior(GanPrior):
         gan.finish(self.latent_dim, seed, classes)
         return numbers
 
-    def _select(
-        self,
-        target_logits: Callable[[Tensor], Tensor],
-        images: Tensor,
-        file: Path,
-        runtime: Runtime,
-        victim: AnyVictim,
-    ) -> None:
-        """Fill the selection, which is made once and then kept in ``file``."""
-        saved = checkpoint.load(file)
-        if saved is None:
-            rows, confidence = select(target_logits, images, self.per_class, runtime, victim=victim)
-            require_finite(
-                {"scores": confidence}, "the target's answers to public images", "give a healthy target"
-            )
-            saved = {"selection": rows.cpu(), "confidence": confidence.cpu()}
-            checkpoint.save(file, saved)
-        self.selection.copy_(saved["selection"])
-        self.confidence.copy_(saved["confidence"])
-
 
 @torch.no_grad()
 def select(
@@ -231,3 +213,34 @@ def select(
             start = stop
             shown.update(len(answers))
     return rows, best
+
+
+class Selecting(Protocol):
+    """A prior that keeps, with its weights, which public images it learned of each class."""
+
+    selection: Tensor
+    confidence: Tensor
+
+
+def fill_selection(
+    prior: Selecting,
+    target_logits: Callable[[Tensor], Tensor],
+    images: Tensor,
+    per_class: int,
+    file: Path,
+    runtime: Runtime,
+    victim: AnyVictim,
+) -> None:
+    """``select`` into the buffers of ``prior``, once: what was selected is kept in ``file``. Raises
+    DivergedError for answers that are not finite.
+    """
+    saved = checkpoint.load(file)
+    if saved is None:
+        rows, confidence = select(target_logits, images, per_class, runtime, victim=victim)
+        require_finite(
+            {"scores": confidence}, "the target's answers to public images", "give a healthy target"
+        )
+        saved = {"selection": rows.cpu(), "confidence": confidence.cpu()}
+        checkpoint.save(file, saved)
+    prior.selection.copy_(saved["selection"])
+    prior.confidence.copy_(saved["confidence"])

@@ -10,11 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from midre_exp.errors import ConfigError
 from midre_exp.plan.arguments import Keys, fault
-from midre_exp.plan.config import own_configs
+from midre_exp.plan.config import own_configs, read_yaml
 from midre_exp.plan.ranges import Count, Text
 
 FILE = "references.yaml"
@@ -86,10 +84,7 @@ def _references(own: Path | None, changed: int | None) -> References:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # the readers of yaml raise what they stumble over
-        raise ConfigError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     parts = content if isinstance(content, dict) else {}
     known = parts and set(parts) <= set(_PARTS)
     if not known or not all(isinstance(part, dict) for part in parts.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class ClassFeatures(Surrogates):
 
     num_classes: int  # of the target
     per_class: Count  # public images of each class; one may serve several
+    image_to_target: Sequence[Callable[[Tensor], Tensor]] = ()  # named steps, as in the attack
 
     means: Tensor = field(init=False)
 
@@ -68,7 +69,10 @@ class ClassFeatures(Surrogates):
 
         @torch.no_grad()
         def ask(part: slice) -> tuple[Tensor, Tensor]:
-            output = victim(to_float(public.images[part].to(runtime.device)))
+            images = to_float(public.images[part].to(runtime.device))
+            for step in self.image_to_target:
+                images = step(images)
+            output = victim(images)
             return output.logits.softmax(1).cpu(), output.features.cpu()
 
         told = []

@@ -19,8 +19,8 @@ DEFENSES = sorted(path.stem for path in (CONF_DIR / "defense").glob("*.yaml"))
 
 #: Other spellings of what has one: of attacks and of defenses, outside of code.
 VARIANTS = re.compile(
-    r"\b(KED-?MI|Ked-MI|PLGMI|PLG_MI|PLG-Mi|RLBMI|BREPMI|IFGMI|IF_GMI|TLDMI|TL_DMI|TrapMID|DPSGD|ATAT|PPDGMI|BIDO"
-    r"|LommaGMI|Lomma|Mirror-?MI)\b"
+    r"\b(KED-?MI|Ked-MI|PLGMI|PLG_MI|PLG-Mi|RLBMI|BREPMI|IFGMI|IF_GMI|TLDMI|TL_DMI|TrapMID|DPSGD|ATAT|PPDGMI"
+    r"|BIDO|LommaGMI|Lomma|Mirror-?MI)\b"
 )
 
 

@@ -148,6 +148,9 @@ def test_features_of_classes_are_means_over_the_most_confident_images(tmp_path):
     again = ClassFeatures(num_classes=3, per_class=2)
     again.restore(made.state_dict())
     assert torch.equal(again.means, made.means)
+    darker = ClassFeatures(num_classes=3, per_class=2, image_to_target=[lambda images: images / 2])
+    darker.fit(ImageSet(images, torch.zeros(6, dtype=torch.long), ("x",)), victim(), **fitting(tmp_path))
+    torch.testing.assert_close(darker.means, expected / 2)
 
 
 def fitting(work):

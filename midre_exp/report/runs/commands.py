@@ -15,12 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from midre_exp.plan.config import config_files
+from midre_exp.plan.config import config_files, read_yaml
 from midre_exp.plan.vary import DEFAULT
 from midre_exp.records import Record
 from midre_exp.records.comparable import is_own_folder, numerics_of
+from midre_exp.report.runs.listing import is_informed
 
 #: The choices that a setup makes, by what a record calls them.
 _CHOICES = ("data", "target", "evaluator", "attack")
@@ -51,7 +50,8 @@ def _words(record: Record) -> list[str] | None:
         **_chosen_by("setup", setup),
         **(_chosen_by("scale", scale) if scale in config_files("scale") else {}),
     }
-    names = {"data": record["data"]["name"], **{name: record[name] for name in _CHOICES[1:]}}  # type: ignore[literal-required]
+    told: Mapping[str, Any] = record
+    names = {"data": record["data"]["name"], **{name: told[name] for name in _CHOICES[1:]}}
     words = [f"setup={setup}", f"scale={scale}"]
     for group, name in names.items():
         if chosen.get(group) != name:
@@ -65,7 +65,7 @@ def _words(record: Record) -> list[str] | None:
     vary = record.get("vary", list(DEFAULT))
     if tuple(vary) != DEFAULT:
         words.append(f"vary=[{','.join(vary)}]")
-    if isinstance(config.get("attack"), Mapping) and config["attack"].get("informed") is True:
+    if is_informed(record):
         words.append("attack.informed=true")
     for name in _NAMED:
         node = config.get(name)
@@ -91,7 +91,7 @@ def _yaml(defense: str) -> Mapping[str, Any]:
 @cache
 def _plain(path: Path) -> Mapping[str, Any]:
     """A yaml of conf as it is written, without what it takes from others."""
-    node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    node = read_yaml(path)
     return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
 
 

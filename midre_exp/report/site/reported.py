@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from omegaconf import OmegaConf
-
-from midre_exp.plan.config import config_files
+from midre_exp.plan.config import config_files, read_yaml
 from midre_exp.report.runs.defense_names import display_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.published import PublishedResult, read_published
@@ -72,7 +70,7 @@ def _threats() -> Mapping[str, str]:
     """What each attack of the paper's setups sees, by the paper's name."""
     found = {}
     for path in config_files("setup").values():
-        node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        node = read_yaml(path)
         told = node.get("setup", {}) if isinstance(node, dict) else {}
         if isinstance(told, dict) and "attack_type" in told:
             found[str(told["attack"])] = str(told["attack_type"])
