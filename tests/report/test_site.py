@@ -199,13 +199,13 @@ def test_a_row_is_a_target_with_the_worst_of_all_attacks_that_see_no_more():
     assert set(found) == {"white_box", "labels"}
     white, labels = found["white_box"]["midre"], found["labels"]["midre"]
     assert white.row is labels.row and white.row.seeds == [0, 1] and white.row.shown == "MIDRE [0.1, 0.4]"
-    assert (white.worst.name, white.worst.number.value, white.tried) == ("brepmi", 35.0, 2)
-    assert [one.name for one in white.attacks] == ["brepmi", "plgmi"] and len(labels.attacks) == 1
+    assert (white.worst.name, white.worst.number.value, white.tried) == ("BREP-MI", 35.0, 2)
+    assert [one.name for one in white.attacks] == ["BREP-MI", "PLG-MI"] and len(labels.attacks) == 1
     assert white.attacks[1].number.value == pytest.approx(30.5)
     low, high = white.attacks[1].number.low, white.attacks[1].number.high
     assert low < 30.5 < high
     attacked, gain = white.gain  # at 91 % the frontier has 56 %
-    assert attacked.name == "plgmi" and gain.value == pytest.approx(56 - 30.5)
+    assert attacked.name == "PLG-MI" and gain.value == pytest.approx(56 - 30.5)
     assert white.open_set[1].value == 31 and white.row.of_target("robust@1").value == 41
     undefended = found["white_box"]["NoDef"]
     assert (
@@ -218,7 +218,7 @@ def test_a_row_is_a_target_with_the_worst_of_all_attacks_that_see_no_more():
 
 def test_a_defense_is_broken_by_an_attack_from_which_it_takes_next_to_nothing():
     white = tracks(*arms())["white_box"]
-    assert white["nls"].broken_by == "brepmi" and white["nls"].status == "verified: broken by brepmi"
+    assert white["nls"].broken_by == "BREP-MI" and white["nls"].status == "verified: broken by BREP-MI"
     assert white["midre"].broken_by is None and white["NoDef"].broken_by is None
     weak = [one for one in arms() if one["defense"]["label"] != "nls"]
     weak += [run(94, 78, "nls"), run(94, 59, "nls", attack="brepmi", threat="labels")]
@@ -229,7 +229,12 @@ def test_a_defense_is_broken_by_an_attack_from_which_it_takes_next_to_nothing():
 def test_a_suite_gives_the_worst_case_and_an_informed_attacker_is_not_left_out():
     informed = run(91, 70, "midre", config={"attack": {"name": "plgmi", "informed": True}})
     white = tracks(*arms(), informed, suite(91, 30, 62, "midre", key="0" * 16))["white_box"]["midre"]
-    assert [one.name for one in white.attacks] == ["worst_low", "plgmi, informed", "brepmi", "plgmi"]
+    assert [one.name for one in white.attacks] == [
+        "worst case (low resolution)",
+        "PLG-MI, informed",
+        "BREP-MI",
+        "PLG-MI",
+    ]
     assert white.worst.by == "ppa_informed 62.0" and white.tried == 3 and white.worst.number.value == 72
 
 
@@ -281,7 +286,7 @@ def test_what_is_not_measured_is_told_so(site):
     assert (
         "41.0" in text and "Robust accuracy.</b>" in text and "Accepted by a judge who knows nobody" in text
     )
-    assert "all agree on 40.0 %" in text and "Suite worst_low" in text
+    assert "all agree on 40.0 %" in text and "Suite worst case (low resolution)" in text
     assert text.count('class="strip"') == 3 and "identity 29:" in text
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from midre_exp.errors import ConfigError
 from midre_exp.plan.config import without
 from midre_exp.plan.publication import NOTICE
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.records import Record
 from midre_exp.report.claims.intervals import ComparisonGroup
 from midre_exp.report.runs.captions import alarms_of, passed_over
@@ -201,7 +202,10 @@ class Site:
         return [(words, root + page) for words, page in pages.items()]
 
     def _record_links(self, each: Iterable[FoundRecord], root: str, words: str) -> list[Link]:
-        return [(words.format(r=one.record), root + self.record_page(one)) for one in each]
+        return [
+            (words.format(r=one.record, run=_attack_on(one.record)), root + self.record_page(one))
+            for one in each
+        ]
 
     # pages
 
@@ -335,7 +339,7 @@ class Site:
         return self._page(
             "record",
             "../",
-            "{setup[id]}: {attack} on {target}, {defense[label]}".format(**record),
+            f"{record['setup']['id']}: {_attack_on(record)}, {record['defense']['label']}",
             record=record,
             file=f"{one.folder.label}/records/{one.path.name}",
             origin=one.origin or "this project",
@@ -364,7 +368,7 @@ class Site:
             records=self._record_links(
                 one.records,
                 "../../",
-                "{r[setup][id]} {r[attack]} on {r[target]}, {r[defense][label]}, seed {r[seed]}",
+                "{r[setup][id]} {run}, {r[defense][label]}, seed {r[seed]}",
             ),
         )
 
@@ -435,6 +439,10 @@ def _summary(track: Track) -> dict[str, Any]:
 
 def _name(one: FoundRecord) -> tuple[str, str]:
     return one.record["scale"], one.record["key"]
+
+
+def _attack_on(record: Record) -> str:
+    return f"{attack_name(record['attack'])} on {network_name(record['target'])}"
 
 
 def _group_name(record: Record) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from midre_exp.plan.config import digest, without
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.records import Record
 from midre_exp.records.comparable import comparable
 from midre_exp.report.claims.effects import difference
@@ -277,7 +278,7 @@ def _groups(records: Sequence[Record]) -> list[ComparisonGroup]:
 
 def _attacked(group: ComparisonGroup, runs: DefenseRuns, bare: DefenseRuns | None) -> Attacked:
     first = runs.records[0]
-    name, by, members = group.attack, "", 1
+    name, by, members = attack_name(group.attack), "", 1
     if "suite" in first:
         accuracies: dict[str, list[float]] = {}
         for record in runs.records:
@@ -285,7 +286,7 @@ def _attacked(group: ComparisonGroup, runs: DefenseRuns, bare: DefenseRuns | Non
                 if told.get("counts"):
                     accuracies.setdefault(member, []).append(float(told["att_acc1"]))
         best = max(accuracies, key=lambda member: fmean(accuracies[member]), default="")
-        by = f"{best} {fmean(accuracies[best]):.1f}" if best else ""
+        by = f"{attack_name(best)} {fmean(accuracies[best]):.1f}" if best else ""
         members = max(len(accuracies), 1)
     elif is_informed(first):
         name = f"{name}, informed"
@@ -325,7 +326,7 @@ def _row(
         scale=scale,
         data=data,
         resolution=int(resolution),
-        target=target,
+        target=network_name(target),
         protocol=protocol,
         defense=first.name,
         label=first.label,
