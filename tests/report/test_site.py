@@ -224,6 +224,10 @@ def test_a_defense_is_broken_by_an_attack_from_which_it_takes_next_to_nothing():
     weak += [run(94, 78, "nls"), run(94, 59, "nls", attack="brepmi", threat="labels")]
     assert tracks(*weak)["white_box"]["nls"].broken_by is None  # it never protected
     assert tracks(*weak)["labels"]["nls"].broken_by is None
+    faint = [one for one in arms() if one["attack"] != "brepmi"]
+    faint += [run(95, 8, attack="brepmi", threat="labels", key="b" * 16)]
+    faint += [run(94, 7, "nls", attack="brepmi", threat="labels", key="c" * 16)]
+    assert tracks(*faint)["white_box"]["nls"].broken_by is None  # it has nothing to lose
 
 
 def test_a_suite_gives_the_worst_case_and_an_informed_attacker_is_not_left_out():

@@ -42,6 +42,9 @@ OPEN_SET, ROBUST = "tar@0.01", "robust@1"
 #: Points of attack accuracy that a defense must take away to protect, and not more than which it takes away
 #: from an attack that breaks it.
 BROKEN = 5.0
+#: An attack that finds less than this share of what another finds without the defense has hardly anything to
+#: lose: neither is a defense broken by it, nor does it tell the gain.
+WEAK = 0.5
 _ENDS = (0.025, 0.975)
 
 
@@ -165,11 +168,18 @@ class TrackRow:
         return max(alone, *(one.members for one in self.attacks))
 
     @property
+    def _telling(self) -> list[Attacked]:
+        """The attacks without those that are ``WEAK``; all where nothing was measured without the defense."""
+        bare = {one.name: one.number.value + one.lowered.value for one in self.attacks if one.lowered}
+        least = WEAK * max(bare.values(), default=0.0)
+        return [one for one in self.attacks if bare.get(one.name, least) >= least]
+
+    @property
     def gain(self) -> tuple[Attacked, Gain] | None:
         """The least gain at equal accuracy, and under which attack; one that could not be measured comes
-        last.
+        last. ``WEAK`` attacks do not count.
         """
-        known = [(one, one.gain) for one in self.attacks if one.gain is not None]
+        known = [(one, one.gain) for one in self._telling if one.gain is not None]
         measured = [(one, gain) for one, gain in known if gain.value is not None]
         return min(measured, key=lambda each: each[1].value or 0.0) if measured else next(iter(known), None)
 
@@ -184,18 +194,12 @@ class TrackRow:
     @property
     def broken_by(self) -> str | None:
         """An attack from which the defense takes at most ``BROKEN`` points, where it takes more from another,
-        both with 95 % certainty; None where there is none.
+        both with 95 % certainty; None where there is none. ``WEAK`` attacks do not count.
         """
-        tried = [one for one in self.attacks if one.lowered is not None]
-        protects = any(
-            one.lowered.low > BROKEN for one in tried if one.lowered and one.lowered.low is not None
-        )
-        through = [
-            one
-            for one in tried
-            if one.lowered and one.lowered.high is not None and one.lowered.high <= BROKEN
-        ]
-        return through[0].name if protects and through else None
+        tried = [(one.name, one.lowered) for one in self._telling if one.lowered is not None]
+        protects = any(lowered.low is not None and lowered.low > BROKEN for _, lowered in tried)
+        through = [name for name, lowered in tried if lowered.high is not None and lowered.high <= BROKEN]
+        return through[0] if protects and through else None
 
     @property
     def status(self) -> str:
