@@ -94,6 +94,8 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def changed(match: re.Match[str]) -> str:
         display = "inline" if match.group(1) == "span" else "block"
-        return convert(html.unescape(match.group(2)), display=display)
+        made = convert(html.unescape(match.group(2)), display=display)
+        # bars of a norm would grow with whatever stands beside them, the first more than the second
+        return re.sub(r"<mo>(&#x0(?:2016|007C);)</mo>", r'<mo stretchy="false">\1</mo>', made)
 
     return _MATH.sub(changed, content)
