@@ -48,6 +48,19 @@ class Tried:
 _SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Seconds that runs may take."""
+
+    counted: float  # by what they compute, on a machine that nobody has measured
+    known: float  # by what the like of it took in this audit
+    is_all: bool = True  # whether every stage is among them
+
+    def here(self, slowness: float) -> float:
+        """On this machine, which takes ``slowness`` times as long as one that nobody has measured."""
+        return slowness * self.counted + self.known
+
+
 class OutOfTime(BaseException):  # no error: nothing that handles errors may take it for one
     """The time of an audit is over."""
 
@@ -96,10 +109,11 @@ class Clock:
         took, busy = time.monotonic() - self.began, time.process_time() - self.computed
         return max(1.0, took / busy) if busy > 1 else 1.0
 
-    def learn(self, took: float, forecast: float | None) -> None:
+    def learn(self, took: float, forecast: Expected) -> None:
         """Note how long a run took that ``forecast`` was said of."""
-        if forecast is not None and forecast > 1 and took > 1:
-            self._ratios.append(took / forecast)
+        took -= forecast.known
+        if forecast.is_all and forecast.counted > 1 and took > 1:
+            self._ratios.append(took / forecast.counted)
 
 
 def climb(
@@ -111,14 +125,14 @@ def climb(
     with suppress(OutOfTime), deadline(clock.left):
         forecast_of(every, counting=clock.left / 8)
         forecast = forecast_of(every[:1], counting=0)
-        _fit_priors(subject.out, every, forecast and forecast * slowness, clock.left, say)
+        _fit_priors(subject.out, every, forecast.here(slowness), clock.left, say)
     return [_try(rung, settings, clock, say) for rung, settings in zip(rungs, every, strict=True)]
 
 
 def _fit_priors(
     out: Path,
     every: Sequence[dict[str, Any]],
-    expected: float | None,
+    expected: float,
     left: float,
     say: Callable[[str], None],
 ) -> None:
@@ -147,13 +161,13 @@ def _try(rung: Rung, settings: dict[str, Any], clock: Clock, say: Callable[[str]
             forecast = forecast_of([settings], counting=clock.left / 20)
     except OutOfTime:
         return Tried(rung, settings, reason="the time was over")
-    expected = None if forecast is None else forecast * clock.slowness
-    if expected is not None and expected > clock.left:
-        reason = f"it would take about {duration(expected)}, and {duration(clock.left)} were left"
+    expected = forecast.here(clock.slowness)
+    about = f"{'' if forecast.is_all else 'more than '}about {duration(expected)}"
+    if expected > clock.left:
+        reason = f"it would take {about}, and {duration(clock.left)} were left"
         say(f"{rung.attack}: not tested, {reason}")
         return Tried(rung, settings, reason=reason, expected=expected)
-    about = "" if expected is None else f", about {duration(expected)}"
-    say(f"{rung.attack} ({rung.threat}){about}; {duration(clock.left)} left")
+    say(f"{rung.attack} ({rung.threat}), {about}; {duration(clock.left)} left")
     began = time.monotonic()
     try:
         with deadline(clock.left):
@@ -170,11 +184,13 @@ def _try(rung: Rung, settings: dict[str, Any], clock: Clock, say: Callable[[str]
     return Tried(rung, settings, record, seconds=took, expected=expected)
 
 
-def forecast_of(every: Sequence[dict[str, Any]], *, counting: float) -> float | None:
-    """Seconds of what runs would build and the store lacks; None where nobody can tell of a part of it.
-    ``counting``: seconds in which what was never measured is counted; what was, is remembered.
+def forecast_of(every: Sequence[dict[str, Any]], *, counting: float) -> Expected:
+    """What runs would build and the store lacks. ``counting``: seconds in which what was never measured is
+    counted; what was, is remembered.
     """
     with fingerprints_once():
         found = estimate([(settings, make_plan(settings)) for settings in every], counting=counting)
-    seconds = [one.takes.seconds for one in found.stages if not one.stored]
-    return None if None in seconds else sum(one for one in seconds if one is not None)
+    takes = [one.takes for one in found.stages if not one.stored]
+    counted = [one.seconds for one in takes if one.seconds is not None and one.basis == "counted"]
+    known = [one.seconds for one in takes if one.seconds is not None and one.basis != "counted"]
+    return Expected(sum(counted), sum(known), len(counted) + len(known) == len(takes))

@@ -45,6 +45,9 @@ def write_page(audit: Audit, subject: Subject, tried: Sequence[Tried]) -> list[P
         notes=notes,
         banner=banner(settings),
         retrained_note=RETRAINED,
+        verifier=verifier_in_words(audit),
+        open_set_headings=OPEN_SET_HEADINGS,
+        open_set=open_set_rows(audit),
         notice=NOTICE,
     )
     files = {
@@ -112,6 +115,9 @@ def as_markdown(audit: Audit, notes: Sequence[str]) -> str:
         if audit.attacks
         else "None finished.",
     ]
+    parts += ["## Is it the person?", inline(verifier_in_words(audit))]
+    if "why_not" not in audit.verifier:
+        parts += [_table(OPEN_SET_HEADINGS, open_set_rows(audit)), *map(inline, audit.verifier["missing"])]
     if audit.retrained:
         parts += [
             "## What a defense would cost",
@@ -154,6 +160,10 @@ ATTACK_HEADINGS = (
     *("attack", "needs", "recognised %", "95 %", "by all judges %", "another person %", "random picture %"),
     *("people ≥ half", "queries each", "seconds"),
 )
+OPEN_SET_HEADINGS = (
+    *("attack", "accepted at FAR 1e-2 %", "95 %", "at FAR 1e-3 %", "95 %"),
+    *("place among decoys", "first %"),
+)
 RETRAINED = (
     "The same architecture trained anew on the same pictures by the recipe of the audit, which is not that "
     "of the audited network: compare the lines with each other."
@@ -174,6 +184,44 @@ def attack_row(one: Any) -> tuple[str, ...]:
         f"{one.queries:,.0f}",
         f"{one.seconds:.0f}",
     )
+
+
+def verifier_in_words(audit: Audit) -> str:
+    """Who the open-set judge is and how far it may be believed, or why there is none."""
+    found = audit.verifier
+    if "why_not" in found:
+        return (
+            f"No judge was asked who never saw these people (an open-set verifier): {found['why_not']}. All "
+            "judges above know them from the same pictures as the network."
+        )
+    word = "" if found["readable"] else f", above {found['most_eer']:g} %, so its word does not count here"
+    return (
+        f"A verifier that never saw these people learnt to tell {found['identities']} people apart "
+        f"({found['where']}). {found['held_out']} others of them are decoys; on their "
+        f"{found['held_out_images']} pictures its equal error rate is {found['eer']:.1f} % "
+        f"({found['pairs']:,} pairs of impostors){word}. Accepted: as the right person, at a threshold that "
+        "so many impostors of each kind pass (FAR)."
+    )
+
+
+def open_set_rows(audit: Audit) -> list[tuple[str, ...]]:
+    """What it says of each attack, as lines under ``OPEN_SET_HEADINGS``; empty cells are not measured."""
+    rows = []
+    for one in audit.attacks:
+        if one.open_set is None:
+            continue
+        cells = []
+        for far in ("0.01", "0.001"):
+            told = one.open_set["tar"].get(far)
+            cells += (
+                ["", ""]
+                if told is None
+                else [f"{told['value']:.1f}", f"{told['low']:.1f}–{told['high']:.1f}"]
+            )
+        rank = one.open_set["rank"]
+        place = f"{rank['median']:g} of {one.open_set['decoys'] + 1} (chance {rank['chance']:g})"
+        rows.append((one.attack, *cells, place, f"{rank['first']:.1f}"))
+    return rows
 
 
 def _judge(audit: Audit) -> str:

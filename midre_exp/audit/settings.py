@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from midre_exp.audit.network import Checkpoint, trusted_by
 from midre_exp.audit.reading import Pictures, Reading
 from midre_exp.audit.rungs import SYNTHETIC
-from midre_exp.errors import ConfigError
+from midre_exp.errors import ConfigError, UserError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import config_files
@@ -27,6 +28,8 @@ _SEEN = 20_000
 _EPOCHS = (20, 120)
 #: Pictures of people whom the network does not know, from which they make a prior.
 ENOUGH = 100
+#: People, and pictures of each, from whom a verifier learns: of fewer, nobody could be held out.
+_STRANGERS, _PICTURES = 10, 4
 
 
 def free_processors() -> int:
@@ -34,6 +37,16 @@ def free_processors() -> int:
     that wait for each other on busy ones are slower than one alone.
     """
     return max(1, round(len(os.sched_getaffinity(0)) - os.getloadavg()[0]))
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """People whom neither network nor judges know, from whom a verifier learns to tell people apart."""
+
+    data: Mapping[str, Any]  # what their pictures have different from the private ones
+    people: int
+    pictures: int
+    where: str  # in words
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,40 @@ class Subject:
             "folder": f"the pictures in {self.public}",
         }[self.attackers_pictures]
 
+    @cached_property
+    def strangers(self) -> Strangers | str:
+        """Those in the folder whom the network does not know, else those in the attacker's folder; or why
+        there are none, a sentence.
+        """
+        everybody = self.pictures.everybody
+        counts = [count for name in self.others if (count := len(everybody[name])) >= _PICTURES]
+        if len(counts) >= _STRANGERS:
+            node = {"pool": "pretraining", "pretraining_min_images": _PICTURES}
+            return Strangers(node, len(counts), sum(counts), "of the same folder whom it does not know")
+        if self.public in (None, SYNTHETIC):
+            return (
+                f"no pictures of {_STRANGERS} other people are here, {_PICTURES} or more of each; --public "
+                "DIR with a folder for each of them gives some"
+            )
+        root = Path(str(self.public)).expanduser().absolute()
+        try:
+            found = Pictures(root).everybody
+        except UserError:
+            return f"{self.public} does not say who is who; sort it into a folder for each person"
+        inside = root == self.pictures.root.absolute()
+        known = {
+            name: len(files)
+            for name, files in found.items()
+            if len(files) >= _PICTURES and not (inside and name in self.reading.people)
+        }
+        if len(known) < _STRANGERS:
+            return (
+                f"{self.public} has {_PICTURES} or more pictures of {len(known)} people, and "
+                f"{_STRANGERS} are needed"
+            )
+        node = {"root": str(root), "private": sorted(known), "order": "alphabetical", "split": "drawn"}
+        return Strangers(node, len(known), sum(known.values()), f"in {self.public}")
+
 
 def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | None = None) -> dict[str, Any]:
     """The resolved config of one attack on the network; ``retrained``: on one of its architecture, trained
@@ -102,8 +149,7 @@ def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | No
                 "setup=custom",
                 "scale=audit",
                 f"attack={attack}",
-                f"evaluator={subject.judge}",
-                f"jury=[{subject.second_judge}]",
+                *_judges(subject),
                 f"resolution={size}",
                 f"attack.identities={subject.attacked}",
                 f"defense=[{','.join(retrained or _trained_with(checkpoint))}]",
@@ -123,7 +169,6 @@ def settings_for(subject: Subject, attack: str, *, retrained: Sequence[str] | No
         _set_defense(settings["defense"], checkpoint)
     _set_target(settings, subject, anew=retrained is not None)
     _set_data(settings, subject)
-    _set_judges(settings, subject)
     _fit_sizes(settings["attack"], size)
     check_settings(settings)
     return settings
@@ -187,6 +232,8 @@ def _set_data(settings: dict[str, Any], subject: Subject) -> None:
         "order": private["order"],
         "crop": private["crop"],
     }
+    if isinstance(subject.strangers, Strangers):
+        data["verification"] = dict(subject.strangers.data)
     if subject.attackers_pictures == "other":
         data["public"] = {**private, "size": PIXELS}
     elif subject.attackers_pictures == SYNTHETIC:
@@ -207,17 +254,30 @@ def _set_data(settings: dict[str, Any], subject: Subject) -> None:
         }
 
 
-def _set_judges(settings: dict[str, Any], subject: Subject) -> None:
-    """As many epochs as their pictures need; that one may be too weak to judge is told, not refused."""
+def _judges(subject: Subject) -> list[str]:
+    """The judges as overrides: trained for as many epochs as their pictures need; that one may be too weak to
+    judge is told, not refused.
+    """
     count = sum(len(subject.pictures.everybody[name]) for name in subject.reading.people)
+    words = [
+        f"evaluator={subject.judge}",
+        f"jury=[{subject.second_judge}]",
+        "evaluator.floor=0",
+        f"evaluator.recipe.epochs={_epochs(count)}",
+        f"evaluator.recipe.batch_size={min(32, max(2, count // 2))}",
+    ]
+    if isinstance(strangers := subject.strangers, Strangers):
+        words += [
+            "open_set=verifier",
+            f"open_set.epochs={_epochs(strangers.pictures)}",
+            f"open_set.batch_size={min(128, max(2, strangers.pictures // 4))}",
+        ]
+    return words
+
+
+def _epochs(pictures: int) -> int:
     least, most = _EPOCHS
-    for judge in (settings["evaluator"], *(settings["jury"] or {}).values()):
-        recipe = judge["recipe"]
-        recipe["epochs"] = max(least, min(most, round(_SEEN / count)))
-        recipe["batch_size"] = min(32, max(2, count // 2))
-        if recipe["scheduler"] is not None and "total_steps" in recipe["scheduler"]:
-            recipe["scheduler"]["total_steps"] = recipe["epochs"]
-        judge["floor"] = 0
+    return max(least, min(most, round(_SEEN / pictures)))
 
 
 def _fit_sizes(attack: dict[str, Any], size: int) -> None:

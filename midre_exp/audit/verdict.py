@@ -9,7 +9,7 @@ from typing import Any
 from midre_exp.audit.ladder import Tried
 from midre_exp.audit.settings import Subject
 from midre_exp.records import Record
-from midre_exp.records.schema import ShareEntry
+from midre_exp.records.schema import OpenSetEntry, ShareEntry
 from midre_exp.store.progress import duration
 
 #: Percent of its held-out pictures that a judge must recognise for its word to count.
@@ -36,6 +36,7 @@ class Attacked:
     seconds: float
     on: str  # the audited network, or one trained anew
     network_accuracy: float
+    open_set: OpenSetEntry | None  # what a verifier that never saw these people says (docs/judges.md)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Audit:
     tested: str
     public: str
     judge: dict[str, Any]
+    verifier: dict[str, Any]  # who it learnt from and how well, or why_not
     chance: float
     attacks: list[Attacked]
     retrained: list[Attacked]
@@ -98,6 +100,7 @@ def judge_audit(subject: Subject, tried: Sequence[Tried], *, seconds: float, com
             if name != record["evaluator"]
         }
         alarms += [text for told in record.get("alarms", {}).values() for text in told]
+    verifier = _verifier(subject, own)
     readable = bool(attacks) and judge["accuracy"] >= FLOOR
     strongest = max(attacks, key=lambda one: one.accuracy, default=None)
     persons = _persons(subject, own)
@@ -113,13 +116,14 @@ def judge_audit(subject: Subject, tried: Sequence[Tried], *, seconds: float, com
         tested=reading.tested,
         public=subject.attackers_pictures_in_words,
         judge=judge,
+        verifier=verifier,
         chance=100 / subject.checkpoint.classes,
         attacks=attacks,
         retrained=retrained,
         persons=persons,
         not_tested=_not_tested(subject, tried),
         alarms=list(dict.fromkeys(alarms)),
-        verdict=_verdict(strongest, persons, judge, subject.checkpoint.classes, readable),
+        verdict=_verdict(strongest, persons, judge, verifier, subject.checkpoint.classes, readable),
         readable=readable,
         worst=None if strongest is None else strongest.accuracy,
         seconds=seconds,
@@ -156,7 +160,28 @@ def _attacked(tried: Tried, record: Record) -> Attacked:
         seconds=sum(record["seconds"].get(name, 0.0) for name in ("prior", "surrogates", "attack")),
         on="the audited network" if rung.retrained is None else f"trained anew: {record['defense']['label']}",
         network_accuracy=metrics["acc"],
+        open_set=record.get("open_set"),
     )
+
+
+def _verifier(subject: Subject, own: Sequence[tuple[Tried, Record]]) -> dict[str, Any]:
+    """The open-set judge of the audit: ``where`` its people are from, what its record says of it and whether
+    its word counts (``readable``); of an audit without one ``why_not``, a sentence.
+    """
+    strangers = subject.strangers
+    if isinstance(strangers, str):
+        return {"why_not": strangers}
+    for one, record in own:
+        if (block := record.get("open_set")) is not None and one.settings["open_set"] is not None:
+            found, most = block["verifier"], float(one.settings["open_set"]["most_eer"])
+            return {
+                **found,
+                "where": strangers.where,
+                "most_eer": most,
+                "readable": found["eer"] <= most,
+                "missing": list(block.get("missing", {}).values()),
+            }
+    return {"why_not": "no attack was finished for it to judge"}
 
 
 def _share(control: ShareEntry | None) -> float:
@@ -192,6 +217,8 @@ def _not_tested(subject: Subject, tried: Sequence[Tried]) -> list[str]:
         *told,
         "attackers with more time, with faces that are more like these, or with generators of full size "
         f"(pictures of {_pixels(tried)} px were reconstructed)",
+        "which traits of a person the pictures give away: this is measured on synthetic faces alone, whose "
+        "traits are known",
         "whether somebody's picture was trained on (membership), and what else the network gives away",
     ]
 
@@ -211,6 +238,7 @@ def _verdict(
     strongest: Attacked | None,
     persons: Sequence[Person],
     judge: Mapping[str, Any],
+    verifier: Mapping[str, Any],
     classes: int,
     readable: bool,
 ) -> str:
@@ -239,5 +267,16 @@ def _verdict(
         f"People are exposed. Whoever has {strongest.needs} could make pictures in which an independent "
         f"judge recognises the right person: {numbers}. Of {half} of {len(persons)} people at least half of "
         f"the pictures of some attack were recognised. It took {strongest.queries:,.0f} queries per person "
-        f"and {duration(strongest.seconds)} in all."
+        f"and {duration(strongest.seconds)} in all.{_verified(strongest, verifier)}"
+    )
+
+
+def _verified(strongest: Attacked, verifier: Mapping[str, Any]) -> str:
+    """What a verifier says of the same pictures, a sentence; nothing where its word does not count."""
+    told = (strongest.open_set or {}).get("tar", {}).get("0.01")
+    if told is None or not verifier.get("readable"):
+        return ""
+    return (
+        f" A verifier that never saw these people accepts {told['value']:.1f} % of the same pictures as the "
+        f"right person ({told['low']:.1f} to {told['high']:.1f}), where it accepts one impostor in a hundred."
     )

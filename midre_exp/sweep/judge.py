@@ -3,7 +3,9 @@ every record of a results folder again, such as results/mini. Attacks are not re
 prior or evaluator the store has no more is passed over.
 
 Each record gets the verdicts of the judges of ``jury``, how far they agree, and negative controls; without
-``jury`` the controls alone. ``KEY=VALUE`` are of evaluator, paths and runtime, for all of them.
+``jury`` the controls alone. ``open_set=verifier`` and ``traits=default`` add what these say. Other
+``KEY=VALUE`` are of evaluator, paths and runtime, for all of them. How long a record took, and about how long
+the others will take, is printed as it goes on; the first of a kind also trains its judges.
 
 A record is data: the settings of its run are composed of today's configs, under the values that it tells, and
 must have its key.
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from hydra.errors import HydraException
@@ -29,13 +33,13 @@ from midre_exp.plan.overrides import quote, readable
 from midre_exp.records import Record, record_files, try_record
 from midre_exp.records.comparable import EXECUTION
 from midre_exp.stages import make_plan
-from midre_exp.store.progress import log_to_stderr
+from midre_exp.store.progress import duration, log_to_stderr
 from midre_exp.store.store import Store
 from midre_exp.sweep.job import carry_out
 
 #: What may be said on the command line: nothing by which a run would be another.
 _ALLOWED = (
-    *("jury", "diagnostics", "paths", "runtime"),
+    *("jury", "open_set", "traits", "diagnostics", "paths", "runtime"),
     *("evaluator.recipe", "evaluator.pretraining", "evaluator.floor"),
 )
 #: What of a config a record need not agree about.
@@ -97,6 +101,7 @@ def judge_again(folders: Sequence[Path], overrides: Sequence[str], done: str = "
     _check_allowed(overrides)
     paths = [path for folder in folders for path in _records(folder)]
     left: list[str] = []
+    took: list[float] = []
     with packaged_configs(), fingerprints_once():
         composer = packaged_composer()
         for number, path in enumerate(paths, start=1):
@@ -105,16 +110,26 @@ def judge_again(folders: Sequence[Path], overrides: Sequence[str], done: str = "
                 left.append(f"{path.name}: it cannot be read")
                 continue
             print(f"{number} of {len(paths)}: {path.name}", flush=True)
+            began = time.monotonic()
             try:
                 carry_out(_settings(composer, record, path, overrides))
+                took.append(time.monotonic() - began)
+                print(f"  {_pace(took, len(paths) - number)}", flush=True)
             except _PassedOver as reason:
                 left.append(f"{path.name}: {reason}")
             except UserError as error:
                 left.append(f"{path.name}: {error}")
-    print(f"{len(paths) - len(left)} of {len(paths)} records {done}")
+    spent = f" in {duration(sum(took))}, {median(took):.1f} s a record in the median" if took else ""
+    print(f"{len(paths) - len(left)} of {len(paths)} records {done}{spent}")
     for text in left:
         print(f"passed over: {text}")
     return 2 if left else 0
+
+
+def _pace(took: Sequence[float], left: int) -> str:
+    """How long the last record took, and how long so many more will by the median of all so far."""
+    more = f", {left} more in about {duration(left * median(took))}" if left else ""
+    return f"{took[-1]:.1f} s{more}"
 
 
 def _settings(composer: Composer, record: Record, path: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,15 +13,20 @@ from PIL import Image
 from midre_exp.audit import ladder
 from midre_exp.audit.__main__ import _parser as parser
 from midre_exp.audit.__main__ import _rungs, main
-from midre_exp.audit.ladder import Clock, OutOfTime, Tried, climb, deadline
+from midre_exp.audit.ladder import Clock, Expected, OutOfTime, Tried, climb, deadline
 from midre_exp.audit.network import Checkpoint, Network
 from midre_exp.audit.page import write_page
 from midre_exp.audit.reading import NORMALISATIONS, Pictures, Preprocessing, Reading
 from midre_exp.audit.rungs import RUNGS
 from midre_exp.audit.settings import Subject, settings_for
 from midre_exp.audit.verdict import ABOVE, NO_VERDICT, exit_code, judge_audit
+from midre_exp.cost.forecast import Forecast
+from midre_exp.data.base import Dataset
 from midre_exp.errors import ConfigError, DivergedError
+from midre_exp.plan.config import build
+from midre_exp.plan.keys import node_of
 from midre_exp.store.store import Store
+from midre_exp.sweep.estimate import Estimate, Needed
 from tests.report.paper_records import record
 
 WAY = Preprocessing(48, "none", "half", *NORMALISATIONS["half"])
@@ -122,6 +127,78 @@ def test_the_config_is_of_the_network_as_it_was_read(subject):
     assert anew["target"]["checkpoint"] is None and [*anew["defense"]] == ["midre"]
 
 
+def people_in(root, count, pictures=4):
+    for person in range(count):
+        (root / f"p{person}").mkdir(parents=True)
+        for number in range(pictures):
+            Image.new("L", (8, 8), 10 * number + person).save(root / f"p{person}" / f"{number}.png")
+    return root
+
+
+def test_a_verifier_learns_from_people_of_the_attackers_folder_or_it_is_told_why_not(subject, tmp_path):
+    assert "no pictures of 10 other people are here" in subject.strangers  # bo is one, with three pictures
+    assert settings_for(subject, "gmi").get("open_set") is None
+    public = people_in(tmp_path / "public", 12)
+    known = replace(subject, public=str(public))
+    settings = settings_for(known, "gmi")
+    assert settings["open_set"]["epochs"] == 120 and settings["open_set"]["batch_size"] == 12
+    learnt = build(node_of(settings["data"], "verification"), kind=Dataset, trusted=())
+    parts = [learnt.load(part) for part in ("train", "test")]
+    assert parts[0].num_classes == 12 and sum(map(len, parts)) == 48
+    assert parts[0].images.shape[-1] == settings["evaluator"]["resolution"]
+    assert len(build(settings["data"]["public"], kind=Dataset, trusted=()).load("public")) == 48
+    stated = settings_for(replace(known, overrides=("open_set.epochs=7",)), "gmi")
+    assert stated["open_set"]["epochs"] == 7  # what the user says comes last
+    few = replace(subject, public=str(people_in(tmp_path / "few", 9)))
+    assert "4 or more pictures of 9 people, and 10 are needed" in few.strangers
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.new("L", (8, 8)).save(flat / "a.png")
+    assert "does not say who is who" in replace(subject, public=str(flat)).strangers
+
+
+def test_people_of_the_folder_whom_the_network_does_not_know_come_before_the_attackers(subject, tmp_path):
+    people_in(subject.pictures.root, 10)
+    both = replace(subject, pictures=Pictures(subject.pictures.root), public="synthetic")
+    settings = settings_for(both, "gmi")
+    learnt = build(node_of(settings["data"], "verification"), kind=Dataset, trusted=())
+    assert learnt.load("train").classes == tuple(f"p{number}" for number in range(10))
+    # and where the attacker's folder is that of the people themselves, they are no strangers
+    inside = replace(both, public=str(subject.pictures.root))
+    assert inside.strangers.people == 10
+
+
+OPEN = {
+    "verifier": {"identities": 16, "held_out": 4, "held_out_images": 24, "eer": 4.0, "pairs": 72},
+    "decoys": 4,
+    "tar": {"0.01": {"value": 31.25, "low": 20.0, "high": 42.0}},
+    "rank": {"median": 1.0, "chance": 3.0, "first": 62.5, "first_low": 40.0, "first_high": 80.0},
+    "missing": {"tar@0.001": "72 impostor pairs tell nothing of 0.001"},
+}
+
+
+def test_the_page_tells_what_a_verifier_says_or_why_none_was_asked(subject, tmp_path):
+    markdown, page, plain = (
+        path.read_text() for path in write_page(audit(subject, tried(subject)), subject, [tried(subject)])
+    )
+    for text in (markdown, page):
+        assert "No judge was asked who never saw these people" in text and "--public DIR" in text
+    assert (
+        json.loads(plain)["verifier"]["why_not"] and "accepts" not in audit(subject, tried(subject)).verdict
+    )
+
+    known = replace(subject, public=str(people_in(tmp_path / "public", 12)))
+    one = tried(known)
+    for eer, counts in ((4.0, True), (9.0, False)):
+        one.record["open_set"] = {**OPEN, "verifier": {**OPEN["verifier"], "eer": eer}}
+        found = audit(known, one)
+        assert ("never saw these people accepts 31.2 %" in found.verdict) == counts
+        markdown, page, _ = (path.read_text() for path in write_page(found, known, [one]))
+        for text in (markdown, page):
+            assert ("above 5 %, so its word does not count" in text) != counts
+            assert "1 of 5 (chance 3)" in text and "20.0–42.0" in text and "72 impostor pairs" in text
+
+
 def test_a_file_of_ours_keeps_the_numbers_of_its_defense(subject):
     said = {"midre": {"_target_": "os.system", "a_l": 0.2, "elsewhere": 1}}
     known = replace(subject, checkpoint=replace(subject.checkpoint, trained_with=said))
@@ -142,7 +219,8 @@ def test_a_file_of_ours_keeps_the_numbers_of_its_defense(subject):
 
 def test_what_does_not_fit_is_told_and_what_is_late_is_stopped(subject, monkeypatch):
     said: list[str] = []
-    forecasts = iter([None, 1.0, 1000.0, 1.0, 1.0, 2.0])
+    seconds = [0.0, 1.0, 1000.0, 1.0, 1.0, 2.0]
+    forecasts = iter(Expected(one, 0.0, is_all=number > 0) for number, one in enumerate(seconds))
     monkeypatch.setattr(ladder, "forecast_of", lambda *_, **__: next(forecasts))
 
     def late(settings):
@@ -162,14 +240,14 @@ def test_what_does_not_fit_is_told_and_what_is_late_is_stopped(subject, monkeypa
 
 
 def test_priors_are_shorter_where_time_is_short_and_stay_so(tmp_path):
-    def steps(expected: float | None, left: float, folder: str) -> int:
+    def steps(expected: float, left: float, folder: str) -> int:
         settings = {"attack": {"prior": {"steps": 1000}}}
         said: list[str] = []
         ladder._fit_priors(tmp_path / folder, [settings], expected, left, said.append)
         assert bool(said) == (settings["attack"]["prior"]["steps"] < 1000)
         return settings["attack"]["prior"]["steps"]
 
-    assert (steps(100, 600, "a"), steps(None, 1, "b"), steps(500, 600, "c"), steps(9e3, 600, "d")) == (
+    assert (steps(100, 600, "a"), steps(0, 1, "b"), steps(500, 600, "c"), steps(9e3, 600, "d")) == (
         *(1000, 1000, 500, 250),
     )
     assert steps(9e3, 600, "a") == 1000 and steps(1, 600, "d") == 250  # what was begun goes on
@@ -178,9 +256,25 @@ def test_priors_are_shorter_where_time_is_short_and_stay_so(tmp_path):
 def test_a_clock_learns_how_slow_it_is_here():
     clock = Clock(100)
     assert clock.slowness == 1
-    for took, forecast in ((30, 10), (20, 10), (90, 10), (5, None), (0.1, 10)):
-        clock.learn(took, forecast)
+    for took, forecast in ((30, 10), (20, 10), (90, 10), (0.1, 10)):
+        clock.learn(took, Expected(forecast, 0))
+    clock.learn(900, Expected(10, 0, is_all=False))
     assert clock.slowness == 3
+    # what this machine took for the like of it is no slower for that, and teaches nothing
+    assert Expected(10, 40).here(clock.slowness) == 70
+    clock.learn(60, Expected(10, 40))
+    clock.learn(500, Expected(0.5, 40))
+    assert clock.slowness == 3 and sorted(clock._ratios) == [2, 2, 3, 9]
+
+
+def test_what_was_measured_here_is_not_taken_for_a_count(monkeypatch):
+    takes = [Forecast("counted", 5.0), Forecast("scaled", 20.0), Forecast("likened", 3.0), Forecast("")]
+    stages = [Needed("attack", "k", "it", stored=False, takes=one) for one in takes]
+    stages.append(Needed("target", "k", "it", stored=True, takes=Forecast("counted", 99.0)))
+    monkeypatch.setattr(ladder, "estimate", lambda *_, **__: Estimate(1, 0, 0, stages))
+    assert ladder.forecast_of([], counting=0) == Expected(5.0, 23.0, is_all=False)
+    stages.pop(3)
+    assert ladder.forecast_of([], counting=0).is_all
 
 
 def test_a_deadline_rings_once_and_leaves_nothing_behind():

@@ -1,6 +1,7 @@
 """Judges look at stored reconstructions again, and attacks are not repeated."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from midre_exp.report.tables.comparison import caption, comparison, printable
 from midre_exp.run import run
 from midre_exp.stages import make_plan
 from midre_exp.sweep.finished import is_finished
-from midre_exp.sweep.judge import main
+from midre_exp.sweep.judge import _pace, main
 from tests.conftest import tiny_overrides
 
 
@@ -72,7 +73,7 @@ def test_all_records_of_a_folder_are_judged_in_one_call(tiny, stocked, tmp_path,
     ]
     command = [str(tmp_path / "results" / "mini"), "jury=[resnet18]", "evaluator.floor=0", *words]
     assert main(command) == 0
-    assert "1 of 1 records judged" in capsys.readouterr().out
+    assert re.search(r"1 of 1 records judged in .*, \d+\.\d s a record", capsys.readouterr().out)
     assert set(read_record(path)["jury"]["judges"]) == {"vgg16", "resnet18"}
 
     shutil.rmtree(stocked / "attack")
@@ -80,6 +81,22 @@ def test_all_records_of_a_folder_are_judged_in_one_call(tiny, stocked, tmp_path,
     told = capsys.readouterr().out
     assert "0 of 1 records judged" in told and "has no attack" in told
     assert not (stocked / "attack").exists()
+
+
+def test_a_verifier_looks_at_all_records_of_a_folder(tiny, stocked, tmp_path, capsys):
+    few = ("identities=60", "per_identity=3", "test_per_identity=1")
+    path = run(tiny(*(f"data.verification_{text}" for text in few)))
+    words = [
+        text for text in tiny_overrides(tmp_path) if text.startswith(("paths.store", "paths.runs", "runtime"))
+    ]
+    words += ["open_set=verifier", "open_set.epochs=1", "open_set.batch_size=32", "open_set.held_out=0.5"]
+    assert main([str(tmp_path / "results" / "mini"), *words]) == 0, capsys.readouterr().out
+    assert read_record(path)["open_set"]["decoys"] == 30
+
+
+def test_what_is_left_to_judge_is_told_by_the_median_of_what_was():
+    assert _pace([50.0, 3.0, 4.0], 30) == "4.0 s, 30 more in about 2 min"
+    assert _pace([3.0], 0) == "3.0 s"
 
 
 def test_a_record_says_no_class_that_a_judge_would_build(tiny, stocked, tmp_path, capsys):

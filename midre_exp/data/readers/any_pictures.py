@@ -21,7 +21,7 @@ class AnyPictures(FileListDataset):
         """The public part. Raises DataError for a folder without pictures."""
         if part != "public":
             raise ConfigError(f"a folder of pictures has no {part} part; use it as data.public only")
-        tree = read_tree(self.root, endings())
+        tree = read_tree(self.root, [ending.removeprefix(".") for ending in endings()])
         names = sorted((image.name for image in tree.top.walk()), key=natural)
         if not names:
             raise DataError(f"{self.root} holds no pictures; give a folder that does")
