@@ -119,12 +119,11 @@ class Clock:
 def climb(
     subject: Subject, clock: Clock, say: Callable[[str], None], rungs: Sequence[Rung] = RUNGS
 ) -> list[Tried]:
-    """Try every rung in turn, after what they compute was counted, once for all."""
+    """Try every rung in turn; what each computes is counted before it is begun."""
     every = [settings_for(subject, rung.attack, retrained=rung.retrained) for rung in rungs]
     slowness = clock.slowness  # waiting for counts is no computing
     with suppress(OutOfTime), deadline(clock.left):
-        forecast_of(every, counting=clock.left / 8)
-        forecast = forecast_of(every[:1], counting=0)
+        forecast = forecast_of(every[:1], counting=clock.left / 8)
         _fit_priors(subject.out, every, forecast.here(slowness), clock.left, say)
     return [_try(rung, settings, clock, say) for rung, settings in zip(rungs, every, strict=True)]
 
@@ -162,12 +161,13 @@ def _try(rung: Rung, settings: dict[str, Any], clock: Clock, say: Callable[[str]
     except OutOfTime:
         return Tried(rung, settings, reason="the time was over")
     expected = forecast.here(clock.slowness)
-    about = f"{'' if forecast.is_all else 'more than '}about {duration(expected)}"
+    about = f"{'' if forecast.is_all else 'at least '}about {duration(expected)}"
     if expected > clock.left:
         reason = f"it would take {about}, and {duration(clock.left)} were left"
         say(f"{rung.attack}: not tested, {reason}")
         return Tried(rung, settings, reason=reason, expected=expected)
-    say(f"{rung.attack} ({rung.threat}), {about}; {duration(clock.left)} left")
+    told = f", {about}" if expected >= 1 else ""
+    say(f"{rung.attack} ({rung.threat}){told}; {duration(clock.left)} left")
     began = time.monotonic()
     try:
         with deadline(clock.left):

@@ -19,6 +19,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.config import config_files
 
 _KEY = re.compile(r"(?P<key>\+{0,2}[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
+_EVALUATORS = re.compile(r"evaluator=\[(.*)\]", re.DOTALL)
 _CALL = re.compile(r"[a-z_]+\(.*\)", re.DOTALL)
 
 
@@ -26,9 +27,26 @@ def readable(overrides: Sequence[str], *, sweeps: bool) -> list[str]:
     """Overrides that Hydra can read and that mean what was typed. ``sweeps``: whether a comma may separate
     values to try.
 
-    Raises ConfigError for text that is no override, showing how a text is quoted.
+    A list of evaluators is one and its jury. Raises ConfigError for text that is no override, showing how a
+    text is quoted.
     """
-    return [_readable(text, sweeps=sweeps) for text in overrides]
+    found = []
+    for text in overrides:
+        judges = _EVALUATORS.fullmatch(text)
+        found += [_readable(text, sweeps=sweeps)] if judges is None else _judges(text, judges[1], overrides)
+    return found
+
+
+def _judges(text: str, listed: str, overrides: Sequence[str]) -> list[str]:
+    """A list of evaluators as two overrides: the first one gives the published number, the others are its
+    jury. Raises ConfigError where a jury is named beside it, or nobody.
+    """
+    first, *others = [name.strip() for name in listed.split(",")]
+    if any(other.lstrip("+").startswith("jury=") for other in overrides):
+        raise ConfigError(f"{text} names a jury, and so does jury=...; name all judges in one of them")
+    if not all([first, *others]):
+        raise ConfigError(f"{text} names nobody; give evaluator=[NAME,NAME], the first the published one")
+    return [f"evaluator={first}", *([f"jury=[{','.join(others)}]"] if others else [])]
 
 
 def as_meant(override: str) -> str:
@@ -36,12 +54,6 @@ def as_meant(override: str) -> str:
     of one defense, of which Hydra would keep the last.
     """
     key, _, value = override.partition("=")
-    if key == "evaluator" and value.startswith("["):
-        first, *others = [name.strip() for name in value.strip("[]").split(",")]
-        raise ConfigError(
-            f"{override}: one evaluator gives the published number; let the others judge beside it, "
-            f"evaluator={first or 'NAME'} jury=[{','.join(others)}]"
-        )
     if key != "defense" or not value.startswith("["):
         return override
     names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]

@@ -219,8 +219,7 @@ def test_a_file_of_ours_keeps_the_numbers_of_its_defense(subject):
 
 def test_what_does_not_fit_is_told_and_what_is_late_is_stopped(subject, monkeypatch):
     said: list[str] = []
-    seconds = [0.0, 1.0, 1000.0, 1.0, 1.0, 2.0]
-    forecasts = iter(Expected(one, 0.0, is_all=number > 0) for number, one in enumerate(seconds))
+    forecasts = iter(Expected(one, 0.0) for one in (1.0, 1000.0, 1.0, 1.0, 2.0))
     monkeypatch.setattr(ladder, "forecast_of", lambda *_, **__: next(forecasts))
 
     def late(settings):

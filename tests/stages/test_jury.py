@@ -7,7 +7,6 @@ from hydra import compose
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import expand, packaged_composer, packaged_configs, settings_of
-from midre_exp.plan.overrides import as_meant
 from midre_exp.stages import behind, make_plan, stages_of
 from midre_exp.stages.seen_by import seen_by
 from midre_exp.targets.floor import DOUBTFUL, doubt
@@ -71,9 +70,17 @@ def test_a_run_is_judged_by_one_jury():
     assert expand(["setup=S01", "jury=[resnet18,vgg16]"]) == [["setup=S01", "jury=[resnet18,vgg16]"]]
 
 
-def test_a_list_of_evaluators_says_how_it_is_meant():
-    with pytest.raises(ConfigError, match=r"evaluator=vgg16 jury=\[resnet18\]"):
-        as_meant("evaluator=[vgg16,resnet18]")
+def test_a_list_of_evaluators_is_one_and_its_jury():
+    listed = settings("setup=S01", "evaluator=[vgg16,resnet18, facenet112]")
+    assert listed == settings("setup=S01", "evaluator=vgg16", "jury=[resnet18,facenet112]")
+    assert settings("evaluator=[vgg16]") == settings("evaluator=vgg16")
+    assert expand(["evaluator=[vgg16,resnet18]"]) == [["evaluator=vgg16", "jury=[resnet18]"]]
+    for words, told in (
+        (["evaluator=[vgg16,resnet18]", "jury=[facenet112]"], "in one of them"),
+        (["evaluator=[]"], "names nobody"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            settings(*words)
 
 
 def test_no_key_changes_with_a_jury_and_the_run_is_the_same(tiny):
