@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from midre_exp.plan.compose import packaged_composer, packaged_configs, settings_of
-from midre_exp.plan.config import OWN_CONFIGS, digest
+from midre_exp.plan.config import OWN_CONFIGS, config_files, digest
 from midre_exp.plan.scale import full_size_parts, scaled
 from midre_exp.plan.suite import single_attacks
 from midre_exp.sweep.estimate import show
@@ -59,6 +59,14 @@ def test_every_attack_composes_at_every_scale_as_when_values_were_keyed_by_attac
             for scale in SCALES
         }
     assert found == GOLDEN
+
+
+@pytest.mark.parametrize("scale", ["mini", "evidence"])
+def test_a_scale_that_reduces_what_it_runs_has_values_for_every_attack_and_prior(scale):
+    values = config_files("scale/attack"), config_files("scale/prior")
+    lacking = [name for name in single_attacks() if f"{scale}_{name}" not in values[0]]
+    lacking += [name for name in config_files("attack/prior") if f"{scale}_{name}" not in values[1]]
+    assert not lacking
 
 
 def test_an_attack_of_ones_own_searches_the_reduced_prior_of_its_scale(own):
