@@ -70,7 +70,21 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
         ("{kind: difference", "[kind", "own.yaml is no yaml of a claim"),
         ("scales: [mini]", "scales: []", "own.yaml: scales="),
         ("scales: [mini]", "scales: [minni]", "own.yaml: scales has minni; there are audit, evidence, "),
-        ("scales:", "cases: every\nscales:", "cases: every has no p-value, so it cannot be registered"),
+        (
+            "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
+            "{kind: better_trade_off, first: MIDRE, second: NoDef}",
+            "contrast.kind: better_trade_off has no p-value, so it cannot be registered",
+        ),
+        (
+            "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
+            "{kind: between_attacks, attack: ppa, against: pla, metric: att_acc1}",
+            "own.yaml: contrast names no attack: pla; there are brepmi, ",
+        ),
+        (
+            "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
+            "{kind: above_chance, attacks: [ppa], defenses: [NoDef, MIDER], times: 3}",
+            "own.yaml: contrast.defenses names no defense: MIDER; there are ",
+        ),
         (GOOD, "- a list", "own.yaml"),
     ],
 )
@@ -84,14 +98,16 @@ def test_a_claim_of_the_users_own_config_folder_is_decided_beside_the_packaged_o
     written(tmp_path / "conf" / "claim")
     monkeypatch.setenv(OWN_CONFIGS, str(tmp_path / "conf"))
     claims = load_claims("mini")
-    assert [claim.name for claim in claims if claim.scales is not None] == ["own"] and claims[0].name == "own"
-    assert registered_claims("mini") == {"own": claims[0].meaning} and registered_claims("synth") == {}
+    registered = {claim.name: claim.meaning for claim in claims if claim.scales is not None}
+    assert "own" in registered and "ppdg-over-ppa" in registered
+    assert registered_claims("mini") == registered and registered_claims("synth") == {}
     for number, run in enumerate([record(90, 60), record(88, 40, "midre")]):
         write_json(tmp_path / "mini" / "records" / f"{number}.json", run)
     render_claims([f"paths.results={tmp_path}"])
     text = (tmp_path / "mini" / "claims.md").read_text()
     assert "### MIDRE lowers attack accuracy: undecided" in text  # no numbers by identity, no p
-    assert "1 registered claim: an answer needs also p < 0.05" in text and "1 without p" in text
+    assert f"{len(registered)} registered claims: an answer needs also p < 0.05" in text
+    assert "1 without p" in text
 
 
 def test_the_packaged_claims_say_all_that_evidence_asks():
@@ -149,6 +165,11 @@ def test_git_tells_whether_a_claim_was_there_before_the_runs(tmp_path):
     assert told(later, "0123456789ab") == told(None, later) == NOT_KNOWN
     changed = written(folder, GOOD.replace("below", "above"))
     assert registrations([changed], [{**record(90, 60), "commit": later}])["own"] == AFTER
+    narrow = written(folder, GOOD.replace("{kind", "{where: {setup: S20}, kind"))
+    last = committed(tmp_path)
+    runs = [{**record(90, 60), "commit": before}, {**record(90, 60, setup="S20"), "commit": last}]
+    assert "before the runs" in registrations([narrow], runs)["own"]  # what it does not look at is no matter
+    assert registrations([narrow], [*runs, {**runs[0], "setup": {"id": "S20"}}])["own"] == AFTER
 
 
 def test_without_git_the_digests_of_the_records_tell(tmp_path):
@@ -239,6 +260,72 @@ def test_a_planted_effect_is_found_and_its_contrary_contradicted(tmp_path):
     # as much as that it is not
     assert answers(GOOD + "margin: -15\n", tmp_path, planted)[0] == "undecided"
     assert answers(GOOD + "margin: -40\n", tmp_path, planted)[0] == "contradicted"
+
+
+BETWEEN = GOOD.replace(
+    "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
+    "{kind: between_attacks, attack: smile, against: rlbmi, metric: att_acc1, asked: 0.1}",
+).replace("below", "above")
+ABOVE_CHANCE = GOOD.replace(
+    "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
+    '{kind: above_chance, attacks: [smile, lokt], defenses: [NoDef, "MIDRE [0.1, 0.4]"], times: 3}',
+).replace("direction: below", "direction: above\ncases: every")
+
+
+def of_attacks(rng, gains, queries=(6000, 60000), **values):
+    """Records of two attacks on both arms, by how much more than the second the first finds."""
+    easy = rng.uniform(30, 60, 40)
+    for names, gain in gains.items():
+        for seed in range(3):
+            for attack, more, asked in (("smile", gain, queries[0]), ("rlbmi", 0, queries[1])):
+                hits = np.clip(easy + more + rng.normal(0, 2, 40), 0, 100).tolist()
+                found = record(
+                    90, float(np.mean(hits)), *names, seed=seed, attack=attack, by_identity=hits, **values
+                )
+                found["config"]["attack"] = {"name": attack}
+                before = asked // 2  # of what the first attack asks, for its surrogate
+                yield {**found, "queries": asked - before, "queries_before": before}
+
+
+def test_one_attack_is_compared_with_another_on_the_same_targets_and_at_its_share_of_queries(tmp_path):
+    gains = {(): 12.0, ("midre",): 6.0}
+    found = list(of_attacks(np.random.default_rng(5), gains))
+    groups, _ = comparison_groups(found)
+    claim = written(tmp_path, BETWEEN)
+    effects = claim.effects(groups)
+    assert [effect.value for effect in effects] == [pytest.approx(12, abs=1), pytest.approx(6, abs=1)]
+    # identities and seeds that both share cancel
+    assert all(np.std(effect.draws) < 1 for effect in effects)
+    assert answers(BETWEEN, tmp_path, found)[0] == "supported"
+    assert answers(BETWEEN.replace("above", "below"), tmp_path, found)[0] == "contradicted"
+    dearer = list(of_attacks(np.random.default_rng(5), gains, queries=(6010, 60000)))
+    assert answers(BETWEEN, tmp_path, dearer)[0] == "not measured"
+    elsewhere = [{**run, "target": "ir152"} if run["attack"] == "smile" else run for run in found]
+    assert answers(BETWEEN, tmp_path, elsewhere)[0] == "not measured"
+
+
+def test_every_attack_must_beat_chance_on_every_arm_by_the_largest_p(tmp_path):
+    rng, attacks = np.random.default_rng(6), ("smile", "lokt")
+
+    def found(weakest: float):
+        for attack, names in product(attacks, ((), ("midre",))):
+            level = weakest if (attack, names) == ("lokt", ("midre",)) else 40.0
+            for seed in range(3):
+                hits = (100 * rng.binomial(4, level / 100, 40) / 4).tolist()
+                run = record(90, float(np.mean(hits)), *names, seed=seed, attack=attack, by_identity=hits)
+                run["config"]["attack"] = {"name": attack}
+                yield {**run, "controls": {"chance": 2.0}}
+
+    strong = list(found(40.0))
+    answer, p = answers(ABOVE_CHANCE, tmp_path, strong)
+    assert answer == "supported" and p < 0.001
+    assert answers(ABOVE_CHANCE, tmp_path, list(found(6.0)))[0] == "undecided"
+    assert answers(ABOVE_CHANCE, tmp_path, list(found(0.0)))[0] == "contradicted"
+    without_one = [run for run in strong if run["attack"] != "lokt" or run["defense"]["label"] != "midre"]
+    assert len(without_one) == len(strong) - 3
+    assert answers(ABOVE_CHANCE, tmp_path, without_one)[0] == "not measured"
+    uncontrolled = [{k: v for k, v in run.items() if k != "controls"} for run in strong]
+    assert answers(ABOVE_CHANCE, tmp_path, uncontrolled)[0] == "not measured"
 
 
 def test_accuracy_has_p_values_where_images_are_told_apart_by_identity(tmp_path):

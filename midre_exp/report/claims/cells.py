@@ -46,6 +46,14 @@ def combined(terms: Iterable[tuple[float, Cells | None]]) -> Cells | None:
     return Cells(parts, first.weights)
 
 
+def shifted(cells: Cells | None, by: float) -> Cells | None:
+    """The cells of an effect less a number; None where they are not known."""
+    if cells is None:
+        return None
+    parts = {place: row - by * cells.weights[place] for place, row in cells.parts.items()}
+    return Cells(parts, cells.weights)
+
+
 def mean_of(effects: Sequence[Cells | None]) -> Cells | None:
     """The cells of the mean of several effects: identities that appear in several of them stay one cluster;
     None where those of one are not known.

@@ -17,6 +17,7 @@ import numpy as np
 
 from midre_exp.plan.arguments import Keys
 from midre_exp.plan.config import without
+from midre_exp.records import Record
 from midre_exp.report.claims import cells
 from midre_exp.report.claims.cells import Numbers
 from midre_exp.report.claims.effects import Effect, difference, mean_effect
@@ -60,9 +61,14 @@ class Where(Keys):
         """
         if group.is_of_suites and self.attack is None:
             return False
-        wanted = (
-            (getattr(self, name), getattr(group, name)) for name in ("setup", "attack", "target", "data")
-        )
+        return self._names(group.setup, group.attack, group.target, group.data)
+
+    def admits(self, record: Record) -> bool:
+        """Whether a record is of one of them."""
+        return self._names(record["setup"]["id"], record["attack"], record["target"], record["data"]["name"])
+
+    def _names(self, setup: str, attack: str, target: str, data: str) -> bool:
+        wanted = (self.setup, setup), (self.attack, attack), (self.target, target), (self.data, data)
         return all(
             names is None or has in ([names] if isinstance(names, str) else names) for names, has in wanted
         )
@@ -140,6 +146,89 @@ class InformedGain(Contrast):
                         [(1, group.cells(defense, "informed")), (-1, group.cells(defense, "plain"))]
                     ),
                 )
+
+
+@dataclass(frozen=True)
+class BetweenAttacks(Contrast):
+    """A metric of one attack less that of another on the same targets, defense by defense, in points.
+    ``asked``: only where the first asked the target at most this share of what the second did, with what
+    prepared each.
+    """
+
+    attack: str
+    against: str
+    metric: Metric
+    asked: float | None = None
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for group in groups:
+            if group.attack != self.attack:
+                continue
+            for other in groups:
+                if other.attack == self.against and _place(other) == _place(group):
+                    yield from self._compared(group, other)
+
+    def _compared(self, group: ComparisonGroup, other: ComparisonGroup) -> Iterator[Effect]:
+        for first in group.defenses:
+            for second in other.defenses:
+                if first.parts != second.parts or not _measured(self.metric, first, second):
+                    continue
+                if self.asked is not None and _queries(first) > self.asked * _queries(second):
+                    continue
+                a, b = first.mean(self.metric), second.mean(self.metric)
+                yield Effect(
+                    f"{group}, {first.shown}",
+                    f"{self.attack} {a:.2f} against {self.against} {b:.2f}",
+                    a - b,
+                    group.draws(first, self.metric) - other.draws(second, self.metric),
+                    cells.combined(
+                        [(1, group.cells(first, self.metric)), (-1, other.cells(second, self.metric))]
+                    )
+                    if first.seeds == second.seeds
+                    else None,
+                )
+
+
+def _place(group: ComparisonGroup) -> tuple[str, str, str]:
+    return group.setup, group.target, group.data
+
+
+def _queries(defense: DefenseRuns) -> float:
+    """The mean over seeds of all that an attack asked the target."""
+    return float(np.mean([run["queries"] + run.get("queries_before", 0) for run in defense.records]))
+
+
+@dataclass(frozen=True)
+class AboveChance(Contrast):
+    """Attack accuracy less ``times`` chance (one of all classes), in points, of each attack under each
+    defense; nothing before there are runs of all of them.
+    """
+
+    attacks: Sequence[str]
+    defenses: Sequence[str]
+    times: float
+
+    def effects(self, groups: Groups) -> Iterator[Effect]:
+        for place in dict.fromkeys(map(_place, groups)):
+            found: dict[tuple[str, str], Effect] = {}
+            for group in (group for group in groups if _place(group) == place):
+                for name in self.defenses if group.attack in self.attacks else ():
+                    for defense in of_defense(group, name):
+                        if all("controls" in record for record in defense.records):
+                            found[group.attack, name] = self._effect(group, defense)
+            if len(found) == len(self.attacks) * len(self.defenses):
+                yield from found.values()
+
+    def _effect(self, group: ComparisonGroup, defense: DefenseRuns) -> Effect:
+        value = defense.mean("att_acc1")
+        chance = float(np.mean([record["controls"]["chance"] for record in defense.records]))
+        return Effect(
+            str(group),
+            f"{defense.shown} {value:.2f} against {self.times:g} times chance, {self.times * chance:.2f}",
+            value - self.times * chance,
+            group.draws(defense, "att_acc1") - self.times * chance,
+            cells.shifted(group.cells(defense, "att_acc1"), self.times * chance),
+        )
 
 
 @dataclass(frozen=True)
@@ -398,6 +487,8 @@ def _accuracies(defense: DefenseRuns) -> tuple[float, float]:
 CONTRASTS: Mapping[str, type[Any]] = {
     "difference": Difference,
     "informed_gain": InformedGain,
+    "between_attacks": BetweenAttacks,
+    "above_chance": AboveChance,
     "accuracy_lost": AccuracyLost,
     "at_equal_share": AtEqualShare,
     "gain_at_equal_accuracy": GainAtEqualAccuracy,

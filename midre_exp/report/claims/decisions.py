@@ -1,7 +1,9 @@
 """From draws of an effect to an answer: supported, contradicted, undecided, or not measured.
 
 A claim without ``scales`` is answered by the 95 % interval of its effect. One that is registered for a scale
-needs a p-value below 5 % as well, corrected for all claims registered there, measured or not.
+needs a p-value below 5 % as well, corrected for all claims registered there, measured or not; of a claim
+about every case it is the largest of theirs (an intersection-union test, whose level needs no correction for
+the number of cases).
 """
 
 from __future__ import annotations
@@ -79,12 +81,20 @@ def decide(claim: Claim, groups: Sequence[ComparisonGroup]) -> Decision:
         overall = Estimate("", claim.needs, None, None, None, "not measured")
     elif claim.every:
         overall = _least_favourable(claim, estimates)
+        p = _largest_p(claim, effects) if claim.scales is not None else None
     else:
         mean = mean_effect(effects, "", f"mean of {len(effects)}")
         overall = _estimate(claim, mean)
         if claim.scales is not None and mean.cells is not None:
             p = sign_flip_p(mean.cells.less(claim.threshold))
     return Decision(claim, overall.answer, overall, estimates, p)
+
+
+def _largest_p(claim: Claim, effects: Sequence[Effect]) -> float | None:
+    known = [effect.cells for effect in effects if effect.cells is not None]
+    if len(known) < len(effects):
+        return None
+    return max(sign_flip_p(cells.less(claim.threshold)) for cells in known)
 
 
 def _least_favourable(claim: Claim, estimates: Sequence[Estimate]) -> Estimate:

@@ -25,6 +25,8 @@ from midre_exp.report.runs.defense_names import class_name
 
 #: Fields of contrasts that name a defense.
 _DEFENSES = ("defense", "base", "first", "second")
+#: Fields that name an attack.
+_ATTACKS = ("attack", "against")
 _RANGE = re.compile(r"\[\d*\.?\d+, \d*\.?\d+\]|\d*\.?\d+")
 
 
@@ -99,13 +101,19 @@ def load_claim(name: str, path: Path, defenses: frozenset[str]) -> Claim:
     for key in _DEFENSES:
         if key in options:
             _check_defense(str(options[key]), f"contrast.{key}", path, defenses)
+    for defense in options.get("defenses", ()):
+        _check_defense(str(defense), "contrast.defenses", path, defenses)
+    attacks = config_files("attack")
+    named = [*options.get("attacks", ()), *(options[key] for key in _ATTACKS if key in options)]
+    if strange := [attack for attack in named if attack not in attacks]:
+        raise ConfigError(f"{path}: contrast names no attack: {strange[0]}; there are {', '.join(attacks)}")
     scales = node.get("scales")
     if unknown := [scale for scale in scales or () if scale not in config_files("scale")]:
         raise ConfigError(f"{path}: scales has {unknown[0]}; there are {', '.join(config_files('scale'))}")
-    if scales is not None and (node.get("cases") == "every" or kind.is_ranked):
-        what = "cases: every" if node.get("cases") == "every" else f"contrast.kind: {contrast['kind']}"
+    if scales is not None and kind.is_ranked:
         raise ConfigError(
-            f"{path}: {what} has no p-value, so it cannot be registered; leave out scales or use another"
+            f"{path}: contrast.kind: {contrast['kind']} has no p-value, so it cannot be registered; leave "
+            "out scales or use another"
         )
     return Claim(
         name=name,

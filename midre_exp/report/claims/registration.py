@@ -1,7 +1,8 @@
 """Whether a claim was there before the runs that answer it.
 
 git is asked first: a claim is registered at the commit that first holds what its yaml says today, and was so
-before the runs when the tree of the commit of every record holds it too, word for word but for comments.
+before the runs when the tree of the commit of every record that its ``where`` admits holds it too, word for
+word but for comments.
 Where git cannot tell (no checkout, a commit that was rebased away), the records can: each carries the digests
 of the claims that were registered for its scale when it was written, which no rewriting of history and no
 wheel without git takes away.
@@ -29,17 +30,17 @@ def registrations(claims: Sequence[Claim], records: Sequence[Record]) -> dict[st
     for claim in claims:
         by_folder.setdefault(claim.path.parent, []).append(claim)
     commits = sorted({str(record["commit"]).partition("+")[0] for record in records if record["commit"]})
-    unknown = any(not record["commit"] for record in records)
     for folder, group in by_folder.items():
         history = _History.of(folder, group, commits)
         for claim in group:
-            found[claim.name] = _told(claim, history, records, unknown)
+            found[claim.name] = _told(claim, history, [one for one in records if claim.where.admits(one)])
     return found
 
 
-def _told(claim: Claim, history: _History | None, records: Sequence[Record], unknown: bool) -> str:
+def _told(claim: Claim, history: _History | None, records: Sequence[Record]) -> str:
     at = None if history is None else history.registered_at(claim)
-    held = None if history is None or unknown else history.held_by_all(claim)
+    commits = {str(record["commit"] or "").partition("+")[0] for record in records}
+    held = None if history is None else history.held_by_all(claim, commits)
     source = ""
     digests = [record.get("claims", {}).get(claim.name) for record in records]
     if held is None and claim.scales is not None and None not in digests:
@@ -60,11 +61,11 @@ class _History:
         self,
         versions: Mapping[str, Sequence[tuple[str, str | None]]],
         in_records: Mapping[str, Mapping[str, str | None]],
-        known: Iterable[bool],
+        known: Iterable[str],
     ):
         self._versions = versions  # by file name: commit and meaning, newest first
         self._in_records = in_records  # by file name: meaning in each commit
-        self._all_known = all(known)
+        self._known = frozenset(known)  # commits that git has here
 
     @classmethod
     def of(cls, folder: Path, claims: Sequence[Claim], commits: Sequence[str]) -> _History | None:
@@ -87,7 +88,8 @@ class _History:
             contents = _contents(folder, objects)
         except (OSError, subprocess.CalledProcessError, UnicodeDecodeError, ValueError):
             return None
-        known = [content is not None for content in contents[: len(commits)]]
+        here = zip(commits, contents, strict=False)  # what follows are the yamls in them
+        known = [commit for commit, content in here if content is not None]
         meanings = {
             pair: None if content is None else meaning_of(content)
             for pair, content in zip(asked, contents[len(commits) :], strict=True)
@@ -107,11 +109,12 @@ class _History:
             found = commit
         return found
 
-    def held_by_all(self, claim: Claim) -> bool | None:
-        """Whether the commit of every record holds it; None where one of them is not known here."""
-        if not self._all_known:
+    def held_by_all(self, claim: Claim, commits: Iterable[str]) -> bool | None:
+        """Whether all these commits of records hold it; None where one of them is not known here."""
+        commits = list(commits)
+        if not self._known.issuperset(commits):
             return None
-        return all(meaning == claim.meaning for meaning in self._in_records[claim.path.name].values())
+        return all(self._in_records[claim.path.name][commit] == claim.meaning for commit in commits)
 
 
 def _contents(folder: Path, objects: Sequence[str]) -> list[bytes | None]:
