@@ -11,7 +11,7 @@ FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 EVIDENCE_2026 := evidence_2026 leakage
 EVIDENCE := convergence lengths evidence early_stopping frontier
 
-.PHONY: help setup demo all evidence evidence-2026 $(TABLES) $(FIGURES) grid lfw worst claims site doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
+.PHONY: help setup demo all evidence evidence-2026 attacks-2026 $(TABLES) $(FIGURES) grid lfw worst claims site doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -54,6 +54,9 @@ evidence: setup  ## converged targets, controls, three seeds: tables, figures, c
 evidence-2026: SCALE = evidence
 evidence-2026: setup  ## arms of 2024 to 2026 and controls beside them, with diagnostics of every target (docs/evidence.md; an estimate: 5 core-hours)
 	@$(PY) -m midre_exp.report $(EVIDENCE_2026) claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
+attacks-2026: setup   ## attacks of 2024 to 2026 beside those they build on, three seeds: table and claims (docs/attacks_2026.md; an estimate: 5 core-hours)
+	@$(PY) -m midre_exp.report attacks_2026 claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 worst: SCALE = evidence
 worst: setup     ## suites of attacks: what a defense survives, informed attackers among them (docs/worst_case.md)

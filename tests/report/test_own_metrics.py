@@ -31,6 +31,16 @@ def test_an_own_metric_is_a_column_where_it_is_asked_for():
     assert list(table.shown).count("AttAcc") == 1 and "att_acc1" not in table.shown  # ours has its heading
 
 
+def test_what_the_attackers_stages_took_is_a_column_where_it_is_asked_for():
+    runs = scored()
+    for run, prior in zip(runs, (10.0, 30.0, 5.0), strict=True):
+        rounds = {"attack.round1": 1.0, "tuned_prior.round1": 2.0, "attack": 4.0}
+        run.record["seconds"] = {"target": 100.0, "evaluator": 100.0, "prior": prior, **rounds}
+    assert "attacker_seconds" not in render_defenses(load_table("table3"), runs).shown
+    table = render_defenses(replace(load_table("table3"), metrics=("attacker_seconds",)), runs)
+    assert list(table.values["attacker_seconds"]) == pytest.approx([27, 12])
+
+
 def test_a_metric_that_no_record_has_is_refused_with_those_there_are():
     demo = replace(load_table("table3"), metrics=("my_scor",))
     with pytest.raises(ConfigError, match=r"no record has a metric my_scor; they have .*my_score"):

@@ -45,11 +45,16 @@ COLUMNS = (
 )
 
 
+#: Stages of an attacker, whose seconds are told where a table asks for them by this name.
+ATTACKER_SECONDS = "attacker_seconds"
+ATTACKER = ("prior", "surrogates", "candidates", "tuned_prior", "attack")
+
+
 def comparison(records: Sequence[Record], further: Sequence[str] = ()) -> pd.DataFrame:
     """Rows by ``KEYS`` in order of appearance, metrics averaged over seeds, Δ against the setup's NoDef row.
 
     Δ is empty where the setup has no undefended record. ``further``: metrics that are shown besides
-    ``COLUMNS``. Raises ConfigError for one that no record has.
+    ``COLUMNS``, or ``attacker_seconds``. Raises ConfigError for one that no record has.
     """
     data = _by_run(records)
     usual = [name for name, _, _ in COLUMNS]
@@ -84,7 +89,7 @@ def comparison(records: Sequence[Record], further: Sequence[str] = ()) -> pd.Dat
 
 def _metrics(records: Sequence[Record]) -> set[str]:
     """The names of everything measured."""
-    return {name for record in records for name in record["metrics"]}
+    return {ATTACKER_SECONDS, *(name for record in records for name in record["metrics"])}
 
 
 def _by_run(records: Sequence[Record]) -> pd.DataFrame:
@@ -104,12 +109,19 @@ def _by_run(records: Sequence[Record]) -> pd.DataFrame:
             "seed": record["seed"],
             "n": record["counts"].get("counted", record["counts"]["reconstructions"]),
             **(_query_counts(record) if limited else {}),
+            ATTACKER_SECONDS: _attacker_seconds(record),
             **said_same(record),
             **record["metrics"],
         }
         for record in records
     ]
     return pd.DataFrame(rows)
+
+
+def _attacker_seconds(record: Record) -> float:
+    """What the attacker's stages took, of all rounds, those that other runs share too."""
+    taken = record.get("seconds", {}).items()
+    return sum(seconds for stage, seconds in taken if stage.partition(".")[0] in ATTACKER)
 
 
 def any_limited(records: Sequence[Record]) -> bool:
