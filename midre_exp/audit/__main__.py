@@ -18,6 +18,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -53,18 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="midre-exp audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="midre-exp audit",
+        description=(__doc__ or "").replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the people it knows")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="its weights")
     parser.add_argument(
         "--model",
+        metavar="NAME",
         help="timm:NAME, torchvision:NAME, package.module:function (of num_classes) or a target's name",
     )
     parser.add_argument(
         "--names", type=Path, metavar="FILE", help="names in the order of classes, one a line"
     )
-    parser.add_argument("--size", type=int, metavar="PX", help="what it takes (default: tried out)")
+    parser.add_argument(
+        "--size", type=_pixels, metavar="PX", help="side of the squares it takes (default: tried out)"
+    )
     parser.add_argument(
         "--normalisation",
         metavar="NAME",
@@ -73,8 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--public",
         metavar="DIR",
-        help="the attacker's pictures, or synthetic (default: people in DIR whom it does not know, if there "
-        "are enough pictures of them, else synthetic faces)",
+        help="the attacker's pictures, in a folder for each person if a verifier is to learn from them, or "
+        "synthetic (default: people whom it does not know in the folder of --images, if there are enough "
+        "pictures of them, else synthetic faces)",
     )
     parser.add_argument("--minutes", type=float, default=15.0, help="for everything (default: 15)")
     parser.add_argument("--people", type=int, metavar="N", help="attack the first N classes (default: all)")
@@ -83,10 +90,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"of {', '.join(rung.attack for rung in RUNGS)} (default: all, as time is)",
     )
-    parser.add_argument("--defense", help="also train such a network with and without it, and compare")
-    parser.add_argument("--fail-above", type=float, metavar="PERCENT", help="exit with 3 above it")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="(default: audits/<name of the file>-<digest>)"
+        "--defense",
+        metavar="NAME",
+        help="also train such a network with and without it (midre, say), and compare",
+    )
+    parser.add_argument(
+        "--fail-above",
+        type=float,
+        metavar="PERCENT",
+        help="exit with 3 if the strongest attack is recognised in more",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where it goes (default: audits/<name of the file>-<digest>)"
     )
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own beside conf")
     parser.add_argument(
@@ -100,7 +116,7 @@ def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
     # these load torch and timm, for which neither --help nor a mistake in an option waits
     import torch
 
-    from midre_exp.audit.ladder import Clock, climb
+    from midre_exp.audit.ladder import Clock, climb, first_that_fits
     from midre_exp.audit.network import read_checkpoint
     from midre_exp.audit.page import write_page
     from midre_exp.audit.reading import Pictures, read_network
@@ -138,12 +154,11 @@ def _audit(options: argparse.Namespace, words: Sequence[str]) -> int:
         if deployed_defense(settings):  # past which goes who holds the weights
             met = {one: share for one, share in reached.items() if one.threat != "white_box"}
             reached = met or reached
-        rung = max(reached, key=lambda one: reached[one], default=rungs[0])
-        again = [
-            Rung(rung.attack, rung.threat, rung.needs, retrained=(name,))
-            for name in (options.defense, "nodef")
+        strongest = sorted(reached, key=lambda one: -reached[one]) or rungs[:1]
+        both = [
+            [replace(rung, retrained=(name,)) for name in (options.defense, "nodef")] for rung in strongest
         ]
-        tried += climb(subject, clock, say, again)
+        tried += climb(subject, clock, say, first_that_fits(subject, clock, both))
     seconds = time.monotonic() - clock.began
     command = f"midre-exp audit {shlex.join(words)}"
     audit = judge_audit(subject, tried, seconds=seconds, command=command)
@@ -171,6 +186,17 @@ def _rungs(options: argparse.Namespace) -> list[Rung]:
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"--attacks {', '.join(unknown)} is unknown; give some of {','.join(known)}")
     return [known[name] for name in names]
+
+
+def _pixels(text: str) -> int:
+    """The side of a square. Raises ArgumentTypeError."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text} is no number of pixels; pictures are shown as squares, so for a network that takes others "
+        "give the side of a square, such as 112, and --model package.module:function, a function whose "
+        "network resizes them first"
+    )
 
 
 def _stem(checkpoint: Path, images: Path) -> str:

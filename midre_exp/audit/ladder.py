@@ -128,6 +128,17 @@ def climb(
     return [_try(rung, settings, clock, say) for rung, settings in zip(rungs, every, strict=True)]
 
 
+def first_that_fits(subject: Subject, clock: Clock, groups: Sequence[Sequence[Rung]]) -> Sequence[Rung]:
+    """The first of several groups of rungs for which, by forecast, there is time; the last one of none."""
+    for group in groups[:-1]:
+        every = [settings_for(subject, rung.attack, retrained=rung.retrained) for rung in group]
+        with suppress(OutOfTime), deadline(clock.left):
+            _fit_priors(subject.out, every, 0, clock.left, lambda _: None)
+            if forecast_of(every, counting=clock.left / 20).here(clock.slowness) <= clock.left:
+                return group
+    return groups[-1]
+
+
 def _fit_priors(
     out: Path,
     every: Sequence[dict[str, Any]],

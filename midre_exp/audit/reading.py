@@ -180,6 +180,13 @@ def read_network(
         )
     guesses = _search(checkpoint, pictures, size, normalisation, seconds)
     best = _best(guesses)
+    if best.accuracy < 0:
+        raise UnknownModelError(
+            f"{checkpoint.given} answers no square picture of the sizes that were tried in finite numbers "
+            f"({', '.join(str(one) for one in sorted({g.preprocessing.size for g in guesses}))} px); give "
+            "--size, or for one that takes other shapes --model package.module:function, a function whose "
+            "network resizes squares first"
+        )
     say(f"read as {best.network.what}, {best.preprocessing}")
     logits, who = _answers(checkpoint, best, pictures, _FINE)
     order = _order(checkpoint, pictures, logits, who, names)

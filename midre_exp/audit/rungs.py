@@ -22,9 +22,11 @@ WHITE_BOX = "the weights of the network"
 SCORES = "the network's probabilities for any picture (an API that returns them)"
 LABELS = "the network's first answer to any picture, without a probability"
 #: One of each kind of knowledge first, the quickest, all on one prior; then stronger ones with their own.
+#: Of an undefended ResNet-18 at scale mini (results/mini, one seed) the first four took 26, 39, 81 and 36
+#: seconds, their priors set aside, and were recognised in 68, 60, 76 and 94 %; MIRROR's uses PPA's prior.
 RUNGS = (
-    Rung("gmi", "white_box", WHITE_BOX),
     Rung("brepmi", "labels", LABELS),
+    Rung("gmi", "white_box", WHITE_BOX),
     Rung("rlbmi", "scores", SCORES),
     Rung("plgmi", "white_box", WHITE_BOX),
     Rung("ppa", "white_box", WHITE_BOX),

@@ -124,6 +124,31 @@ def test_a_network_at_chance_is_refused_with_what_was_tried(folder):
         read_network(made, Pictures(folder))
 
 
+def test_a_network_of_other_shapes_is_refused_with_what_to_do_and_read_where_it_resizes(folder):
+    class Tall(nn.Module):
+        def forward(self, x):
+            assert x.shape[-2:] == (24, 20)
+            return x
+
+    class Portraits(Given):
+        resizes = False
+
+        def build(self, network, mean, std):
+            made = super().build(network, mean, std)
+            first = [nn.Upsample((24, 20))] if self.resizes else []
+            made.network = nn.Sequential(*first, Tall(), made.network)
+            made.head_name = f"network.{len(first) + 1}.3"
+            return made
+
+    made = Portraits(None, "net.pt", 12, (Network("n", {}, "a network"),))
+    object.__setattr__(made, "people", KNOWN)
+    object.__setattr__(made, "way", "half")
+    with pytest.raises(UnknownModelError, match=r"no square picture .*\(8, 16 px\).*resizes squares first"):
+        read_network(made, Pictures(folder))
+    object.__setattr__(made, "resizes", True)
+    assert read_network(made, Pictures(folder)).accuracy > 95
+
+
 def test_what_is_stated_is_not_searched(folder):
     found = read_network(given(KNOWN), Pictures(folder), size=16, normalisation="0.5/0.5")
     assert found.preprocessing.size == 16 and found.preprocessing.mean == (0.5, 0.5, 0.5)

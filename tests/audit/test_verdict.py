@@ -13,7 +13,7 @@ from PIL import Image
 from midre_exp.audit import ladder
 from midre_exp.audit.__main__ import _parser as parser
 from midre_exp.audit.__main__ import _rungs, main
-from midre_exp.audit.ladder import Clock, Expected, OutOfTime, Tried, climb, deadline
+from midre_exp.audit.ladder import Clock, Expected, OutOfTime, Tried, climb, deadline, first_that_fits
 from midre_exp.audit.network import Checkpoint, Network
 from midre_exp.audit.page import write_page
 from midre_exp.audit.reading import NORMALISATIONS, Pictures, Preprocessing, Reading
@@ -64,7 +64,7 @@ def audit(subject, *every):
 
 
 def test_the_verdict_names_people_and_what_it_took(subject):
-    missed = Tried(RUNGS[1], settings_for(subject, "brepmi"), reason="it would take about 9 min")
+    missed = Tried(RUNGS[0], settings_for(subject, "brepmi"), reason="it would take about 9 min")
     found = audit(subject, tried(subject), missed)
     assert found.verdict.startswith("People are exposed. Whoever has the weights of the network could")
     assert "200 queries per person" in found.verdict and found.worst == 80.0
@@ -149,6 +149,7 @@ def test_a_verifier_learns_from_people_of_the_attackers_folder_or_it_is_told_why
     assert len(build(settings["data"]["public"], kind=Dataset, trusted=()).load("public")) == 48
     stated = settings_for(replace(known, overrides=("open_set.epochs=7",)), "gmi")
     assert stated["open_set"]["epochs"] == 7  # what the user says comes last
+    assert settings_for(replace(known, overrides=("open_set=null", "jury=null")), "gmi")["open_set"] is None
     few = replace(subject, public=str(people_in(tmp_path / "few", 9)))
     assert "4 or more pictures of 9 people, and 10 are needed" in few.strangers
     flat = tmp_path / "flat"
@@ -276,6 +277,23 @@ def test_what_was_measured_here_is_not_taken_for_a_count(monkeypatch):
     assert ladder.forecast_of([], counting=0).is_all
 
 
+def test_a_defense_is_compared_by_the_strongest_attack_for_which_there_is_time(subject, monkeypatch):
+    seconds = {"plgmi": 900.0, "gmi": 50.0, "brepmi": 9e3}
+    monkeypatch.setattr(
+        ladder, "settings_for", lambda _, attack, **__: {"attack": {"name": attack, "prior": {"steps": 9}}}
+    )
+    monkeypatch.setattr(
+        ladder, "forecast_of", lambda every, **_: Expected(seconds[every[0]["attack"]["name"]], 0.0)
+    )
+    subject.out.mkdir()
+    groups = [[rung for rung in RUNGS if rung.attack == name] for name in seconds]
+
+    def chosen(minutes: float) -> str:
+        return first_that_fits(subject, Clock(60 * minutes), groups)[0].attack
+
+    assert (chosen(20), chosen(3), chosen(1)) == ("plgmi", "gmi", "brepmi")
+
+
 def test_a_deadline_rings_once_and_leaves_nothing_behind():
     with pytest.raises(OutOfTime), deadline(0.01):
         time.sleep(5)
@@ -302,6 +320,16 @@ def test_mistakes_in_options_are_a_sentence_and_exit_code_2(words, told, tmp_pat
     with pytest.raises(ConfigError, match=told):
         _rungs(parser().parse_args(given))
     assert main([*given, "--out", str(tmp_path / "out")]) == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["112x96", "0", "-3", "big"])
+def test_a_size_that_is_no_square_is_refused_with_what_to_do(size, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(["--images", ".", "--checkpoint", "net.pt", "--size", size])
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        refused.value.code == 2 and f"{size} is no number of pixels" in told and "resizes them first" in told
+    )
 
 
 def test_a_missing_file_is_a_sentence(tmp_path, capsys):
