@@ -101,6 +101,10 @@ def judge_audit(subject: Subject, tried: Sequence[Tried], *, seconds: float, com
         }
         alarms += [text for told in record.get("alarms", {}).values() for text in told]
     verifier = _verifier(subject, own)
+    for one, record in done:  # such as a network that learnt nothing when it was trained anew
+        if one.rung.retrained is not None:
+            told = [text for texts in record.get("alarms", {}).values() for text in texts]
+            alarms += [f"trained anew, {record['defense']['label']}: {text}" for text in told]
     readable = bool(attacks) and judge["accuracy"] >= FLOOR
     strongest = max(attacks, key=lambda one: one.accuracy, default=None)
     persons = _persons(subject, own)

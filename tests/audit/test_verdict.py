@@ -83,6 +83,14 @@ def test_a_judge_below_the_floor_and_a_result_at_chance_are_no_exposure(subject)
     assert "says nothing" in nothing.verdict and exit_code(nothing, 20) == NO_VERDICT
 
 
+def test_what_is_wrong_with_a_network_trained_anew_is_told(subject):
+    one = tried(subject)
+    anew = tried(subject, "brepmi")
+    anew.record["alarms"] = {"target": ["it recognises 5 %"]}
+    found = audit(subject, one, replace(anew, rung=replace(anew.rung, retrained=("nodef",))))
+    assert "trained anew, NoDef: it recognises 5 %" in found.alarms and len(found.attacks) == 1
+
+
 def test_the_page_shows_nobody_without_the_switch(subject):
     tensors = {
         "images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
