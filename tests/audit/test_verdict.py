@@ -157,7 +157,6 @@ def test_a_verifier_learns_from_people_of_the_attackers_folder_or_it_is_told_why
     assert len(build(settings["data"]["public"], kind=Dataset, trusted=()).load("public")) == 48
     stated = settings_for(replace(known, overrides=("open_set.epochs=7",)), "gmi")
     assert stated["open_set"]["epochs"] == 7  # what the user says comes last
-    assert settings_for(replace(known, overrides=("open_set=null", "jury=null")), "gmi")["open_set"] is None
     few = replace(subject, public=str(people_in(tmp_path / "few", 9)))
     assert "4 or more pictures of 9 people, and 10 are needed" in few.strangers
     flat = tmp_path / "flat"
