@@ -9,9 +9,14 @@ ARGS ?=
 TABLES := table1 table2 table3 table4 table5
 FIGURES := fig2 fig3 fig4 fig5 fig6 fig7
 EVIDENCE_2026 := evidence_2026 leakage
+ZOO_STORE ?= artifacts
+ZOO := $(addprefix resnet18-,nodef-s0=target/3f4a7d04031e0791 midre-s0=target/9870ed6598da6815 midre_wide-s0=target/58d213665e81c709 \
+	random_pixels-s0=target/32e7d80399e412cf cutmix-s0=target/4c62bc0b9c75236c nls-s0=target/9a687af43a95bf03 \
+	tldmi-s0=target/7bb783beb79cce84 bido-s0=target/1aae2aaf74604d30) \
+	evaluator-vgg16=evaluator/9d2aa0c6b8ea3a02 prior-stylegan2=prior/4af6e1319153491f
 EVIDENCE := convergence lengths evidence early_stopping frontier
 
-.PHONY: help setup demo all evidence evidence-2026 attacks-2026 $(TABLES) $(FIGURES) grid lfw worst claims site doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
+.PHONY: help setup demo all evidence evidence-2026 attacks-2026 $(TABLES) $(FIGURES) grid lfw worst claims site zoo doctor test test-slow test-slurm fidelity chaos smoke rehearse lint docs docs-serve benchmarks clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -70,6 +75,9 @@ claims: setup    ## what the records of SCALE say to every claim of the paper; r
 
 site: setup      ## leaderboards, tables, figures and claims of results/ as a folder that opens from disk, leaderboard/ (docs/site.md)
 	@$(PY) -m midre_exp.report site $(ARGS)
+
+zoo: setup       ## the files of zoo/ once more, in build/zoo, of what make evidence left in ZOO_STORE (default: artifacts)
+	@$(PY) -m midre_exp.store export --store $(ZOO_STORE) --zoo --precision float16 --records results/evidence $(ZOO) build/zoo
 
 doctor: setup    ## which of the 37 setups can run here at scale paper, what is missing for the others (SCALE=synth ARGS=S27: another, one)
 	@$(PY) -m midre_exp.doctor $(if $(filter command environment,$(origin SCALE)),--scale $(SCALE)) $(ARGS)

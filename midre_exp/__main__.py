@@ -48,6 +48,10 @@ _PROGRAMS = {
     "store": ("midre_exp.store.__main__", "verify, list or clean what runs have built"),
     "study": ("midre_exp.study.__main__", "a blinded page of questions to people about reconstructions"),
     "smoke": ("midre_exp.doctor.smoke", "every setup with full networks on tiny files, a few steps"),
+    "zoo": (
+        "midre_exp.zoo.__main__",
+        "trained targets, defended and not, that come along: zoo, zoo attack resnet18-midre-s0",
+    ),
     **{f"data {name}": command for name, command in COMMANDS.items()},
 }
 #: Flags that are told of; and those of Hydra that are handed on, each with whether a value follows it.

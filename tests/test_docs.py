@@ -234,3 +234,10 @@ def test_the_program_of_the_page_attacks_a_network_of_ones_own(tmp_path, monkeyp
     exec(compile(text, "own_network.py", "exec"), names)
     assert names["victim"].queries == 2 * len(names["found"].images) == 2 * 10 * 5
     assert capsys.readouterr().out.startswith("attack accuracy ")
+
+
+def test_the_program_of_the_page_attacks_the_zoo(capsys):
+    text = block("sharing.md", "python", "attack_the_zoo.py")
+    assert "identities=10)" in text
+    exec(compile(text.replace("identities=10)", "identities=2, steps=2, milestones=[])"), "page", "exec"), {})
+    assert re.fullmatch(r"attack accuracy [\d.]+ %\n", capsys.readouterr().out)

@@ -33,7 +33,8 @@ from midre_exp.sharing import archive
 from midre_exp.store.artifact import Artifact
 from midre_exp.store.files import dump_json, explain, sha256, write_atomic
 from midre_exp.store.store import Store
-from midre_exp.zoo.export import check_people, file_of
+from midre_exp.zoo.card import check_people
+from midre_exp.zoo.export import file_of
 from midre_exp.zoo.files import SUFFIX, pack, unpack
 
 #: Version of the bundle: another major is refused, a later minor has more than is read here.

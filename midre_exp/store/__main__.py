@@ -339,7 +339,7 @@ def _export_files(store: Store, options: argparse.Namespace) -> int:
             raise StoreError(f"{name} is given to two artifacts; give each a name of its own")
         named[name or f"={artifact.stage}/{artifact.key}"] = artifact
     if options.zoo:
-        files = make_zoo(named, options.place, **said)
+        files = make_zoo(named, options.place, results=options.records, **said)
     elif len(named) != 1:
         raise StoreError(f"{options.place} holds one artifact; give one key, or a folder with --zoo")
     elif options.place.exists():
@@ -403,6 +403,13 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--zoo", action="store_true", help="a folder of such files, with an index and a page")
     out.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="of weights in such files (float32)"
+    )
+    out.add_argument(
+        "--records",
+        type=Path,
+        metavar="RESULTS",
+        help="of a zoo: cards say what attacks on their target reached in the records of a folder such as "
+        "results/evidence",
     )
     out.add_argument(
         "--people",

@@ -1,11 +1,10 @@
-"""From artifacts of a store to files of the zoo: what a card says, how files are called, a folder of them
-with an index and a page.
+"""From artifacts of a store to files of the zoo: how files are called, a folder of them with its index, which
+others take whole or not at all.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,95 +12,45 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from midre_exp.errors import CheckpointError, StoreError
-from midre_exp.plan.config import digest
-from midre_exp.plan.publication import SWITCH
 from midre_exp.plan.validate import is_id
-from midre_exp.store.artifact import Artifact, readable
+from midre_exp.store.artifact import Artifact
 from midre_exp.store.files import dump_json, read_json, write_atomic
-from midre_exp.weights.formats import metadata
-from midre_exp.zoo.files import CARD, ENTRY, SUFFIX, Card, bytes_of, pack, read_file, unpack
+from midre_exp.zoo.card import PRIOR, WEIGHTS, attacked_in, card_of, check_people
+from midre_exp.zoo.files import CARD, SUFFIX, Card, bytes_of, pack, read_file, unpack
+from midre_exp.zoo.page import page
 
-#: The stages whose weights are a classifier's.
-CLASSIFIERS = ("target", "evaluator", "pretraining", "evaluator_pretraining")
 INDEX, PAGE = "zoo.json", "README.md"
-_WEIGHTS = "weights.safetensors"
-#: Of the private images: an artifact does not say whose faces they are, but for rendered ones.
-_RENDERED = "synthfaces"
-
-
-def card_of(artifact: Artifact, people: str | None = None) -> Card:
-    """What a classifier's file says of it, of the manifest of its artifact alone. ``people``: who is on its
-    images (``data.people``), where the manifest cannot tell. Raises StoreError for another stage's artifact.
-    """
-    manifest = artifact.manifest
-    config: Mapping[str, Any] = manifest.get("config", {})
-    node = config.get("evaluator" if artifact.stage.startswith("evaluator") else "target")
-    if artifact.stage not in CLASSIFIERS or not isinstance(node, Mapping) or "model" not in node:
-        raise StoreError(
-            f"{artifact.stage}/{artifact.key} is no classifier ({', '.join(CLASSIFIERS)}); export it to a "
-            "folder or a .tar"
-        )
-    said = _said(artifact)
-    model: dict[str, Any] = dict(node["model"])
-    metrics = artifact.metrics
-    return {
-        "stage": artifact.stage,
-        "key": artifact.key,
-        "target": node["name"],
-        "model": model,
-        "normalisation": {name: model[name] for name in ("mean", "std") if name in model},
-        "classes": said.get("classes", next(iter(metrics["counts"].values()))),
-        **({"defense": said.get("defense")} if said.get("defense") is not None else {}),
-        "resolution": config.get("data", {}).get("size"),
-        "data": config.get("data"),
-        "people": people_in(config.get("data"), people),
-        "seed": config.get("seed"),
-        "start": node.get("weights"),
-        "epochs": node.get("recipe", {}).get("epochs"),
-        "metrics": {name: metrics[name] for name in ("acc", "train_acc", "chance") if name in metrics},
-        "counts": metrics.get("counts", {}),
-        "alarms": metrics.get("alarms", []),
-        "commit": manifest.get("commit"),
-        "code": manifest.get("code"),
-        "config": digest(dict(config)),
-        "versions": manifest.get("versions", {}),
-    }
-
-
-def people_in(fingerprint: object, told: str | None = None) -> str:
-    """Who is on the images of a fingerprint: nobody where code renders them, else what the user told."""
-    rendered = isinstance(fingerprint, Mapping) and fingerprint.get("dataset") == _RENDERED
-    return "synthetic" if rendered else told or "unknown"
-
-
-def check_people(what: str, people: str, *, consent: bool) -> None:
-    """Raise StoreError where what was learnt from real people would be handed on without a word."""
-    if people != "synthetic" and not consent:
-        raise StoreError(
-            f"{what} was made from pictures of people ({people}), and weights and latents may show them "
-            f"again; add {SWITCH} if the licence of the data and these people allow it"
-        )
 
 
 def file_of(
-    artifact: Artifact, *, precision: str = "float32", people: str | None = None, consent: bool = False
+    artifact: Artifact,
+    *,
+    precision: str = "float32",
+    people: str | None = None,
+    consent: bool = False,
+    attacked: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
-    """The bytes of a classifier's file. Raises StoreError as ``card_of`` and ``check_people``."""
+    """The bytes of a classifier's or prior's file. Raises StoreError as ``card_of`` and ``check_people``."""
     card = card_of(artifact, people)
+    if attacked:
+        card = {**card, "attacked": list(attacked)}
     check_people(f"{artifact.stage}/{artifact.key}", card["people"], consent=consent)
     try:
-        tensors = load((artifact.path / _WEIGHTS).read_bytes())
+        tensors = load((artifact.path / WEIGHTS).read_bytes())
     except (OSError, SafetensorError, KeyError, AttributeError, TypeError) as error:
-        raise StoreError(f"{artifact.path / _WEIGHTS} cannot be read ({error}); rebuild it") from error
+        raise StoreError(f"{artifact.path / WEIGHTS} cannot be read ({error}); rebuild it") from error
     return pack(tensors, {**card, "consent": consent and card["people"] != "synthetic"}, precision=precision)
 
 
 def name_of(card: Mapping[str, Any]) -> str:
-    """How its file is called: ``resnet18-midre-s0``, an evaluator ``evaluator-vgg16-s0``."""
+    """How its file is called: ``resnet18-midre-s0``, an evaluator ``evaluator-vgg16``, a prior
+    ``prior-stylegan2-s0``.
+    """
     of_target = card["stage"] == "target"
     defense = "+".join(card.get("defense") or ["unknown"]) if of_target else None
     seed = None if card.get("seed") is None else f"s{card['seed']}"
-    parts = ["" if of_target else card["stage"], card["target"], defense, seed]
+    network = card["prior"]["name"] if card["stage"] == PRIOR else card["target"]
+    parts = ["" if of_target else card["stage"], network, defense, seed]
     return "-".join(part for part in parts if part)
 
 
@@ -137,12 +86,15 @@ def make_zoo(
     precision: str = "float32",
     people: str | None = None,
     consent: bool = False,
+    results: Path | None = None,
 ) -> list[Path]:
     """Write a file for each artifact, by its name or that which its card gives it (a name that begins with
-    ``=``), with index and page, to a new folder. Raises StoreError where two would have one name.
+    ``=``), with index and page, to a new folder. ``results``: a folder of records, of which cards say what
+    attacks on their target reached. Raises StoreError where two would have one name.
     """
     if folder.exists():
         raise StoreError(f"{folder} exists already; give another name, or remove it first")
+    attacked = {} if results is None else attacked_in(results)
     made: dict[str, bytes] = {}
     of: dict[str, Artifact] = {}
     cards = {given: card_of(artifact, people) for given, artifact in artifacts.items() if given[:1] == "="}
@@ -157,7 +109,8 @@ def make_zoo(
                 f"{name}; give one a name of its own, as {name}-2={artifact.stage}/{artifact.key}"
             )
         of[name] = artifact
-        made[name] = file_of(artifact, precision=precision, people=people, consent=consent)
+        reached = attacked.get(artifact.key, ())
+        made[name] = file_of(artifact, precision=precision, people=people, consent=consent, attacked=reached)
     for name, data in made.items():
         write_atomic(folder / f"{name}{SUFFIX}", data)
     write_index(folder)
@@ -174,12 +127,13 @@ def write_index(folder: Path) -> None:
             **{key: one.card.get(key) for key in ("stage", "key", "target", "classes", "people", "seed")},
             "defense": one.card.get("defense"),
             "acc": one.card.get("metrics", {}).get("acc"),
+            **({"prior": one.card["prior"]["name"]} if one.card["stage"] == PRIOR else {}),
         }
         for name, one in found.items()
     }
     write_atomic(folder / INDEX, dump_json({"zoo": CARD, "files": files}))
     cards = {name: (one.card, files[name]["bytes"]) for name, one in found.items()}
-    write_atomic(folder / PAGE, _page(cards))
+    write_atomic(folder / PAGE, page(cards))
 
 
 def is_of_zoo(place: Path) -> bool:
@@ -222,6 +176,24 @@ def take_files(place: Path, folder: Path) -> list[Path]:
     return list(taken)
 
 
+def verified(folder: Path) -> list[tuple[Path, Card]]:
+    """Every file of a folder with its card. Raises CheckpointError for one that is damaged, that the index
+    does not list or lists otherwise, and for one that it lists and that is missing.
+    """
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    found = []
+    for path in paths:
+        file = read_file(path)
+        if published_sha256(path) != file.sha256:
+            raise CheckpointError(f"{path} is not what {folder / INDEX} lists; get both again")
+        found.append((path, file.card))
+    if (folder / INDEX).is_file():
+        listed = read_json(folder / INDEX)["files"]
+        if missing := sorted(set(listed) - {path.stem for path in paths}):
+            raise CheckpointError(f"{folder} lacks {missing[0]}{SUFFIX}, which {INDEX} lists; get it again")
+    return found
+
+
 def published_sha256(path: Path) -> str | None:
     """What the index beside a file says that its SHA-256 is; None where there is no index, or it does not
     list the file. Raises CheckpointError for an index that cannot be read.
@@ -234,55 +206,3 @@ def published_sha256(path: Path) -> str | None:
         return None if listed is None else str(listed["sha256"])
     except (StoreError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no index of a zoo; get it again") from error
-
-
-def _said(artifact: Artifact) -> dict[str, Any]:
-    """What the run that made it let its weights say; nothing of older ones."""
-    try:
-        said = json.loads(metadata(artifact.path / _WEIGHTS).get(ENTRY, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _page(cards: Mapping[str, tuple[Card, int]]) -> str:
-    rows = [
-        f"| {name} | {card['target']} | {_defense(card)} | {card['classes']} | {_of(card, 'acc')} | "
-        f"{_of(card, 'train_acc')} | {card['people']} | {card.get('epochs')} | {card['precision']} | "
-        f"{readable(size)} | {card.get('commit')} |"
-        for name, (card, size) in cards.items()
-    ]
-    example = next(iter(cards), "NAME")
-    return "\n".join(
-        [
-            "# A zoo of classifiers",
-            "",
-            "Each file is safetensors with a card inside and a checksum of all its bytes; nothing in it is",
-            "executed. A target remembers the people it was trained on: hand on only what may be handed on.",
-            "",
-            "    from midre_exp.zoo import load_target, read_card",
-            f'    model = load_target("zoo/{example}")       # verified; in eval mode, on the CPU',
-            f'    card = read_card("zoo/{example}{SUFFIX}")  # what it is',
-            "",
-            "| file | network | defense | classes | acc | train acc | people | epochs | in | size | commit |",
-            "|---|---|---|--:|--:|--:|---|--:|---|--:|---|",
-            *rows,
-            "",
-        ]
-    )
-
-
-def _defense(card: Mapping[str, Any]) -> str:
-    """Its parts with the values that are numbers."""
-    if card["stage"] != "target":
-        return "none"
-    parts = []
-    for name, node in (card.get("defense") or {"unknown": {}}).items():
-        values = [f"{k}={v}" for k, v in node.items() if isinstance(v, (int, float)) and type(v) is not bool]
-        parts.append(f"{name} ({', '.join(values)})" if values else name)
-    return " + ".join(parts)
-
-
-def _of(card: Mapping[str, Any], name: str) -> str:
-    value = card.get("metrics", {}).get(name)
-    return f"{value:.1f}" if isinstance(value, (int, float)) else ""

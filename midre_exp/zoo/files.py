@@ -21,17 +21,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from midre_exp.errors import CheckpointError
+from midre_exp.plan.config import CONF_DIR
 from midre_exp.plan.validate import is_id, is_line
 from midre_exp.weights.formats import first_bytes, is_safetensors, metadata
 
 #: Version of a card: a card of another major is refused, one of a later minor has more than is read here.
-CARD = "1.0"
+#: 1.1: priors; ``attacked``, what attacks recorded by then reached.
+CARD = "1.1"
 #: The name of the card among the metadata; what a run leaves in a store says less under the same name.
 ENTRY = "midre_exp"
 SUFFIX = ".safetensors"
-#: The folder of the zoo: of the place one stands in, else of the checkout.
+#: The folder of the zoo: of the place one stands in, else the one that comes with this program, beside its
+#: configs (in a wheel that is this folder).
 ZOO = "zoo"
-_CHECKOUT = Path(__file__).resolve().parents[2]
+SHIPPED = CONF_DIR.parent / ZOO
 #: What weights may be kept in.
 PRECISIONS = ("float32", "float16")
 _CHECKSUM = "file_sha256"
@@ -106,7 +109,9 @@ def find(name: str | Path) -> Path:
     """The file that a name means. Raises CheckpointError, naming what there is."""
     given = Path(name).expanduser()
     given = given if given.suffix == SUFFIX else given.with_name(given.name + SUFFIX)
-    tried = [given] if given.is_absolute() or given.parts[0] != ZOO else [given, _CHECKOUT / given]
+    tried = [given]
+    if not given.is_absolute() and given.parts[0] == ZOO:
+        tried.append(SHIPPED.joinpath(*given.parts[1:]))
     for path in tried:
         if path.is_file():
             return path
@@ -181,7 +186,12 @@ def _checked(card: Any, place: Path | str) -> Card:
         "stage": is_id(card.get("stage")),
         "key": isinstance(card.get("key"), str) and _KEY.fullmatch(card["key"]) is not None,
     }
-    if card.get("stage") != "attack":  # whose latents are no network
+    if card.get("stage") == "prior":
+        kinds |= {
+            "prior": isinstance(card.get("prior"), dict) and is_id(card["prior"].get("name")),
+            "people": is_line(card.get("people")),
+        }
+    elif card.get("stage") != "attack":  # whose latents are no network
         kinds |= {
             "target": is_id(card.get("target")),
             "classes": type(card.get("classes")) is int and 0 < card["classes"] < 10_000_000,

@@ -1,31 +1,34 @@
 """A file of the zoo as a network: built from our own yaml of that name, with the plain values of its card.
 
-A card never says what is built. It names a choice of conf/target and of conf/defense; the classes are those
-of the yaml here, and a card that names other ones is refused. Weights load strictly.
+A card never says what is built. It names a choice of conf/target and conf/defense, or of conf/attack/prior;
+the classes are those of the yaml here, and a card that names other ones is refused. Weights load strictly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from midre_exp.defense import compose_defenses
 from midre_exp.errors import CheckpointError
 from midre_exp.plan.choice import choice
 from midre_exp.plan.config import config_files
 from midre_exp.plan.public_names import by_public_name
+from midre_exp.priors.base import Prior, initial_prior
 from midre_exp.targets.assemble import assemble
 from midre_exp.targets.base import Classifier
 from midre_exp.weights.state_dict import require_usable
-from midre_exp.zoo.export import CLASSIFIERS, published_sha256
-from midre_exp.zoo.files import Card, find, read_file
+from midre_exp.zoo.card import CLASSIFIERS, PRIOR
+from midre_exp.zoo.export import published_sha256
+from midre_exp.zoo.files import Card, ZooFile, find, read_file
 
+M = TypeVar("M", bound=nn.Module)
 _DEEPEST = 8
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -40,19 +43,51 @@ def load_target(name: str | Path, *, trusted: tuple[str, ...] = ()) -> Classifie
     do not take.
     """
     path = find(name)
-    file = read_file(path)
-    listed = published_sha256(path)
-    if listed not in (None, file.sha256):
-        raise CheckpointError(f"{path} is not the file that its zoo.json lists; get both again")
+    file = _listed(path)
     if file.card["stage"] not in CLASSIFIERS:
         raise CheckpointError(f"{path} holds what the stage {file.card['stage']} made, no classifier")
     nodes = defense_nodes(file.card, path)
     defense = compose_defenses(nodes, trusted)
     settings = {"model": model_node(file.card, path)}
+    model = _with_weights(
+        lambda: assemble(settings, file.card["classes"], defense, seed=0, trusted=trusted), file, path
+    )
+    defense.on_inference(model)
+    return model.eval()
 
-    def make() -> Classifier:
-        return assemble(settings, file.card["classes"], defense, seed=0, trusted=trusted)
 
+def load_prior(name: str | Path, *, trusted: tuple[str, ...] = ()) -> Prior:
+    """The trained prior of a file of the zoo, on the CPU, ready to attack with; arguments and errors as of
+    ``load_target``.
+    """
+    path = find(name)
+    file = _listed(path)
+    if file.card["stage"] != PRIOR:
+        raise CheckpointError(f"{path} holds what the stage {file.card['stage']} made, no prior")
+    node = file.card["prior"]
+    known = config_files("attack/prior")
+    if node["name"] not in known:
+        raise CheckpointError(
+            f"{path} is a prior {node['name']}, of which this program knows none: {', '.join(known)}"
+        )
+    ours: Any = OmegaConf.to_container(OmegaConf.load(known[node["name"]]), resolve=False)
+    ours.pop("defaults", None)
+    whole = _with_values(ours, node, "prior", path)
+    prior = _with_weights(lambda: initial_prior(whole, trusted), file, path)
+    prior.freeze()
+    return prior
+
+
+def _listed(path: Path) -> ZooFile:
+    """A verified file that is the one its index lists, where there is an index beside it."""
+    file = read_file(path)
+    if published_sha256(path) not in (None, file.sha256):
+        raise CheckpointError(f"{path} is not the file that its zoo.json lists; get both again")
+    return file
+
+
+def _with_weights(make: Callable[[], M], file: ZooFile, path: Path) -> M:
+    """What ``make`` builds, with the weights of a file, all of them and no other."""
     with torch.device("meta"):  # without memory, of which a card could ask for any amount
         expected = make().state_dict()
     given = {name: torch.from_numpy(value) for name, value in file.tensors.items()}
@@ -62,8 +97,7 @@ def load_target(name: str | Path, *, trusted: tuple[str, ...] = ()) -> Classifie
     require_usable(path, state)
     model = make()
     model.load_state_dict(state)
-    defense.on_inference(model)
-    return model.eval()
+    return model
 
 
 def _unlike(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,23 @@ import torch
 from safetensors.torch import save_file
 
 from midre_exp.errors import CheckpointError
+from midre_exp.plan.choice import choice
+from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.run import run
 from midre_exp.stages import make_plan
 from midre_exp.stages.classifier import Target
 from midre_exp.stages.parts import make_parts
+from midre_exp.stages.prior import PriorStage
 from midre_exp.store.__main__ import main
 from midre_exp.store.store import Store
-from midre_exp.zoo import load_target, read_card
-from midre_exp.zoo.export import names_of
-from midre_exp.zoo.files import pack, read_file, unpack
+from midre_exp.targets.predict import accuracy, predict
+from midre_exp.zoo import load_prior, load_target, read_card
+from midre_exp.zoo.__main__ import main as zoo_main
+from midre_exp.zoo.export import names_of, verified
+from midre_exp.zoo.files import SHIPPED, pack, read_file, unpack
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 CARD = {
     "stage": "target",
@@ -41,7 +50,7 @@ def test_a_file_is_its_tensors_and_its_card_and_equal_ones_are_equal_bytes(tmp_p
     data = pack(TENSORS, CARD)
     found = unpack(data, "x")
     assert {name: value.tolist() for name, value in found.tensors.items()} == {"w": [0, 1, 2, 3], "n": 7}
-    assert CARD.items() <= found.card.items() and found.card["card"] == "1.0"
+    assert CARD.items() <= found.card.items() and found.card["card"] == "1.1"
     assert pack(dict(reversed(TENSORS.items())), CARD) == data
 
 
@@ -254,3 +263,93 @@ def test_targets_of_real_people_and_what_is_no_classifier_do_not_go(tmp_path, st
     (attack,) = (stocked / "attack").iterdir()
     assert call("export", "--store", stocked, f"attack/{attack.name}", tmp_path / "y.safetensors") == 2
     assert "is no classifier" in capsys.readouterr().err
+
+
+def shipped() -> list[str]:
+    return [path.stem for path in sorted(SHIPPED.glob("*.safetensors"))]
+
+
+def test_the_zoo_that_comes_along_is_what_its_index_says_and_what_make_zoo_makes(capsys):
+    assert [path.stem for path, _ in verified(SHIPPED)] == shipped()
+    listed = json.loads((SHIPPED / "zoo.json").read_text())["files"]
+    made = dict(
+        re.findall(r"([\w-]+)=\w+/([0-9a-f]{16})", re.search(r"^ZOO := .*?[^\\]\n", MAKEFILE, re.M | re.S)[0])
+    )
+    names = {
+        name if name.startswith(("evaluator", "prior")) else f"resnet18-{name}": made[name] for name in made
+    }
+    assert names == {name: one["key"] for name, one in listed.items()}
+    assert sum(one["bytes"] for one in listed.values()) < 15e6
+    assert zoo_main([]) == 0
+    said = capsys.readouterr().out
+    assert f"{len(listed)} files in" in said
+    for name in shipped():
+        assert re.search(rf"^{name}\b", said, re.M) and name in (SHIPPED / "README.md").read_text()
+
+
+def test_the_attacks_of_cards_are_those_of_the_committed_records():
+    card = read_card(SHIPPED / "resnet18-nodef-s0.safetensors")
+    assert {one["attack"] for one in card["attacked"]} == {"brepmi", "ifgmi", "plgmi", "ppa"}
+    for one in card["attacked"]:
+        (path,) = (ROOT / "results" / "evidence" / "records").glob(f"*-{one['record']}.json")
+        record = json.loads(path.read_text())
+        assert record["artifacts"]["target"] == card["key"] and record["attack"] == one["attack"]
+        assert record["metrics"]["att_acc1"] == one["att_acc1"]
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    with packaged_configs():
+        settings = settings_of(["scale=evidence", "setup=evidence"])
+    return make_parts(settings).private.load("test")
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("prior")])
+def test_a_classifier_that_comes_along_has_the_accuracy_of_its_card(name, photographs):
+    card = read_card(SHIPPED / f"{name}.safetensors")
+    logits, _ = predict(load_target(f"zoo/{name}"), photographs.images, torch.device("cpu"))
+    assert len(logits) == 1000
+    assert accuracy(logits, photographs.labels) == pytest.approx(card["metrics"]["acc"], abs=0.1)  # an image
+
+
+def test_a_target_that_comes_along_is_attacked_with_what_lies_beside_it(capsys, monkeypatch):
+    short = {"restarts": 1, "kept": 1, "steps": 2, "milestones": [], "reference_batch": 1}
+    monkeypatch.setattr("midre_exp.zoo.attack.choice", lambda *a, **k: {**choice(*a, **k), **short})
+    assert zoo_main(["attack", "resnet18-nodef-s0", "--identities", "3"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"PPA on resnet18-nodef-s0: attack accuracy [\d.]+ % .* of 3 identities, 3 rec", said)
+    assert "recorded: 77.0 [67, 86]" in said
+    for words, sentence in (
+        (["--attack", "gmi"], "gmi takes a prior gmi, and"),
+        (["--attack", "nothing"], "attack nothing is unknown"),
+        (["--identities", "101"], "101 identities of a target of 100"),
+    ):
+        assert zoo_main(["attack", "resnet18-nodef-s0", *words]) == 2
+        assert sentence in capsys.readouterr().err
+    assert zoo_main(["attack", "resnet18-s9"]) == 2
+    assert "there is no zoo/resnet18-s9.safetensors; there are evaluator-vgg16" in capsys.readouterr().err
+
+
+def test_a_prior_of_the_zoo_draws_as_the_one_of_the_run(tmp_path, stocked, tiny, capsys):
+    planned = make_plan(tiny()).stages["prior"]
+    artifact = Store(stocked).find("prior", planned.key)
+    assert artifact is not None
+    place = tmp_path / "gmi.safetensors"
+    assert call("export", "--store", stocked, f"prior/{planned.key}", place) == 0
+    latents = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    original = PriorStage().load(tiny(), artifact, 4)
+    original.freeze()
+    assert torch.equal(load_prior(place).generate(latents), original.generate(latents))
+    with pytest.raises(CheckpointError, match="no classifier"):
+        load_target(place)
+    card = {**read_card(place)}
+    for change, words in (
+        ({"name": "nothing"}, "of which this program knows none"),
+        ({"_target_": "os.system"}, "nothing that a file names is built"),
+        ({"latent_dim": 17}, "does not fit the network"),
+    ):
+        changed = {**card, "prior": {**card["prior"], **change}}
+        place.write_bytes(pack(read_file(place).tensors, changed))
+        with pytest.raises(CheckpointError, match=words):
+            load_prior(place)
+        place.write_bytes(pack(read_file(place).tensors, card))
