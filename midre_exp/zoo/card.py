@@ -108,7 +108,11 @@ def attacked_in(results: Path) -> dict[str, list[dict[str, Any]]]:
         record = read_record(path)
         metrics = record["metrics"]
         if "att_acc1" in metrics and "target" in record["artifacts"]:
-            one = {"attack": record["attack"], "threat": record.get("threat"), "scale": record["scale"]}
+            one: dict[str, Any] = {
+                "attack": record["attack"],
+                "threat": record.get("threat"),
+                "scale": record["scale"],
+            }
             one |= {name: metrics.get(name) for name in ("att_acc1", "att_acc1_low", "att_acc1_high")}
             one |= {name: record["counts"][name] for name in ("identities", "counted")}
             one |= {"evaluator": record["artifacts"].get("evaluator"), "seed": record["seed"]}
