@@ -67,7 +67,7 @@ def _list(folder: Path) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from midre_exp.zoo.attack import attack_target  # torch
+    from midre_exp.sharing.zoo_attack import attack_target  # torch
 
     name = options.name
     if "/" not in name and not Path(name).exists():

@@ -314,7 +314,7 @@ def test_a_classifier_that_comes_along_has_the_accuracy_of_its_card(name, photog
 
 def test_a_target_that_comes_along_is_attacked_with_what_lies_beside_it(capsys, monkeypatch):
     short = {"restarts": 1, "kept": 1, "steps": 2, "milestones": [], "reference_batch": 1}
-    monkeypatch.setattr("midre_exp.zoo.attack.choice", lambda *a, **k: {**choice(*a, **k), **short})
+    monkeypatch.setattr("midre_exp.sharing.zoo_attack.choice", lambda *a, **k: {**choice(*a, **k), **short})
     assert zoo_main(["attack", "resnet18-nodef-s0", "--identities", "3"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"PPA on resnet18-nodef-s0: attack accuracy [\d.]+ % .* of 3 identities, 3 rec", said)
