@@ -31,7 +31,7 @@ from midre_exp.runtime import Runtime, give_memory_back, make_runtime
 from midre_exp.stages import Stage, stages_of, stale
 from midre_exp.stages.base import Job
 from midre_exp.stages.parts import Parts
-from midre_exp.store import progress
+from midre_exp.store import progress, shipped
 from midre_exp.store.artifact import Artifact, Workspace
 from midre_exp.store.files import write_atomic
 from midre_exp.store.lock import LockedError
@@ -103,6 +103,7 @@ class Executor:
             self.runtime.say(explained(self.settings["numerics"]))
         self.store.check()
         check_writable(self.settings["paths"])
+        self._take_shipped()
         found = stale.stale_stages(self.store, self.plan, self.commit)
         kept = [name for name in found if name not in self._rebuild]
         if kept and self._policy == "refuse":
@@ -117,6 +118,13 @@ class Executor:
             elif (artifact := self.store.find(planned.name, planned.key, reread=False)) is not None:
                 stage.accept(self.settings, artifact)
         return self
+
+    def _take_shipped(self) -> None:
+        """Take over what comes with the package, and say so in a line."""
+        wanted = [(one.name, one.key) for one in self.plan.stages.values() if one.name not in self._rebuild]
+        if taken := shipped.take(self.store, wanted):
+            names = ", ".join(f"{one.stage} {one.key}" for one in taken)
+            self.runtime.say(f"came with midre-exp, verified: {names}")
 
     def __call__(self, stage: Stage, *inputs: Any) -> Build:
         """Name a stage: its ``inputs`` are parts of the run and stages named before."""

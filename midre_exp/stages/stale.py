@@ -13,6 +13,7 @@ from midre_exp.plan.config import Settings, digest
 from midre_exp.plan.keys import Plan, StageKey
 from midre_exp.plan.shards import SHARD
 from midre_exp.stages.graph import stages_of
+from midre_exp.store import shipped
 from midre_exp.store.artifact import Artifact
 from midre_exp.store.store import Store, versions
 
@@ -35,15 +36,22 @@ def policy(settings: Settings) -> str:
 
 
 def to_rebuild(settings: Settings, plan: Plan) -> set[str]:
-    """The stages of a plan that ``runtime.rebuild`` names, and all that depend on them. Raises ConfigError
-    for a name that no stage has.
+    """The stages of a plan that ``runtime.rebuild`` names, ``shipped`` those that come with the package, and
+    all that depend on them. Raises ConfigError for a name that no stage has.
     """
     given = settings["runtime"].get("rebuild") or []
-    known = [stage.name for stage in stages_of(settings)]
+    known = [*(stage.name for stage in stages_of(settings)), shipped.WORD]
     if not isinstance(given, list) or (unknown := [name for name in given if name not in known]):
         wrong = unknown[0] if isinstance(given, list) else given
         raise ConfigError(f"runtime.rebuild: {wrong} is no stage; give a list of some of {', '.join(known)}")
     chosen: set[str] = set()
+    if shipped.WORD in given:
+        chosen = {name for name, stage in plan.stages.items() if shipped.is_shipped(name, stage.key)}
+        if not chosen:
+            raise ConfigError(
+                f"runtime.rebuild: no stage of this run comes with midre-exp, so {shipped.WORD} names none; "
+                "name the stages"
+            )
     for name, stage in plan.stages.items():  # in the order of a run
         if re.sub(f"^{SHARD}", "attack", name) in given or chosen & {*stage.upstream}:
             chosen.add(name)

@@ -14,7 +14,7 @@ import os
 import shutil
 import tarfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -168,9 +168,9 @@ class _Export:
             raise StoreError(f"{self.place}: {name} is cut short; copy it again")
 
 
-def import_(store: Store, place: Path) -> list[Taken]:
-    """Take over what ``export`` wrote; all of it or, where a file is wrong or an artifact is another than the
-    one here, nothing. Raises StoreError that names what is wrong.
+def import_(store: Store, place: Path, *, only: Collection[tuple[str, str]] | None = None) -> list[Taken]:
+    """Take over what ``export`` wrote, or ``only`` these (stage, key) of it; all or, where a file is wrong or
+    an artifact is another than the one here, nothing. Raises StoreError that names what is wrong.
     """
     place = place.expanduser().absolute()
     store.check()
@@ -181,7 +181,7 @@ def import_(store: Store, place: Path) -> list[Taken]:
     try:
         make_folder(work)
         with ExitStack() as stack:
-            return _take(store, _opened(place, stack), work)
+            return _take(store, _opened(place, stack), work, only)
     except OSError as error:
         failed = Path(error.filename) if isinstance(error.filename, str) else place
         raise explain(error, failed, "import") from error
@@ -190,21 +190,21 @@ def import_(store: Store, place: Path) -> list[Taken]:
         lock.release()
 
 
-def _take(store: Store, source: _Export, work: Path) -> list[Taken]:
+def _take(store: Store, source: _Export, work: Path, only: Collection[tuple[str, str]] | None) -> list[Taken]:
     """Unpack below ``work``, verify everything, publish."""
     source.copy(INDEX, work / INDEX)
     try:
         index = read_json(work / INDEX)
     except StoreError as error:
         raise StoreError(f"{source.place}: {INDEX} is not JSON; copy or export it again") from error
-    listed = _listed(source.place, index)
+    wanted = [each for each in entries_of(source.place, index) if only is None or each in only]
     try:
-        for stage, key in listed:
+        for stage, key in wanted:
             store.where(stage, key)
     except StoreError as error:
         raise StoreError(f"{source.place}: {error}") from error
     taken, fresh = [], []
-    for stage, key in listed:
+    for stage, key in wanted:
         folder = work / stage / key
         here = store.find(stage, key)
         make_folder(folder)
@@ -228,8 +228,8 @@ def _take(store: Store, source: _Export, work: Path) -> list[Taken]:
     return sorted(taken)
 
 
-def _listed(place: Path, index: Any) -> list[tuple[str, str]]:
-    """The (stage, key) that an index names."""
+def entries_of(place: Path, index: Any) -> list[tuple[str, str]]:
+    """The (stage, key) that an index names. Raises StoreError for what is none."""
     entries = index.get("artifacts") if isinstance(index, dict) else None
     if not isinstance(entries, list) or index.get("schema") != _SCHEMA or len(entries) > _MOST_FILES:
         raise StoreError(f"{place}: {INDEX} is no index that this version reads; export it again")

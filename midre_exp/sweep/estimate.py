@@ -33,6 +33,7 @@ from midre_exp.stages import STAGES, behind, make_plan, stages_of, stale
 from midre_exp.store.artifact import readable
 from midre_exp.store.names import stored_as
 from midre_exp.store.progress import duration, say
+from midre_exp.store.shipped import is_shipped
 from midre_exp.store.store import Store
 from midre_exp.sweep.finished import is_finished, stale_in
 from midre_exp.tracking.provenance import git_commit
@@ -118,13 +119,17 @@ def estimate(
         names = described(settings)
         for name in [name for name in names if stored_as(name) == "attack"]:
             names[name.replace("attack", SHARD, 1)] = names[name]
+        rebuilt = stale.to_rebuild(settings, plan)
         anew = {
             *(old if stale.policy(settings) == "rebuild" else ()),
-            *stale.not_rebuilt(store, plan, stale.to_rebuild(settings, plan), None),
+            *stale.not_rebuilt(store, plan, rebuilt, None),
+            *(name for name in rebuilt if not store.peek(name, plan[name].key)),
         }
 
         def is_there(stage: StageKey, anew: set[str] = anew, store: Store = store) -> bool:
-            return stage.name not in anew and store.peek(stage.name, stage.key)
+            if stage.name in anew:
+                return False
+            return store.peek(stage.name, stage.key) or is_shipped(stage.name, stage.key)
 
         needed = [name for name in plan.stages if plan.is_needed(name, is_there)]
         for name in old if is_done else needed:
