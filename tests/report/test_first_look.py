@@ -28,8 +28,8 @@ def test_each_defense_is_attacked_plainly_and_by_someone_who_knows_it(runs):
         "NoDef",
         "MIDRE [0.1, 0.4]",
         "MIDRE [0.1, 0.8]",
-        "MIDRE [0.1, 0.4] (attack.informed=true)",
-        "MIDRE [0.1, 0.8] (attack.informed=true)",
+        "MIDRE [0.1, 0.4] (attack.informed=True)",
+        "MIDRE [0.1, 0.8] (attack.informed=True)",
     ]
     for run in runs:
         settings = run.settings
