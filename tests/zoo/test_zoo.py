@@ -309,7 +309,7 @@ def test_a_classifier_that_comes_along_has_the_accuracy_of_its_card(name, photog
     card = read_card(SHIPPED / f"{name}.safetensors")
     logits, _ = predict(load_target(f"zoo/{name}"), photographs.images, torch.device("cpu"))
     assert len(logits) == 1000
-    assert accuracy(logits, photographs.labels) == pytest.approx(card["metrics"]["acc"], abs=0.1)  # an image
+    assert accuracy(logits, photographs.labels) == pytest.approx(card["metrics"]["acc"], abs=0.11)
 
 
 def test_a_target_that_comes_along_is_attacked_with_what_lies_beside_it(capsys, monkeypatch):
