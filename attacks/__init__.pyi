@@ -34,6 +34,7 @@ from .parts.picture_ascent import TargetedPGD as TargetedPGD
 from .parts.random_crops import RandomCrop as RandomCrop
 from .parts.sac import SAC as SAC
 from .parts.views import CropMirrorRotate as CropMirrorRotate
+from .parts.views import FillRange as FillRange
 from .parts.views import GaussianNoise as GaussianNoise
 from .parts.views import MirrorBrightnessBlur as MirrorBrightnessBlur
 from .plgmi import PLGMI as PLGMI

@@ -64,7 +64,7 @@ class GMI(GradientAttack):
     ) -> Tensor:
         """The objective of each item, [n], before the division by the reference batch."""
         images = prior.generate(latents, labels)
-        scores = prior.realism(images)
+        critic = self.critic_term(images, rng, step, lambda shown: critic_prior(prior.realism(shown)))
         seen = apply(self.image_to_target, images)
         identity = self.identity(victim, seen, labels, rng, step)
-        return critic_prior(scores) + self.identity_weight * identity
+        return critic + self.identity_weight * identity

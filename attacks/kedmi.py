@@ -113,7 +113,9 @@ class KedMI(GradientAttack):
         the identity's group.
         """
         images = prior.generate(latents, labels)
-        scores = prior.realism(images, self.group)
+        realism = self.critic_term(
+            images, rng, step, lambda shown: real_class_prior(prior.realism(shown, self.group))
+        )
         seen = apply(self.image_to_target, images)
         identity = self.identity(victim, seen, labels, rng, step)
-        return real_class_prior(scores) + self.identity_weight * identity
+        return realism + self.identity_weight * identity

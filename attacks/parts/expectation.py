@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from attacks.parts.checks import at_least_one
+from attacks.parts.checks import at_least_one, one_of
 from midre_exp.data.transforms import View
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import Count
 from midre_exp.seeding import ItemRNG
+
+#: What the critic of a prior judges while the target is shown copies.
+Judged = Literal["image", "copies", "nothing"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,9 +37,13 @@ class Expectation:
     optimisation: bool  # the gradient is that of the mean loss over copies
     #: Results are chosen by what the target says of copies: the same change for all that are compared.
     selection: bool
+    #: In GMI and KedMI, whose losses have a critic: the image | the attack's own copies of it (AlignMI with
+    #: KedMI) | nothing, the term is left out (AlignMI with GMI).
+    critic: Judged = "image"
 
     def __post_init__(self) -> None:
         at_least_one(copies=self.copies)
+        one_of("attack.expectation.critic", self.critic, Judged)
         for number, view in enumerate(self.views):
             if not callable(view):
                 raise ConfigError(

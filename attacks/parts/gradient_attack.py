@@ -4,6 +4,7 @@ image it is averaged, and what a defense that is known makes of both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,3 +118,23 @@ class GradientAttack(WhiteBoxAttack):
             return identity_loss(victim, self.surrogates, copies, theirs, streams, step)
 
         return averaging.of(images, rng, name, step, loss)
+
+    def critic_term(
+        self, images: Tensor, rng: ItemRNG, step: int, term: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """``term`` of a critic, [n], for images [n, 3, h, w] of the prior: of the images themselves, or, as
+        ``expectation.critic`` says, its mean over copies or nothing.
+
+        The copies are changed by the attack's own views alone, by the numbers of ``identity``: a critic of
+        whole images has no use for what a defense makes of them. Each copy of all images is one call.
+        """
+        own = self.expectation
+        if own is None or not own.optimisation or own.critic == "image":
+            return term(images)
+        if own.critic == "nothing":
+            return images.new_zeros(len(images))
+
+        def judged(copies: Tensor, _: ItemRNG) -> Tensor:
+            return torch.cat([term(part) for part in copies.split(len(images))])
+
+        return own.of(images, rng, "copies", step, judged)

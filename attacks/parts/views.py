@@ -1,6 +1,6 @@
-"""Random changes of an image over which an attack may average its loss: noise (PAA), and crop, mirror and
-rotation (TAA), of AlignMI (Peng et al., NeurIPS 2025); mirror, brightness and blur of Diff-MI (Li et al.
-2024).
+"""Random changes of an image over which an attack may average its loss: noise (PAA), crop, mirror and
+rotation (TAA) and, for GMI, filling [0, 1] afterwards, of AlignMI (Peng et al., NeurIPS 2025); mirror,
+brightness and blur of Diff-MI (Li et al. 2024).
 
 Every image draws for itself, so that items stay independent. The official code draws once for a whole batch,
 and takes the range of PAA's noise from it.
@@ -23,6 +23,7 @@ from midre_exp.plan.ranges import Count, NonNegative, Positive, Probability, Ran
 from midre_exp.seeding import ItemRNG
 
 RangeOf = Literal["image", "scale"]
+_TINY = 1e-12  # so that an image of one colour is no division by nothing
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,6 +77,18 @@ class CropMirrorRotate:
         box, turn = numbers[:, :NUMBERS], numbers[:, NUMBERS]
         images = random_crop(images, box, scale=self.scale, ratio=self.ratio, flip_p=self.flip_p)
         return rotate(images, self.degrees * (2 * turn - 1), fill=self.fill)
+
+
+@dataclass(kw_only=True, eq=False)
+class FillRange:
+    """(x - min x) / (max x - min x) (AlignMI with GMI): extremes of each image (released: of the batch),
+    constants for the gradient. An image of one colour stays as it is.
+    """
+
+    def __call__(self, images: Tensor, rng: ItemRNG, name: str, step: int) -> Tensor:
+        """As ``View``; draws nothing."""
+        low, high = (end(images.detach(), (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+        return torch.where(high > low, (images - low) / (high - low).clamp(min=_TINY), images)
 
 
 @dataclass(kw_only=True, eq=False)

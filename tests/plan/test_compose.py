@@ -192,18 +192,20 @@ def test_both_refuse_an_interval_in_one_sentence(tmp_path, monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("choice", "copies", "values"),
+    ("choice", "copies", "values", "critic"),
     [
-        ("paa", 50, {"sigma": 0.06}),
-        ("paa_gmi", 50, {"sigma": 0.003}),
-        ("paa_kedmi", 50, {"sigma": 0.05}),
-        ("taa", 50, {"scale": [0.8, 1.0], "degrees": 5}),
-        ("taa_gmi", 30, {"scale": [0.9, 1.0], "degrees": 3}),
+        ("paa", 50, {"sigma": 0.06}, None),
+        ("paa_gmi", 50, {"sigma": 0.003}, "nothing"),
+        ("paa_kedmi", 50, {"sigma": 0.05}, "copies"),
+        ("taa", 50, {"scale": [0.8, 1.0], "degrees": 5}, None),
+        ("taa_kedmi", 50, {"scale": [0.8, 1.0], "degrees": 5}, "copies"),
+        ("taa_gmi", 30, {"scale": [0.9, 1.0], "degrees": 3}, "nothing"),
     ],
 )
-def test_the_published_values_of_alignmi_are_choices(choice, copies, values):
+def test_the_published_values_of_alignmi_are_choices(choice, copies, values, critic):
     with packaged_configs():
         node = settings_of(["attack=lomma_gmi", f"attack/expectation={choice}"])["attack"]["expectation"]
-    (view,) = node["views"]
+    view, *fills = node["views"]
+    assert bool(fills) == (critic == "nothing") and node.get("critic") == critic
     assert node["copies"] == copies and values.items() <= view.items()
     assert (node["search"], node["optimisation"], node["selection"]) == (False, True, False)

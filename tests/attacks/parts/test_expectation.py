@@ -14,7 +14,7 @@ from torch import Tensor
 from attacks.losses import poincare
 from attacks.parts.expectation import Expectation
 from attacks.parts.optimisers import adam_step
-from attacks.parts.views import CropMirrorRotate, GaussianNoise
+from attacks.parts.views import CropMirrorRotate, FillRange, GaussianNoise
 from midre_exp.data.transforms.random_crop import interpolation
 from midre_exp.data.transforms.view import rotate
 from midre_exp.errors import ConfigError
@@ -178,3 +178,13 @@ def test_what_cannot_be_averaged_over_is_told(make, told):
 def expectation_of(**changes) -> Expectation:
     options = {"copies": 1, "views": [], "search": True, "optimisation": True, "selection": True}
     return Expectation(**{**options, **changes})
+
+
+def test_an_image_fills_the_range_by_its_own_extremes_or_stays_as_it_is():
+    images = torch.stack((torch.full((3, 2, 2), 0.3), torch.linspace(0.2, 0.7, 12).view(3, 2, 2)))
+    images.requires_grad_()
+    filled = FillRange()(images, ItemRNG(0, "test", items=torch.arange(2)), "copies", 0)
+    torch.testing.assert_close(filled[0], images[0])
+    torch.testing.assert_close(filled[1], torch.linspace(0, 1, 12).view(3, 2, 2))
+    (gradient,) = torch.autograd.grad(filled.sum(), images)
+    torch.testing.assert_close(gradient[:, 0, 0, 0], torch.tensor([1.0, 2.0]))  # extremes are constants
