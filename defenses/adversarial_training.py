@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from defenses.base import Batch, Classify, Informed, TrainingProgress
+from defenses.parts.noise_view import NoiseView
 from defenses.parts.pgd import CONFLICTS, TrainsOnPGD
 from midre_exp.targets.base import Classifier, Output
 from midre_exp.targets.predict import hits
@@ -49,4 +50,10 @@ class AdversarialTraining(TrainsOnPGD):
         return {"adversarial_acc": 100 * hits(output.logits.detach(), batch.seen_labels).mean()}
 
     def informed(self, model: Classifier) -> Informed:
-        return Informed(reason="robust gradients help the attacker, so the attack is the plain one")
+        if not self.eps:
+            return Informed(reason="no image is moved, so the attack is the plain one")
+        return Informed(
+            views=(NoiseView(self.label),),
+            reason="nothing is hidden, but a gradient averaged over noisy copies lies nearer to images, so "
+            "the target is shown such",
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defenses.base import Batch, Classify, Informed, TrainingProgress
+from defenses.parts.noise_view import NoiseView
 from defenses.parts.pgd import CONFLICTS, TrainsOnPGD
 from midre_exp.errors import ConfigError
 from midre_exp.plan.ranges import NonNegative
@@ -86,7 +87,10 @@ class ATAT(TrainsOnPGD):
         return {} if self._success is None else {"targeted_success": self._success}
 
     def informed(self, model: Classifier) -> Informed:
+        if not self._acts:
+            return Informed(reason="no image is pushed, so the attack is the plain one")
         return Informed(
-            reason="gradients lead to imperceptible pushes, but none is hidden and no way around them is "
-            "published"
+            views=(NoiseView(self.label),),
+            reason="gradients lead to imperceptible pushes, which noise averages out, so the target is shown "
+            "noisy copies",
         )

@@ -447,9 +447,11 @@ GIVES = {
     "tts": {"target"},
     "ssd": {"asked"},
     "trapmid": {"views"},
+    "atat": {"views"},
+    "adversarial_training": {"views"},
 }
 #: Views that are the attacker's own, and no law of the training.
-OWN_VIEWS = {"trapmid"}
+OWN_VIEWS = {"trapmid", "atat", "adversarial_training"}
 VIEWED = pytest.mark.parametrize(
     "case", [case for case in CASES if GIVES.get(case.name) == {"views"}], ids=str
 )
