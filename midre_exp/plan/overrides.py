@@ -74,7 +74,8 @@ def as_meant(override: str) -> str:
 #: Keys of earlier versions, or that papers call so, by what they begin with, and what takes their place.
 _FORMER = {
     "view": "AlignMI's mean over copies of what the target sees is chosen by attack/expectation=paa or taa, "
-    "with the values published for other attacks by attack/expectation=paa_gmi, taa_gmi, paa_kedmi or taa_kedmi",
+    "with the values published for other attacks by attack/expectation=paa_gmi, taa_gmi, paa_kedmi or "
+    "taa_kedmi",
     "speed": "there is no speed any more; use numerics=bf16, or numerics.precision, "
     "numerics.channels_last and numerics.compile, which hold for every stage",
     **dict.fromkeys(
