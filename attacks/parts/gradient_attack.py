@@ -81,8 +81,9 @@ class GradientAttack(WhiteBoxAttack):
         """
         if self.known is None or not self.known.views:
             return self.expectation
-        everywhere = {"search": True, "optimisation": True, "selection": True}
-        own = self.expectation or Expectation(copies=COPIES, views=(), **everywhere)
+        own = self.expectation or Expectation(
+            copies=COPIES, views=(), search=True, optimisation=True, selection=True
+        )
         return replace(own, views=(*own.views, *self.known.views))
 
     @property
