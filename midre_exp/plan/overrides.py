@@ -21,6 +21,8 @@ from midre_exp.plan.config import config_files
 _KEY = re.compile(r"(?P<key>\+{0,2}[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
 _EVALUATORS = re.compile(r"evaluator=\[(.*)\]", re.DOTALL)
 _CALL = re.compile(r"[a-z_]+\(.*\)", re.DOTALL)
+#: Config groups whose key is null where nothing is chosen; Hydra has no null for a group.
+_MAY_BE_ABSENT = ("open_set", "traits", "diagnostics")
 
 
 def readable(overrides: Sequence[str], *, sweeps: bool) -> list[str]:
@@ -50,10 +52,12 @@ def _judges(text: str, listed: str, overrides: Sequence[str]) -> list[str]:
 
 
 def as_meant(override: str) -> str:
-    """One override of one job: no defense is the choice that does nothing. Raises ConfigError for two forms
-    of one defense, of which Hydra would keep the last.
+    """One override of one job: no defense is the choice that does nothing, and so is null for a group that
+    may be absent. Raises ConfigError for two forms of one defense, of which Hydra would keep the last.
     """
     key, _, value = override.partition("=")
+    if key in _MAY_BE_ABSENT and value == "null":
+        return f"{key}=none"
     if key != "defense" or not value.startswith("["):
         return override
     names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]

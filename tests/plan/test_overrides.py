@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.__main__ import _flags_first
 from midre_exp.errors import ConfigError
-from midre_exp.plan.compose import expand
+from midre_exp.plan.compose import expand, settings_of
 from midre_exp.plan.overrides import quote, readable
 
 
@@ -102,3 +102,10 @@ def test_what_papers_call_otherwise_is_told_by_its_name_here(text: str) -> None:
     with pytest.raises(ConfigError, match=f"{re.escape(text)}: .*attack/expectation=paa or taa.*paa_kedmi"):
         readable([text], sweeps=False)
     assert readable(["attack.view.scale=[0.9,1]"], sweeps=False)  # an attack's own view
+
+
+@pytest.mark.parametrize("group", ["open_set", "traits", "diagnostics"])
+def test_a_group_that_may_be_absent_takes_null(group):
+    chosen = {"open_set": "verifier"}.get(group, "default")
+    (job,) = expand(["setup=S01", "scale=mini", f"{group}={chosen}", f"{group}=null"])
+    assert settings_of(job)[group] is None

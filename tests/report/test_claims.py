@@ -105,6 +105,18 @@ def test_by_identity_the_bootstrap_is_paired():
     assert alone.std() == pytest.approx(np.std(lists[0]) / 300**0.5, rel=0.05)
 
 
+def test_accuracy_and_attack_accuracy_of_a_draw_are_of_the_same_identities():
+    hits = np.arange(40) % 11
+    run = record(50, float(10 * hits.mean()), by_identity=(10.0 * hits).tolist())
+    # the target is right on an image of an attacked identity as often as its reconstruction is recognised
+    run["test_per_identity"] = {"right": [*hits.tolist(), *[5] * 60], "images": [10] * 100}
+    (group,), _ = comparison_groups([run])
+    (defense,) = group.defenses
+    acc, attack = (group.draws(defense, metric) for metric in ("acc", "att_acc1"))
+    assert attack.std() > 1
+    np.testing.assert_allclose(acc, 0.4 * attack + 0.6 * 50)
+
+
 def test_by_identity_seeds_are_resampled_too():
     lists = [[20.0] * 50, [60.0] * 50]
     runs = [record(88, x[0], "midre", seed=seed, by_identity=x) for seed, x in enumerate(lists)]

@@ -7,7 +7,8 @@ cancels.
 
 - Attack accuracy, with ``record["per_identity"]["att_acc1"]`` (percent by attacked identity), and accuracy,
   with ``record["test_per_identity"]`` (how many of each private identity's test images are right): a
-  bootstrap that resamples identities and seeds as clusters, the same ones for every defense of a group.
+  bootstrap that resamples identities and seeds as clusters, the same ones for every defense of a group and
+  for both numbers: where not all identities are attacked, those that are and the others are resampled apart.
   Identities are the units because the restarts and images of one succeed or fail together. Of S seeds S - 1
   are picked, which makes the variance of the drawn mean s^2 / S, as it should be; S picks would give 2/3 of
   it with three seeds. Where each seed has identities of its own (``vary``), they are resampled within it.
@@ -135,7 +136,11 @@ class ComparisonGroup:
         key = (metric, defense.label + digest([defense.parts, *defense.seeds]))
         if key not in self._drawn:
             table = defense.by_identity(metric)
-            self._drawn[key] = _normal(defense, metric) if table is None else self._resampled(defense, *table)
+            self._drawn[key] = (
+                _normal(defense, metric)
+                if table is None
+                else self._resampled(defense, *table, _attacked(defense, len(table[0][0])))
+            )
         return self._drawn[key]
 
     def cells(self, defense: DefenseRuns, metric: str) -> Cells | None:
@@ -153,18 +158,28 @@ class ComparisonGroup:
         place: Place = (self.data, None)
         return Cells({place: parts.sum(axis=0)}, {place: weights.sum(axis=0)})
 
-    def _resampled(self, defense: DefenseRuns, sums: Numbers, counts: Numbers) -> Numbers:
+    def _resampled(self, defense: DefenseRuns, sums: Numbers, counts: Numbers, attacked: int) -> Numbers:
         """Bootstrap over identities and seeds. The picks depend on the data and on the counts and seeds
-        alone: all defenses of a group share them. Trainings of different targets are picked independently,
-        unless what they share varies too.
+        alone: all defenses of a group share them. The first ``attacked`` identities are picked apart from the
+        others, so that accuracy and attack accuracy of a draw are of the same picks. Trainings of different
+        targets are picked independently, unless what they share varies too.
         """
         seeds, identities = sums.shape
         name = defense.records[0]["data"]["name"]
         data = int(digest(name), 16)
-        even = np.full(identities, 1 / identities)
 
         def picked(*stream: int) -> NDArray[np.int64]:
-            return np.random.default_rng([data, 0, *stream]).multinomial(identities, even, DRAWS)
+            parts = [(0, attacked), (2, identities - attacked)]
+            return np.concatenate(
+                [
+                    np.random.default_rng([data, part, *stream]).multinomial(
+                        count, np.full(count, 1 / count), DRAWS
+                    )
+                    for part, count in parts
+                    if count
+                ],
+                axis=1,
+            )
 
         picks = max(seeds - 1, 1)
         shared = self.varied & {"evaluator", "prior", "identities"}
@@ -179,6 +194,12 @@ class ComparisonGroup:
         total, over = (np.einsum(axes, of_seeds, values, of_identities) for values in (sums, counts))
         means: Numbers = total / over
         return means
+
+
+def _attacked(defense: DefenseRuns, identities: int) -> int:
+    """How many of the first ``identities`` are attacked (labels from 0 on); all where that is not known."""
+    table = defense.by_identity("att_acc1")
+    return identities if table is None else min(identities, len(table[0][0]))
 
 
 def _moved(record: Record, word: str) -> int:
