@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from midre_exp.__main__ import _flags_first
 from midre_exp.errors import ConfigError
-from midre_exp.plan.compose import expand, settings_of
+from midre_exp.plan.compose import expand, packaged_configs, settings_of
 from midre_exp.plan.overrides import quote, readable
 
 
@@ -108,4 +108,5 @@ def test_what_papers_call_otherwise_is_told_by_its_name_here(text: str) -> None:
 def test_a_group_that_may_be_absent_takes_null(group):
     chosen = {"open_set": "verifier"}.get(group, "default")
     (job,) = expand(["setup=S01", "scale=mini", f"{group}={chosen}", f"{group}=null"])
-    assert settings_of(job)[group] is None
+    with packaged_configs():
+        assert settings_of(job)[group] is None
