@@ -64,10 +64,13 @@ def intervals(hits: Numbers, liked: Numbers) -> dict[str, tuple[float, float]]:
     }
 
 
-def lead(first: Numbers, second: Numbers) -> Lead:
-    """How far the first is ahead of the second, both percent by identity, [identities]."""
+def lead(first: Numbers, second: Numbers, of: int = 1) -> Lead:
+    """How far the first is ahead of the second, both percent by identity, [identities]; its lower end holds
+    for all of the ``of`` from which the first was picked (Bonferroni).
+    """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return Lead(float(difference.mean()), _ends(_weights(len(difference)) @ difference)[0])
+    low = np.quantile(_weights(len(difference)) @ difference, 0.025 / max(of, 1))
+    return Lead(float(difference.mean()), float(low))
 
 
 def _weights(identities: int) -> Numbers:

@@ -339,12 +339,12 @@ def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tu
     """What the members say of masked gradients, and by alarm who was compared."""
     plain, compared = members[leading], {}
 
-    def ahead(alarm: str, first: str | None, second: str | None) -> Any:
+    def ahead(alarm: str, first: str | None, second: str | None, of: int = 1) -> Any:
         if first is None or second is None:
             return None
         one, other = members[first], members[second]
         compared[alarm] = f" ({first} {one.accuracy:.1f} %, {second} {other.accuracy:.1f} %)"
-        return lead(one.hits, other.hits)
+        return lead(one.hits, other.hits, of)
 
     budgets = {
         name: made.node["budget"] or 1.0
@@ -374,7 +374,7 @@ def evidence_of(members: Mapping[str, Made], leading: str, checks: Checks) -> tu
     black, white = _best(members, Threat.SCORES.value, Threat.LABELS.value), _best(members, plain.threat)
     evidence = Evidence(
         black_box=ahead("black_box_beats_white_box", black, white),
-        fewer_steps=ahead("more_steps_are_worse", shorter, longest),
+        fewer_steps=ahead("more_steps_are_worse", shorter, longest, of=len(budgets) - 1),
         random_start=ahead("random_start_wins", starts, leading),
         plain=None if pair is None else ahead("informed_is_worse", *pair),
         other_loss=ahead("loss_was_the_problem", losses, leading),

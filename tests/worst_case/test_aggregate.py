@@ -38,3 +38,4 @@ def test_a_lead_is_paired_by_identity():
     ahead = lead(even, np.where(np.arange(40) < 12, 0.0, even))
     assert ahead.value == pytest.approx(15.0) and ahead.low is not None and ahead.low > 0
     assert lead(even, even[::-1]).low < -20
+    assert lead(even, even[::-1], of=5).low < lead(even, even[::-1]).low
