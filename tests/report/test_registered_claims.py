@@ -18,7 +18,7 @@ from midre_exp.report.claims.definitions import Claim, known_defenses, load_clai
 from midre_exp.report.claims.intervals import comparison_groups
 from midre_exp.report.claims.permutation import EXACT, holm, sign_flip_p
 from midre_exp.report.claims.registration import AFTER, NOT_KNOWN, registrations
-from midre_exp.report.claims.render import render_claims
+from midre_exp.report.claims.render import family, overview, p_values, render_claims
 from midre_exp.store.files import write_json
 from tests.report.paper_records import record
 
@@ -69,11 +69,25 @@ def written(folder: Path, text: str = GOOD, name: str = "own") -> Claim:
         ),
         ("{kind: difference", "[kind", "own.yaml is no yaml of a claim"),
         ("scales: [mini]", "scales: []", "own.yaml: scales="),
-        ("scales: [mini]", "scales: [minni]", "own.yaml: scales has minni; there are audit, evidence, "),
+        (
+            "scales: [mini]",
+            "scales: [minni]",
+            "own.yaml: scales has minni; there are audit, demo, evidence, ",
+        ),
         (
             "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
             "{kind: better_trade_off, first: MIDRE, second: NoDef}",
             "contrast.kind: better_trade_off has no p-value, so it cannot be registered",
+        ),
+        (
+            "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
+            "{kind: slope_over_share, defense: MIDRE}",
+            "contrast.kind: slope_over_share has no p-value, so it cannot be registered",
+        ),
+        (
+            "metric: att_acc1",
+            "metric: robust_area",
+            "contrast.metric: robust_area has no p-value, so it cannot be registered",
         ),
         (
             "{kind: difference, first: MIDRE, second: NoDef, metric: att_acc1}",
@@ -338,6 +352,16 @@ def test_accuracy_has_p_values_where_images_are_told_apart_by_identity(tmp_path)
     assert answers(price, tmp_path, untold) == ("undecided", None)
 
 
+def test_a_registered_claim_without_a_p_value_says_so_in_its_line(tmp_path):
+    records = list(runs(np.random.default_rng(3), ((), 0), (("midre",), 15)))
+    untold = [{name: value for name, value in r.items() if name != "per_identity"} for r in records]
+    for told, p in ((records, "< 0.001"), (untold, "no p-value"), ([], "")):
+        (found,) = decide_all([written(tmp_path)], comparison_groups(told)[0])
+        assert overview([found], {"own": "before"})[0]["p"] == p
+    free = written(tmp_path, GOOD.replace("scales: [mini]\n", ""))
+    assert p_values(decide_all([free], comparison_groups(untold)[0])[0]) == {"p": "", "corrected p": ""}
+
+
 def test_an_answer_needs_the_interval_too(tmp_path):
     """Trainings differ by more than the effect: identity by identity it is clear, over seeds it is not."""
     hits = {0: 0.0, 1: 0.0, 2: 60.0}
@@ -373,6 +397,12 @@ def test_the_null_control_stays_undecided(tmp_path):
     assert told.count("undecided") >= 17  # alone, without the others that it is corrected for
     one_seed, _ = comparison_groups([record(90, 60, by_identity=[60.0] * 5)])
     assert decide_all([claim], one_seed)[0].answer == "not measured"
+
+
+def test_the_page_says_what_the_null_control_does_not_know(tmp_path):
+    claims = [load_claim("null", REPORT_CONF / "claim" / "null-control.yaml", known_defenses())]
+    assert "one training a side" in family(decide_all(claims, []))
+    assert "one training a side" not in family(decide_all([written(tmp_path)], []))
 
 
 # -- intervals --

@@ -43,6 +43,8 @@ Metric = Literal[
     "rank1",
     "robust_area",
 ]
+#: Metrics of which no record tells what each identity adds, so that a sum of them has no p-value.
+NOT_BY_IDENTITY = ("robust_area",)
 Groups = Sequence[ComparisonGroup]
 
 
@@ -76,10 +78,11 @@ class Where(Keys):
 
 class Contrast(Keys, ABC):
     """A kind of comparison. ``is_ranked``: its draws are +1, 0 or -1, who had the better of it, shown as the
-    share of draws won.
+    share of draws won. ``has_p``: its effects tell what each identity adds, which a p-value takes.
     """
 
     is_ranked: ClassVar[bool] = False
+    has_p: ClassVar[bool] = True
 
     @abstractmethod
     def effects(self, groups: Groups) -> Iterator[Effect]:
@@ -271,7 +274,8 @@ class GainAtEqualAccuracy(Contrast):
 @dataclass(frozen=True)
 class BetweenSeeds(Contrast):
     """A metric of one defense under its first seed less that under its second, third less fourth, and so on:
-    a comparison in which there is nothing to find.
+    a comparison in which there is nothing to find but how much two trainings differ, which with one of them a
+    side is neither in its interval nor in its p-value.
     """
 
     defense: str
@@ -305,6 +309,8 @@ class SlopeOverShare(Contrast):
     """
 
     defense: str
+
+    has_p: ClassVar[bool] = False
 
     def effects(self, groups: Groups) -> Iterator[Effect]:
         for group in groups:
@@ -424,6 +430,7 @@ class BetterTradeOff(Contrast):
     second: str
 
     is_ranked: ClassVar[bool] = True
+    has_p: ClassVar[bool] = False
 
     def effects(self, groups: Groups) -> Iterator[Effect]:
         for group in groups:

@@ -18,7 +18,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.arguments import Keys, fault
 from midre_exp.plan.config import config_files, digest, plain, without
 from midre_exp.plan.ranges import NotEmpty, Text
-from midre_exp.report.claims.contrasts import CONTRASTS, Contrast, Groups, Where
+from midre_exp.report.claims.contrasts import CONTRASTS, NOT_BY_IDENTITY, Contrast, Groups, Where
 from midre_exp.report.claims.effects import Effect
 from midre_exp.report.definitions import definitions
 from midre_exp.report.runs.defense_names import class_name
@@ -110,9 +110,10 @@ def load_claim(name: str, path: Path, defenses: frozenset[str]) -> Claim:
     scales = node.get("scales")
     if unknown := [scale for scale in scales or () if scale not in config_files("scale")]:
         raise ConfigError(f"{path}: scales has {unknown[0]}; there are {', '.join(config_files('scale'))}")
-    if scales is not None and kind.is_ranked:
+    key = "metric" if options.get("metric") in NOT_BY_IDENTITY else "kind"
+    if scales is not None and (key == "metric" or not kind.has_p):
         raise ConfigError(
-            f"{path}: contrast.kind: {contrast['kind']} has no p-value, so it cannot be registered; leave "
+            f"{path}: contrast.{key}: {contrast[key]} has no p-value, so it cannot be registered; leave "
             "out scales or use another"
         )
     return Claim(

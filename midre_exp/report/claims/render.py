@@ -13,6 +13,7 @@ from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.records import Record, read_records, results_folder
 from midre_exp.records.text import inline
+from midre_exp.report.claims.contrasts import BetweenSeeds
 from midre_exp.report.claims.decisions import LEVEL, Decision, Estimate, decide_all
 from midre_exp.report.claims.definitions import load_claims
 from midre_exp.report.claims.intervals import ALARM, ComparisonGroup, comparison_groups, is_measured
@@ -99,7 +100,11 @@ def overview(decisions: Sequence[Decision], registered: Mapping[str, str]) -> li
 
 
 def p_values(decision: Decision) -> dict[str, str]:
-    """Both p-values of a registered claim as text; empty for another."""
+    """Both p-values of a registered claim as text, or that there is none; empty for another and where nothing
+    was measured.
+    """
+    if decision.claim.scales is not None and decision.effects and decision.p is None:
+        return {"p": "no p-value", "corrected p": ""}
     numbers = {"p": decision.p, "corrected p": decision.corrected_p}
     return {name: "" if number is None else _p(number) for name, number in numbers.items()}
 
@@ -183,11 +188,16 @@ def family(decisions: Sequence[Decision]) -> str:
         if unknown
         else ""
     )
+    one_training = (
+        " One seed against another has one training a side: how much trainings differ is then in neither."
+        if any(isinstance(decision.claim.contrast, BetweenSeeds) for decision in own)
+        else ""
+    )
     return (
         f"{len(own)} registered claim{'s' if len(own) > 1 else ''}: an answer needs also p < {LEVEL:g}, "
         "corrected by Holm for all registered ones, measured or not. p is two-sided, of sign flips by "
         "identity, and supposes that exchanging the two sides within an identity changes nothing; "
-        f"trainings are not exchanged, how much they differ is in the interval.{lacking}"
+        f"trainings are not exchanged, how much they differ is in the interval.{one_training}{lacking}"
     )
 
 
