@@ -54,7 +54,7 @@ all: setup       ## every table and figure, what they lack as one sweep, then th
 
 evidence: SCALE = evidence
 evidence: setup  ## converged targets, controls, three seeds: tables, figures, claims and one page, results/evidence (docs/evidence.md; about 4 h)
-	@$(PY) -m midre_exp.report $(EVIDENCE) claims summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
+	@$(PY) -m midre_exp.report $(EVIDENCE) claims forest summary scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 evidence-2026: SCALE = evidence
 evidence-2026: setup  ## arms of 2024 to 2026 and controls beside them, with diagnostics of every target (docs/evidence.md; an estimate: 5 core-hours)
