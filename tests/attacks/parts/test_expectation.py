@@ -17,6 +17,7 @@ from attacks.parts.optimisers import adam_step
 from attacks.parts.views import CropMirrorRotate, FillRange, GaussianNoise
 from midre_exp.data.transforms.random_crop import interpolation
 from midre_exp.data.transforms.view import rotate
+from midre_exp.diagnostics.alignment import alignment, jacobian
 from midre_exp.errors import ConfigError
 from midre_exp.seeding import ItemRNG
 from tests.golden.fill import golden
@@ -59,8 +60,10 @@ def averaged(view, step: int, images: Tensor) -> Tensor:
 
 
 def gradient(view, w: Tensor, step: int) -> Tensor:
+    """Without a view that of the plain attack."""
     w = w.detach().requires_grad_()
-    return torch.autograd.grad(averaged(view, step, seen(w)).mean(), w)[0]
+    each = losses(seen(w), LABELS) if view is None else averaged(view, step, seen(w))
+    return torch.autograd.grad(each.mean(), w)[0]
 
 
 def optimised(view, steps: int) -> Tensor:
@@ -94,9 +97,22 @@ def test_paa_is_the_mean_gradient_over_noisy_copies():
     images = seen(START).requires_grad_()
     (of_images,) = torch.autograd.grad(averaged(noise_of_the_batch, 0, images).mean(), images)
     close(of_images.flatten()[:8], GOLDEN["paa_mean_image_gradient_step1_first8"])
+    close(of_images.norm(), GOLDEN["paa_mean_image_gradient_step1_norm"])
+    close(0.06 * (images.max() - images.min()), GOLDEN["paa_sigma_step1"])
+
+
+def test_gradients_of_images_lie_along_the_generators_pictures_as_far_as_the_official_program_says():
+    tangents = jacobian(lambda w: seen(w[:, None]), START[:, 0])
+    for view, name in ((None, "plain_gradient"), (noise_of_the_batch, "paa_gradient_of_step1")):
+        images = seen(START).detach().requires_grad_()
+        each = losses(images, LABELS) if view is None else averaged(view, 0, images)
+        (of_images,) = torch.autograd.grad(each.mean(), images)
+        close(alignment(of_images, tangents).ratio, GOLDEN["alignment"][name])
 
 
 def test_paa_and_taa_lead_where_the_official_loops_do():
+    close(gradient(None, START, 0), GOLDEN["plain_w_gradient_step1"])
+    close(optimised(None, 3), GOLDEN["plain_w_after_3"])
     close(optimised(noise_of_the_batch, 1), GOLDEN["paa_w_after_1"])
     close(optimised(noise_of_the_batch, 3), GOLDEN["paa_w_after_3"])
     close(optimised(recorded_crop, 2), GOLDEN["taa_w_after_2"])

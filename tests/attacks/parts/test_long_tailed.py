@@ -56,6 +56,11 @@ def test_class_weights_and_every_term_are_the_official_ones():
     assert float(terms["labels"]) == pytest.approx(GOLDEN["ce_sum_over_experts"], rel=1e-5)
     assert float(terms["diversity"]) == pytest.approx(GOLDEN["diversity_sum_of_inverse_kl"], rel=1e-5)
     assert float(total) == pytest.approx(GOLDEN["total"], rel=1e-5)
+    weighted = per_sample.sum() * terms["distillation"]
+    assert float(weighted) == pytest.approx(GOLDEN["weighted_kl"], rel=1e-5)
+    weighted = 0.15 * per_sample.sum() * terms["labels"]
+    assert float(weighted) == pytest.approx(GOLDEN["weighted_ce_times_0.15"], rel=1e-5)
+    assert 10 * float(terms["diversity"]) == pytest.approx(GOLDEN["ten_times_diversity"], rel=1e-5)
 
 
 def test_a_step_of_adam_is_the_official_one():
