@@ -29,8 +29,19 @@ ENTRANCES = {
     ("midre_exp/stages/classifier.py", "_make"): "classifier",
     ("midre_exp/attack_run.py", "run_attack"): "attack",
     ("midre_exp/attack_run.py", "run_shard"): "attack",
-    **{(f"midre_exp/priors/{name}.py", "fit"): "prior" for name in ("gmi", "kedmi", "plgmi", "stylegan2")},
-    ("midre_exp/surrogates/lomma.py", "fit"): "surrogates",
+    **{
+        (f"midre_exp/priors/{name}.py", "fit"): "prior"
+        for name in ("gmi", "kedmi", "plgmi", "stylegan2", "lokt", "ddpm")
+    },
+    **{
+        (place, "fit"): "surrogates"
+        for place in (
+            "midre_exp/surrogates/lomma.py",
+            "midre_exp/surrogates/lokt.py",
+            "midre_exp/surrogates/class_features.py",
+            "attacks/parts/long_tailed.py",
+        )
+    },
     ("midre_exp/metrics/evaluation.py", "evaluate"): "metrics",
 }
 #: Parts of a function that Python runs as functions of their own, or from 3.12 on as itself.
