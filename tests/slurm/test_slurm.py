@@ -20,6 +20,7 @@ from midre_exp.stages import make_plan
 from midre_exp.store.lock import BuildLock
 from tests.conftest import tiny_overrides
 from tests.slurm.single_node import missing, single_node
+from tests.worst_case.test_suite_run import SUITE, VALUES
 
 pytestmark = pytest.mark.slurm
 
@@ -61,14 +62,16 @@ class Sweep:
 
     processes: list[subprocess.Popen[bytes]] = []
 
-    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str):
+    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str, tiny: bool = True):
         self.folder, self.environment = folder, environment
         self.file = folder / f"sweep-{len(list(folder.glob('sweep-*')))}.txt"
-        command = [sys.executable, "-m", "midre_exp", "-m", *tiny_overrides(folder), *arguments]
+        small = tiny_overrides(folder) if tiny else ()
+        command = [sys.executable, "-m", "midre_exp", "-m", *small, *arguments]
         with self.file.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=output, stderr=output
             )
+        self.processes.append(self.process)
 
     def output(self) -> str:
         return self.file.read_text()
@@ -168,6 +171,26 @@ def test_preempted_and_requeued_jobs_end_like_unbroken_ones(tmp_path, slurm, who
     built = re.findall(r"(\w+ \w+): building$", sweep.logs(), re.MULTILINE)
     assert set(built) == {name.replace("/", " ") for name in artifacts(tmp_path)}
     assert len(built) <= len(set(built)) + 3  # begun again: one at the requeue, two at most at the preemption
+
+
+def test_a_suite_is_one_job_that_goes_on_where_it_was_requeued(tmp_path, slurm):
+    (tmp_path / "conf" / "attack").mkdir(parents=True)
+    (tmp_path / "conf" / "attack" / "pair.yaml").write_text(
+        SUITE.replace("attack.steps=3", "attack.steps=1000")
+    )
+    words = [text for text in tiny_overrides(tmp_path) if text not in VALUES]
+    given = ("--config-dir", str(tmp_path / "conf"), "attack=pair", "runtime.chunk=4")
+    sweep = Sweep(tmp_path, slurm, *words, *given, *CPU, tiny=False)
+    job = sweep.id()
+    until(lambda: sweep.building(job, "attack") or sweep.process.poll() is not None, 300)
+    key = sweep.building(job, "attack")
+    sweep.ask("scontrol", "requeue", job)
+    assert sweep.finish() == 0, sweep.output() + sweep.logs()
+    assert sweep.logs().count(f"attack {key}: building") == 2, sweep.logs()
+    found = records(tmp_path)
+    (suite,) = [record for record in found.values() if record["attack"] == "pair"]
+    assert set(suite["suite"]["members"]) == {"gmi", "double", "labels"} and len(found) == 4
+    assert not list(tmp_path.glob("runs/failed/*")) and not list((tmp_path / "store" / "work").iterdir())
 
 
 def test_when_the_builder_is_cancelled_the_waiting_job_takes_over(tmp_path, slurm, whole):

@@ -18,6 +18,7 @@ from midre_exp.stages.attack import round_seed
 from midre_exp.stages.tuned_prior import tuned_bytes
 from midre_exp.store.names import stored_as
 from midre_exp.store.store import Store
+from midre_exp.tuning.style import StyleTuning
 from tests.attacks.test_ppa import tiny_settings
 from tests.conftest import resolved
 
@@ -182,6 +183,37 @@ def test_a_whole_run_of_two_rounds(stocked, tmp_path):
     shutil.rmtree(store.where("tuned_prior", record["artifacts"]["tuned_prior"]))
     run(tuned(settings))
     assert store.find("tuned_prior", record["artifacts"]["tuned_prior"]) is None
+
+
+def test_a_killed_stage_of_tuned_priors_keeps_those_that_are_done(stocked, tmp_path, monkeypatch):
+    settings, real, asked = tuned(tiny_settings(tmp_path)), StyleTuning.tune, []
+    monkeypatch.setattr(StyleTuning, "at_once", lambda self, material, taken: 2)
+    monkeypatch.setattr("midre_exp.memory.footprint.planned", lambda step, most, device, victim: most)
+
+    def killed(self, material, best):
+        asked.append(best.labels.tolist())
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(self, material, best)
+
+    monkeypatch.setattr(StyleTuning, "tune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    record = json.loads(run(settings).read_text())
+    assert asked == [[0, 1], [2, 3], [2, 3]]
+    store, key = Store(settings["paths"]["store"]), record["artifacts"]["tuned_prior"]
+
+    def of_each():
+        kept = store.find("tuned_prior", key)
+        return [kept.tensors(f"identity-{one}") for one in range(4)]
+
+    continued = of_each()
+    for stage, name in (("tuned_prior", key), ("attack", record["artifacts"]["attack"])):
+        shutil.rmtree(store.where(stage, name))
+    whole = json.loads(run(settings).read_text())
+    assert whole["queries"] == record["queries"] and whole["metrics"] == record["metrics"]
+    for one, other in zip(continued, of_each(), strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_no_tuning_steps_leave_the_base_attack_with_starts_of_its_round(stocked, tmp_path):

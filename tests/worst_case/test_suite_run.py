@@ -13,6 +13,7 @@ from midre_exp.plan.compose import packaged_composer, packaged_configs
 from midre_exp.plan.config import OWN_CONFIGS
 from midre_exp.records import read_record
 from midre_exp.report.tables.notes import answers_of
+from midre_exp.runtime import Runtime
 from midre_exp.stages import make_plan
 from midre_exp.sweep import job
 from midre_exp.sweep.finished import is_finished
@@ -94,6 +95,77 @@ def test_a_member_that_fails_leaves_no_record_of_the_suite(suite, tmp_path, monk
     records = [json.loads(path.read_text()) for path in (tmp_path / "results/mini/records").glob("*.json")]
     assert {record["attack"] for record in records} == {"gmi"} and len(records) == 2
     assert (tmp_path / "runs" / "failed" / f"{make_plan(settings).key}.json").exists()
+
+
+def without_circumstances(record):
+    """What a suite's record says of its numbers."""
+    members = {
+        name: {key: value for key, value in one.items() if key != "seconds"}
+        for name, one in record["suite"]["members"].items()
+    }
+    kept = ("key", "metrics", "per_identity", "queries")
+    return {name: record[name] for name in kept} | {"suite": {**record["suite"], "members": members}}
+
+
+def test_a_suite_that_is_killed_in_a_member_goes_on_there_and_a_rebuilt_one_says_the_same(
+    suite, tmp_path, monkeypatch
+):
+    settings, real, loops = suite(), Runtime.bar, []
+
+    def killed(self, steps, title, total=None, done=0, values=None):
+        for step in real(self, steps, title, total, done, values):
+            if total == 6 and step == 4:  # of twice the steps of the attack
+                raise KeyboardInterrupt
+            yield step
+
+    def watched(self, steps, title, total=None, done=0, values=None):
+        loops.append((total, done))
+        return real(self, steps, title, total, done, values)
+
+    monkeypatch.setattr(Runtime, "bar", killed)
+    with pytest.raises(KeyboardInterrupt):
+        job.carry_out(settings)
+    records = tmp_path / "results/mini/records"
+    assert {json.loads(path.read_text())["attack"] for path in records.glob("*.json")} == {"gmi"}
+    monkeypatch.setattr(Runtime, "bar", watched)
+    record = read_record(Path(job.carry_out(settings)))
+    assert [done for total, done in loops if total == 6] == [4] and 3 not in dict(loops)
+
+    monkeypatch.setattr(Runtime, "bar", real)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/*/manifest.json")}
+    anew = read_record(Path(job.carry_out(suite("runtime.rebuild=[attack]"))))
+    assert without_circumstances(anew) == without_circumstances(record)
+    stages = {path.parents[1].name for path, at in made.items() if path.stat().st_mtime_ns > at}
+    assert {"attack", "metrics"} <= stages and {"target", "prior"}.isdisjoint(stages)
+
+
+def test_a_suite_is_a_run_of_weights_and_biases_beside_those_of_its_members(suite, tmp_path, monkeypatch):
+    import wandb
+
+    made, init = [], wandb.init
+
+    def spy(**arguments):
+        run = init(**arguments)
+        finish = run.finish
+
+        def kept(**outcome):
+            made.append((arguments, {key: run.summary[key] for key in run.summary.keys()}))  # noqa: SIM118
+            finish(**outcome)
+
+        run.finish = kept
+        return run
+
+    monkeypatch.setattr(wandb, "init", spy)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    record = read_record(Path(job.carry_out(suite("tracking=wandb", "tracking.mode=offline"))))
+    told = [(arguments, summary) for arguments, summary in made if arguments["job_type"] == "metrics"]
+    assert len(told) == 4 and wandb.run is None  # three members and the suite
+    arguments, summary = told[-1]
+    assert arguments["config"]["attack"]["name"] == "pair"
+    assert summary["att_acc1"] == record["metrics"]["att_acc1"]
+    assert summary["labels_only"] == record["metrics"]["labels_only"]
+    assert len({each["id"] for each, _ in told}) == 4
 
 
 MASKS = '''
