@@ -188,7 +188,7 @@ def test_a_whole_run_of_two_rounds(stocked, tmp_path):
 def test_a_killed_stage_of_tuned_priors_keeps_those_that_are_done(stocked, tmp_path, monkeypatch):
     settings, real, asked = tuned(tiny_settings(tmp_path)), StyleTuning.tune, []
     monkeypatch.setattr(StyleTuning, "at_once", lambda self, material, taken: 2)
-    monkeypatch.setattr("midre_exp.memory.footprint.planned", lambda step, most, device, victim: most)
+    monkeypatch.setattr("midre_exp.memory.footprint.planned", lambda work, most, *rest, **named: most)
 
     def killed(self, material, best):
         asked.append(best.labels.tolist())
