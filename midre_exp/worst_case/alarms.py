@@ -28,7 +28,6 @@ class Evidence:
     fewer_steps: Lead | None = None  # the best of the smaller budgets, over the largest
     random_start: Lead | None = None  # random starts, over searched ones
     plain: Lead | None = None  # the plain attacker, over the informed one
-    surrogate: Lead | None = None  # through a student of the target, over through the target
     other_loss: Lead | None = None  # another identity loss, over the attack's own
     zero_gradient_share: float | None = None  # of images with a gradient of nothing, or of no number
     repeat_max_difference: float | None = None  # of repeated answers, scaled to length 1
@@ -52,8 +51,6 @@ SENTENCES: Mapping[str, str] = {
     "zero_gradient": "gradients of images are exactly zero or no numbers{}: the target saturates",
     "randomised": "the target answers the same images differently{}: attack its mean",
     "probabilities_for_logits": "the target gives probabilities where logits are asked: losses saturate",
-    "surrogate_beats_target_gradient": "an attack through a student does better than one through the target"
-    "{}: the target masks its gradients",
     "loss_was_the_problem": "another identity loss does better than the attack's own{}: the loss was the "
     "problem, not the defense",
     "confidence_without_judge": "the target is sure of most reconstructions, and a judge who knows nobody "
@@ -78,7 +75,6 @@ def raised(evidence: Evidence) -> list[str]:
         "zero_gradient": (evidence.zero_gradient_share or 0.0) > 0,
         "randomised": (evidence.repeat_max_difference or 0.0) > REPEATED,
         "probabilities_for_logits": bool(evidence.probabilities),
-        "surrogate_beats_target_gradient": is_clear(evidence.surrogate),
         "loss_was_the_problem": is_clear(evidence.other_loss),
         "confidence_without_judge": (evidence.sure or 0.0) > SURE
         and evidence.accepted is not None

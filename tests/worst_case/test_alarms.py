@@ -18,7 +18,6 @@ def evidence(case) -> Evidence:
         black_box=Lead(max(case["plain"]["scores"], case["plain"]["labels"]) - white),
         fewer_steps=Lead(max(case["steps"][:-1]) - case["steps"][-1]),
         random_start=Lead(case["random_start"] - case["searched_start"]),
-        surrogate=Lead(case["surrogate"] - white),
         other_loss=Lead(case["loss_swap"] - white),
         zero_gradient_share=case["zero_gradient_share"],
         repeat_max_difference=case["repeat_max_difference"],
@@ -28,6 +27,9 @@ def evidence(case) -> Evidence:
 
 @pytest.mark.parametrize("name", GOLDEN["cases"])
 def test_the_decision_table_of_the_sheet(name):
+    """Of the sheet's alarms the one through a student of the target is left out, for no suite attacks one;
+    this table and the tests below cover all others.
+    """
     assert raised(evidence(GOLDEN["cases"][name])) == GOLDEN["alarms"][name]
 
 
@@ -41,7 +43,6 @@ def test_a_lead_must_exceed_the_tolerance_and_chance():
     [
         ("plain", Lead(5.0, 1.0), "informed_is_worse"),
         ("pixels_share", 0.95, "unbounded_fails"),
-        ("surrogate", Lead(5.0), "surrogate_beats_target_gradient"),
         ("random_start", Lead(5.0), "random_start_wins"),
     ],
 )
