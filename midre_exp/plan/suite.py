@@ -31,6 +31,9 @@ class Member(Keys):
 
     overrides: Sequence[Text]  # what a user types to run it alone, attack=NAME first
     budget: Positive | None = None  # times its steps and milestones: for the alarm, not counted
+    # times its steps, milestones and candidates: of an informed member, each of whose copies is a query (a
+    # view of its selection is one, copied or not); it counts, and is told beside the informed one
+    queries: Positive | None = None
     # starts: from random starts, for the alarm, not counted | loss: with another identity loss
     probes: Literal["starts", "loss"] | None = None
     resolutions: Sequence[Count] | None = None  # at which it can be run; elsewhere the suite goes without it
@@ -92,8 +95,7 @@ def expanded(node: Mapping[str, Any], words: Sequence[str], compose: Compose) ->
     }
     every = {name: every.get(name) or compose(list(made[name])) for name in members}
     for name, member in members.items():
-        added = [] if member.budget is None else _budgeted(suite, name, every[name]["attack"], member.budget)
-        made[name] += added
+        made[name] += _budgeted(suite, name, every[name]["attack"], member)
     fewest = min(int(settings["attack"]["identities"]) for settings in every.values())
     identities = fewest if suite.identities is None else suite.identities
     for name, settings in every.items():
@@ -111,6 +113,7 @@ def expanded(node: Mapping[str, Any], words: Sequence[str], compose: Compose) ->
             name: {
                 "overrides": made[name][len(words) :],
                 "budget": suite.members[name].budget,
+                "queries": suite.members[name].queries,
                 "probes": suite.members[name].probes,
                 "settings": {key: value for key, value in settings.items() if _is_own(key, value, base)},
             }
@@ -164,16 +167,27 @@ def _checked(node: Mapping[str, Any]) -> Suite:
     return suite
 
 
-def _budgeted(suite: Suite, name: str, attack: Mapping[str, Any], times: float) -> list[str]:
-    """The overrides that give an attack ``times`` its steps, its schedule with them."""
+def _budgeted(suite: Suite, name: str, attack: Mapping[str, Any], member: Member) -> list[str]:
+    """The overrides that give an attack the budget of a member, its schedule with its steps."""
+    if member.budget is not None and member.queries is not None:
+        raise ConfigError(
+            f"attack.members.{name} of suite {suite.name} has a budget, which does not count, and queries, "
+            "which does; give one of them"
+        )
+    kind, times = ("budget", member.budget) if member.queries is None else ("queries", member.queries)
+    if times is None:
+        return []
     steps = attack.get("steps")
     if type(steps) is not int:
         raise ConfigError(
-            f"attack.members.{name}.budget={times:g} of suite {suite.name} is times the steps of an attack, "
+            f"attack.members.{name}.{kind}={times:g} of suite {suite.name} is times the steps of an attack, "
             f"and {attack['name']} has no one number of them; choose another attack"
         )
     found = [f"attack.steps={max(1, round(times * steps))}"]
     if attack.get("milestones"):
         scaled = [max(1, round(times * milestone)) for milestone in attack["milestones"]]
         found.append(f"attack.milestones={scaled}".replace(" ", ""))
+    candidates = (attack.get("search") or {}).get("size")
+    if kind == "queries" and type(candidates) is int:
+        found.append(f"attack.search.size={max(1, round(times * candidates))}")
     return found

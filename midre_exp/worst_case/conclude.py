@@ -298,6 +298,7 @@ def _told(name: str, made: Made, plan: Plan) -> dict[str, Any]:
         "overrides": list(made.node["overrides"]),
         "counts": made.counts,
         "budget": made.node["budget"],
+        "at_queries": made.node["queries"],
         "probes": made.node["probes"],
         "threat": made.threat,
         "informed": made.informed,
@@ -311,11 +312,16 @@ def _told(name: str, made: Made, plan: Plan) -> dict[str, Any]:
 
 
 def _attackers(members: Mapping[str, Made], leading: str) -> dict[str, Numbers]:
-    """Percent by identity of the plain attacker, the informed one, the best of scores and of labels alone."""
+    """Percent by identity of the plain attacker, the informed one, also at equal queries, the best of scores
+    and of labels alone.
+    """
     found = {"plain": members[leading].hits}
     pair = _informed_pair(members, leading)
     if pair is not None:
         found["informed"] = members[pair[1]].hits
+    equal = _informed_pair(members, leading, at_equal_queries=True)
+    if equal is not None:
+        found["informed_equal"] = members[equal[1]].hits
     for name, threat in (("scores_only", Threat.SCORES), ("labels_only", Threat.LABELS)):
         best = _best(members, threat.value)
         if best is not None:
@@ -328,10 +334,20 @@ def _best(members: Mapping[str, Made], *threats: str) -> str | None:
     return max(fitting, key=lambda name: members[name].accuracy, default=None)
 
 
-def _informed_pair(members: Mapping[str, Made], leading: str) -> tuple[str, str] | None:
-    """The leading member and the informed one of the same attack."""
+def _informed_pair(
+    members: Mapping[str, Made], leading: str, *, at_equal_queries: bool = False
+) -> tuple[str, str] | None:
+    """The leading member and the informed one of the same attack, with the queries of its copies or with as
+    many as the leading one.
+    """
     attack = members[leading].record["attack"]
-    informed = [name for name, made in members.items() if made.informed and made.record["attack"] == attack]
+    informed = [
+        name
+        for name, made in members.items()
+        if made.informed
+        and made.record["attack"] == attack
+        and (made.node["queries"] is not None) == at_equal_queries
+    ]
     return (leading, informed[0]) if informed else None
 
 

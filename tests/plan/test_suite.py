@@ -89,6 +89,8 @@ def test_members_that_this_resolution_has_no_use_for_are_left_out(own):
         (("[attack=brepmi]", "[attack=brepmi, seed=1]"), "seed=1"),
         (("[attack=brepmi]", "[attack=pair]"), "is a suite itself"),
         (("[attack=brepmi]", "[attack=brepmi], budget: 2"), "no one number of them"),
+        (("[attack=brepmi]", "[attack=brepmi], queries: 2"), "labels.queries=2 .*no one number of them"),
+        (("budget: 0.5", "budget: 0.5, queries: 2"), "give one of them"),
         (("budget: 0.5", "budget: -1"), "attack.members.half.budget=-1"),
         (("budget: 0.5", "budgets: 2"), "budgets"),
     ],
@@ -123,5 +125,12 @@ def test_the_packaged_suites_can_be_run_at_every_reduced_scale(name):
         runs = members_of(settings)
         assert not [part for run in runs.values() for part in full_size_parts(run)]
         assert settings["attack"]["leading"] == next(iter(runs))
-        informed = [run for run in runs.values() if run["attack"].get("informed")]
-        assert len(informed) == 1
+        leading = settings["attack"]["leading"]
+        informed = [name for name, run in runs.items() if run["attack"].get("informed")]
+        assert informed == [f"{leading}_informed", f"{leading}_informed_equal"]
+        dear, equal = (runs[name]["attack"] for name in informed)
+        assert dear["steps"] == runs[leading]["attack"]["steps"] == pytest.approx(8 * equal["steps"], abs=4)
+        assert dear["restarts"] == equal["restarts"] == runs[leading]["attack"]["restarts"]
+        if "search" in dear:
+            assert dear["search"]["size"] == pytest.approx(8 * equal["search"]["size"], abs=4)
+            assert dear["selection"] == equal["selection"]

@@ -162,6 +162,11 @@ def test_the_gain_of_an_informed_attacker_is_paired_by_identity():
     assert effect.value == pytest.approx(8) and "informed 58.00 against plain 50.00" in effect.detail
     assert np.ptp(effect.draws) < 1e-9  # the same identities in every draw
     assert effect.cells is not None and effect.cells.less(0).sum() == pytest.approx(8)
+    assert "equal" not in effect.detail and "queries" not in effect.detail
+    dear = suite(93, 50, 58, "midre")
+    dear["metrics"]["informed_equal"] = 52.5
+    (effect,) = InformedGain("MIDRE").effects(groups(suite(95, 80, 80), dear))
+    assert "8 times the queries; with an eighth of the steps 52.50" in effect.detail
     (other,) = Difference("MIDRE", "NoDef", "informed").effects(found)
     assert other.value == pytest.approx(58 - 80)
 
@@ -183,7 +188,15 @@ def test_the_figure_has_three_bars_for_each_defense():
         (axes,) = [axes for axes in drawn.figure.axes if axes.get_visible()]
         heights = sorted(bar.get_height() for bar in axes.patches)
     assert heights == [50, 60, 70, 80, 80, 90]
+    assert "8 times the queries" in drawn.notes[0] and "an eighth of its steps" not in drawn.notes[0]
     table = drawn.tables[""]
     assert list(table["informed"]) == [80, 60] and (table["informed_low"] < table["informed"]).all()
+    for run, value in zip(runs, (80, 55), strict=True):
+        run.record["metrics"]["informed_equal"] = value
+        run.record["per_identity"]["informed_equal"] = (value + SPREAD).tolist()
+    with matplotlib.rc_context(LOOK):
+        drawn = Attackers().draw(runs, [], {})
+    assert "it finds, in percent, 80.0 of NoDef" in drawn.notes[0] and "55.0 of " in drawn.notes[0]
+    assert list(drawn.tables[""]["informed_equal"]) == [80, 55]
     with pytest.raises(ConfigError, match="worst_low or worst_high"):
         Attackers().draw([run_of(single(95, 80))], [], {})

@@ -7,7 +7,7 @@ import pytest
 from midre_exp.worst_case.aggregate import Lead
 from midre_exp.worst_case.alarms import SENTENCES, Evidence, is_clear, raised
 from midre_exp.worst_case.checks import Checks
-from midre_exp.worst_case.conclude import Made, evidence_of
+from midre_exp.worst_case.conclude import Made, _attackers, evidence_of
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "alarms.json").read_text())
 
@@ -68,8 +68,32 @@ def member(sure: float | None, accepted: float | None, probes: str | None = None
     record = {"attack": "ppa", "threat": "white_box", "config": {"attack": {}}}
     if accepted is not None:
         record["open_set"] = {"tar": {"0.001": {"value": 99.0}, "0.01": {"value": accepted}}}
-    node = {"budget": None, "probes": probes}
+    node = {"budget": None, "queries": None, "probes": probes}
     return Made(record, node, np.ones(3), np.ones(3), sure)
+
+
+def test_an_informed_attacker_at_equal_queries_counts_and_is_asked_by_no_alarm():
+    def made(hits: float, *, informed: bool, **node: float) -> Made:
+        record = {"attack": "ppa", "threat": "white_box", "config": {"attack": {"informed": informed}}}
+        own = {"budget": None, "queries": None, "probes": None, **node}
+        return Made(record, own, np.full(3, hits), np.ones(3))
+
+    members = {
+        "plain": made(50.0, informed=False),
+        "equal": made(
+            40.0, informed=True, queries=0.125
+        ),  # before the dearer one, and still not in its place
+        "informed": made(80.0, informed=True),
+        "double": made(60.0, informed=False, budget=2.0),
+    }
+    assert members["equal"].counts and not members["double"].counts
+    evidence, _ = evidence_of(members, "plain", Checks(0.0, 0.0, False, 1.0))
+    assert evidence.plain.value == -30 and evidence.fewer_steps.value == -10
+    shown = _attackers(members, "plain")
+    assert (shown["informed"].mean(), shown["informed_equal"].mean()) == (80, 40)
+    del members["informed"]
+    evidence, _ = evidence_of(members, "plain", Checks(0.0, 0.0, False, 1.0))
+    assert evidence.plain is None and "informed" not in _attackers(members, "plain")
 
 
 def test_the_surest_member_that_such_a_judge_has_seen_is_asked():

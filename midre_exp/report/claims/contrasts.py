@@ -140,9 +140,13 @@ class InformedGain(Contrast):
                 if not _measured("informed", defense) or not _measured("plain", defense):
                     continue
                 informed, plain = defense.mean("informed"), defense.mean("plain")
+                equal = ""
+                if _measured("informed_equal", defense):
+                    found = defense.mean("informed_equal")
+                    equal = f" (8 copies are 8 times the queries; with an eighth of the steps {found:.2f})"
                 yield Effect(
                     str(group),
-                    f"{defense.shown} informed {informed:.2f} against plain {plain:.2f}",
+                    f"{defense.shown} informed {informed:.2f} against plain {plain:.2f}{equal}",
                     informed - plain,
                     group.draws(defense, "informed") - group.draws(defense, "plain"),
                     cells.combined(

@@ -31,6 +31,7 @@ COLUMNS = (
     # of suites of attacks alone
     ("plain", "plain", 1),
     ("informed", "informed", 1),
+    ("informed_equal", "informed, equal queries", 1),
     ("scores_only", "scores", 1),
     ("labels_only", "labels", 1),
     ("best_attack", "best single", 1),

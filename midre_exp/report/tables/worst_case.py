@@ -33,8 +33,9 @@ EXPLAINED_SUITES = (
     "worst case: of each identity the best that any attack of the suite made (an upper bound, for the "
     "evaluator chooses); best single: the best attack for all identities; chosen by target: of each identity "
     "the attack whose result the target likes most, which an attacker can do; plain and informed: one attack "
-    "by somebody who does not know the defense and by somebody who does; scores, labels: the best that sees "
-    "no more."
+    "by somebody who does not know the defense and by somebody who does, who asks 8 times the queries "
+    "where the defense has it average over 8 copies (informed, equal queries: with an eighth of the steps); "
+    "scores, labels: the best that sees no more."
 )
 
 
