@@ -200,7 +200,7 @@ def verifier_in_words(audit: Audit) -> str:
         f"({found['where']}). {found['held_out']} others of them are decoys; on their "
         f"{found['held_out_images']} pictures its equal error rate is {found['eer']:.1f} % "
         f"({found['pairs']:,} pairs of impostors){word}. Accepted: as the right person, at a threshold that "
-        "so many impostors of each kind pass (FAR)."
+        "so many photographs of other people pass (FAR)."
     )
 
 

@@ -282,5 +282,6 @@ def _verified(strongest: Attacked, verifier: Mapping[str, Any]) -> str:
         return ""
     return (
         f" A verifier that never saw these people accepts {told['value']:.1f} % of the same pictures as the "
-        f"right person ({told['low']:.1f} to {told['high']:.1f}), where it accepts one impostor in a hundred."
+        f"right person ({told['low']:.1f} to {told['high']:.1f}), where it accepts one photograph of "
+        "somebody else in a hundred."
     )

@@ -118,9 +118,11 @@ class OpenSetEntry(TypedDict, total=False):
     reconstructions: int
     decoys: int
     #: By false accept rate: value of reconstructions accepted, low and high (95 %, identities resampled), the
-    #: threshold, the shares of impostors that reach it (false_photographs, false_decoys, false_others: the
-    #: reconstructions as other private people), and of photographs that do: of people held out (held_out),
-    #: of the private people (photographs).
+    #: threshold (of photographs of people held out), the shares of impostors that reach it
+    #: (false_photographs, of these; false_private, photographs as other private people; false_decoys and
+    #: false_others, the reconstructions as decoys and as other private people), and of photographs that do:
+    #: of people held out (held_out), of the private people (photographs). strict: value at a threshold that
+    #: keeps false_decoys and false_others at the rate too.
     tar: dict[str, dict[str, float]]
     rank: dict[str, float]  # of the right person among decoys: median, its chance, first, its interval, ten
     missing: dict[str, str]  # why a rate is not told

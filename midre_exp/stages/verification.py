@@ -121,6 +121,7 @@ class OpenSetStage(Stage):
     """Verify the reconstructions: against templates of the private people, among decoys."""
 
     name = "open_set"
+    version = 2  # 2: the threshold is that of photographs alone
     in_run_key = False
     makers = ("midre_exp.leakage.open_set", "midre_exp.numerics")
     highlights = {"first": "first among decoys {:.1f} %"}
