@@ -82,6 +82,19 @@ def test_a_row_is_a_defense_with_means_and_the_widest_intervals(runs, tmp_path, 
     assert "they say nothing of another training" in shown
 
 
+def test_a_deployed_target_is_diagnosed_before_its_answers(runs, tmp_path, capsys) -> None:
+    told = "calibration is of the plain network, and not of what the deployed target answers"
+    plain = render_table(load_table("diagnostics"), runs, other_data=False)[0].read_text()
+    assert told not in plain and "DCD protects" not in plain
+    made = runs[0].record
+    assert made is not None
+    made["deployment"] = {"distortion": 0.1, "answered": 500, "calibrated_on": 0, "bypassed": True}
+    made["metrics"]["network_acc"] = 95.0
+    made["defended"] = {"dcd": {"protected": [0, 1, 2]}}
+    shown = render_table(load_table("diagnostics"), runs, other_data=False)[0].read_text()
+    assert told in shown and "DCD protects 3 of the attacked network's people" in shown
+
+
 def test_a_line_is_a_defense_over_eps(runs, tmp_path, capsys) -> None:
     written = render_figure(load_figure("robustness"), runs, other_data=False)
     assert {path.suffix for path in written} == {".svg", ".pdf", ".png", ".csv", ".md"}

@@ -65,7 +65,7 @@ def render_diagnostics(definition: TableDefinition, runs: Sequence[PlannedRun]) 
     values = pd.DataFrame([_row(arm, own) for arm, own in arms.items()])
     remarks = remarks_of(runs)
     for arm, own in arms.items():
-        remarks.setdefault(arm, []).extend(_reasons(own))
+        remarks.setdefault(arm, []).extend([*_reasons(own), *_not_as_answered(own)])
     rows = [remarks.get(arm, []) for arm in arms]
     shown, values, notes = with_remarks(printable(values), values, rows)
     text = f"{circumstances(definition.title, records)}. {about(diagnosed, values)} {provenance(records)}"
@@ -182,6 +182,18 @@ def _reasons(records: Sequence[Record]) -> list[str]:
     ]
     lacking = any("diagnostics" not in record for record in records)
     return list(dict.fromkeys([*found, *(["a run of this row has no diagnostics"] if lacking else [])]))
+
+
+def _not_as_answered(records: Sequence[Record]) -> list[str]:
+    """That a deployed target's diagnostics are of the network before its answers, a sentence."""
+    blocks = [record.get("diagnostics", {}) for record in records if "deployment" in record]
+    looked = [name for name in ("calibration", "membership") if any(name in block for block in blocks)]
+    if not looked:
+        return []
+    return [
+        f"{' and '.join(looked)} {'is' if len(looked) == 1 else 'are'} of the plain network, and not of what "
+        "the deployed target answers"
+    ]
 
 
 def _joined(values: Any) -> str:

@@ -39,6 +39,7 @@ def remarks_of(runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], list[str]]:
     for row, made in records.items():
         found[row] += convergence.doubts(made, known)
         found[row] += answers_of(made)
+        found[row] += protected_by_dcd(made)
         found[row] += origins(made)
     return found
 
@@ -65,6 +66,15 @@ def answers_of(records: Sequence[Record]) -> list[str]:
         f"Acc is that of what the deployed target answers to {images} images{apart}"
         f"(by L1 {moved:.3f} from its probabilities); the network alone has {alone:.2f} on all. {met}"
     ]
+
+
+def protected_by_dcd(records: Sequence[Record]) -> list[str]:
+    """How many people DCD protects in the targets of a row: its option, which the label shows, may ask
+    for more than it does.
+    """
+    told = [record.get("defended", {}).get("dcd", {}).get("protected") for record in records]
+    counts = dict.fromkeys(str(len(people)) for people in told if people is not None)
+    return [f"DCD protects {', '.join(counts)} of the attacked network's people"] if counts else []
 
 
 def with_remarks(
