@@ -22,9 +22,11 @@ from midre_exp.errors import ConfigError
 from midre_exp.numerics import Numerics
 from midre_exp.plan.ranges import Count, NonNegative, Positive, Probability
 from midre_exp.seeding import moved
+from midre_exp.store.progress import say
 from midre_exp.targets.base import Classifier, Output
 
 STRATEGIES = ("confidence", "energy")
+_RELEASED = {"confidence": 1e-3, "energy": 0.1}  # weight of the term by strategy
 _RECALL = 0.95  # of known people, at which the share of unknown ones is told that pass for known
 
 
@@ -135,6 +137,11 @@ class BiDOPlus(DependenceLosses):
                 f"than the {len(known)} other people there are; lower them"
             )
         self._people, self._rows = people, _rows_of(people, known[:wanted])
+        if self.strategy == "energy" and self.outlier_weight == _RELEASED["confidence"]:
+            say(
+                f"defense.{self.name}.strategy=energy has outlier_weight={self.outlier_weight:g}, which is "
+                f"released for confidence; for energy it is {_RELEASED['energy']:g}"
+            )
 
     def _tested(self, people: int) -> int:
         return max(1, round(self.tested * people)) if self.tested else 0

@@ -139,6 +139,19 @@ def test_energy_measures_margins_in_the_epoch_before_and_without_gradients() -> 
 # -- training --
 
 
+@pytest.mark.parametrize(
+    ("strategy", "weight", "told"),
+    [("energy", 1e-3, True), ("energy", 0.1, False), ("confidence", 1e-3, False)],
+)
+def test_energy_with_the_weight_of_confidence_is_told(
+    strategy: str, weight: float, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = ImageSet(torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.arange(6), list("abcdef"))
+    plus(strategy=strategy, outlier_weight=weight).on_other_people(people, seed=0)
+    out = "".join(capsys.readouterr())
+    assert ("for energy it is 0.1" in out) == told
+
+
 def test_weight_0_is_bido_bit_by_bit_and_passes_nothing(tmp_path: Path) -> None:
     recipe = {"epochs": 2, "batch_size": 9}
     options = {"images_per_id": 3}
