@@ -12,6 +12,7 @@ from typing import Any
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.spelling import network_name
 from midre_exp.records import Record, read_records, results_folder
 from midre_exp.records.text import inline
 from midre_exp.report.definitions import definitions, load_definition
@@ -122,12 +123,12 @@ def trainings(records: Sequence[Record], known: Mapping[str, str]) -> str:
             if (kept := [record for record in own if training_of(record["config"]) in known])
         }
     short = [
-        f"{label} of {target} ({fit_of(own):.1f} %)"
+        f"{label} of {network_name(target)} ({fit_of(own):.1f} %)"
         for (target, label), own in arms.items()
         if underfits(own)
     ]
     moving = [
-        f"{label} of {target}"
+        f"{label} of {network_name(target)}"
         for (target, label), own in arms.items()
         if any(known.get(training_of(record["config"])) == NOT_CONVERGED for record in own)
     ]

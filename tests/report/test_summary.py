@@ -61,7 +61,7 @@ def test_the_trainings_are_told_and_those_of_other_lengths_do_not_count() -> Non
         training_of(records[1]["config"]): "not converged",
     }
     text = sentences([], [*records, longer], known)[-1]
-    assert "1 of 2 arms" in text and "too short by the rule of convergence are midre of vgg16 (" in text
+    assert "1 of 2 arms" in text and "too short by the rule of convergence are midre of VGG16 (" in text
 
 
 def test_time_is_counted_once_for_each_stage() -> None:

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midre_exp.plan.config import digest, without
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.plan.vary import WORDS, varied, with_seeds_of_run_0
 from midre_exp.records import Record
 from midre_exp.records.comparable import comparable, comparable_config
@@ -109,7 +110,7 @@ class ComparisonGroup:
     _drawn: dict[tuple[str, str], Numbers] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.setup} ({self.attack} on {self.target}, {self.data})"
+        return f"{self.setup} ({attack_name(self.attack)} on {network_name(self.target)}, {self.data})"
 
     def with_defense(self, *names: str) -> list[DefenseRuns]:
         """The runs under exactly these defenses, by the paper's names; none for NoDef."""

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from midre_exp.errors import ConfigError
 from midre_exp.plan.compose import packaged_configs, settings_of
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.records import Record, read_records, results_folder
 from midre_exp.records.text import inline
 from midre_exp.report.claims.contrasts import BetweenSeeds
@@ -162,7 +163,7 @@ def trainings(groups: Sequence[ComparisonGroup], known: Mapping[str, str]) -> st
     defenses = [defense for group in groups for defense in group.defenses]
     marked = any(underfits(defense.records) for defense in defenses)
     short = [
-        f"{defense.label} of {group.target}"
+        f"{defense.label} of {network_name(group.target)}"
         for group in groups
         for defense in group.defenses
         if UNCONVERGED in doubts(defense.records, known)
@@ -207,7 +208,8 @@ def setups(groups: Sequence[ComparisonGroup]) -> list[str]:
     """
     attacks: dict[tuple[str, str, str], list[str]] = {}
     for group in groups:
-        attacks.setdefault((group.setup, group.target, group.data), []).append(group.attack)
+        place = (group.setup, network_name(group.target), group.data)
+        attacks.setdefault(place, []).append(attack_name(group.attack))
     lines: dict[tuple[str, str, str], list[str]] = {}
     for (setup, target, data), names in attacks.items():
         lines.setdefault((", ".join(dict.fromkeys(names)), target, data), []).append(setup)
