@@ -4,6 +4,7 @@ Weights & Biases. Records, configs and CSV files hold the words of ``conf``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 #: Attacks, by their choice in ``conf/attack``.
@@ -76,6 +77,11 @@ def defense_part_name(name: str) -> str:
     return DEFENSES.get(name, name)
 
 
+def with_names(text: str) -> str:
+    """A sentence in which attacks and networks named as in ``conf`` have their one spelling."""
+    return _CHOICES.sub(lambda found: ATTACKS.get(found[0]) or NETWORKS[found[0]], text)
+
+
 #: How the words of a column are shown.
 SPELLED: Mapping[str, Callable[[str], str]] = {"attack": attack_name, "target": network_name}
 
@@ -85,3 +91,5 @@ def _letters(text: str) -> str:
 
 
 _BY_LETTERS = {_letters(name): shown for name, shown in (*ATTACKS.items(), *NETWORKS.items())}
+
+_CHOICES = re.compile(rf"(?<![\w=./-])(?:{'|'.join((*ATTACKS, *NETWORKS))})(?![\w=/-])")

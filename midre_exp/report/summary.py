@@ -68,8 +68,8 @@ def render_summary(overrides: Sequence[str]) -> Path:
 
 
 def answered(path: Path) -> list[dict[str, Any]]:
-    """The answers that ``claims`` left: of the claims registered for the scale, where there are any, else of
-    all. Raises ConfigError where there are none, or no readable ones.
+    """The answers that ``claims`` left: of the claims registered for the scale, where one of them is measured,
+    else of all. Raises ConfigError where there are none, or no readable ones.
     """
     try:
         claims: list[dict[str, Any]] = json.loads(path.read_text())["claims"]
@@ -77,7 +77,8 @@ def answered(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(
             f"{path} holds no answers to claims; make them with midre-exp report claims summary"
         ) from error
-    return [claim for claim in claims if "corrected_p" in claim] or claims
+    registered = [claim for claim in claims if "corrected_p" in claim]
+    return registered if any(claim["effect"]["value"] is not None for claim in registered) else claims
 
 
 def sentences(

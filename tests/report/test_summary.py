@@ -53,7 +53,7 @@ def test_the_trainings_are_told_and_those_of_other_lengths_do_not_count() -> Non
     records = [trained(99, "nls"), trained(80, "midre"), trained(70, "midre", seed=1)]
     assert sentences([], records, {})[-1] == (
         "**Trainings.** 1 of 2 arms fit at least 95 % of what they were shown in training; less do midre of "
-        f"vgg16 (75.0 %). {NOT_MEASURED}"
+        f"VGG16 (75.0 %). {NOT_MEASURED}"
     )
     longer = trained(100, "nls", config={"target": {"name": "vgg16", "recipe": {"epochs": 9}}})
     known = {

@@ -405,7 +405,7 @@ class Site:
         lines = []
         for one in self.found.records:
             record = one.record
-            attack = f"{record['attack']}{', informed' if is_informed(record) else ''}"
+            attack = f"{attack_name(record['attack'])}{', informed' if is_informed(record) else ''}"
             lines.append(
                 {
                     "href": self.record_page(one),
@@ -414,7 +414,7 @@ class Site:
                         record["scale"],
                         record["setup"]["id"],
                         attack,
-                        record["target"],
+                        network_name(record["target"]),
                         record["defense"]["label"],
                         record["seed"],
                     ],

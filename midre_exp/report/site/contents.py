@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midre_exp.plan.spelling import with_names
 from midre_exp.records import Record
 from midre_exp.report.definitions import definitions, load_definition
 from midre_exp.report.runs.folders import FoundRecord, ResultsFolder
@@ -181,7 +182,7 @@ def _claim(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _effect(told: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: None if told[name] is None else float(told[name]) for name in ("value", "low", "high")}
-    return {**numbers, **{name: str(told[name]) for name in ("where", "detail", "answer")}}
+    return {**numbers, **{name: with_names(str(told[name])) for name in ("where", "detail", "answer")}}
 
 
 def _compared(case: Mapping[str, Any], group: Sequence[FoundRecord]) -> list[FoundRecord]:

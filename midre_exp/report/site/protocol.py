@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from midre_exp.plan.publication import people_of
+from midre_exp.plan.spelling import network_name
 from midre_exp.plan.vary import varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
@@ -29,7 +30,7 @@ def card_of(row: Row) -> list[tuple[str, str]]:
         ("private data", _private),
         ("people", lambda r: people_of(r["config"]).replace("_", " ")),
         ("attacker's images", lambda r: f"{r['counts']['public']:,}{_source(r)}"),
-        ("target", lambda r: f"{r['target']}{_start(r, 'target')}"),
+        ("target", lambda r: f"{network_name(r['target'])}{_start(r, 'target')}"),
         ("training", _training),
         ("defense", lambda r: _node(r["defense"]["parts"])),
         ("evaluator", _evaluator),
@@ -144,7 +145,7 @@ def _node(parts: Any) -> str:
 
 def _evaluator(record: Record) -> str:
     accuracy = record["metrics"]["evaluator_acc"]
-    return f"{record['evaluator']}{_start(record, 'evaluator')}, accuracy {accuracy:.1f} %"
+    return f"{network_name(record['evaluator'])}{_start(record, 'evaluator')}, accuracy {accuracy:.1f} %"
 
 
 def _diagnosed(record: Record) -> str:

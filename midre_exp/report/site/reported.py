@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from midre_exp.plan.config import config_files, read_yaml
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.report.runs.defense_names import display_name
 from midre_exp.report.runs.inconsistencies import INCONSISTENCIES
 from midre_exp.report.runs.published import PublishedResult, read_published
@@ -49,7 +50,7 @@ def reported_tracks() -> list[ReportedTrack]:
         data = f"{result.private} (attacker: {result.public}) at {result.resolution} px"
         threat = threats.get(result.attack, "threat not stated")
         rows = found.setdefault((data, threat), {})
-        rows.setdefault((result.target, display_name(result.defense)), []).append(result)
+        rows.setdefault((network_name(result.target), display_name(result.defense)), []).append(result)
     return [
         ReportedTrack(data, threat, [_row(*place, results) for place, results in rows.items()])
         for (data, threat), rows in sorted(found.items())
@@ -57,7 +58,8 @@ def reported_tracks() -> list[ReportedTrack]:
 
 
 def _row(target: str, defense: str, results: Sequence[PublishedResult]) -> ReportedRow:
-    strongest = sorted(results, key=lambda one: -(one.att_acc1 or 0.0))
+    named = [replace(one, attack=attack_name(one.attack)) for one in results]
+    strongest = sorted(named, key=lambda one: -(one.att_acc1 or 0.0))
     numbers = [number for one in results for number in one.inconsistencies]
     notes = [
         *(one.note for one in results if one.note),
