@@ -68,7 +68,7 @@ def render_summary(overrides: Sequence[str]) -> Path:
 
 
 def answered(path: Path) -> list[dict[str, Any]]:
-    """The answers that ``claims`` left: of the claims registered for the scale, where one of them is measured,
+    """The answers that ``claims`` left: of the claims registered for the scale, where one is measured,
     else of all. Raises ConfigError where there are none, or no readable ones.
     """
     try:

@@ -10,7 +10,7 @@ import yaml
 
 from midre_exp.plan.compose import packaged_configs, settings_of
 from midre_exp.plan.config import CONF_DIR
-from midre_exp.plan.spelling import ATTACKS, NETWORKS, attack_name, network_name
+from midre_exp.plan.spelling import ATTACKS, NETWORKS, attack_name, network_name, with_names
 from midre_exp.report.runs.defense_names import display_name, published_name
 from midre_exp.stages.trained_with import label_before_a_run
 
@@ -28,6 +28,13 @@ def test_every_choice_of_an_attack_and_a_network_has_a_name():
     for group, names in (("attack", ATTACKS), ("target", NETWORKS), ("evaluator", NETWORKS)):
         choices = {path.stem for path in (CONF_DIR / group).glob("*.yaml")}
         assert choices <= set(names), group
+
+
+def test_a_sentence_gets_names_but_commands_keys_and_files_stay():
+    told = "S19 (lomma_gmi on resnet18, x); gmi mean of 8"
+    assert with_names(told) == "S19 (LOMMA+GMI on ResNet-18, x); GMI mean of 8"
+    for kept in ("attack=ppa", "conf/attack/ppa.yaml", "table attacks_2026_kedmi", "PPA on ResNet-18"):
+        assert with_names(kept) == kept
 
 
 def test_the_papers_words_are_spelled_as_ours():

@@ -109,7 +109,9 @@ def test_the_table_its_verdicts_and_its_figure_are_written_and_other_tables_read
         write_json(tmp_path / "mini" / "records" / f"{number}.json", run.record)
     claims = render_claims([f"paths.results={tmp_path}"])[0].read_text()
     assert f"MIDRE [0.1, 0.4]{convergence.MARK}" in claims
-    assert "Trainings too short by the rule of the table convergence: MIDRE [0.1, 0.4] of ResNet-18." in claims
+    assert (
+        "Trainings too short by the rule of the table convergence: MIDRE [0.1, 0.4] of ResNet-18." in claims
+    )
 
     curves = load_figure("lengths")
     curves = replace(curves, lengths=TABLE.lengths, draw={**curves.draw, "lengths": TABLE.lengths})

@@ -321,7 +321,7 @@ def test_the_papers_rows_are_reported():
     track = found["FaceScrub (attacker: FFHQ) at 224 px"]
     assert track.threat == "white-box"
     rows = {(row.target, row.defense): row for row in track.rows}
-    assert rows["ResNet18", "NoDef"].worst.att_acc1 == 88.67  # of 87.12 and 88.67, as printed
+    assert rows["ResNet-18", "NoDef"].worst.att_acc1 == 88.67  # of 87.12 and 88.67, as printed
 
 
 # lists of runs

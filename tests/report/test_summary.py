@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from midre_exp.errors import ConfigError
 from midre_exp.report.runs.convergence import NOT_MEASURED, training_of
-from midre_exp.report.summary import cost, render_summary, sentences, told
+from midre_exp.report.summary import answered, cost, render_summary, sentences, told
 from midre_exp.store.files import write_json
 from tests.report.paper_records import record
 
@@ -47,6 +48,16 @@ def test_every_answer_is_told_with_its_effect_interval_and_p() -> None:
     assert [text.split("**")[1] for text in texts[1:]] == [
         "Supported.", "Contradicted.", "Not measured.", "Trainings."
     ]  # fmt: skip
+
+
+def test_registered_claims_are_told_alone_once_one_is_measured(tmp_path) -> None:
+    free, registered = ({"effect": {"value": 1.0}}, {"effect": {"value": None}, "corrected_p": None})
+    path = tmp_path / "claims.json"
+    path.write_text(json.dumps({"claims": [free, registered]}))
+    assert answered(path) == [free, registered]
+    registered["effect"]["value"] = 2.0
+    path.write_text(json.dumps({"claims": [free, registered]}))
+    assert answered(path) == [registered]
 
 
 def test_the_trainings_are_told_and_those_of_other_lengths_do_not_count() -> None:

@@ -155,7 +155,7 @@ def answers_of(folder: ResultsFolder, groups: Mapping[str, Sequence[FoundRecord]
             )
             for claim in told
         ]
-        return Answers(folder, str(content["caption"]), claims)
+        return Answers(folder, with_names(str(content["caption"])), claims)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning(
             "passed over: %s holds no answers to claims (%s); make them anew with midre-exp report claims",

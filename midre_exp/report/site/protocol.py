@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from midre_exp.plan.publication import people_of
-from midre_exp.plan.spelling import network_name
+from midre_exp.plan.spelling import attack_name, network_name
 from midre_exp.plan.vary import varied
 from midre_exp.records import Record
 from midre_exp.records.comparable import numerics_of
@@ -181,7 +181,7 @@ def _controls(record: Record) -> str:
     ):
         if name in controls:
             told.append(f"{words} {controls[name]['att_acc1']:.1f} %")  # type: ignore[literal-required]
-    return f"{record['attack']}: {', '.join(told)}"
+    return f"{attack_name(record['attack'])}: {', '.join(told)}"
 
 
 def _time(records: Sequence[Record]) -> str:
