@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -322,6 +323,24 @@ def test_the_papers_rows_are_reported():
     assert track.threat == "white-box"
     rows = {(row.target, row.defense): row for row in track.rows}
     assert rows["ResNet-18", "NoDef"].worst.att_acc1 == 88.67  # of 87.12 and 88.67, as printed
+
+
+def test_claims_written_with_the_words_of_conf_are_shown_by_name_with_their_records(results, tmp_path):
+    place = tmp_path / "mini"
+    shutil.copytree(results / "mini", place)
+    text = (place / "claims.json").read_text()
+    (place / "claims.json").write_text(text.replace("PLG-MI on VGG16", "plgmi on vgg16"))
+    assert "(plgmi on vgg16" in (place / "claims.json").read_text()
+    assert main(["site", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    (page,) = (tmp_path / "out" / "shown").rglob("claims.html")
+    shown = page.read_text()
+    assert "plgmi on" not in shown and re.search(
+        r"\(PLG-MI on VGG16, [a-z]+\).*\n?.*href=\"[^\"]*record/", shown
+    )
+    assert (
+        '<td class="words">PLG-MI</td><td class="words">VGG16</td>'
+        in (tmp_path / "out" / "runs.html").read_text()
+    )
 
 
 # lists of runs
