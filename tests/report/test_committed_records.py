@@ -32,11 +32,16 @@ CLAIMED_SINCE = (
     "adversarial-training-leaks",
     "atat-lowers-robustness",
     "atat-protects",
+    "attacks-2026-above-chance",
     "erasing-lowers-robustness",
     "label-smoothing-leaks",
     "leakage-follows-robustness",
     "leakage-follows-robustness-at-equal-accuracy",
     "midre-off-the-line",
+    "ppdg-over-kedmi",
+    "ppdg-over-plgmi",
+    "ppdg-over-ppa",
+    "smile-over-rlbmi",
     "ssd-protects-labels",
 )
 
