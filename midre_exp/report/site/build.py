@@ -250,7 +250,7 @@ class Site:
                 {
                     "place": self._places[one.folder],
                     "label": one.folder.label,
-                    "counts": list(one.counts.items()),
+                    "counts": one.counts,
                 }
                 for one in self.answers
             ],

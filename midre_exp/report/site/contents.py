@@ -9,6 +9,7 @@ import html
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +73,20 @@ class Answers:
     claims: Sequence[Answer]
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many claims were answered how."""
-        found: dict[str, int] = {}
-        for one in self.claims:
-            found[one.told["answer"]] = found.get(one.told["answer"], 0) + 1
-        return found
+    def counts(self) -> list[tuple[str, Counter[str]]]:
+        """How many claims were answered how, those registered for the scale before the others."""
+        kinds = {True: "registered", False: "others" if self._any_registered else "none registered"}
+        found = {
+            word: Counter(
+                one.told["answer"] for one in self.claims if one.told["is_registered"] is registered
+            )
+            for registered, word in kinds.items()
+        }
+        return [(word, counts) for word, counts in found.items() if counts]
+
+    @property
+    def _any_registered(self) -> bool:
+        return any(one.told["is_registered"] for one in self.claims)
 
 
 def exhibits_of(folder: ResultsFolder, found: Sequence[FoundRecord]) -> list[Exhibit]:
