@@ -95,7 +95,13 @@ def test_the_golden_table_has_37_setups() -> None:
 
 def test_the_registry_holds_these_setups_and_no_other() -> None:
     present = {path.stem for path in SETUPS.glob("*.yaml")}
-    assert present == {name for _, name, _, _ in CASES} | {"custom", "demo", "evidence", "lfw"}
+    assert present == {name for _, name, _, _ in CASES} | {
+        "attacks_2026",
+        "custom",
+        "demo",
+        "evidence",
+        "lfw",
+    }
 
 
 @pytest.mark.parametrize("row, name, setup_id, attack", CASES, ids=[case[1] for case in CASES])

@@ -219,6 +219,7 @@ def test_the_program_alone_prints_its_commands_and_each_explains_itself(monkeypa
             "store",
             "study",
             "smoke",
+            "zoo",
             "data inspect",
             "data sheet",
             "data get",
