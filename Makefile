@@ -60,7 +60,7 @@ evidence-2026: SCALE = evidence
 evidence-2026: setup  ## arms of 2024 to 2026 and controls beside them, with diagnostics of every target (docs/evidence.md; an estimate: 5 core-hours)
 	@$(PY) -m midre_exp.report $(EVIDENCE_2026) claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
-attacks-2026: setup   ## attacks of 2024 to 2026 beside those they build on, three seeds: table and claims (docs/attacks_2026.md; an estimate: 5 core-hours)
+attacks-2026: setup   ## attacks of 2023 to 2025 beside those they build on, three seeds: table and claims (docs/attacks_2026.md; an estimate: 5 core-hours)
 	@$(PY) -m midre_exp.report attacks_2026 claims scale=$(SCALE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 worst: SCALE = evidence
